@@ -1,0 +1,88 @@
+# make demo | test | test-floor | lint | types | wheel-check | clean
+#
+# Each target works alone on a machine that has Python >= 3.10, make and a package index: the first
+# one makes a virtual environment in .venv and installs into it; later ones find it done.
+#
+#   make test PYTHON=python3.12              another interpreter
+#   make test PYTEST_ARGS="-k fusion -x"     part of the suite
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_LIMIT ?= 16
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What decides what an (editable) installation contains; the code itself is used in place.
+INPUTS := pyproject.toml constraints.txt trimix_lm_eval/trimix_lm_eval.pth \
+	trimix_lm_eval/trimix_lm_eval.start
+
+# The oldest transformers that pyproject.toml admits.
+FLOOR := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+FLOOR_VENV := .venv-floor
+FLOOR_STAMP := $(FLOOR_VENV)/.installed-$(FLOOR)
+
+WHEEL_VENV := .venv-wheel
+
+.PHONY: demo test test-floor lint types wheel-check clean
+
+demo: $(STAMP)
+	$(BIN)/lm_eval --model trimix --model_args pretrained=demo --tasks trimix_demo \
+		--limit $(DEMO_LIMIT)
+	$(BIN)/python examples/demo_table.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+test-floor: $(FLOOR_STAMP)
+	$(FLOOR_VENV)/bin/python -m pytest -q $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# sdist -> wheel -> a clean environment -> an empty folder, where no checkout can help out.
+wheel-check: $(STAMP)
+	rm -rf dist $(WHEEL_VENV)
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(PYTHON) -m venv $(WHEEL_VENV)
+	$(WHEEL_VENV)/bin/pip install --quiet -c constraints.txt dist/*.whl
+	bin="$(CURDIR)/$(WHEEL_VENV)/bin"; empty=$$(mktemp -d) && cd "$$empty" \
+	&& "$$bin/lm_eval" --model trimix --model_args pretrained=demo --tasks trimix_demo --limit 4 \
+	&& "$$bin/python" -c "from lm_eval.api.registry import get_model; \
+	print(get_model('hf'), get_model('trimix'))" \
+	&& "$$bin/lm_eval" ls tasks > listed.txt && grep trimix_demo listed.txt \
+	&& "$$bin/trimix" tasks \
+	&& cd / && rm -r "$$empty"
+	@echo "wheel-check: ok"
+
+clean:
+	rm -rf $(VENV) $(FLOOR_VENV) $(WHEEL_VENV) build dist
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): $(INPUTS)
+	$(check_python)
+	@echo "Installing into $(VENV): a few minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Libraries that move together with transformers are left for pip to choose.
+$(FLOOR_STAMP): $(INPUTS)
+	$(check_python)
+	@echo "Installing into $(FLOOR_VENV) with transformers $(FLOOR)."
+	$(PYTHON) -m venv --clear $(FLOOR_VENV)
+	grep -E '^(torch|lm_eval|build|hatchling|hypothesis|pytest)==' constraints.txt \
+		> $(FLOOR_VENV)/constraints.txt
+	$(FLOOR_VENV)/bin/pip install --quiet -c $(FLOOR_VENV)/constraints.txt \
+		-e '.[dev]' transformers==$(FLOOR)
+	touch $@
+
+define check_python
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "Python 3.10 or newer is needed, and '$(PYTHON)' is not it." \
+	"Name one that is: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+endef

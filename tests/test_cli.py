@@ -1,0 +1,146 @@
+"""The command line: what it hands on, what it prints, what it never imports."""
+
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from trimix_lm_eval import catalog, cli
+from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.paths import demo_dir, model_configs_dir, tasks_dir
+
+
+@pytest.fixture
+def lm_eval(monkeypatch):
+    """What lm-eval's command line is given; ``.act`` is what it then does."""
+    import lm_eval.__main__
+
+    seen = SimpleNamespace(argv=None, act=lambda: None)
+
+    def cli_evaluate():
+        seen.argv = sys.argv[1:]
+        seen.act()
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
+    monkeypatch.setattr(sys, "argv", ["trimix"])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    return seen
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("given", "handed_on"),
+    [
+        (["run", "--model", "trimix", "--help"], ["run", "--model", "trimix", "--help"]),
+        (["ls", "tasks"], ["ls", "tasks"]),
+        (["validate", "--tasks", "a b"], ["validate", "--tasks", "a b"]),
+        (["--model", "trimix", "-L", "4"], ["run", "--model", "trimix", "-L", "4"]),
+    ],
+)
+def test_lm_eval_gets_its_own_words(lm_eval, given, handed_on):
+    assert cli.main(given) == 0
+    assert lm_eval.argv == handed_on
+
+
+def test_mendable_error_is_a_message(lm_eval, capsys):
+    lm_eval.act = lambda: raise_(TrimixError("No such policy.", "accepted: ppl"))
+    assert cli.main(["run"]) == 1
+    assert capsys.readouterr().err == "error: No such policy.\n  -> accepted: ppl\n"
+
+
+def test_other_errors_keep_their_traceback(lm_eval):
+    lm_eval.act = lambda: raise_(RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["run"])
+
+
+def test_ctrl_c(lm_eval, capsys):
+    lm_eval.act = lambda: raise_(KeyboardInterrupt)
+    assert cli.main(["run"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--config", "a.yaml", "b.yaml"], (["a.yaml", "b.yaml"], None)),
+        (["--model_args", "pretrained=demo", "policy=ppl"], ([], "pretrained=demo,policy=ppl")),
+        (["--config", "a.yaml", "--model_args", "policy=ent"], (["a.yaml"], "policy=ent")),
+    ],
+)
+def test_check(monkeypatch, given, expected):
+    seen = []
+    fake = SimpleNamespace(main=lambda *args: seen.append(args) or 3)
+    monkeypatch.setitem(sys.modules, "trimix_lm_eval.preflight", fake)
+    monkeypatch.setattr("trimix_lm_eval.preflight", fake, raising=False)
+    assert cli.main(["check", *given]) == 3
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["check", "--config"]])
+def test_wrong_usage(args, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    assert "usage: trimix" in capsys.readouterr().err
+
+
+def test_tasks(capsys):
+    assert cli.main(["tasks"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["NAME", "KIND", "OUTPUT", "METADATA"]
+    assert ["trimix_demo", "group"] in [row.split()[:2] for row in rows]
+
+
+def test_tasks_pattern_that_matches_nothing(capsys):
+    assert cli.main(["tasks", "trimix_dmeo"]) == 1
+    assert "Did you mean 'trimix_demo'?" in capsys.readouterr().err
+
+
+def test_catalog_reads_includes_functions_and_groups(tmp_path):
+    (tmp_path / "_template_yaml").write_text(
+        "output_type: multiple_choice\nprocess_docs: !function utils.f\n"
+        "metadata: {version: 1.0, language: [bo, en]}\n"
+    )
+    (tmp_path / "t.yaml").write_text("include: _template_yaml\ntask: t\n")
+    (tmp_path / "g.yaml").write_text("group: g\ntask: [t, {task: u, num_fewshot: 1}]\n")
+    (tmp_path / "default.yaml").write_text("task: plain\n")
+    assert catalog.list_tasks(tmp_path) == [
+        ("g", "group", "t, u", ""),
+        ("plain", "task", "generate_until", ""),
+        ("t", "task", "multiple_choice", "language=bo+en version=1.0"),
+    ]
+    assert [row.name for row in catalog.list_tasks(tmp_path, "p*")] == ["plain"]
+
+
+def test_shipped_folders_exist():
+    assert tasks_dir().is_dir()
+    assert model_configs_dir().is_dir()
+    assert demo_dir().is_dir()
+
+
+@pytest.mark.parametrize("args", [["--help"], ["check", "--help"], ["tasks", "--help"], ["tasks"]])
+def test_own_commands_import_nothing_heavy(args):
+    code = (
+        "import atexit, sys; from trimix_lm_eval.cli import main\n"
+        "heavy = {'torch', 'lm_eval', 'transformers', 'datasets', 'numpy'}\n"
+        "atexit.register(lambda: print('heavy:', heavy & set(sys.modules)))\n"
+        f"sys.exit(main({args!r}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.endswith("heavy: set()\n")
+
+
+def test_help_answers_at_once():
+    def seconds():
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "trimix_lm_eval", "--help"], capture_output=True)
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(3)) < 0.5

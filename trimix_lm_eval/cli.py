@@ -1,0 +1,137 @@
+"""The command ``trimix``, also ``python -m trimix_lm_eval``.
+
+Each subcommand is one small parser and a few lines that import the module doing the job, so that
+``--help`` imports neither torch nor lm-eval and answers at once. What belongs to lm-eval (``run``,
+``ls``, ``validate``) is handed to lm-eval's own command line word for word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from trimix_lm_eval import __version__, _autoload
+from trimix_lm_eval.errors import TrimixError
+
+_EPILOG = """\
+examples:
+  trimix run --model trimix --model_args pretrained=demo --tasks trimix_demo --limit 8
+  trimix check --config my_run.yaml
+  trimix tasks '*_bo*'
+
+`trimix run …` is `lm_eval run …`, which knows --model trimix too once this package is installed.
+"""
+
+#: lm-eval's subcommands, and what our --help says of them.
+_PASSED_ON = {
+    "run": "evaluate models on tasks (lm-eval; the options are its own)",
+    "ls": "list all tasks, lm-eval's and ours (lm-eval)",
+    "validate": "check task configurations (lm-eval)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if _is_for_lm_eval(args):
+            return _lm_eval(args)
+        chosen = _parser().parse_args(args)
+        return int(chosen.command(chosen))
+    except TrimixError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Build the parser: one block for each subcommand."""
+    parser = argparse.ArgumentParser(
+        prog="trimix",
+        description="Fuse several language models and evaluate them with lm-eval.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trimix-lm-eval {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    for name, help_text in _PASSED_ON.items():
+        commands.add_parser(name, help=help_text, add_help=False)
+
+    check = _add(
+        commands, "check", _check, "see what would stop a run, before any weights are loaded"
+    )
+    check.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="file.yaml",
+        help="files for `lm_eval run --config`",
+    )
+    check.add_argument(
+        "--model_args",
+        nargs="+",
+        metavar="key=value",
+        help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
+    )
+
+    tasks = _add(commands, "tasks", _tasks, "list the tasks that come with this package")
+    tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    description: str,
+) -> argparse.ArgumentParser:
+    """Add a subcommand of our own; ``command`` turns the parsed arguments into an exit code."""
+    parser = commands.add_parser(name, help=description, description=description.capitalize())
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _check(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import preflight
+
+    model_args = ",".join(args.model_args) if args.model_args else None
+    return preflight.main(args.config, model_args)
+
+
+def _tasks(args: argparse.Namespace) -> int:
+    from trimix_lm_eval.catalog import as_table, list_tasks
+    from trimix_lm_eval.errors import unknown
+    from trimix_lm_eval.paths import tasks_dir
+
+    rows = list_tasks(tasks_dir(), args.pattern)
+    if not rows:
+        raise unknown("task", args.pattern, (row.name for row in list_tasks(tasks_dir())))
+    print(as_table(rows))
+    return 0
+
+
+def _is_for_lm_eval(args: list[str]) -> bool:
+    """Whether lm-eval is to parse this: its subcommand, or its older form without one."""
+    if not args or args[0] in ("-h", "--help", "--version"):
+        return False
+    return args[0] in _PASSED_ON or args[0].startswith("-")
+
+
+def _lm_eval(args: list[str]) -> int:
+    """Register with lm-eval, then let its command line do the rest."""
+    _autoload.install()
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm_eval", *([] if args[0] in _PASSED_ON else ["run"]), *args]
+    cli_evaluate()
+    return 0

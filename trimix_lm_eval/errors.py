@@ -1,0 +1,72 @@
+"""Errors that a user can mend: one message with what happened, where, and what to do.
+
+Everything that a user can cause (a wrong argument, a gated repository, a tokenizer that does not
+match) is a `TrimixError`. At the top of a program it is printed as its message alone; a traceback
+is kept for what only a programmer can mend.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from types import TracebackType
+
+logger = logging.getLogger("trimix_lm_eval")
+
+_warned: set[str] = set()
+
+
+class TrimixError(Exception):
+    """Something that the user can mend.
+
+    Args:
+        what: What happened and where, in one sentence or two.
+        mend: What to do about it.
+    """
+
+    def __init__(self, what: str, mend: str = "") -> None:
+        super().__init__(f"{what}\n  -> {mend}" if mend else what)
+
+
+def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:
+    """The error for a name that is not one of those accepted, with the nearest guess.
+
+    Args:
+        kind: What the name names, e.g. ``"policy"``.
+        given: What the user wrote.
+        accepted: All that is accepted.
+    """
+    from difflib import get_close_matches
+
+    names = sorted(accepted)
+    near = get_close_matches(given, names, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return TrimixError(f"Unknown {kind} {given!r}.{guess}", f"accepted: {', '.join(names)}")
+
+
+def warn_once(message: str) -> None:
+    """Log a warning the first time this message is seen in the process."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)
+
+
+def install_excepthook() -> None:
+    """Let an uncaught `TrimixError` print its message without a traceback.
+
+    The stock ``lm_eval`` command does not know our errors, so this is how its users are spared
+    the traceback. Every other exception goes to the hook that was there before.
+    """
+    before = sys.excepthook
+    if getattr(before, "prints_trimix_errors", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, TrimixError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            before(kind, error, trace)
+
+    hook.prints_trimix_errors = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
