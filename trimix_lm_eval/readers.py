@@ -1,0 +1,141 @@
+"""What policies see of a prompt: readers watch its forward passes go by and keep what they need.
+
+A reader never sees the answer (invariant 5), and the grid's reader never keeps logits: 36 sums per
+prompt, whatever its length (invariant 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval import fusion
+from trimix_lm_eval.fusion import Weights
+
+
+class View(Protocol):
+    """Logits on demand: N positions of one row, never all in memory at once."""
+
+    def chunks(self) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Yield a slice of the N positions with one ``[n, V]`` fp32 tensor per source."""
+        ...
+
+
+class Choice(NamedTuple):
+    """What a policy chose for a prompt.
+
+    Attributes:
+        weights: The point.
+        nll: Mean NLL per judged prompt token at that point, in nats; None if none was judged.
+        tokens: How many prompt tokens were judged.
+    """
+
+    weights: Weights
+    nll: float | None = None
+    tokens: int = 0
+
+
+class Reader:
+    """Reads one prompt as its forward passes go by, and keeps what its policy needs.
+
+    Args:
+        names: The sources, in the order of the logits.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+        self.count = 0
+
+    def read(self, view: View, targets: Tensor) -> None:
+        """Take in a run of prompt tokens and the logits that predicted them.
+
+        Args:
+            view: N positions.
+            targets: ``[N]``, the prompt tokens that follow those positions.
+        """
+
+    def read_next(self, view: View) -> None:
+        """Take in the last position of the prompt, which predicts the first answer token."""
+
+
+class GridReader(Reader):
+    """Sums the NLL of the prompt under every point: constant memory."""
+
+    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
+        super().__init__(names)
+        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.nll = torch.zeros(len(points), dtype=torch.float64)  # [P]
+
+    def read(self, view: View, targets: Tensor) -> None:
+        """Add the NLL of these tokens."""
+        for where, logits in view.chunks():
+            vectors = self.vectors.to(logits[0].device)
+            nll = fusion.grid_nll(logits, targets[where], vectors)  # [P, n]
+            self.nll += nll.sum(dim=1, dtype=torch.float64).cpu()
+        self.count += len(targets)
+
+
+class NewtonReader(Reader):
+    """Keeps the hidden states of the prompt, so that Newton's method can come back to them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.seen: list[tuple[View, Tensor]] = []
+
+    def read(self, view: View, targets: Tensor) -> None:
+        """Remember these tokens."""
+        if len(targets):
+            self.seen.append((view, targets))
+            self.count += len(targets)
+
+    def moments(self, weights: Tensor) -> fusion.Moments:
+        """Sum of NLL and its derivatives over all tokens read, at source weights ``[S]``."""
+        size = len(self.names)
+        total = fusion.Moments(
+            torch.zeros((), dtype=torch.float64),
+            torch.zeros(size, dtype=torch.float64),
+            torch.zeros(size, size, dtype=torch.float64),
+        )
+        for view, targets in self.seen:
+            for where, logits in view.chunks():
+                w = weights.to(logits[0])
+                total = total.plus(fusion.moments(logits, targets[where], w))
+        return total
+
+
+class EntropyReader(Reader):
+    """Keeps the entropy of the first answer token's distribution under every point."""
+
+    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
+        super().__init__(names)
+        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.entropy: Tensor | None = None  # [P]
+
+    def read_next(self, view: View) -> None:
+        """Measure the entropies."""
+        for _, logits in view.chunks():
+            vectors = self.vectors.to(logits[0].device)
+            self.entropy = fusion.grid_entropy(logits, vectors)[:, -1].cpu()
+
+
+def prequential(nll: Tensor, points: Sequence[Weights]) -> Tensor:
+    """For each token, the point that suits the tokens before it (Dawid 1984).
+
+    Args:
+        nll: ``[P, T]`` NLL of every token under every point.
+        points: The P points.
+
+    Returns:
+        ``[T]`` indices into ``points``.
+    """
+    nll = nll.double()
+    before = nll.cumsum(dim=1) - nll  # [P, T]: sums over tokens < t
+    counts = torch.arange(nll.shape[1], dtype=torch.float64).clamp_min(1.0)
+    mean = before / counts
+    chosen = (mean <= mean.amin(dim=0) + 1e-6).to(torch.uint8).argmax(dim=0)
+    if len(chosen):
+        chosen[0] = fusion.best_point(nll[:, 0], 0, points)
+    return chosen

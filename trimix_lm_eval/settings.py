@@ -1,0 +1,226 @@
+"""What a run was asked for: flat arguments in, checked and typed settings out.
+
+lm-eval breaks nested ``model_args`` on the command line, so every argument is a flat scalar. A
+value for one source is looked up from the most to the least specific name: ``small_cpt_dtype``,
+then ``small_dtype`` (both small models), then ``dtype`` (all). No tensor and no model is touched
+here, so that a mistake in an argument costs no time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval import paths, policies
+from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.fusion import SOURCES
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_QUANTIZATIONS = ("int8", "nf4")
+
+#: The name that selects the trio shipped inside the package.
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where one source comes from and how it is to be loaded.
+
+    Attributes:
+        name: Its role, one of `SOURCES`.
+        path: A Hub id or a local folder.
+        revision: Branch, tag or commit on the Hub.
+        subfolder: Folder inside the repository.
+        dtype: ``auto`` (the checkpoint's), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` spreads the layers over all GPUs;
+            None takes the first GPU, or the CPU where there is none.
+        quantization: None, ``int8`` or ``nf4`` (bitsandbytes).
+        gguf_file: A GGUF file inside the repository or folder.
+        attn_implementation: As in transformers; None leaves the choice to it.
+        trust_remote_code: Whether code from the repository may run.
+    """
+
+    name: str
+    path: str
+    revision: str = "main"
+    subfolder: str = ""
+    dtype: str = "auto"
+    device: str | None = None
+    quantization: str | None = None
+    gguf_file: str | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def hub_arguments(self) -> dict[str, Any]:
+        """The keyword arguments that every ``from_pretrained`` takes."""
+        arguments: dict[str, Any] = {
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+        }
+        if self.subfolder:
+            arguments["subfolder"] = self.subfolder
+        if self.gguf_file:
+            arguments["gguf_file"] = self.gguf_file
+        return arguments
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a `TriMix` is built from, apart from the policy's own options.
+
+    Attributes:
+        sources: Specs by role, in the order of `SOURCES`.
+        policy: Name of the weighting policy (see `policies`).
+        policy_options: The policy's own options, unparsed.
+        tokenizer: Hub id or folder of the tokenizer; None takes large_ins's.
+        batch_size: Rows per batch, or ``"auto"``.
+        max_batch_size: Where ``auto`` starts.
+        max_length: Context length in tokens; None takes the smallest of the sources'.
+        add_bos_token: Whether a beginning-of-sequence token is put first; None follows the
+            tokenizer.
+        prefix_token_id: The token before a text that has no context; None takes BOS, else EOS.
+        plausibility: ``a`` of the plausibility mask, in (0, 1); None switches it off.
+        plausibility_source: Whose logits the mask looks at.
+        seed: Seeds the sampling of tokens and of the prompts that `ppl_task` reads.
+        weights_log: JSONL file that receives the weights of every request.
+        enable_thinking: Passed to the chat template.
+        think_end_token: What ends the thinking part of an answer; all up to it is dropped.
+    """
+
+    sources: dict[str, SourceSpec]
+    policy: str = "ppl"
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    batch_size: int | str = 1
+    max_batch_size: int = 64
+    max_length: int | None = None
+    add_bos_token: bool | None = None
+    prefix_token_id: int | None = None
+    plausibility: float | None = None
+    plausibility_source: str = "large_ins"
+    seed: int = 1234
+    weights_log: str | None = None
+    enable_thinking: bool | None = None
+    think_end_token: str | None = None
+
+
+_SPEC_FIELDS = tuple(
+    f.name for f in dataclasses.fields(SourceSpec) if f.name not in ("name", "path")
+)
+_RUN_FIELDS = tuple(
+    f.name
+    for f in dataclasses.fields(Settings)
+    if f.name not in ("sources", "policy", "policy_options")
+)
+#: Which names a per-source value may have, from the most to the least specific.
+_PREFIXES = {
+    "large_ins": ("large_ins_", "large_", ""),
+    "large_base": ("large_base_", "large_", ""),
+    "small_cpt": ("small_cpt_", "small_", ""),
+    "small_base": ("small_base_", "small_", ""),
+}
+
+
+def parse(arguments: Mapping[str, Any]) -> Settings:
+    """Turn flat arguments into settings.
+
+    Args:
+        arguments: ``pretrained`` (or ``large_ins``), ``small_cpt``, ``small_base``,
+            ``large_base``, ``policy``, the policy's options, and the fields of `SourceSpec`
+            (with or without a prefix) and of `Settings`.
+
+    Raises:
+        TrimixError: A name or a value is not one of those accepted.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    policy = str(given.pop("policy", "ppl"))
+    options = {name: given.pop(name) for name in policies.option_names(policy) if name in given}
+    sources = _sources(given)
+    run = {name: given.pop(name) for name in _RUN_FIELDS if name in given}
+    if given:
+        accepted = [*_accepted(), *policies.option_names(policy)]
+        raise unknown(f"argument (with policy={policy})", next(iter(given)), accepted)
+    return _checked(Settings(sources, policy, options, **run))
+
+
+def _accepted() -> list[str]:
+    """All names of arguments that do not depend on the policy."""
+    prefixed = [p + f for ps in _PREFIXES.values() for p in ps for f in _SPEC_FIELDS]
+    return ["pretrained", *SOURCES, "policy", *_RUN_FIELDS, *dict.fromkeys(prefixed)]
+
+
+def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
+    """Take the sources' arguments out of ``given`` and build their specs."""
+    where = {name: str(given.pop(name)) for name in SOURCES if name in given}
+    if "pretrained" in given:
+        if "large_ins" in where:
+            raise TrimixError(
+                "Both pretrained= and large_ins= are given; they mean the same model.",
+                "keep one of them (lm-eval names the results folder after pretrained=)",
+            )
+        where["large_ins"] = str(given.pop("pretrained"))
+    if "large_ins" not in where:
+        raise TrimixError(
+            "No large instruction-tuned model is named.",
+            "add pretrained=<Hub id or folder>, or pretrained=demo for the models shipped inside",
+        )
+    if where["large_ins"] == DEMO:
+        for name in ("large_ins", "small_cpt", "small_base"):
+            if where.get(name, DEMO) == DEMO:
+                where[name] = str(paths.demo_dir() / name)
+    values: dict[str, dict[str, Any]] = {name: {} for name in SOURCES}
+    for name in SOURCES:
+        for field_name in _SPEC_FIELDS:
+            for prefix in _PREFIXES[name]:
+                if prefix + field_name in given:
+                    values[name][field_name] = given[prefix + field_name]
+                    break
+    for prefix in {p for ps in _PREFIXES.values() for p in ps}:
+        for field_name in _SPEC_FIELDS:
+            given.pop(prefix + field_name, None)
+    return {name: _spec(name, where[name], values[name]) for name in SOURCES if name in where}
+
+
+def _spec(name: str, path: str, values: dict[str, Any]) -> SourceSpec:
+    """Build and check one source's spec."""
+    if "revision" in values:
+        values["revision"] = str(values["revision"])
+    if values.get("device") is not None:
+        values["device"] = str(values["device"])
+    spec = SourceSpec(name, str(Path(path).expanduser()) if path[:1] in "~" else path, **values)
+    dtype = str(spec.dtype).removeprefix("torch.")
+    if dtype not in _DTYPES:
+        raise unknown(f"dtype for {name}", dtype, _DTYPES)
+    if spec.quantization is not None and spec.quantization not in _QUANTIZATIONS:
+        raise unknown(f"quantization for {name}", str(spec.quantization), _QUANTIZATIONS)
+    return dataclasses.replace(spec, dtype=dtype)
+
+
+def _checked(settings: Settings) -> Settings:
+    """Check the values that do not belong to a source or a policy."""
+    batch = settings.batch_size
+    if isinstance(batch, str) and batch.split(":")[0] != "auto" and not batch.isdigit():
+        raise TrimixError(f"batch_size={batch!r} is not a number of rows.", "give N >= 1 or auto")
+    if not isinstance(batch, str) or batch.isdigit():
+        if int(batch) < 1:
+            raise TrimixError(f"batch_size={batch} is not a number of rows.", "give N >= 1 or auto")
+        settings = dataclasses.replace(settings, batch_size=int(batch))
+    else:
+        settings = dataclasses.replace(settings, batch_size="auto")
+    if settings.max_length is not None and int(settings.max_length) < 2:
+        raise TrimixError(
+            f"max_length={settings.max_length} leaves no room for a prediction.",
+            "give at least 2 tokens",
+        )
+    a = settings.plausibility
+    if a is not None and not 0.0 < float(a) < 1.0:
+        raise TrimixError(
+            f"plausibility={a} is not a fraction of the best token's probability.",
+            "give a number between 0 and 1, e.g. 0.1; leave it out to switch the mask off",
+        )
+    if settings.plausibility_source not in SOURCES:
+        raise unknown("plausibility_source", str(settings.plausibility_source), SOURCES)
+    return settings
