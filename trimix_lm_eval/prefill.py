@@ -1,0 +1,196 @@
+"""Prompts through all sources, once: for the policy's choice and for what comes after.
+
+A prompt runs in chunks, all sources in step; while it does, its reader sees each token's
+prediction, so that a selection costs no forward pass of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.ensemble import Ensemble, LogitView, Rows
+from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.readers import Choice, Reader
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Prompt(NamedTuple):
+    """A context, and what a policy may see of it.
+
+    Attributes:
+        ids: Its tokens, at least one.
+        judged: Per token, whether a reader is shown it; None means all. The first token has no
+            prediction and is never shown.
+        weights: A point chosen elsewhere (for a whole task); None lets the policy choose.
+        tail: A token after the last that is judged, but not fed (the end of a rolling window).
+    """
+
+    ids: tuple[int, ...]
+    judged: tuple[bool, ...] | None = None
+    weights: Weights | None = None
+    tail: int | None = None
+
+
+def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], R]) -> Iterator[R]:
+    """Work through items in batches; when memory runs out, halve the batch and go on.
+
+    Args:
+        items: What to do, in order.
+        size: Items per batch.
+        work: Does one batch; also told the batch size in force.
+
+    Yields:
+        What ``work`` returns, batch by batch.
+
+    Raises:
+        TrimixError: Memory runs out with a batch of one.
+    """
+    start = 0
+    while start < len(items):
+        try:
+            result = work(items[start : start + size], size)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if size == 1:
+                raise TrimixError(
+                    f"Out of memory with a batch of one: {error}",
+                    "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
+                    "or put one elsewhere (small_device=cuda:1)",
+                ) from error
+        else:
+            yield result
+            start += size
+            continue
+        # Outside the except block: the traceback held the tensors of the failed batch alive.
+        size = max(1, size // 2)
+        warn_once(f"Out of memory: going on with batches of {size}.")
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def feed(
+    rows: Rows, ids: Tensor, valid: Tensor, wanted: Tensor
+) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    """Run tokens through all sources, a chunk of columns at a time.
+
+    Args:
+        rows: B sequences in flight.
+        ids: ``[B, T]`` tokens, on the CPU.
+        valid: ``[B, T]`` False for padding.
+        wanted: ``[B, T]`` True where the hidden state is asked for.
+
+    Yields:
+        (row, ``[k]`` its wanted columns in this chunk, one ``[k, H]`` tensor per source), chunk by
+        chunk, so in order for each row; nothing for a chunk without wanted columns.
+    """
+    step = max(1, rows.ensemble.chunk_tokens // ids.shape[0])
+    for start in range(0, ids.shape[1], step):
+        columns = slice(start, min(start + step, ids.shape[1]))
+        hidden = rows.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
+        at = 0
+        for row in range(ids.shape[0]):
+            slots = wanted[row, columns].nonzero().squeeze(1) + start
+            if len(slots):
+                yield row, slots, [h[at : at + len(slots)] for h in hidden]
+                at += len(slots)
+
+
+def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token lists as ``[B, T]`` ids, padded on the right, and ``[B, T]`` which of them are real."""
+    longest = max(len(s) for s in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    valid = torch.zeros(len(sequences), longest, dtype=torch.bool)
+    for row, tokens in enumerate(sequences):
+        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+        valid[row, : len(tokens)] = True
+    return ids, valid
+
+
+def prefill(
+    ensemble: Ensemble, prompts: Sequence[Prompt], readers: Sequence[Reader | None]
+) -> tuple[Rows, list[Tensor]]:
+    """Run prompts through all sources, showing each reader its prompt on the way.
+
+    Args:
+        ensemble: The sources.
+        prompts: B prompts.
+        readers: One per prompt; None where nobody looks.
+
+    Returns:
+        The rows, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
+        at each prompt's last token.
+    """
+    ids, valid = padded([prompt.ids for prompt in prompts])
+    ends = valid.sum(dim=1) - 1
+    after = torch.zeros_like(ids)  # the token that each position predicts
+    after[:, :-1] = ids[:, 1:]
+    shown = torch.zeros_like(valid)
+    for row, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
+        if reader is None:
+            continue
+        judged = prompt.judged or (True,) * len(prompt.ids)
+        shown[row, : ends[row]] = torch.tensor(judged[1:], dtype=torch.bool)
+        if prompt.tail is not None:
+            after[row, ends[row]] = prompt.tail
+            shown[row, ends[row]] = True
+    wanted = shown.clone()
+    wanted[torch.arange(len(prompts)), ends] = True
+
+    rows = ensemble.open(len(prompts))
+    last: dict[int, list[Tensor]] = {}
+    for row, slots, hidden in feed(rows, ids, valid, wanted):
+        if slots[-1] == ends[row]:
+            last[row] = [h[-1:] for h in hidden]
+        reader = readers[row]
+        if reader is not None:
+            keep = shown[row, slots]
+            view = LogitView(ensemble, [h[keep.to(h.device)] for h in hidden])
+            reader.read(view, after[row, slots[keep]].to(ensemble.device))
+    for row, reader in enumerate(readers):
+        if reader is not None:
+            reader.read_next(LogitView(ensemble, last[row]))
+    order = range(len(prompts))
+    return rows, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
+
+
+def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[Reader | None]:
+    """A fresh reader for every prompt that still needs a choice."""
+    policy, names = fuser.policy, fuser.ensemble.names
+    return [policy.reader(names) if p.weights is None else None for p in prompts]
+
+
+def choices_of(
+    fuser: Fuser, prompts: Sequence[Prompt], readers: Sequence[Reader | None]
+) -> list[Choice | None]:
+    """What the policy chooses for each prompt; None where weights are per token."""
+    if fuser.policy.scope == "token":
+        return [None] * len(prompts)
+    return [
+        Choice(prompt.weights)
+        if prompt.weights is not None
+        else fuser.policy.choose([reader] if reader else [])
+        for prompt, reader in zip(prompts, readers, strict=True)
+    ]
+
+
+def read_prompts(
+    fuser: Fuser, prompts: Sequence[Prompt], batch_size: int
+) -> Iterator[list[Reader]]:
+    """Show prompts to readers and drop their caches (for choices that hold for a whole task)."""
+    ordered = sorted(prompts, key=lambda p: -len(p.ids))
+
+    def work(batch: Sequence[Prompt], size: int) -> list[Reader]:
+        readers = readers_for(fuser, batch)
+        prefill(fuser.ensemble, batch, readers)
+        return [reader for reader in readers if reader is not None]
+
+    return halving(ordered, batch_size, work)

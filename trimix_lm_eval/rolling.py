@@ -1,0 +1,147 @@
+"""Whole texts in, log-likelihoods out: rolling windows, each token predicted once.
+
+There is no prompt to choose weights by, so a policy that chooses by a prompt is prequential: token
+t gets the weights that suit the tokens of the document before t (invariant 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval import fusion
+from trimix_lm_eval.ensemble import LogitView
+from trimix_lm_eval.fuser import Fuser, judge
+from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.prefill import Prompt, halving, prefill
+from trimix_lm_eval.readers import Choice, NewtonReader, Reader, prequential
+from trimix_lm_eval.scoring import Request, Score, score
+
+
+class _PrequentialReader(Reader):
+    """Keeps the NLL of every single token under every point."""
+
+    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
+        super().__init__(names)
+        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.nll: list[Tensor] = []
+
+    def read(self, view: LogitView, targets: Tensor) -> None:  # type: ignore[override]
+        """Add ``[P, n]`` values."""
+        for where, logits in view.chunks():
+            vectors = self.vectors.to(logits[0].device)
+            nll = fusion.grid_nll(logits, targets[where], vectors).cpu()
+            view.check(nll.isfinite().all(dim=0))
+            self.nll.append(nll)
+
+
+Window = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def score_rolling(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
+) -> Iterator[tuple[int, Score]]:
+    """Score whole documents, given as windows of (context, tokens to be predicted).
+
+    Fixed weights and the gate score each window as a request. A policy that chooses by a prompt
+    is prequential here: token t gets the weights that suit the document's tokens before t, over
+    all its windows (see `policies.prequential`).
+
+    Args:
+        fuser: The sources and the policy.
+        documents: Windows in order; every token is predicted once.
+        batch_size: Rows per forward pass.
+        max_length: Context length.
+
+    Yields:
+        (index of the document, score), each when its last window is done.
+    """
+    windows = [(doc, w) for doc, parts in enumerate(documents) for w in parts]
+    left = [len(parts) for parts in documents]
+    for doc, parts in enumerate(documents):
+        if not parts:
+            yield doc, Score(0.0, True, None)
+    if fuser.policy.scope in ("run", "token"):
+        requests = [Request(Prompt(context), target) for _, (context, target) in windows]
+        found: dict[int, list[Score]] = {}
+        for index, one in score(fuser, requests, batch_size, max_length):
+            doc = windows[index][0]
+            found.setdefault(doc, []).append(one)
+            left[doc] -= 1
+            if not left[doc]:
+                parts_ = found.pop(doc)
+                total = sum(s.log_likelihood for s in parts_)
+                yield doc, Score(total, all(s.is_greedy for s in parts_), parts_[0].choice)
+        return
+
+    def work(docs: Sequence[int], size: int) -> list[tuple[int, Score]]:
+        return _prequential(fuser, documents, docs, size)
+
+    for group in halving(range(len(documents)), batch_size, work):
+        yield from group
+
+
+def _prequential(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], docs: Sequence[int], size: int
+) -> list[tuple[int, Score]]:
+    """Score some documents prequentially, their windows side by side."""
+    names = fuser.ensemble.names
+    newton = getattr(fuser.policy, "optimum", "grid") == "newton"
+    points = () if newton else fuser.policy.points()
+    jobs = [(doc, w) for doc in docs for w in documents[doc]]
+    jobs.sort(key=lambda job: -len(job[1][0]) - len(job[1][1]))
+    readers: dict[Window, Reader] = {}
+    for start in range(0, len(jobs), size):
+        batch = jobs[start : start + size]
+        prompts, mine = [], []
+        for _, (context, target) in batch:
+            judged = (False,) * len(context) + (True,) * (len(target) - 1)
+            prompts.append(Prompt(context + target[:-1], judged, tail=target[-1]))
+            mine.append(NewtonReader(names) if newton else _PrequentialReader(names, points))
+            readers[context, target] = mine[-1]
+        prefill(fuser.ensemble, prompts, mine)
+    scores = []
+    for doc in docs:
+        read = [readers[w] for w in documents[doc]]
+        if not read:
+            continue
+        if newton:
+            scores.append((doc, _newton_document(fuser, [r for r in read if r.count])))
+        else:
+            scores.append((doc, _grid_document(fuser, read)))
+    return scores
+
+
+def _grid_document(fuser: Fuser, read: Sequence[Reader]) -> Score:
+    """Prequential score over the grid; the choice reported is that after the last token."""
+    points = fuser.policy.points()
+    nll = torch.cat([n for r in read for n in getattr(r, "nll", [])], dim=1)  # [P, T]
+    chosen = prequential(nll, points)
+    total = nll.gather(0, chosen.unsqueeze(0)).double().sum()
+    best = fusion.best_point(nll.double().sum(dim=1), nll.shape[1], points)
+    mean = float(nll[best].double().mean())
+    return Score(-float(total), False, Choice(points[best], mean, nll.shape[1]))
+
+
+def _newton_document(fuser: Fuser, read: Sequence[Reader]) -> Score:
+    """Prequential score with Newton's optimum, solved anew whenever the past has doubled."""
+    ensemble = fuser.ensemble
+    seen = [pair for r in read if isinstance(r, NewtonReader) for pair in r.seen]
+    parts = [view.hidden for view, _ in seen if isinstance(view, LogitView)]
+    hidden = [torch.cat([p[s] for p in parts]) for s in range(len(ensemble.sources))]  # [T, H]
+    targets = torch.cat([t for _, t in seen])
+    total, done, point = 0.0, 0, fusion.PRIOR
+    while done < len(targets):
+        end = min(len(targets), max(8, 2 * done))
+        if done:
+            past = NewtonReader(ensemble.names)
+            past.read(LogitView(ensemble, [h[:done] for h in hidden]), targets[:done])
+            point = fuser.policy.choose([past]).weights
+        view = LogitView(ensemble, [h[done:end] for h in hidden])
+        vectors = torch.tensor([point.vector(ensemble.names)], device=ensemble.device)
+        log_p, _, _ = judge(fuser, view, targets[done:end], vectors.expand(end - done, -1))
+        total += float(log_p.double().sum())
+        done = end
+    return Score(total, False, Choice(point, -total / len(targets), len(targets)))

@@ -1,0 +1,172 @@
+"""Requests of token ids in, log-likelihoods out. No text and no lm-eval here.
+
+A question is one context with several continuations. Its context runs once; its continuations run
+on copies of the context's cache. Logits exist only where a token is judged, a chunk at a time, and
+only gather minus logsumexp leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.ensemble import LogitView, Rows
+from trimix_lm_eval.fuser import Fuser, judge, mean_choice
+from trimix_lm_eval.prefill import (
+    Prompt,
+    choices_of,
+    feed,
+    halving,
+    padded,
+    prefill,
+    readers_for,
+)
+from trimix_lm_eval.readers import Choice
+
+
+class Request(NamedTuple):
+    """One continuation of a prompt.
+
+    Attributes:
+        prompt: Its context, untruncated; requests with equal prompts share it.
+        continuation: The tokens to be scored.
+    """
+
+    prompt: Prompt
+    continuation: tuple[int, ...]
+
+
+class Score(NamedTuple):
+    """A scored request.
+
+    Attributes:
+        log_likelihood: Sum over the continuation, natural logarithm.
+        is_greedy: Whether every token is the most probable one.
+        choice: The weights that were used; for `gate` their mean over the tokens.
+    """
+
+    log_likelihood: float
+    is_greedy: bool
+    choice: Choice | None
+
+
+class _Question(NamedTuple):
+    """A context with its continuations.
+
+    Attributes:
+        prompt: What the policy chooses by: one for all options, whatever their lengths.
+        context: What the continuations are scored after: ``prompt`` cut to fit.
+        options: Index of the request and its continuation.
+    """
+
+    prompt: Prompt
+    context: tuple[int, ...]
+    options: list[tuple[int, tuple[int, ...]]]
+
+
+def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
+    """Group requests by context, longest first; cut contexts from the left where they must be."""
+    groups: dict[tuple[Prompt, tuple[int, ...]], _Question] = {}
+    for index, (prompt, continuation) in enumerate(requests):
+        cut = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
+        context = prompt.ids[cut:]
+        shown = _cut(prompt, max_length)
+        question = groups.setdefault((shown, context), _Question(shown, context, []))
+        question.options.append((index, continuation))
+    return sorted(groups.values(), key=lambda q: -len(q.context))
+
+
+def _cut(prompt: Prompt, max_length: int) -> Prompt:
+    """The last ``max_length`` tokens of a prompt."""
+    if len(prompt.ids) <= max_length:
+        return prompt
+    judged = prompt.judged[-max_length:] if prompt.judged else None
+    return Prompt(prompt.ids[-max_length:], judged, prompt.weights)
+
+
+def score(
+    fuser: Fuser, requests: Sequence[Request], batch_size: int, max_length: int
+) -> Iterator[tuple[int, Score]]:
+    """Score continuations.
+
+    Args:
+        fuser: The sources and the policy.
+        requests: Contexts of at least one token, continuations of at least one and at most
+            ``max_length`` tokens.
+        batch_size: Rows per forward pass.
+        max_length: Context length; longer contexts are cut from the left, as `hf` does.
+
+    Yields:
+        (index, score), each as soon as it is known, longest contexts first.
+    """
+    questions = _questions(requests, max_length)
+
+    def work(batch: Sequence[_Question], size: int) -> list[tuple[int, Score]]:
+        return _score_batch(fuser, batch, size)
+
+    for scores in halving(questions, batch_size, work):
+        yield from scores
+
+
+def _score_batch(
+    fuser: Fuser, batch: Sequence[_Question], batch_size: int
+) -> list[tuple[int, Score]]:
+    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time."""
+    whole = [q.prompt.ids == q.context for q in batch]
+    contexts = [
+        q.prompt if same else Prompt(q.context) for q, same in zip(batch, whole, strict=True)
+    ]
+    readers = readers_for(fuser, [q.prompt for q in batch])
+    shown = [reader if same else None for reader, same in zip(readers, whole, strict=True)]
+    rows, ends = prefill(fuser.ensemble, contexts, shown)
+    # A context that had to be cut for its option: the choice still comes from the whole prompt.
+    for question, reader, same in zip(batch, readers, whole, strict=True):
+        if reader is not None and not same:
+            prefill(fuser.ensemble, [question.prompt], [reader])
+    choices = choices_of(fuser, [q.prompt for q in batch], readers)
+
+    todo = [(row, i, cont) for row, q in enumerate(batch) for i, cont in q.options]
+    todo.sort(key=lambda item: -len(item[2]))
+    scores = []
+    # A continuation of one token needs no forward pass: it is predicted where the context ends.
+    single = [item for item in todo if len(item[2]) == 1]
+    several = [item for item in todo if len(item[2]) > 1]
+    runs = [several[s : s + batch_size] for s in range(0, len(several), batch_size)]
+    for part in [*runs, single] if single else runs:
+        scores += _score_options(fuser, rows, ends, choices, part)
+    return scores
+
+
+def _score_options(
+    fuser: Fuser,
+    rows: Rows,
+    ends: Sequence[Tensor],
+    choices: Sequence[Choice | None],
+    part: Sequence[tuple[int, int, tuple[int, ...]]],
+) -> list[tuple[int, Score]]:
+    """Score continuations, given as (row of the context, index of the request, tokens)."""
+    of_row = [row for row, _, _ in part]
+    at = torch.tensor(of_row)
+    first = [h[at.to(h.device)] for h in ends]  # S times [R, H]: predicts each first token
+    pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
+    if max(len(c) for _, _, c in part) > 1:
+        ids, valid = padded([c[:-1] for _, _, c in part])
+        for r, _, hs in feed(rows.fork(of_row), ids, valid, valid):
+            pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
+    hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
+
+    device = fuser.ensemble.device
+    lengths = [len(c) for _, _, c in part]
+    targets = torch.tensor([token for _, _, c in part for token in c], device=device)
+    vectors = torch.tensor([fuser.vector(choices[row]) for row in of_row])
+    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0).to(device)  # [N, S]
+    log_p, greedy, used = judge(fuser, LogitView(fuser.ensemble, hidden), targets, vectors)
+    scores = []
+    split = zip(log_p.split(lengths), greedy.split(lengths), used.split(lengths), strict=True)
+    for (row, index, _), (lp, hit, w) in zip(part, split, strict=True):
+        choice = choices[row] or mean_choice(fuser, w)
+        scores.append((index, Score(float(lp.double().sum()), bool(hit.all()), choice)))
+    return scores

@@ -1,0 +1,223 @@
+"""A source: one causal LM, loaded by transformers and run by explicit positions and masks.
+
+Every forward passes positions and a mask made from the `Layout`. The mask alone decides which
+cached tokens a query sees, so padding, holes and sliding windows are exact (invariant 2), and one
+plain cache type serves every architecture. A model is split into its trunk (tokens to hidden
+states) and its head (hidden states to logits): hidden states are small enough to keep, logits are
+made on demand, for the tokenizer's vocabulary only (invariants 3 and 4).
+
+Whether a model obeys all this is not guessed from its family: it is tried out when the model is
+loaded (`Source.probe`), and one that does not is run plainly, whole rows without a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.layout import Layout
+from trimix_lm_eval.settings import SourceSpec
+
+
+class Source:
+    """One causal LM: its trunk, its head, and how it wants its masks.
+
+    Args:
+        name: Its role.
+        model: A transformers causal LM in evaluation mode.
+        vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
+    """
+
+    def __init__(self, name: str, model: Any, vocab_size: int) -> None:
+        self.name, self.model, self.vocab_size = name, model, vocab_size
+        self.config = model.config.get_text_config()
+        self.device = model.get_input_embeddings().weight.device
+        self.dtype = model.dtype
+        self.mask_by_type = bool(getattr(self.config, "layer_types", None))
+        self.plain = False
+        self.finish: Callable[[Tensor], Tensor] = _identity
+        self.probe()
+
+    def new_cache(self) -> Any:
+        """An empty cache that keeps every token; windows are cut by the mask."""
+        from transformers import DynamicCache
+
+        return None if self.plain else DynamicCache()
+
+    def hidden(self, layout: Layout, start: int, cache: Any, wanted: Tensor) -> Tensor:
+        """Run the tokens from slot ``start`` on.
+
+        Args:
+            layout: The table, the new tokens included.
+            start: First new slot.
+            cache: This source's cache for the same rows; grows by the new slots.
+            wanted: ``[K]`` flat indices into the ``[B, n]`` new tokens.
+
+        Returns:
+            ``[K, H]`` final hidden states (of a plain source: its logits, ``[K, V]``).
+        """
+        if self.plain:
+            return self._recompute(layout, start, wanted)
+        output = self.model.base_model(
+            input_ids=layout.ids[:, start:].to(self.device),
+            position_ids=layout.positions[:, start:].to(self.device),
+            attention_mask=self._mask(layout, start),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        states = output.last_hidden_state  # [B, n, H]
+        return states.flatten(0, 1)[wanted.to(states.device)]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of ``[N, H]`` hidden states: ``[N, V]``, fp32, tokenizer's vocabulary only."""
+        if not self.plain:
+            hidden = self.finish(self.model.get_output_embeddings()(hidden))
+        return hidden[:, : self.vocab_size].float()
+
+    def _mask(self, layout: Layout, start: int) -> Any:
+        """Additive masks ``[B, 1, n, S]``: one, or one per type of layer."""
+        window = getattr(self.config, "sliding_window", None)
+        block = getattr(self.config, "attention_chunk_size", None)
+        if not self.mask_by_type:
+            return self._additive(layout.visible(start, window, block))
+        kinds = {
+            "full_attention": (None, None),
+            "sliding_attention": (window, None),
+            "chunked_attention": (None, block),
+        }
+        return {
+            kind: self._additive(layout.visible(start, *kinds[kind]))
+            for kind in set(self.config.layer_types)
+        }
+
+    def _additive(self, seen: Tensor) -> Tensor:
+        """0 where seen, the dtype's minimum elsewhere: understood by every attention kernel."""
+        seen = seen.to(self.device).unsqueeze(1)
+        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
+
+    def _recompute(self, layout: Layout, start: int, wanted: Tensor) -> Tensor:
+        """Logits without a cache: each row from its first token, alone."""
+        width = layout.slots - start
+        out: list[Tensor] = []
+        for row in range(layout.ids.shape[0]):
+            mine = wanted[(wanted >= row * width) & (wanted < (row + 1) * width)] - row * width
+            if not len(mine):
+                continue
+            valid = layout.valid[row]
+            last = layout.positions[row, start + mine.to(valid.device)]
+            ids = layout.ids[row][valid][: int(last.max()) + 1]
+            result = self.model(input_ids=ids[None].to(self.device), use_cache=False)
+            out.append(result.logits[0][last.to(result.logits.device), : self.vocab_size])
+        return torch.cat(out) if out else torch.zeros(0, self.vocab_size)
+
+    @torch.inference_mode()
+    def probe(self) -> None:
+        """Find out by trial how this model is to be run.
+
+        A short text is run plainly, and again with padding, holes and a cache. If the two agree
+        the model obeys masks and positions; else it is run plainly for good.
+        """
+        ids = torch.arange(24) * 7919 % min(self.vocab_size, self.config.vocab_size)
+        expected = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0]
+        expected = expected[-8:, : self.vocab_size].float()
+        for by_type in dict.fromkeys((self.mask_by_type, False)):
+            for finish in _finishes(self.config):
+                self.mask_by_type, self.finish = by_type, finish
+                if _agree(self._probe_cached(ids), expected):
+                    return
+        self.plain, self.finish = True, _identity
+        warn_once(
+            f"{self.name} ({self.config.model_type}) does not follow explicit attention masks; it "
+            "is run row by row without a cache. Results are exact, but slow."
+        )
+
+    def _probe_cached(self, ids: Tensor) -> Tensor | None:
+        """The last 8 logits of a text that is fed in two pieces, beside padding and holes."""
+        layout = Layout(2, self.device)
+        cache = self.new_cache()
+        junk = ids.flip(0)
+        first = torch.cat([junk[:5], ids[:10], junk[:6]])
+        second = torch.cat([junk[:3], ids[10:]])
+        real_first = torch.tensor([False] * 5 + [True] * 10 + [False] * 6)
+        real_second = torch.tensor([False] * 3 + [True] * 14)
+        try:
+            for tokens, real in ((first, real_first), (second, real_second)):
+                start = layout.slots
+                rows = torch.stack([tokens, tokens.roll(1)])
+                layout.append(rows, torch.stack([real, torch.ones_like(real)]))
+                wanted = torch.arange(len(tokens) - 8, len(tokens))
+                hidden = self.hidden(layout, start, cache, wanted)
+            return self.logits(hidden)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # whatever a foreign forward raises means: it cannot be run this way
+            return None
+
+
+def _identity(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What models do to logits after the output embedding, by the config's own fields."""
+    yield _identity
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        yield lambda logits: (logits / cap).tanh() * cap
+    scale = getattr(config, "logit_scale", None)
+    if scale:
+        yield lambda logits: logits * scale
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor:
+        yield lambda logits: logits / divisor
+
+
+def _agree(got: Tensor | None, expected: Tensor) -> bool:
+    """Whether two sets of logits are the same up to rounding (a wrong mask is far beyond it)."""
+    if got is None or got.shape != expected.shape:
+        return False
+    return bool((got - expected).norm() <= 0.05 * expected.norm())
+
+
+def load_model(spec: SourceSpec, default_device: str) -> Any:
+    """Load one source's weights with transformers.
+
+    Args:
+        spec: Where from and how.
+        default_device: Where to, if the spec does not say.
+
+    Returns:
+        A causal LM in evaluation mode.
+
+    Raises:
+        TrimixError: The weights cannot be loaded.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    arguments = spec.hub_arguments()
+    device = spec.device or default_device
+    arguments["device_map"] = "auto" if device == "auto" else {"": device}
+    arguments["dtype"] = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    if spec.attn_implementation:
+        arguments["attn_implementation"] = spec.attn_implementation
+    if spec.quantization == "int8":
+        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif spec.quantization == "nf4":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise TrimixError(
+            f"The weights of {spec.name} ({spec.path}) cannot be loaded: {error}",
+            "see the reason above; `trimix check` tests everything that comes before the weights",
+        ) from error
+    model.eval()
+    model.requires_grad_(False)
+    return model
