@@ -1,0 +1,381 @@
+"""`TriMixLM`: lm-eval on this side, `TriMix` on that. No mathematics here.
+
+What a run has finished is handed to lm-eval's cache and to the weights log at once, so that Ctrl-C
+or a crash loses no more than the batch in hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lm_eval.api.model import CacheHook, TemplateLM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from trimix_lm_eval import __version__, errors, prefill, scoring, settings
+from trimix_lm_eval.codec import seed_for
+from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.gen_kwargs import generation
+from trimix_lm_eval.provenance import Guard, describe
+from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.trimix import TriMix
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+
+@register_model("trimix")
+class TriMixLM(TemplateLM):
+    """Several causal LMs fused at every token, as one lm-eval model.
+
+    Args:
+        **arguments: ``--model_args``; see `settings.parse` for the names.
+
+    Raises:
+        TrimixError: Something is wrong that the user can mend (printed without a traceback).
+    """
+
+    backend = "causal"
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        errors.install_excepthook()
+        device = self._join_processes() or _usable(arguments.pop("device", None))
+        arguments.pop("device", None)  # of several processes each has its own
+        asked = settings.parse(arguments)
+        self.model = TriMix.from_settings(asked, device)
+        self.tokenizer = self.model.tokenizer
+        self._device = self.model.fuser.ensemble.device
+        self.description = describe(self.model)
+        self.guard = Guard()
+        self.task_points: dict[str, Weights] = {}
+        self.chosen: dict[tuple[str, int], str] = {}
+        self._log = _WeightsLog(asked.weights_log, self.rank, self.world_size)
+
+    # ---------------------------------------------------------------- the three request types
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Score continuations; see `LM.loglikelihood`."""
+        points = self._points(requests)
+        scores = self.model.iter_loglikelihood([r.args for r in requests], points)
+        results: list[Any] = [None] * len(requests)
+        for i, score in self._progress(scores, len(requests), "loglikelihood", disable_tqdm):
+            results[i] = (score.log_likelihood, score.is_greedy)
+            self._finish("loglikelihood", requests[i], results[i], score.choice)
+        return results
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Score whole texts; see `LM.loglikelihood_rolling`."""
+        scores = self.model.iter_rolling([r.args[0] for r in requests])
+        results: list[Any] = [None] * len(requests)
+        what = "loglikelihood_rolling"
+        for i, score in self._progress(scores, len(requests), what, disable_tqdm):
+            results[i] = score.log_likelihood
+            self._finish(what, requests[i], results[i], score.choice)
+        return results
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continue prompts; see `LM.generate_until`."""
+        eos = self.tokenizer.decode([self.tokenizer.eos_token_id])
+        seen: Counter[tuple[Any, ...]] = Counter()
+        jobs = []
+        for request in requests:
+            context, kwargs = request.args
+            # Repeats of one request are draws of their own; greedy ones come out equal anyway.
+            key = (request.task_name, request.doc_id, request.idx)
+            seed = seed_for(self.model.settings.seed, *key, seen[key])
+            seen[key] += 1
+            jobs.append((context, generation(kwargs, eos, seed)))
+        texts = self.model.iter_generate(jobs, self._points(requests))
+        results: list[Any] = [None] * len(requests)
+        for i, made in self._progress(texts, len(requests), "generate_until", disable_tqdm):
+            results[i] = made.text
+            cached = jobs[i][1].temperature == 0
+            self._finish("generate_until", requests[i], made.text, made.choice, cached)
+        return results
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Score pairs that are token ids already."""
+        wanted = [
+            scoring.Request(prefill.Prompt(tuple(context)), tuple(target))
+            for _, context, target in requests
+        ]
+        found = dict(
+            scoring.score(self.model.fuser, wanted, self.model.batch_size, self.model.max_length)
+        )
+        return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]
+
+    def _progress(
+        self, found: Iterator[Any], total: int, what: str, disable: bool
+    ) -> Iterable[Any]:
+        off = disable or self.rank != 0
+        return tqdm(found, total=total, desc=f"trimix {what}", disable=off)
+
+    def _finish(
+        self, kind: str, request: Instance, result: Any, choice: Choice | None, cached: bool = True
+    ) -> None:
+        """Put a finished request where nothing can lose it."""
+        if cached:
+            self.cache_hook.add_partial(kind, request.args, result)
+        task, doc = str(request.task_name), int(request.doc_id or 0)
+        if choice is not None:
+            label = self._label(choice.weights)
+            if (task, doc) not in self.chosen:
+                self.chosen[task, doc] = label
+                self.guard.keep_chosen(task, doc, label)
+            self._log.write(task, doc, request.idx, kind, choice)
+
+    def _label(self, weights: Weights) -> str:
+        """A point of a grid by its name; a continuous choice to the nearest tenth."""
+        policy = self.model.fuser.policy
+        if policy.scope == "token" or getattr(policy, "optimum", "grid") == "newton":
+            weights = Weights(round(weights.alpha, 1), round(weights.beta, 1))
+        return weights.label()
+
+    # ---------------------------------------------------------------- one point per task
+
+    def _points(self, requests: Sequence[Instance]) -> list[Weights] | None:
+        """The point of each request's task, where the policy chooses by task.
+
+        A point is stored before any request is scored with it, and read again on resume: then
+        only the remaining requests arrive, and their prompts would choose otherwise.
+        """
+        policy = self.model.fuser.policy
+        if policy.scope != "task":
+            return None
+        new = {str(r.task_name) for r in requests} - set(self.task_points)
+        if new or self.world_size > 1:
+            prompts = self._prompts_of_tasks(requests, int(getattr(policy, "prompts", 50)))
+            for task in sorted(set(prompts) - set(self.task_points)):
+                choice = self.model.choose_for_task([text for _, text in prompts[task]])
+                self.task_points[task] = choice.weights
+                self.guard.keep_task_point(task, choice.weights)
+        return [self.task_points[str(r.task_name)] for r in requests]
+
+    def _prompts_of_tasks(
+        self, requests: Sequence[Instance], most: int
+    ) -> dict[str, list[tuple[int, str]]]:
+        """Prompts that decide, by task: drawn by seed, the same on every process."""
+        seed = self.model.settings.seed
+        mine: dict[str, dict[int, str]] = {}
+        for request in requests:
+            task, doc = str(request.task_name), int(request.doc_id or 0)
+            if task not in self.task_points:
+                mine.setdefault(task, {})[seed_for(seed, task, doc)] = request.args[0]
+        drawn = {task: sorted(found.items())[:most] for task, found in mine.items()}
+        together: dict[str, dict[int, str]] = {}
+        for part in self._all_gather_objects(drawn):
+            for task, items in part.items():
+                together.setdefault(task, {}).update(items)
+        return {task: sorted(found.items())[:most] for task, found in together.items()}
+
+    # ---------------------------------------------------------------- lm-eval's cache and results
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take lm-eval's response cache, if it is this run's own.
+
+        Raises:
+            TrimixError: It holds another run's answers.
+        """
+        super().set_cache_hook(cache_hook)
+        self.guard = Guard(cache_hook.dbdict)
+        self.guard.claim(self.description)
+        for points in self._all_gather_objects(self.guard.task_points()):
+            for task, point in points.items():
+                self.task_points[task] = point
+                self.guard.keep_task_point(task, point)
+        for task, doc, label in self.guard.chosen():
+            self.chosen[task, doc] = label
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the results file records: sources, revisions, policy, weights chosen per task."""
+        sources = self.model.fuser.ensemble.sources
+        histogram: dict[str, Counter[str]] = {}
+        for (task, _), label in self.chosen.items():
+            histogram.setdefault(task, Counter())[label] += 1
+        large = self.model.settings.sources["large_ins"]
+        return {
+            "model_num_parameters": sum(s.model.num_parameters() for s in sources),
+            "model_dtype": str(sources[0].dtype),
+            "model_revision": large.revision,
+            "model_sha": self.model.report.commits.get("large_ins") or "",
+            "trimix": {
+                "version": __version__,
+                **self.description,
+                "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
+                "task_points": {t: p.label() for t, p in sorted(self.task_points.items())},
+                "truncated_requests": self.model.truncated,
+            },
+        }
+
+    # ---------------------------------------------------------------- several processes
+
+    def _join_processes(self) -> str | None:
+        """Find this process's place; returns its device, None if it is alone."""
+        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+            return None
+        from accelerate import PartialState
+
+        # The first rank to finish waits for the slowest, however long that takes.
+        state = PartialState(timeout=timedelta(weeks=52))
+        # process_index, not local_process_index: on several nodes the local one repeats.
+        self._rank, self._world_size = state.process_index, state.num_processes
+        return str(state.device)
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Concatenate a tensor over all processes."""
+        if self.world_size < 2:
+            return tensor
+        from accelerate.utils import gather
+
+        gathered: torch.Tensor = gather(tensor)
+        return gathered
+
+    def _all_gather_objects(self, mine: Any) -> list[Any]:
+        """One object from every process, on every process."""
+        if self.world_size < 2:
+            return [mine]
+        parts: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(parts, mine)
+        return parts
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """Collect an object from every process on ``dst``; None elsewhere.
+
+        The weights chosen travel along: `get_model_info` is asked on one process alone, too late
+        to ask the others.
+        """
+        if self.world_size < 2:
+            return [obj]
+        parts: list[Any] | None = [None] * self.world_size if self.rank == dst else None
+        torch.distributed.gather_object((obj, self.chosen), parts, dst=dst)
+        if parts is None:
+            return None
+        for _, chosen in parts:
+            self.chosen.update(chosen)
+        return [part for part, _ in parts]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+    # ---------------------------------------------------------------- text
+
+    @property
+    def eot_token_id(self) -> int:
+        """End of text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that has no context."""
+        return self.model.codec.prefix_id
+
+    @property
+    def max_length(self) -> int:
+        """Context length in tokens: the smallest of the sources'."""
+        return self.model.max_length
+
+    @property
+    def max_gen_toks(self) -> int:
+        """New tokens where a task names no number."""
+        return 256
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per forward pass."""
+        return self.model.batch_size
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for lm-eval's cache of requests."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of a text."""
+        return self.model.codec.encode(string, add_special_tokens)
+
+    def tok_decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a chat; a template that knows no system role gets the chat without it."""
+        import jinja2
+
+        thinking = self.model.settings.enable_thinking
+        extra = {} if thinking is None else {"enable_thinking": thinking}
+
+        def render(messages: list[dict[str, str]]) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                    **extra,
+                )
+            )
+
+        try:
+            return render(chat_history)
+        except jinja2.exceptions.TemplateError:
+            errors.warn_once("The chat template refuses the system role: it is left out.")
+            return render([m for m in chat_history if m["role"] != "system"])
+
+
+def _usable(device: str | None) -> str | None:
+    """The ``--device`` of lm-eval, whose default is cuda:0 even where there is no GPU."""
+    if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
+        return None
+    return device
+
+
+class _WeightsLog:
+    """The sidecar JSONL: a line per request, written as the request finishes."""
+
+    def __init__(self, path: str | None, rank: int, world: int) -> None:
+        self.stream = None
+        if path:
+            file = Path(path).expanduser()
+            if world > 1:
+                file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = file.open("a", encoding="utf-8")
+
+    def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
+        """Append one line."""
+        if self.stream is None:
+            return
+        gamma = choice.weights.gamma
+        line = {
+            "task": task,
+            "doc_id": doc,
+            "idx": idx,
+            "request": kind,
+            "alpha": choice.weights.alpha,
+            "beta": choice.weights.beta,
+            "gamma": choice.weights.alpha if gamma is None else gamma,
+            "prompt_nll": choice.nll,
+            "prompt_tokens": choice.tokens,
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()

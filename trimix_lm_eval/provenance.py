@@ -1,0 +1,162 @@
+"""What a number was made from (invariant 6), and a guard for lm-eval's response cache.
+
+lm-eval keys ``--use_cache`` on the request alone, so two weightings that share a file would return
+each other's scores in silence. `Guard` writes a fingerprint into the file and refuses another's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.trimix import TriMix
+
+#: Read at both ends of a large file; enough to tell two checkpoints apart at once.
+_SAMPLE_BYTES = 2**20
+
+_FINGERPRINT = "trimix:fingerprint"
+_TASK_POINT = "trimix:task-point:"
+_CHOSEN = "trimix:chosen:"
+
+
+def describe(model: TriMix) -> dict[str, Any]:
+    """What a run's numbers depend on, as JSON values.
+
+    Returns:
+        ``sources`` (path, revision, commit or digest of the local files, dtype, quantization, by
+        role), ``policy`` with its options, ``plausibility``, and the context's settings.
+    """
+    asked, ensemble = model.settings, model.fuser.ensemble
+    sources = {}
+    for source in ensemble.sources:
+        spec = asked.sources[source.name]
+        folder = Path(spec.path)
+        sources[source.name] = {
+            "path": spec.path,
+            "revision": spec.revision,
+            "commit": model.report.commits.get(source.name),
+            "digest": digest(folder / spec.subfolder) if folder.is_dir() else None,
+            "dtype": str(source.dtype).removeprefix("torch."),
+            "quantization": spec.quantization,
+        }
+    policy = model.fuser.policy
+    options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    if "grid" in options:
+        options["grid"] = [point.label() for point in options["grid"]]
+    return {
+        "sources": sources,
+        "policy": {"name": policy.name, **options},
+        "plausibility": asked.plausibility,
+        "plausibility_source": asked.plausibility_source if asked.plausibility else None,
+        "max_length": model.max_length,
+        "add_bos_token": asked.add_bos_token,
+        "seed": asked.seed,
+    }
+
+
+def digest(folder: Path) -> str:
+    """Identity of a local model: names, sizes and both ends of its files.
+
+    Args:
+        folder: Of a config, a tokenizer and weights.
+    """
+    total = hashlib.sha256()
+    kinds = {".json", ".safetensors", ".bin", ".gguf", ".model"}
+    for file in sorted(f for f in folder.iterdir() if f.suffix in kinds):
+        size = file.stat().st_size
+        total.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            total.update(stream.read(_SAMPLE_BYTES))
+            if size > 2 * _SAMPLE_BYTES:
+                stream.seek(-_SAMPLE_BYTES, 2)
+            total.update(stream.read(_SAMPLE_BYTES))
+    return total.hexdigest()[:16]
+
+
+class Guard:
+    """Our own entries in lm-eval's response cache.
+
+    Args:
+        store: The cache file, opened by lm-eval; None without ``--use_cache``.
+    """
+
+    def __init__(self, store: MutableMapping[str, Any] | None = None) -> None:
+        self.store: MutableMapping[str, Any] = {} if store is None else store
+
+    def claim(self, description: dict[str, Any]) -> None:
+        """Make the file ours, or make sure that it was.
+
+        Args:
+            description: See `describe`; paths do not count, digests and commits do.
+
+        Raises:
+            TrimixError: It holds the answers of another model, or of this one weighted otherwise.
+        """
+        mine = json.loads(json.dumps(description))
+        theirs = self.store.get(_FINGERPRINT)
+        where = getattr(self.store, "filename", "the cache file")
+        mend = "give this run a --use_cache path of its own, or delete that file"
+        if theirs is None:
+            if len(self.store):
+                raise TrimixError(f"{where} holds the answers of a model other than trimix.", mend)
+            self.store[_FINGERPRINT] = mine
+            return
+        differences = list(_differences(theirs, mine))
+        if differences:
+            shown = "; ".join(differences[:5])
+            raise TrimixError(
+                f"{where} holds the answers of another run: {_short(theirs)}. This run is "
+                f"{_short(mine)}. They differ in {shown}.",
+                mend,
+            )
+
+    def task_points(self) -> dict[str, Weights]:
+        """The stored points of ``ppl_task``, by task."""
+        found = self._under(_TASK_POINT)
+        return {task: Weights(*point) for task, point in found.items()}
+
+    def keep_task_point(self, task: str, point: Weights) -> None:
+        """Store a task's point before any request is scored with it."""
+        self.store[_TASK_POINT + task] = tuple(point)
+
+    def chosen(self) -> Iterator[tuple[str, int, str]]:
+        """The labels that earlier runs of this file chose: (task, document, label)."""
+        for key, label in self._under(_CHOSEN).items():
+            task, _, doc = key.rpartition(":")
+            yield task, int(doc), label
+
+    def keep_chosen(self, task: str, doc: int, label: str) -> None:
+        """Store the label chosen for a document."""
+        self.store[f"{_CHOSEN}{task}:{doc}"] = label
+
+    def _under(self, prefix: str) -> dict[str, Any]:
+        keys = [key for key in self.store if key.startswith(prefix)]
+        return {key.removeprefix(prefix): self.store[key] for key in keys}
+
+
+def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    """Name what two descriptions differ in."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            if key != "path":
+                yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+    elif a != b:
+        yield f"{at} ({a} against {b})"
+
+
+def _short(description: dict[str, Any]) -> str:
+    """One line that tells a user which run this was."""
+    policy = description["policy"]
+    options = {k: v for k, v in policy.items() if k in ("alpha", "beta", "gamma", "optimum")}
+    sources = ", ".join(
+        f"{role}={s['path']}@{s['commit'] or s['digest'] or s['revision']} ({s['dtype']})"
+        for role, s in description["sources"].items()
+    )
+    extra = "".join(f", {k}={v}" for k, v in options.items() if v is not None)
+    return f"policy={policy['name']}{extra} of {sources}"

@@ -1,0 +1,279 @@
+"""The Python face of TriMix: text in, numbers or text out.
+
+    from trimix_lm_eval import TriMix
+
+    model = TriMix.from_pretrained("demo", policy="ppl")
+    model.loglikelihood([("The capital of Tibet is", " Lhasa")])
+    model.generate(["Once upon a time"], max_new_tokens=32)
+
+lm-eval's model (`lm.py`) is a thin layer over this class. Text and token ids meet here and nowhere
+else; what is below knows ids only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
+from trimix_lm_eval.codec import Codec, StopText
+from trimix_lm_eval.decoding import Job, Sampling, check_sampling
+from trimix_lm_eval.ensemble import Ensemble
+from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.prefill import Prompt, read_prompts
+from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.rolling import Window
+from trimix_lm_eval.scoring import Request, Score
+from trimix_lm_eval.settings import Settings
+from trimix_lm_eval.sources import Source, load_model
+
+#: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
+_AUTO_ON_CPU = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """How to continue one text.
+
+    Attributes:
+        max_new_tokens: At most so many tokens.
+        stop: The text ends before the first of these.
+        temperature: 0 is greedy.
+        top_k: Keep the k most probable tokens; 0 keeps all.
+        top_p: Keep the most probable tokens up to this mass; 1 keeps all.
+        seed: Of this text's own generator.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Text(NamedTuple):
+    """A generated text and the weights that made it."""
+
+    text: str
+    choice: Choice | None
+
+
+class TriMix:
+    """Several causal LMs with one tokenizer, fused at every token.
+
+    Args:
+        asked: The settings that it was built from.
+        tokenizer: The common tokenizer.
+        fuser: The loaded sources and the policy.
+        report: What the preflight found (commits, lengths).
+    """
+
+    def __init__(
+        self, asked: Settings, tokenizer: Any, fuser: Fuser, report: preflight.Report
+    ) -> None:
+        self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
+        self.max_length = int(asked.max_length or report.max_length)
+        self.codec = Codec(tokenizer, asked, fuser.policy.judges, report.vocab_size)
+        self.truncated = 0
+
+    @classmethod
+    def from_pretrained(cls, large_ins: str, **arguments: Any) -> TriMix:
+        """Load the sources.
+
+        Args:
+            large_ins: Hub id or folder of the large instruction-tuned model, or ``demo``.
+            **arguments: ``small_cpt``, ``small_base``, ``large_base``, ``policy``, the policy's
+                options, and everything that ``--model_args`` takes, e.g. ``small_dtype``.
+
+        Raises:
+            TrimixError: Something is wrong that the user can mend.
+        """
+        return cls.from_settings(settings.parse({"large_ins": large_ins, **arguments}))
+
+    @classmethod
+    def from_settings(cls, asked: Settings, device: str | None = None) -> TriMix:
+        """Check, then load.
+
+        Args:
+            asked: What to load.
+            device: Where sources go that name no device; None is the first GPU, or the CPU.
+        """
+        policy = policies.build(asked.policy, **asked.policy_options)
+        names = policy.sources(asked.sources)
+        if asked.plausibility is not None and asked.plausibility_source not in names:
+            raise TrimixError(
+                f"plausibility_source={asked.plausibility_source} has weight 0 and is not loaded.",
+                f"name one of: {', '.join(names)}",
+            )
+        report = preflight.check(asked, names, device)
+        tokenizer = report.tokenizer
+        if asked.add_bos_token is not None:
+            tokenizer.add_bos_token = asked.add_bos_token
+        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        sources = []
+        for name in names:
+            # The commit that was checked is the one that runs, whatever a branch does meanwhile.
+            spec = asked.sources[name]
+            pinned = dataclasses.replace(spec, revision=report.commits[name] or spec.revision)
+            sources.append(Source(name, load_model(pinned, default), report.vocab_size))
+        ensemble = Ensemble(sources, report.unused_ids)
+        fuser = Fuser(ensemble, policy, asked.plausibility, asked.plausibility_source)
+        return cls(asked, tokenizer, fuser, report)
+
+    # ---------------------------------------------------------------- what users call
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """Log-likelihood of each continuation given its context.
+
+        Args:
+            pairs: (context, continuation); pairs with equal contexts are options of one question
+                and share its weights.
+
+        Returns:
+            Scores in the order of the pairs, natural logarithm.
+        """
+        found = dict(self.iter_loglikelihood(pairs))
+        return [found[i] for i in range(len(pairs))]
+
+    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
+        """Log-likelihood of whole texts, each token after as much context as fits."""
+        found = dict(self.iter_rolling(texts))
+        return [found[i] for i in range(len(texts))]
+
+    def generate(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """Continue texts.
+
+        Args:
+            texts: The prompts.
+            **options: The fields of `Generation`.
+        """
+        how = Generation(**options)
+        found = dict(self.iter_generate([(text, how) for text in texts]))
+        return [found[i].text for i in range(len(texts))]
+
+    # ---------------------------------------------------------------- the same, as they finish
+
+    @torch.inference_mode()
+    def iter_loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], points: Sequence[Weights | None] | None = None
+    ) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score) as soon as each is known.
+
+        Args:
+            pairs: (context, continuation).
+            points: Weights chosen elsewhere, one per pair; None lets the policy choose.
+        """
+        requests, order = [], []
+        for i, (context, continuation) in enumerate(pairs):
+            prompt, target = self.codec.pair(context, continuation, points[i] if points else None)
+            if not target:
+                warn_once("An empty continuation has log-likelihood 0: scored so.")
+                yield i, Score(0.0, True, None)
+            elif len(target) > self.max_length:
+                yield i, self._score_long(prompt, target)
+            else:
+                self._count_truncated(len(prompt.ids) + len(target) - 1)
+                requests.append(Request(prompt, target))
+                order.append(i)
+        self._report_truncated()
+        for i, one in scoring.score(self.fuser, requests, self.batch_size, self.max_length):
+            yield order[i], one
+
+    @torch.inference_mode()
+    def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, Score]]:
+        """Yield (index, score of the whole text) as soon as each is known."""
+        documents = [self.codec.windows(self.codec.encode(text), self.max_length) for text in texts]
+        yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
+
+    @torch.inference_mode()
+    def iter_generate(
+        self,
+        jobs: Sequence[tuple[str, Generation]],
+        points: Sequence[Weights | None] | None = None,
+    ) -> Iterator[tuple[int, Text]]:
+        """Yield (index, text) as soon as each batch is done.
+
+        Args:
+            jobs: Prompts, each with how it is to be continued.
+            points: Weights chosen elsewhere, one per prompt; None lets the policy choose.
+        """
+        planned = []
+        ends = self.end_ids()
+        for i, (text, how) in enumerate(jobs):
+            room = self.max_length - how.max_new_tokens
+            if room < 1:
+                raise TrimixError(
+                    f"{how.max_new_tokens} new tokens leave no room for a prompt: the context "
+                    f"length is {self.max_length}.",
+                    "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
+                    "models allow it",
+                )
+            prompt = self.codec.prompt(text, points[i] if points else None)
+            if len(prompt.ids) > room:
+                self.truncated += 1
+                judged = prompt.judged[-room:] if prompt.judged else None
+                prompt = prompt._replace(ids=prompt.ids[-room:], judged=judged)
+            sampling = Sampling(how.temperature, how.top_k, how.top_p, how.seed)
+            stop = StopText(self.tokenizer, how.stop)
+            planned.append(Job(prompt, how.max_new_tokens, ends, stop, check_sampling(sampling)))
+        self._report_truncated()
+        for i, made in decoding.generate(self.fuser, planned, self.batch_size):
+            text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
+            yield i, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
+
+    @torch.inference_mode()
+    def choose_for_task(self, contexts: Sequence[str]) -> Choice:
+        """One point for a whole task, from some of its prompts (see `policies.ppl_task`)."""
+        prompts = [self.codec.prompt(text, None) for text in contexts]
+        cut = [p._replace(ids=p.ids[-self.max_length :]) for p in prompts]
+        batches = read_prompts(self.fuser, cut, self.batch_size)
+        return self.fuser.policy.choose([reader for batch in batches for reader in batch])
+
+    # ---------------------------------------------------------------- text and tokens
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out."""
+        if isinstance(self.settings.batch_size, int):
+            return self.settings.batch_size
+        on_cpu = self.fuser.ensemble.device.type == "cpu"
+        return _AUTO_ON_CPU if on_cpu else int(self.settings.max_batch_size)
+
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text: the tokenizer's, and those that the loaded sources declare."""
+        ends = [self.tokenizer.eos_token_id]
+        for source in self.fuser.ensemble.sources:
+            declared = getattr(source.model.generation_config, "eos_token_id", None)
+            ends += declared if isinstance(declared, (list, tuple)) else [declared]
+        return frozenset(int(e) for e in ends if e is not None)
+
+    def _score_long(self, prompt: Prompt, target: Sequence[int]) -> Score:
+        """A continuation longer than the context length: windows, each after its last tokens."""
+        self.truncated += 1
+        windows = self.codec.windows([*prompt.ids[1:], *target], self.max_length)
+        keep = len(target)
+        picked: list[Window] = []
+        for context, part in reversed(windows):
+            take = part[-keep:] if keep else ()
+            if take:
+                before = context + part[: len(part) - len(take)]
+                picked.insert(0, (before, take))
+            keep -= len(take)
+        ((_, found),) = rolling.score_rolling(self.fuser, [picked], 1, self.max_length)
+        return found
+
+    def _count_truncated(self, fed: int) -> None:
+        self.truncated += fed > self.max_length
+
+    def _report_truncated(self) -> None:
+        if self.truncated:
+            warn_once(
+                f"{self.truncated} request(s) longer than the context length of {self.max_length} "
+                "tokens: their contexts are cut from the left."
+            )
