@@ -1,0 +1,155 @@
+"""``trimix check``: ordinary lm-eval run configs, checked one by one without loading a weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import glob
+import json
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval import policies, settings
+from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.preflight.report import check
+from trimix_lm_eval.settings import Settings
+
+
+def main(config_paths: list[str], model_args: str | None = None) -> int:
+    """Check run configs and print what was found.
+
+    Args:
+        config_paths: Files as for ``lm_eval run --config``.
+        model_args: As for ``lm_eval --model_args``. Given with files it takes the place of
+            theirs, as in lm-eval; given alone it is checked by itself.
+
+    Returns:
+        0 if all is well, else 1.
+    """
+    runs: list[str | None] = [*config_paths] if config_paths else [None]
+    if not config_paths and not model_args:
+        print("error: nothing to check\n  -> give --config FILE or --model_args a=b,c=d")
+        return 1
+    failed = 0
+    for path in runs:
+        name = path or f"--model_args {model_args}"
+        try:
+            lines = _check_run(path, model_args)
+        except TrimixError as error:
+            failed += 1
+            print(f"FAIL  {name}", *_indented(str(error).splitlines()), sep="\n")
+        else:
+            print(f"OK    {name}", *_indented(lines), sep="\n")
+    return 1 if failed else 0
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"      {line}" for line in lines]
+
+
+def _check_run(path: str | None, model_args: str | None) -> list[str]:
+    """Check one run; return the lines to print."""
+    run = _read(path) if path else {"model": "trimix"}
+    if run.get("model") != "trimix":
+        raise TrimixError(
+            f"model is {run.get('model')!r}, not 'trimix'.", "write `model: trimix` in the file"
+        )
+    given = _arguments(run, model_args)
+    wanted = settings.parse(given)
+    report = check(wanted, _needed(wanted))
+    lines = report.lines()
+    tasks = _check_tasks(run)
+    return [*lines, f"tasks: {', '.join(tasks)}"] if tasks else lines
+
+
+def _needed(wanted: Settings) -> tuple[str, ...]:
+    """The sources that the policy will have loaded."""
+    policy = policies.build(wanted.policy, **wanted.policy_options)
+    return policy.sources(wanted.sources)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Read a run config with lm-eval's own reader and checks."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    try:
+        run = EvaluatorConfig.load_yaml_config(path)
+    except (OSError, TypeError, ValueError) as error:
+        raise TrimixError(str(error), "give a YAML file as for `lm_eval run --config`") from error
+    accepted = [field.name for field in dataclasses.fields(EvaluatorConfig)]
+    for key in run:
+        if key not in accepted:
+            raise unknown(f"key in {path}", str(key), accepted)
+    if not isinstance(run.get("model_args") or {}, dict | str):
+        raise TrimixError(
+            f"model_args is {run['model_args']!r}.", "write name=value,name=value, or a mapping"
+        )
+    try:
+        EvaluatorConfig(**run)._configure()
+    except (TypeError, ValueError) as error:
+        raise TrimixError(f"lm-eval refuses {path}: {error}", "correct the file") from error
+    return run
+
+
+def _arguments(run: dict[str, Any], model_args: str | None) -> dict[str, Any]:
+    """The model's arguments, as lm-eval would pass them."""
+    from lm_eval.utils import simple_parse_args_string
+
+    given: Any = model_args or run.get("model_args") or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.lstrip().startswith("{") else given
+            given = simple_parse_args_string(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise TrimixError(
+                f"model_args cannot be read: {error}", "write them as name=value,name=value"
+            ) from error
+    beside = {
+        k: run[k] for k in ("batch_size", "max_batch_size", "device") if run.get(k) is not None
+    }
+    for key in beside.keys() & given.keys():
+        raise TrimixError(
+            f"{key} is given twice, beside model_args and in it.", "keep the one beside model_args"
+        )
+    return {**beside, **given}
+
+
+def _check_tasks(run: dict[str, Any]) -> list[str]:
+    """Check that the tasks of a run exist; return their names."""
+    given = run.get("tasks") or []
+    entries = [given] if isinstance(given, str) else list(given)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise TrimixError(
+                f"tasks has {entry!r} in it.", "list names of tasks, or paths to YAML"
+            )
+    names = [name.strip() for entry in entries for name in entry.split(",")]
+    for name in names:
+        if name.endswith(".yaml"):
+            found = bool(glob.glob(name))
+        else:
+            found = bool(_task_manager(run.get("include_path")).match_tasks([name]))
+            found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
+        if not found:
+            near = _nearest(name, _task_manager(run.get("include_path")).all_tasks)
+            raise TrimixError(
+                f"There is no task {name!r}.{near}",
+                "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
+            )
+    return names
+
+
+def _nearest(name: str, accepted: list[str]) -> str:
+    """A guess at what a name was meant to be."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, accepted, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@functools.cache
+def _task_manager(include_path: str | None) -> Any:
+    """lm-eval's index of tasks, built once per folder: it takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)
