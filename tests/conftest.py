@@ -1,0 +1,140 @@
+"""Pico models built on disk: seeded, random, tiny. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+torch.set_num_threads(2)
+
+#: Rows of the embeddings: more than the tokenizer has, as in Qwen2.5. They differ by source.
+PADDED = {"large_ins": 320, "small_cpt": 304, "small_base": 304, "large_base": 320}
+ROLES = tuple(PADDED)
+SHAPE = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 96,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+    "initializer_range": 0.35,
+}
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, some merges, and BOS, EOS, PAD after them: 259 to 290 tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {char: i for i, char in enumerate(alphabet)}
+    merges = []
+    for special in ("<s>", "</s>", "<pad>"):
+        vocab[special] = len(vocab)
+    for a, b in (("Ġ", "a"), ("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r")):
+        vocab[a + b] = len(vocab)
+        merges.append((a, b))
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+#: Tokens as AutoTokenizer reads them back: for Qwen2 it adds an end-of-text token of its own.
+TOKENS = {"llama": 265, "qwen2": 266, "gemma3": 265, "mixtral": 265}
+FAMILIES = tuple(TOKENS)
+
+
+def config_of(family: str, role: str, padded: bool):
+    """A tiny config; the large models are wider than the small ones."""
+    large = role.startswith("large")
+    shape = {
+        **SHAPE,
+        "vocab_size": PADDED[role] if padded else TOKENS[family],
+        "hidden_size": 48 if large else 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3 if large else 2,
+    }
+    if family == "llama":
+        return LlamaConfig(**shape)
+    if family == "qwen2":
+        shape.pop("head_dim")
+        return Qwen2Config(**shape, tie_word_embeddings=True)
+    if family == "gemma3":
+        # Three layers, one of them sliding with a window far shorter than the texts.
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        return Gemma3TextConfig(
+            **shape,
+            tie_word_embeddings=False,
+            sliding_window=5,
+            layer_types=kinds[: shape["num_hidden_layers"]],
+            query_pre_attn_scalar=8,
+        )
+    if family == "mixtral":
+        return MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
+    raise ValueError(family)
+
+
+def build(folder: Path, family: str, role: str, seed: int, padded: bool = True) -> Path:
+    """Write one random model with its tokenizer to disk."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config_of(family, role, padded))
+    model.generation_config.eos_token_id = 257
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory):
+    """``pico(family)`` gives {role: folder} of four random models.
+
+    Their embeddings have padding rows with random weights, more in the large models; with
+    ``padded=False`` they have none, which is what it takes to compare with ``hf``.
+    """
+    made: dict[tuple[str, bool], dict[str, str]] = {}
+
+    def get(family: str = "llama", padded: bool = True) -> dict[str, str]:
+        if (family, padded) not in made:
+            root = tmp_path_factory.mktemp(f"pico-{family}")
+            made[family, padded] = {
+                role: str(build(root / role, family, role, seed, padded))
+                for seed, role in enumerate(ROLES, start=11)
+            }
+        return made[family, padded]
+
+    return get
+
+
+@pytest.fixture
+def task_yaml(tmp_path):
+    """Write a task over JSONL rows: ``task_yaml(name, rows, **fields)`` returns its folder."""
+    import yaml
+
+    def write(name: str, rows: list[dict], **fields) -> Path:
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        task = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(data)}},
+            "test_split": "test",
+            **fields,
+        }
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+        return tmp_path
+
+    return write
