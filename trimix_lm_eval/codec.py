@@ -33,6 +33,7 @@ class Codec:
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
+        self._last: tuple[Any, Prompt] = (None, Prompt(()))
 
     @property
     def prefix_id(self) -> int:
@@ -64,11 +65,12 @@ class Codec:
 
     def prompt(self, text: str, weights: Weights | None) -> Prompt:
         """A context as token ids, with what the policy may judge."""
-        ids = self.encode(text) if text else []
-        if not ids:
-            return Prompt((self.prefix_id,), weights=weights)
-        judged = self._answers(text, len(ids)) if weights is None else None
-        return Prompt(tuple(ids), judged, weights)
+        if (text, weights) != self._last[0]:  # the options of a question come one after another
+            ids = self.encode(text) if text else []
+            judged = self._answers(text, len(ids)) if ids and weights is None else None
+            made = Prompt(tuple(ids) or (self.prefix_id,), judged, weights)
+            self._last = ((text, weights), made)
+        return self._last[1]
 
     def _answers(self, text: str, length: int) -> tuple[bool, ...] | None:
         """Which tokens belong to the exemplars' answers, if the policy asks for them."""

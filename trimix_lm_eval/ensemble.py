@@ -105,9 +105,9 @@ class Rows:
         """Keep these rows only."""
         index = torch.tensor(list(rows), dtype=torch.long)
         self.layout = self.layout.select(index)
-        for source, cache in zip(self.ensemble.sources, self.caches, strict=True):
-            if cache is not None:
-                cache.batch_select_indices(index.to(source.device))
+        for cache in self.caches:
+            for layer in cache.layers if cache is not None else ():
+                layer.batch_select_indices(index.to(layer.keys.device))
 
     def fork(self, rows: Sequence[int]) -> Rows:
         """A copy of these rows (repeats allowed), to be continued on its own."""

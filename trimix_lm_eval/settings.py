@@ -167,11 +167,13 @@ def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
             "No large instruction-tuned model is named.",
             "add pretrained=<Hub id or folder>, or pretrained=demo for the models shipped inside",
         )
+    values: dict[str, dict[str, Any]] = {name: {} for name in SOURCES}
     if where["large_ins"] == DEMO:
         for name in ("large_ins", "small_cpt", "small_base"):
             if where.get(name, DEMO) == DEMO:
                 where[name] = str(paths.demo_dir() / name)
-    values: dict[str, dict[str, Any]] = {name: {} for name in SOURCES}
+                # Shipped in fp16 to be small, and small enough to be run exactly anywhere.
+                values[name]["dtype"] = "float32"
     for name in SOURCES:
         for field_name in _SPEC_FIELDS:
             for prefix in _PREFIXES[name]:

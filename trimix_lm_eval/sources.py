@@ -123,8 +123,16 @@ class Source:
         the model obeys masks and positions; else it is run plainly for good.
         """
         ids = torch.arange(24) * 7919 % min(self.vocab_size, self.config.vocab_size)
-        expected = self.model(input_ids=ids[None].to(self.device), use_cache=False).logits[0]
-        expected = expected[-8:, : self.vocab_size].float()
+        try:
+            output = self.model(input_ids=ids[None].to(self.device), use_cache=False)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise TrimixError(
+                f"{self.name} was loaded, but fails on 24 tokens: {error}",
+                "check dtype, quantization and attn_implementation of this source",
+            ) from error
+        expected = output.logits[0, -8:, : self.vocab_size].float()
         for by_type in dict.fromkeys((self.mask_by_type, False)):
             for finish in _finishes(self.config):
                 self.mask_by_type, self.finish = by_type, finish
