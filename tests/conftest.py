@@ -17,7 +17,9 @@ from transformers import (
     Qwen2Config,
 )
 
-torch.set_num_threads(2)
+from tests.loaded import Trio, load
+
+torch.set_num_threads(1)
 
 #: Rows of the embeddings: more than the tokenizer has, as in Qwen2.5. They differ by source.
 PADDED = {"large_ins": 320, "small_cpt": 304, "small_base": 304, "large_base": 320}
@@ -115,6 +117,19 @@ def pico(tmp_path_factory):
                 for seed, role in enumerate(ROLES, start=11)
             }
         return made[family, padded]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def trio(pico):
+    """``trio(family)`` gives the four models of `pico` loaded, as a `loaded.Trio`."""
+    made: dict[str, Trio] = {}
+
+    def get(family: str = "llama") -> Trio:
+        if family not in made:
+            made[family] = load(pico(family))
+        return made[family]
 
     return get
 

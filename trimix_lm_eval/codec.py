@@ -76,7 +76,8 @@ class Codec:
         """Which tokens belong to the exemplars' answers, if the policy asks for them."""
         if self.judges != "answers":
             return None
-        spans = answer_spans(text, self.tokenizer.all_special_tokens)
+        added = self.tokenizer.added_tokens_decoder.values()
+        spans = answer_spans(text, [str(token) for token in added if token.special])
         if spans:
             encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
             judged = tuple(
@@ -117,11 +118,20 @@ class Codec:
                 target = whole[shared:]
         return prompt, tuple(target)
 
-    def windows(self, ids: Sequence[int], max_length: int) -> list[Window]:
-        """Cut a text into (context, tokens to be predicted), as lm-eval does."""
+    def windows(
+        self, ids: Sequence[int], max_length: int, prefix: int | None = None
+    ) -> list[Window]:
+        """Cut a text into (context, tokens to be predicted), as lm-eval does.
+
+        Args:
+            ids: The text.
+            max_length: Context length in tokens.
+            prefix: What stands before the text; None is `prefix_id`.
+        """
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-        windows = get_rolling_token_windows(list(ids), self.prefix_id, max_length, 1)
+        prefix = self.prefix_id if prefix is None else prefix
+        windows = get_rolling_token_windows(list(ids), prefix, max_length, 1)
         return [(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, windows)]
 
     def cut(self, text: str, stop: Iterable[str]) -> str:

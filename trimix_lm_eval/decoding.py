@@ -18,7 +18,7 @@ from torch import Tensor
 from trimix_lm_eval.ensemble import LogitView
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.prefill import Prompt, choices_of, halving, prefill, readers_for
+from trimix_lm_eval.prefill import Prompt, choice_of, halving, prefill, readers_for
 from trimix_lm_eval.readers import Choice
 
 
@@ -95,7 +95,7 @@ def _generate_batch(fuser: Fuser, jobs: Sequence[Job]) -> list[Generated]:
     prompts = [job.prompt for job in jobs]
     readers = readers_for(fuser, prompts)
     rows, hidden = prefill(ensemble, prompts, readers)
-    choices = choices_of(fuser, prompts, readers)
+    choices = [choice_of(fuser, p, reader) for p, reader in zip(prompts, readers, strict=True)]
     vectors = torch.tensor([fuser.vector(c) for c in choices], device=ensemble.device)  # [B, S]
     generators = [torch.Generator().manual_seed(job.sampling.seed) for job in jobs]
 

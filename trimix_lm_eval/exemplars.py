@@ -30,20 +30,28 @@ def answer_spans(prompt: str, ends: Sequence[str] = ()) -> list[tuple[int, int]]
     if not cue:
         return []
     spans = _after(rf"(?m)^{re.escape(cue)}", prompt, cue_at, ends)
+    if spans:
+        return spans
+    # The question stands on the cue's line: in a chat, up to the token that closes its turn.
+    closing = [at for at in (cue.find(e) for e in ends if e) if at > 0]
     word = cue.split()[-1]
-    if not spans and word != cue and word.endswith(":"):
+    if closing:
+        cue = cue[min(closing) :]
+        spans = _after(re.escape(cue), prompt, len(body) - len(cue), ends)
+    elif word != cue and word.endswith(":"):
         spans = _after(rf"(?<!\S){re.escape(word)}", prompt, len(body) - len(word), ends)
     return spans
 
 
 def _after(pattern: str, prompt: str, limit: int, ends: Sequence[str]) -> list[tuple[int, int]]:
     """Spans from each match before ``limit`` to the end of its block."""
+    lines = prompt[len(prompt.rstrip()) :].count("\n")  # line breaks between cue and answer
     close = re.compile("|".join([r"\n[ \t]*\n", *(re.escape(e) for e in ends if e)]))
     spans = []
     for match in re.finditer(pattern, prompt[:limit]):
         start = match.end()
-        # A chat template puts the answer on the line after its cue.
-        start += len(prompt[start:]) - len(prompt[start:].lstrip("\n"))
+        gap = prompt[start : start + lines]
+        start += len(gap) - len(gap.lstrip("\n"))
         found = close.search(prompt, start, limit)
         end = found.start() if found else None
         # Without an end the match belongs to the block of the test input: not an exemplar.

@@ -110,8 +110,8 @@ def plausible(fused: Tensor, reference: Tensor, a: float) -> Tensor:
     Returns:
         ``fused``.
     """
-    floor = reference.amax(dim=-1, keepdim=True) + math.log(a)  # [N, 1]
-    return fused.masked_fill_(reference <= floor, -torch.inf)
+    below = reference - reference.amax(dim=-1, keepdim=True)  # exactly 0 at the best token
+    return fused.masked_fill_(below <= math.log(a), -torch.inf)
 
 
 def log_prob(fused: Tensor, targets: Tensor) -> Tensor:
@@ -204,10 +204,12 @@ def moments(logits: Sequence[Tensor], targets: Tensor, weights: Tensor) -> Momen
     # Around each source's own target logit, so that the covariance does not cancel.
     centred = [source - pick.unsqueeze(-1) for source, pick in zip(logits, picked, strict=True)]
     mean = [(p * source).sum(dim=-1) for source in centred]  # S times [N]
+    # Around the means, both factors: where the target is improbable one alone would cancel.
+    centred = [c - m.unsqueeze(-1) for c, m in zip(centred, mean, strict=True)]
     size = len(logits)
     hessian = torch.zeros(size, size, dtype=torch.float64)
     for i in range(size):
-        weighted = p * (centred[i] - mean[i].unsqueeze(-1))
+        weighted = p * centred[i]
         for j in range(i, size):
             hessian[i, j] = hessian[j, i] = (weighted * centred[j]).sum(dtype=torch.float64)
     target = sum(w * pick for w, pick in zip(weights.to(log_z), picked, strict=True))
@@ -221,8 +223,10 @@ def minimise(
 ) -> Weights:
     """Exact minimum of a convex objective over (alpha, beta) in the unit square.
 
-    Damped Newton steps, projected onto the square; a coordinate that sits on its bound with the
-    gradient pointing outwards is held there. Quadratic convergence: about five evaluations.
+    Newton steps, projected onto the square and damped as Levenberg and Marquardt do where a full
+    step does not help (few tokens, sharp logits: the curvature says nothing of the way ahead). A
+    coordinate that sits on its bound with the gradient pointing outwards is held there. Quadratic
+    convergence: about five evaluations.
 
     Args:
         objective: Source weights ``[S]`` to the moments of the NLL.
@@ -242,27 +246,30 @@ def minimise(
     )
     theta = torch.tensor([0.5, 0.5], dtype=torch.float64)
     here = objective(origin + to_weights @ theta)
-    for _ in range(30):
+    damping = 0.0
+    for _ in range(60):
         gradient = to_weights.T @ here.gradient  # [2]
         hessian = to_weights.T @ here.hessian @ to_weights  # [2, 2]
         held = ((theta <= 0) & (gradient > 0)) | ((theta >= 1) & (gradient < 0))
         free = (~held).to(torch.float64)
-        system = hessian * free[:, None] * free[None, :]
-        system += torch.diag(1.0 - free) + 1e-9 * hessian.diagonal().amax().clamp_min(1e-12) * (
-            torch.eye(2, dtype=torch.float64)
+        slope = float((gradient * free).norm())
+        if slope == 0.0:
+            break
+        # A damped step is at most 1 / damping long; the rest keeps fp32's noise out of the solve.
+        extra = slope * (damping + 1e-12) + 1e-6 * float(hessian.trace())
+        system = hessian * free[:, None] * free[None, :] + torch.diag(1.0 - free)
+        step = -torch.linalg.solve(
+            system + extra * torch.eye(2, dtype=torch.float64), gradient * free
         )
-        step = -torch.linalg.solve(system, gradient * free)
-        scale = 1.0
-        while True:
-            candidate = (theta + scale * step).clamp(0.0, 1.0)
-            there = objective(origin + to_weights @ candidate)
-            if there.nll <= here.nll or scale < 1e-3:
-                break
-            scale /= 2
+        candidate = (theta + step).clamp(0.0, 1.0)
+        there = objective(origin + to_weights @ candidate)
         moved = float((candidate - theta).abs().max())
-        if there.nll <= here.nll:
+        if there.nll <= here.nll + 1e-4 * float(gradient @ (candidate - theta)):
             theta, here = candidate, there
-        if moved < tolerance or scale < 1e-3:
+            damping = damping / 8 if damping > 1e-2 else 0.0
+        else:
+            damping = max(4 * damping, 1.0)
+        if moved < tolerance:
             break
     return Weights(float(theta[0]), float(theta[1]))
 

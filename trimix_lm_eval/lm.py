@@ -230,10 +230,10 @@ class TriMixLM(TemplateLM):
         from accelerate import PartialState
 
         # The first rank to finish waits for the slowest, however long that takes.
-        state = PartialState(timeout=timedelta(weeks=52))
+        state = PartialState(not torch.cuda.is_available(), timeout=timedelta(weeks=52))
         # process_index, not local_process_index: on several nodes the local one repeats.
         self._rank, self._world_size = state.process_index, state.num_processes
-        return str(state.device)
+        return "cpu" if state.device.type == "cpu" else str(state.device)
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Concatenate a tensor over all processes."""

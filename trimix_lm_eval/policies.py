@@ -14,6 +14,7 @@ All options of one question have one prompt and therefore one choice.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -195,6 +196,12 @@ class _Grid(Policy):
         points: tuple[Weights, ...] = self.grid
         return points
 
+    def without_evidence(self) -> Weights:
+        """What is chosen where there is nothing to read: `PRIOR`, or the point nearest to it."""
+        if self.optimum == "newton":
+            return fusion.PRIOR
+        return self.points()[fusion.best_point(torch.zeros(0), 0, self.points())]
+
 
 @register("ppl")
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +222,7 @@ class PromptPerplexity(_Grid):
         used = [r for r in readers if r.count]
         count = sum(r.count for r in used)
         if not used:
-            return Choice(self.grid[fusion.best_point(torch.zeros(0), 0, self.grid)])
+            return Choice(self.without_evidence())
         if self.optimum == "newton":
             newton = [r for r in used if isinstance(r, NewtonReader)]
 
@@ -251,8 +258,9 @@ class TaskPerplexity(PromptPerplexity):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if int(self.prompts) < 1:
-            raise TrimixError(f"prompts={self.prompts} is no number of prompts.", "give N >= 1")
+        if not str(self.prompts).isdecimal() or int(self.prompts) < 1:
+            raise TrimixError(f"prompts={self.prompts!r} is no number of prompts.", "give N >= 1")
+        object.__setattr__(self, "prompts", int(self.prompts))
 
 
 @register("ppl_answer")
@@ -294,7 +302,7 @@ class Entropy(_Grid):
         entropies = [r.entropy for r in readers if isinstance(r, EntropyReader)]
         read = [e for e in entropies if e is not None]
         if not read:
-            return Choice(self.grid[fusion.best_point(torch.zeros(0), 0, self.grid)])
+            return Choice(self.without_evidence())
         return Choice(self.grid[fusion.best_point(torch.stack(read).mean(0), 1, self.grid)])
 
 
@@ -361,7 +369,7 @@ def parse_grid(text: Any) -> tuple[Weights, ...]:
         for item in items:
             parts = item.split(":") if isinstance(item, str) else item
             numbers = [float(x) for x in parts if x is not None]
-            if len(numbers) not in (2, 3):
+            if len(numbers) not in (2, 3) or not all(map(math.isfinite, numbers)):
                 raise ValueError
             points.append(Weights(*numbers))
     except (TypeError, ValueError):
@@ -389,6 +397,6 @@ def _number(option: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if number != number or number in (float("inf"), float("-inf")):
+    if not math.isfinite(number):
         raise TrimixError(f"{option}={value!r} is not a number.", f"e.g. {option}=0.3")
     return number

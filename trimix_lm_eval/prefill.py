@@ -162,24 +162,29 @@ def prefill(
     return rows, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 
 
+def cut(prompt: Prompt, length: int) -> Prompt:
+    """The last ``length`` tokens of a prompt; if no judged token is among them, all are judged."""
+    if len(prompt.ids) <= length:
+        return prompt
+    judged = prompt.judged[-length:] if prompt.judged else None
+    if judged and not any(judged[1:]):
+        judged = None
+    return prompt._replace(ids=prompt.ids[-length:], judged=judged)
+
+
 def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[Reader | None]:
     """A fresh reader for every prompt that still needs a choice."""
     policy, names = fuser.policy, fuser.ensemble.names
     return [policy.reader(names) if p.weights is None else None for p in prompts]
 
 
-def choices_of(
-    fuser: Fuser, prompts: Sequence[Prompt], readers: Sequence[Reader | None]
-) -> list[Choice | None]:
-    """What the policy chooses for each prompt; None where weights are per token."""
+def choice_of(fuser: Fuser, prompt: Prompt, reader: Reader | None) -> Choice | None:
+    """What the policy chooses for a prompt that was read; None where weights are per token."""
     if fuser.policy.scope == "token":
-        return [None] * len(prompts)
-    return [
-        Choice(prompt.weights)
-        if prompt.weights is not None
-        else fuser.policy.choose([reader] if reader else [])
-        for prompt, reader in zip(prompts, readers, strict=True)
-    ]
+        return None
+    if prompt.weights is not None:
+        return Choice(prompt.weights)
+    return fuser.policy.choose([reader] if reader else [])
 
 
 def read_prompts(

@@ -17,8 +17,9 @@ from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.trimix import TriMix
 
-#: Read at both ends of a large file; enough to tell two checkpoints apart at once.
-_SAMPLE_BYTES = 2**20
+#: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
+#: apart within a second.
+_PIECE_BYTES, _PIECES = 2**18, 32
 
 _FINGERPRINT = "trimix:fingerprint"
 _TASK_POINT = "trimix:task-point:"
@@ -48,20 +49,24 @@ def describe(model: TriMix) -> dict[str, Any]:
     policy = model.fuser.policy
     options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
     if "grid" in options:
-        options["grid"] = [point.label() for point in options["grid"]]
+        options["grid"] = [list(point) for point in options["grid"]]
     return {
         "sources": sources,
         "policy": {"name": policy.name, **options},
         "plausibility": asked.plausibility,
         "plausibility_source": asked.plausibility_source if asked.plausibility else None,
         "max_length": model.max_length,
+        "tokenizer": asked.tokenizer,
         "add_bos_token": asked.add_bos_token,
+        "prefix_token_id": asked.prefix_token_id,
+        "enable_thinking": asked.enable_thinking,
+        "think_end_token": asked.think_end_token,
         "seed": asked.seed,
     }
 
 
 def digest(folder: Path) -> str:
-    """Identity of a local model: names, sizes and both ends of its files.
+    """Identity of a local model: names, sizes and samples of its files.
 
     Args:
         folder: Of a config, a tokenizer and weights.
@@ -72,10 +77,12 @@ def digest(folder: Path) -> str:
         size = file.stat().st_size
         total.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
-            total.update(stream.read(_SAMPLE_BYTES))
-            if size > 2 * _SAMPLE_BYTES:
-                stream.seek(-_SAMPLE_BYTES, 2)
-            total.update(stream.read(_SAMPLE_BYTES))
+            if size <= _PIECES * _PIECE_BYTES:
+                total.update(stream.read())
+                continue
+            for piece in range(_PIECES):
+                stream.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
+                total.update(stream.read(_PIECE_BYTES))
     return total.hexdigest()[:16]
 
 

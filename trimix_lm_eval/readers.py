@@ -23,6 +23,10 @@ class View(Protocol):
         """Yield a slice of the N positions with one ``[n, V]`` fp32 tensor per source."""
         ...
 
+    def check(self, finite: Tensor) -> None:
+        """Raise an error that names the source if ``finite`` is False anywhere."""
+        ...
+
 
 class Choice(NamedTuple):
     """What a policy chose for a prompt.
@@ -74,7 +78,9 @@ class GridReader(Reader):
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
             nll = fusion.grid_nll(logits, targets[where], vectors)  # [P, n]
-            self.nll += nll.sum(dim=1, dtype=torch.float64).cpu()
+            total = nll.sum(dim=1, dtype=torch.float64).cpu()
+            view.check(total.isfinite())
+            self.nll += total
         self.count += len(targets)
 
 
@@ -103,6 +109,7 @@ class NewtonReader(Reader):
             for where, logits in view.chunks():
                 w = weights.to(logits[0])
                 total = total.plus(fusion.moments(logits, targets[where], w))
+            view.check(total.nll.isfinite())
         return total
 
 
@@ -119,6 +126,7 @@ class EntropyReader(Reader):
         for _, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
             self.entropy = fusion.grid_entropy(logits, vectors)[:, -1].cpu()
+            view.check(self.entropy.isfinite())
 
 
 def prequential(nll: Tensor, points: Sequence[Weights]) -> Tensor:
@@ -132,7 +140,7 @@ def prequential(nll: Tensor, points: Sequence[Weights]) -> Tensor:
         ``[T]`` indices into ``points``.
     """
     nll = nll.double()
-    before = nll.cumsum(dim=1) - nll  # [P, T]: sums over tokens < t
+    before = torch.cat([nll.new_zeros(len(nll), 1), nll.cumsum(dim=1)], dim=1)[:, :-1]  # [P, T]
     counts = torch.arange(nll.shape[1], dtype=torch.float64).clamp_min(1.0)
     mean = before / counts
     chosen = (mean <= mean.amin(dim=0) + 1e-6).to(torch.uint8).argmax(dim=0)

@@ -14,27 +14,38 @@ from torch import Tensor
 from trimix_lm_eval import fusion
 from trimix_lm_eval.ensemble import LogitView
 from trimix_lm_eval.fuser import Fuser, judge
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.prefill import Prompt, halving, prefill
-from trimix_lm_eval.readers import Choice, NewtonReader, Reader, prequential
+from trimix_lm_eval.readers import Choice, NewtonReader, Reader, View, prequential
 from trimix_lm_eval.scoring import Request, Score, score
 
 
 class _PrequentialReader(Reader):
-    """Keeps the NLL of every single token under every point."""
+    """Keeps the NLL of every single token under every point.
 
-    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
-        super().__init__(names)
-        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+    ``nll`` is what points are chosen by; ``scores`` what the text is scored with, the plausibility
+    mask applied where there is one (it may give a token no probability at all).
+    """
+
+    def __init__(self, fuser: Fuser) -> None:
+        super().__init__(fuser.ensemble.names)
+        self.fuser = fuser
+        self.vectors = torch.tensor([p.vector(self.names) for p in fuser.policy.points()])  # [P, S]
         self.nll: list[Tensor] = []
+        self.scores: list[Tensor] = []
 
-    def read(self, view: LogitView, targets: Tensor) -> None:  # type: ignore[override]
+    def read(self, view: View, targets: Tensor) -> None:
         """Add ``[P, n]`` values."""
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
             nll = fusion.grid_nll(logits, targets[where], vectors).cpu()
-            view.check(nll.isfinite().all(dim=0))
+            view.check(nll.isfinite())
             self.nll.append(nll)
+            if self.fuser.plausibility is None:
+                self.scores.append(nll)
+                continue
+            rows = [self.fuser.fused(logits, v.expand(nll.shape[1], -1))[0] for v in vectors]
+            masked = [-fusion.log_prob(row, targets[where]) for row in rows]
+            self.scores.append(torch.stack(masked).cpu())
 
 
 Window = tuple[tuple[int, ...], tuple[int, ...]]
@@ -89,7 +100,6 @@ def _prequential(
     """Score some documents prequentially, their windows side by side."""
     names = fuser.ensemble.names
     newton = getattr(fuser.policy, "optimum", "grid") == "newton"
-    points = () if newton else fuser.policy.points()
     jobs = [(doc, w) for doc in docs for w in documents[doc]]
     jobs.sort(key=lambda job: -len(job[1][0]) - len(job[1][1]))
     readers: dict[Window, Reader] = {}
@@ -99,7 +109,7 @@ def _prequential(
         for _, (context, target) in batch:
             judged = (False,) * len(context) + (True,) * (len(target) - 1)
             prompts.append(Prompt(context + target[:-1], judged, tail=target[-1]))
-            mine.append(NewtonReader(names) if newton else _PrequentialReader(names, points))
+            mine.append(NewtonReader(names) if newton else _PrequentialReader(fuser))
             readers[context, target] = mine[-1]
         prefill(fuser.ensemble, prompts, mine)
     scores = []
@@ -117,9 +127,11 @@ def _prequential(
 def _grid_document(fuser: Fuser, read: Sequence[Reader]) -> Score:
     """Prequential score over the grid; the choice reported is that after the last token."""
     points = fuser.policy.points()
-    nll = torch.cat([n for r in read for n in getattr(r, "nll", [])], dim=1)  # [P, T]
+    grids = [r for r in read if isinstance(r, _PrequentialReader)]
+    nll = torch.cat([n for r in grids for n in r.nll], dim=1)  # [P, T]
+    scores = torch.cat([n for r in grids for n in r.scores], dim=1)  # [P, T]
     chosen = prequential(nll, points)
-    total = nll.gather(0, chosen.unsqueeze(0)).double().sum()
+    total = scores.gather(0, chosen.unsqueeze(0)).double().sum()
     best = fusion.best_point(nll.double().sum(dim=1), nll.shape[1], points)
     mean = float(nll[best].double().mean())
     return Score(-float(total), False, Choice(points[best], mean, nll.shape[1]))

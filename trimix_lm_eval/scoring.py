@@ -17,7 +17,8 @@ from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.fuser import Fuser, judge, mean_choice
 from trimix_lm_eval.prefill import (
     Prompt,
-    choices_of,
+    choice_of,
+    cut,
     feed,
     halving,
     padded,
@@ -71,20 +72,12 @@ def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
     """Group requests by context, longest first; cut contexts from the left where they must be."""
     groups: dict[tuple[Prompt, tuple[int, ...]], _Question] = {}
     for index, (prompt, continuation) in enumerate(requests):
-        cut = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
-        context = prompt.ids[cut:]
-        shown = _cut(prompt, max_length)
+        too_many = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
+        context = prompt.ids[too_many:]
+        shown = cut(prompt, max_length)
         question = groups.setdefault((shown, context), _Question(shown, context, []))
         question.options.append((index, continuation))
     return sorted(groups.values(), key=lambda q: -len(q.context))
-
-
-def _cut(prompt: Prompt, max_length: int) -> Prompt:
-    """The last ``max_length`` tokens of a prompt."""
-    if len(prompt.ids) <= max_length:
-        return prompt
-    judged = prompt.judged[-max_length:] if prompt.judged else None
-    return Prompt(prompt.ids[-max_length:], judged, prompt.weights)
 
 
 def score(
@@ -103,30 +96,41 @@ def score(
         (index, score), each as soon as it is known, longest contexts first.
     """
     questions = _questions(requests, max_length)
+    chosen: dict[Prompt, Choice | None] = {}
 
     def work(batch: Sequence[_Question], size: int) -> list[tuple[int, Score]]:
-        return _score_batch(fuser, batch, size)
+        return _score_batch(fuser, batch, size, chosen)
 
     for scores in halving(questions, batch_size, work):
         yield from scores
 
 
 def _score_batch(
-    fuser: Fuser, batch: Sequence[_Question], batch_size: int
+    fuser: Fuser,
+    batch: Sequence[_Question],
+    batch_size: int,
+    chosen: dict[Prompt, Choice | None],
 ) -> list[tuple[int, Score]]:
-    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time."""
-    whole = [q.prompt.ids == q.context for q in batch]
-    contexts = [
-        q.prompt if same else Prompt(q.context) for q, same in zip(batch, whole, strict=True)
-    ]
+    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
+
+    ``chosen`` holds the choices so far: where contexts are cut, one prompt has several of them.
+    """
+    contexts = [q.prompt if q.prompt.ids == q.context else Prompt(q.context) for q in batch]
     readers = readers_for(fuser, [q.prompt for q in batch])
-    shown = [reader if same else None for reader, same in zip(readers, whole, strict=True)]
+    shown = [
+        reader if context is q.prompt and q.prompt not in chosen else None
+        for reader, context, q in zip(readers, contexts, batch, strict=True)
+    ]
     rows, ends = prefill(fuser.ensemble, contexts, shown)
-    # A context that had to be cut for its option: the choice still comes from the whole prompt.
-    for question, reader, same in zip(batch, readers, whole, strict=True):
-        if reader is not None and not same:
-            prefill(fuser.ensemble, [question.prompt], [reader])
-    choices = choices_of(fuser, [q.prompt for q in batch], readers)
+    for question, reader, seen in zip(batch, readers, shown, strict=True):
+        prompt = question.prompt
+        if prompt in chosen:
+            continue
+        if reader is not seen:
+            # This context was cut to make room; the choice still comes from the whole prompt.
+            prefill(fuser.ensemble, [prompt], [reader])
+        chosen[prompt] = choice_of(fuser, prompt, reader)
+    choices = [chosen[q.prompt] for q in batch]
 
     todo = [(row, i, cont) for row, q in enumerate(batch) for i, cont in q.options]
     todo.sort(key=lambda item: -len(item[2]))

@@ -9,6 +9,7 @@ here, so that a mistake in an argument costs no time.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,10 @@ def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
             "No large instruction-tuned model is named.",
             "add pretrained=<Hub id or folder>, or pretrained=demo for the models shipped inside",
         )
+    for name, path in where.items():
+        if not path:
+            raise TrimixError(f"{name}= is empty.", "give a Hub id or a folder")
+    _check_specs(given)
     values: dict[str, dict[str, Any]] = {name: {} for name in SOURCES}
     if where["large_ins"] == DEMO:
         for name in ("large_ins", "small_cpt", "small_base"):
@@ -186,43 +191,64 @@ def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
     return {name: _spec(name, where[name], values[name]) for name in SOURCES if name in where}
 
 
+def _check_specs(given: dict[str, Any]) -> None:
+    """Check the named values that every source may have, used or not; type them in place."""
+    accepted = {"dtype": _DTYPES, "quantization": _QUANTIZATIONS}
+    for prefix in {p for ps in _PREFIXES.values() for p in ps}:
+        for field_name, values in accepted.items():
+            argument = prefix + field_name
+            if argument in given:
+                given[argument] = str(given[argument]).removeprefix("torch.")
+                if given[argument] not in values:
+                    raise unknown(argument, given[argument], values)
+
+
 def _spec(name: str, path: str, values: dict[str, Any]) -> SourceSpec:
     """Build and check one source's spec."""
     if "revision" in values:
         values["revision"] = str(values["revision"])
     if values.get("device") is not None:
         values["device"] = str(values["device"])
-    spec = SourceSpec(name, str(Path(path).expanduser()) if path[:1] in "~" else path, **values)
-    dtype = str(spec.dtype).removeprefix("torch.")
-    if dtype not in _DTYPES:
-        raise unknown(f"dtype for {name}", dtype, _DTYPES)
-    if spec.quantization is not None and spec.quantization not in _QUANTIZATIONS:
-        raise unknown(f"quantization for {name}", str(spec.quantization), _QUANTIZATIONS)
-    return dataclasses.replace(spec, dtype=dtype)
+    where = str(Path(path).expanduser()) if path.startswith("~") else path
+    return SourceSpec(name, where, **values)
 
 
 def _checked(settings: Settings) -> Settings:
-    """Check the values that do not belong to a source or a policy."""
-    batch = settings.batch_size
-    if isinstance(batch, str) and batch.split(":")[0] != "auto" and not batch.isdigit():
-        raise TrimixError(f"batch_size={batch!r} is not a number of rows.", "give N >= 1 or auto")
-    if not isinstance(batch, str) or batch.isdigit():
-        if int(batch) < 1:
-            raise TrimixError(f"batch_size={batch} is not a number of rows.", "give N >= 1 or auto")
-        settings = dataclasses.replace(settings, batch_size=int(batch))
-    else:
-        settings = dataclasses.replace(settings, batch_size="auto")
-    if settings.max_length is not None and int(settings.max_length) < 2:
-        raise TrimixError(
-            f"max_length={settings.max_length} leaves no room for a prediction.",
-            "give at least 2 tokens",
-        )
+    """Check and type the values that do not belong to a source or a policy."""
+    batch: int | str = "auto"
+    if str(settings.batch_size).split(":")[0] != "auto":
+        batch = _whole("batch_size", settings.batch_size, 1)
     a = settings.plausibility
-    if a is not None and not 0.0 < float(a) < 1.0:
-        raise TrimixError(
-            f"plausibility={a} is not a fraction of the best token's probability.",
-            "give a number between 0 and 1, e.g. 0.1; leave it out to switch the mask off",
-        )
+    if a is not None:
+        try:
+            a = float(a)
+        except (TypeError, ValueError):
+            a = math.nan
+        if not 0.0 < a < 1.0:
+            raise TrimixError(
+                f"plausibility={settings.plausibility!r} is not a fraction of the best token's "
+                "probability.",
+                "give a number between 0 and 1, e.g. 0.1; leave it out to switch the mask off",
+            )
     if settings.plausibility_source not in SOURCES:
         raise unknown("plausibility_source", str(settings.plausibility_source), SOURCES)
-    return settings
+    length, prefix = settings.max_length, settings.prefix_token_id
+    return dataclasses.replace(
+        settings,
+        batch_size=batch,
+        max_batch_size=_whole("max_batch_size", settings.max_batch_size, 1),
+        max_length=None if length is None else _whole("max_length", length, 2),
+        prefix_token_id=None if prefix is None else _whole("prefix_token_id", prefix, 0),
+        seed=_whole("seed", settings.seed, 0),
+        plausibility=a,
+    )
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number that is large enough, or an error that names the argument."""
+    text = str(value)
+    if not (text.isascii() and text.isdecimal()) or int(text) < least:
+        kind = "a number of rows" if "batch" in name else "such a whole number"
+        auto = " or auto" if name == "batch_size" else ""
+        raise TrimixError(f"{name}={value!r} is not {kind}.", f"give N >= {least}{auto}")
+    return int(text)

@@ -25,9 +25,8 @@ from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, warn_once
 from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
-from trimix_lm_eval.prefill import Prompt, read_prompts
+from trimix_lm_eval.prefill import Prompt, cut, read_prompts
 from trimix_lm_eval.readers import Choice
-from trimix_lm_eval.rolling import Window
 from trimix_lm_eval.scoring import Request, Score
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.sources import Source, load_model
@@ -215,10 +214,8 @@ class TriMix:
                     "models allow it",
                 )
             prompt = self.codec.prompt(text, points[i] if points else None)
-            if len(prompt.ids) > room:
-                self.truncated += 1
-                judged = prompt.judged[-room:] if prompt.judged else None
-                prompt = prompt._replace(ids=prompt.ids[-room:], judged=judged)
+            self.truncated += len(prompt.ids) > room
+            prompt = cut(prompt, room)
             sampling = Sampling(how.temperature, how.top_k, how.top_p, how.seed)
             stop = StopText(self.tokenizer, how.stop)
             planned.append(Job(prompt, how.max_new_tokens, ends, stop, check_sampling(sampling)))
@@ -230,9 +227,12 @@ class TriMix:
     @torch.inference_mode()
     def choose_for_task(self, contexts: Sequence[str]) -> Choice:
         """One point for a whole task, from some of its prompts (see `policies.ppl_task`)."""
-        prompts = [self.codec.prompt(text, None) for text in contexts]
-        cut = [p._replace(ids=p.ids[-self.max_length :]) for p in prompts]
-        batches = read_prompts(self.fuser, cut, self.batch_size)
+        prompts = [cut(self.codec.prompt(text, None), self.max_length) for text in contexts]
+        return self._choose(prompts)
+
+    def _choose(self, prompts: Sequence[Prompt]) -> Choice:
+        """The policy's choice for these prompts together."""
+        batches = read_prompts(self.fuser, prompts, self.batch_size)
         return self.fuser.policy.choose([reader for batch in batches for reader in batch])
 
     # ---------------------------------------------------------------- text and tokens
@@ -256,17 +256,23 @@ class TriMix:
     def _score_long(self, prompt: Prompt, target: Sequence[int]) -> Score:
         """A continuation longer than the context length: windows, each after its last tokens."""
         self.truncated += 1
-        windows = self.codec.windows([*prompt.ids[1:], *target], self.max_length)
-        keep = len(target)
-        picked: list[Window] = []
+        choice = None
+        if self.fuser.policy.scope in ("prompt", "task"):
+            shown = cut(prompt, self.max_length)
+            choice = Choice(prompt.weights) if prompt.weights else self._choose([shown])
+        weights = choice.weights if choice else None
+        whole = [*prompt.ids[1:], *target]
+        windows = self.codec.windows(whole, self.max_length, prefix=prompt.ids[0])
+        requests, left = [], len(target)
         for context, part in reversed(windows):
-            take = part[-keep:] if keep else ()
+            take = part[-left:] if left else ()
             if take:
                 before = context + part[: len(part) - len(take)]
-                picked.insert(0, (before, take))
-            keep -= len(take)
-        ((_, found),) = rolling.score_rolling(self.fuser, [picked], 1, self.max_length)
-        return found
+                requests.append(Request(Prompt(before, weights=weights), take))
+            left -= len(take)
+        found = [s for _, s in scoring.score(self.fuser, requests, 1, self.max_length)]
+        total = sum(s.log_likelihood for s in found)
+        return Score(total, all(s.is_greedy for s in found), choice or found[0].choice)
 
     def _count_truncated(self, fed: int) -> None:
         self.truncated += fed > self.max_length
