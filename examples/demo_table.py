@@ -4,6 +4,8 @@
 
 Nothing is downloaded: models and tasks are in the package. TriMix chooses its weights by the
 perplexity of each prompt (of the text so far, for the rolling task), so no row is an upper bound.
+Only bits per byte separates all five: at 120 questions the accuracies have a standard error of four
+points.
 """
 
 from __future__ import annotations
@@ -47,12 +49,12 @@ COLUMNS = (
 )
 
 
-def evaluate(policy: str, limit: int | None) -> dict[str, float]:
+def evaluate(policy: str, limit: int) -> dict[str, float]:
     """Runs the group `trimix_demo` under one policy.
 
     Args:
         policy: A policy of `--model trimix`.
-        limit: Documents per task; None for all.
+        limit: At most so many documents per task.
 
     Returns:
         A number per column title.
@@ -100,7 +102,9 @@ def format_table(scores: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     """Evaluates every method and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--limit", type=int, help="documents per task; default: all")
+    parser.add_argument(
+        "--limit", type=int, default=120, help="documents per task; default: 120 (choice has 390)"
+    )
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     args = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)

@@ -32,7 +32,7 @@ def test_shell_block_runs_from_any_folder(script, tmp_path):
     """Blocks marked `sh` need nothing to download; those marked `console` need the Hub."""
     printed = run(["bash", "-euc", script], tmp_path)
     if "--tasks trimix_demo" in script:
-        assert re.search(r"\|trimix_demo_rolling\s*\|.*\|bits_per_byte", printed)
+        assert re.search(r"trimix_demo_rolling\s*\|.*\|bits_per_byte", printed)
     if "check" in script:
         assert "large_ins" in printed and "small_base" in printed
 
