@@ -45,9 +45,11 @@ def test_a_corner_equals_hf_on_that_model(role):
     expected = answers(evaluate(hf, 5))
     for batch_size in (1, 3, 8):
         got = answers(evaluate("trimix", 5, batch_size, pretrained="demo", policy=role))
-        for doc, wanted in zip(got["trimix_demo_rolling"], expected["trimix_demo_rolling"]):
+        rolling = zip(got["trimix_demo_rolling"], expected["trimix_demo_rolling"], strict=True)
+        for doc, wanted in rolling:
             assert doc[0][0] == pytest.approx(wanted[0][0], rel=1e-6, abs=1e-5)
-        for doc, wanted in zip(got["trimix_demo_choice"], expected["trimix_demo_choice"]):
+        choice = zip(got["trimix_demo_choice"], expected["trimix_demo_choice"], strict=True)
+        for doc, wanted in choice:
             for (value, greedy), (value_hf, greedy_hf) in zip(
                 (r[0] for r in doc), (r[0] for r in wanted), strict=True
             ):

@@ -112,10 +112,10 @@ class Codec:
         if not target and continuation:
             # A token spans the border: give it to the continuation, so that it is not lost.
             shared = _common(prompt.ids, whole)
-            if 0 < shared < len(whole):
-                judged = prompt.judged[:shared] if prompt.judged else None
-                prompt = prompt._replace(ids=prompt.ids[:shared], judged=judged)
-                target = whole[shared:]
+            judged = prompt.judged[:shared] if prompt.judged else None
+            ids = prompt.ids[:shared] or (self.prefix_id,)
+            prompt = prompt._replace(ids=ids, judged=judged or None)
+            target = whole[shared:]
         return prompt, tuple(target)
 
     def windows(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.ensemble import LogitView
-from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.errors import TrimixError, blame
+from trimix_lm_eval.fuser import Fuser, mean_choice
 from trimix_lm_eval.prefill import Prompt, choice_of, halving, prefill, readers_for
 from trimix_lm_eval.readers import Choice
 
@@ -61,11 +61,11 @@ class Generated(NamedTuple):
 
     Attributes:
         ids: The new tokens, without an end token.
-        choice: The weights that were used; None where they are per token.
+        choice: The weights that were used; where they are per token, their mean.
     """
 
     ids: list[int]
-    choice: Choice | None
+    choice: Choice
 
 
 def generate(fuser: Fuser, jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[int, Generated]]:
@@ -82,7 +82,8 @@ def generate(fuser: Fuser, jobs: Sequence[Job], batch_size: int) -> Iterator[tup
     order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].prompt.ids))
 
     def work(batch: Sequence[int], size: int) -> list[tuple[int, Generated]]:
-        results = _generate_batch(fuser, [jobs[i] for i in batch])
+        with blame(batch.__getitem__):
+            results = _generate_batch(fuser, [jobs[i] for i in batch])
         return list(zip(batch, results, strict=True))
 
     for finished in halving(order, batch_size, work):
@@ -100,11 +101,17 @@ def _generate_batch(fuser: Fuser, jobs: Sequence[Job]) -> list[Generated]:
     generators = [torch.Generator().manual_seed(job.sampling.seed) for job in jobs]
 
     done: list[list[int]] = [[] for _ in jobs]
+    used = torch.zeros_like(vectors)  # [B, S], sums over the tokens of each row
+    steps = torch.zeros(len(jobs), 1, device=vectors.device)
     alive = list(range(len(jobs)))
     while alive:
         samplers = [(jobs[i].sampling, generators[i]) for i in alive]
         view = LogitView(ensemble, hidden)
-        tokens = next_tokens(fuser, view, vectors, samplers)
+        with blame(alive.__getitem__):
+            tokens, weights = next_tokens(fuser, view, vectors, samplers)
+        rows_now = torch.tensor(alive, device=vectors.device)
+        used[rows_now] += weights
+        steps[rows_now] += 1
         staying = []
         for place, (row, token) in enumerate(zip(alive, tokens, strict=True)):
             job = jobs[row]
@@ -122,7 +129,11 @@ def _generate_batch(fuser: Fuser, jobs: Sequence[Job]) -> list[Generated]:
         ids = torch.tensor([[done[row][-1]] for row in alive])
         ones = torch.ones(len(alive), 1, dtype=torch.bool)
         hidden = rows.extend(ids, ones, ones)
-    return [Generated(ids, choice) for ids, choice in zip(done, choices, strict=True)]
+    mean = (used / steps).cpu()  # [B, S]
+    return [
+        Generated(ids, choice or mean_choice(fuser, mean[row : row + 1]))
+        for row, (ids, choice) in enumerate(zip(done, choices, strict=True))
+    ]
 
 
 def next_tokens(
@@ -130,8 +141,8 @@ def next_tokens(
     view: LogitView,
     vectors: Tensor,
     samplers: Sequence[tuple[Sampling, torch.Generator]],
-) -> list[int]:
-    """The next token of each row.
+) -> tuple[list[int], Tensor]:
+    """The next token of each row, and the ``[N, S]`` weights in force.
 
     Args:
         fuser: The sources and the policy.
@@ -139,9 +150,10 @@ def next_tokens(
         vectors: ``[N, S]`` source weights.
         samplers: How to draw, and each row's generator.
     """
-    best, tops, drawn = [], [], {}
+    best, tops, used, drawn = [], [], [], {}
     for where, logits in view.chunks():
-        fused, _ = fuser.fused(logits, vectors[where])
+        fused, weights = fuser.fused(logits, vectors[where])
+        used.append(weights)
         top = fused.max(dim=-1)
         best.append(top.indices)
         tops.append(top.values)
@@ -152,7 +164,8 @@ def next_tokens(
     # Token and its logit travel together: one synchronisation, and NaN cannot pass unseen.
     both = torch.stack([torch.cat(best).double(), torch.cat(tops).double()]).cpu()
     view.check(both[1].isfinite())
-    return [drawn.get(row, int(token)) for row, token in enumerate(both[0].tolist())]
+    tokens = [drawn.get(row, int(token)) for row, token in enumerate(both[0].tolist())]
+    return tokens, torch.cat(used)
 
 
 def draw(fused: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -181,8 +194,10 @@ def check_sampling(sampling: Sampling) -> Sampling:
     Raises:
         TrimixError: One of them does not.
     """
-    if sampling.temperature < 0:
-        raise TrimixError(f"temperature={sampling.temperature} is negative.", "give 0 or more")
+    if not 0 <= sampling.temperature < float("inf"):
+        raise TrimixError(
+            f"temperature={sampling.temperature} is not a number from 0.", "0 is greedy"
+        )
     if not 0 < sampling.top_p <= 1:
         raise TrimixError(f"top_p={sampling.top_p} is not in (0, 1].", "1 keeps all tokens")
     if sampling.top_k < 0:

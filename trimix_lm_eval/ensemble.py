@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.errors import NotFinite, TrimixError
 from trimix_lm_eval.layout import Layout
 from trimix_lm_eval.sources import Source
 
@@ -51,18 +51,15 @@ class LogitView:
             finite: ``[N]`` whether the result at each position is.
 
         Raises:
-            TrimixError: It is not, and a source's logits are why.
+            NotFinite: It is not, and a source's logits are why.
         """
         if bool(finite.all()):
             return
-        for _, logits in self.chunks():
+        for where, logits in self.chunks():
             for name, values in zip(self.ensemble.names, logits, strict=True):
-                if not bool(values.isfinite().all()):
-                    raise TrimixError(
-                        f"{name} gives logits that are NaN or infinite.",
-                        f"try another dtype ({name}_dtype=float32 or bfloat16; float16 overflows "
-                        "in some models), or check its weights",
-                    )
+                bad = ~values.isfinite().all(dim=1)
+                if bool(bad.any()):
+                    raise NotFinite(name, where.start + int(bad.int().argmax()))
 
 
 class Rows:
@@ -89,15 +86,14 @@ class Rows:
         for source, cache in zip(self.ensemble.sources, self.caches, strict=True):
             try:
                 out.append(source.hidden(self.layout, start, cache, index))
-            except torch.OutOfMemoryError:
+            except (torch.OutOfMemoryError, MemoryError):
                 raise
-            except RuntimeError as error:
+            except Exception as error:  # a model's own code may raise anything
+                if "can't allocate memory" in str(error):  # how PyTorch runs out of it on a CPU
+                    raise MemoryError(str(error)) from error
                 raise TrimixError(
-                    f"The forward pass of {source.name} failed: {error}",
-                    "what was finished is kept; check this model on its own with "
-                    f"policy={source.name}"
-                    if source.name != "large_base"
-                    else "check this model on its own with --model hf",
+                    f"The forward pass of {source.name} failed: {type(error).__name__}: {error}",
+                    "what was finished is kept (--use_cache); try that model alone with --model hf",
                 ) from error
         return out
 

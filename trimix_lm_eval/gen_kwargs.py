@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,13 @@ def generation(kwargs: Mapping[str, Any], eos: str, seed: int) -> Generation:
     Raises:
         TrimixError: A name or a value that trimix does not take.
     """
-    values: dict[str, Any] = dict(normalize_gen_kwargs(dict(kwargs)))
+    try:
+        values: dict[str, Any] = dict(normalize_gen_kwargs(dict(kwargs)))
+    except (TypeError, ValueError) as error:
+        raise TrimixError(
+            f"generation_kwargs cannot be read: {error}",
+            "max_gen_toks is a whole number, temperature a number; --gen_kwargs overrides a task",
+        ) from error
     for name, neutral in _NEUTRAL.items():
         value = values.pop(name, neutral)
         if value is not None and value != neutral:
@@ -50,15 +57,31 @@ def generation(kwargs: Mapping[str, Any], eos: str, seed: int) -> Generation:
         if name not in _READ:
             raise unknown("generation argument", name, [*_READ, *_NEUTRAL])
     stop = handle_stop_sequences(list(values["until"] or []), eos)
-    temperature = 0.0
-    if values.get("do_sample"):
-        given = kwargs.get("temperature")
-        temperature = 1.0 if given is None else float(given)
+    sampling = bool(values.get("do_sample"))
     return Generation(
-        max_new_tokens=int(values["max_gen_toks"]),
+        max_new_tokens=int(_number("max_gen_toks", values["max_gen_toks"], 1, math.inf)),
         stop=tuple(str(s) for s in stop),
-        temperature=temperature,
-        top_k=int(values.get("top_k") or 0),
-        top_p=float(values.get("top_p") or 1.0),
+        temperature=_number("temperature", kwargs.get("temperature"), 0, math.inf, 1.0)
+        if sampling
+        else 0.0,
+        top_k=int(_number("top_k", values.get("top_k"), 0, math.inf, 0)),
+        top_p=_number("top_p", values.get("top_p"), 1e-9, 1, 1.0),
         seed=seed,
     )
+
+
+def _number(name: str, value: Any, least: float, most: float, default: float = math.nan) -> float:
+    """A number within bounds; None is the default."""
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not least <= number <= most or (isinstance(least, int) and math.isinf(number)):
+        bounds = f"at least {least}" if math.isinf(most) else f"above 0 and at most {most}"
+        raise TrimixError(
+            f"generation argument {name}={value!r} is not a number that makes sense.",
+            f"give one that is {bounds}",
+        )
+    return number

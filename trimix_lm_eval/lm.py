@@ -6,10 +6,11 @@ or a crash loses no more than the batch in hand.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class TriMixLM(TemplateLM):
         self.guard = Guard()
         self.task_points: dict[str, Weights] = {}
         self.chosen: dict[tuple[str, int], str] = {}
+        self.truncated = 0  # over all processes, once they have told
         self._log = _WeightsLog(asked.weights_log, self.rank, self.world_size)
 
     # ---------------------------------------------------------------- the three request types
@@ -66,9 +68,10 @@ class TriMixLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         points = self._points(requests)
-        scores = self.model.iter_loglikelihood([r.args for r in requests], points)
+        pairs = [request.args for request in requests]
+        scores = self.model.iter_loglikelihood(pairs, points)
         results: list[Any] = [None] * len(requests)
-        for i, score in self._progress(scores, len(requests), "loglikelihood", disable_tqdm):
+        for i, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
             results[i] = (score.log_likelihood, score.is_greedy)
             self._finish("loglikelihood", requests[i], results[i], score.choice)
         return results
@@ -80,7 +83,7 @@ class TriMixLM(TemplateLM):
         scores = self.model.iter_rolling([r.args[0] for r in requests])
         results: list[Any] = [None] * len(requests)
         what = "loglikelihood_rolling"
-        for i, score in self._progress(scores, len(requests), what, disable_tqdm):
+        for i, score in self._progress(scores, requests, what, disable_tqdm):
             results[i] = score.log_likelihood
             self._finish(what, requests[i], results[i], score.choice)
         return results
@@ -99,7 +102,7 @@ class TriMixLM(TemplateLM):
             jobs.append((context, generation(kwargs, eos, seed)))
         texts = self.model.iter_generate(jobs, self._points(requests))
         results: list[Any] = [None] * len(requests)
-        for i, made in self._progress(texts, len(requests), "generate_until", disable_tqdm):
+        for i, made in self._progress(texts, requests, "generate_until", disable_tqdm):
             results[i] = made.text
             cached = jobs[i][1].temperature == 0
             self._finish("generate_until", requests[i], made.text, made.choice, cached)
@@ -119,10 +122,16 @@ class TriMixLM(TemplateLM):
         return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]
 
     def _progress(
-        self, found: Iterator[Any], total: int, what: str, disable: bool
-    ) -> Iterable[Any]:
+        self, found: Iterator[Any], requests: Sequence[Instance], what: str, disable: bool
+    ) -> Iterator[Any]:
+        """Pass results on under a progress bar; name the document if one cannot be had."""
         off = disable or self.rank != 0
-        return tqdm(found, total=total, desc=f"trimix {what}", disable=off)
+        try:
+            yield from tqdm(found, total=len(requests), desc=f"trimix {what}", disable=off)
+        except errors.NotFinite as error:
+            at = requests[error.at]
+            where = f"Task {at.task_name}, document {at.doc_id}, option {at.idx}"
+            raise errors.TrimixError(f"{where}. {error}") from error
 
     def _finish(
         self, kind: str, request: Instance, result: Any, choice: Choice | None, cached: bool = True
@@ -157,10 +166,10 @@ class TriMixLM(TemplateLM):
         if policy.scope != "task":
             return None
         new = {str(r.task_name) for r in requests} - set(self.task_points)
-        if new or self.world_size > 1:
+        if new:  # on every process alike: a task without a point has no cached answer anywhere
             prompts = self._prompts_of_tasks(requests, int(getattr(policy, "prompts", 50)))
-            for task in sorted(set(prompts) - set(self.task_points)):
-                choice = self.model.choose_for_task([text for _, text in prompts[task]])
+            for task in sorted((set(prompts) | new) - set(self.task_points)):
+                choice = self.model.choose_for_task([text for _, text in prompts.get(task, [])])
                 self.task_points[task] = choice.weights
                 self.guard.keep_task_point(task, choice.weights)
         return [self.task_points[str(r.task_name)] for r in requests]
@@ -171,9 +180,11 @@ class TriMixLM(TemplateLM):
         """Prompts that decide, by task: drawn by seed, the same on every process."""
         seed = self.model.settings.seed
         mine: dict[str, dict[int, str]] = {}
-        for request in requests:
+        # Of a document whose options differ in context, the first; never an empty context, with
+        # which some metrics ask for the answer alone.
+        for request in sorted(requests, key=lambda r: -r.idx):
             task, doc = str(request.task_name), int(request.doc_id or 0)
-            if task not in self.task_points:
+            if task not in self.task_points and request.args[0]:
                 mine.setdefault(task, {})[seed_for(seed, task, doc)] = request.args[0]
         drawn = {task: sorted(found.items())[:most] for task, found in mine.items()}
         together: dict[str, dict[int, str]] = {}
@@ -217,7 +228,7 @@ class TriMixLM(TemplateLM):
                 **self.description,
                 "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
                 "task_points": {t: p.label() for t, p in sorted(self.task_points.items())},
-                "truncated_requests": self.model.truncated,
+                "truncated_requests": self.truncated or self.model.truncated,
             },
         }
 
@@ -231,6 +242,9 @@ class TriMixLM(TemplateLM):
 
         # The first rank to finish waits for the slowest, however long that takes.
         state = PartialState(not torch.cuda.is_available(), timeout=timedelta(weeks=52))
+        # A process that ends with its communication threads alive aborts, and its launcher ends
+        # the others with it.
+        atexit.register(state.destroy_process_group)
         # process_index, not local_process_index: on several nodes the local one repeats.
         self._rank, self._world_size = state.process_index, state.num_processes
         return "cpu" if state.device.type == "cpu" else str(state.device)
@@ -261,12 +275,13 @@ class TriMixLM(TemplateLM):
         if self.world_size < 2:
             return [obj]
         parts: list[Any] | None = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object((obj, self.chosen), parts, dst=dst)
+        torch.distributed.gather_object((obj, self.chosen, self.model.truncated), parts, dst=dst)
         if parts is None:
             return None
-        for _, chosen in parts:
+        for _, chosen, _ in parts:
             self.chosen.update(chosen)
-        return [part for part, _ in parts]
+        self.truncated = sum(truncated for _, _, truncated in parts)
+        return [part for part, _, _ in parts]
 
     def barrier(self) -> None:
         """Wait for all processes."""

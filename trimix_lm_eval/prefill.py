@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.ensemble import Ensemble, LogitView, Rows
-from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.errors import TrimixError, always, blame, warn_once
 from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.readers import Choice, Reader
@@ -154,10 +154,12 @@ def prefill(
         if reader is not None:
             keep = shown[row, slots]
             view = LogitView(ensemble, [h[keep.to(h.device)] for h in hidden])
-            reader.read(view, after[row, slots[keep]].to(ensemble.device))
+            with blame(always(row)):
+                reader.read(view, after[row, slots[keep]].to(ensemble.device))
     for row, reader in enumerate(readers):
         if reader is not None:
-            reader.read_next(LogitView(ensemble, last[row]))
+            with blame(always(row)):
+                reader.read_next(LogitView(ensemble, last[row]))
     order = range(len(prompts))
     return rows, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 

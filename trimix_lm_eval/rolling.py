@@ -13,10 +13,11 @@ from torch import Tensor
 
 from trimix_lm_eval import fusion
 from trimix_lm_eval.ensemble import LogitView
+from trimix_lm_eval.errors import always, blame
 from trimix_lm_eval.fuser import Fuser, judge
 from trimix_lm_eval.prefill import Prompt, halving, prefill
 from trimix_lm_eval.readers import Choice, NewtonReader, Reader, View, prequential
-from trimix_lm_eval.scoring import Request, Score, score
+from trimix_lm_eval.scoring import Request, Score, score, together
 
 
 class _PrequentialReader(Reader):
@@ -77,14 +78,13 @@ def score_rolling(
     if fuser.policy.scope in ("run", "token"):
         requests = [Request(Prompt(context), target) for _, (context, target) in windows]
         found: dict[int, list[Score]] = {}
-        for index, one in score(fuser, requests, batch_size, max_length):
-            doc = windows[index][0]
-            found.setdefault(doc, []).append(one)
-            left[doc] -= 1
-            if not left[doc]:
-                parts_ = found.pop(doc)
-                total = sum(s.log_likelihood for s in parts_)
-                yield doc, Score(total, all(s.is_greedy for s in parts_), parts_[0].choice)
+        with blame(lambda window: windows[window][0]):
+            for index, one in score(fuser, requests, batch_size, max_length):
+                doc = windows[index][0]
+                found.setdefault(doc, []).append(one)
+                left[doc] -= 1
+                if not left[doc]:
+                    yield doc, together(found.pop(doc))
         return
 
     def work(docs: Sequence[int], size: int) -> list[tuple[int, Score]]:
@@ -111,14 +111,16 @@ def _prequential(
             prompts.append(Prompt(context + target[:-1], judged, tail=target[-1]))
             mine.append(NewtonReader(names) if newton else _PrequentialReader(fuser))
             readers[context, target] = mine[-1]
-        prefill(fuser.ensemble, prompts, mine)
+        with blame([doc for doc, _ in batch].__getitem__):
+            prefill(fuser.ensemble, prompts, mine)
     scores = []
     for doc in docs:
         read = [readers[w] for w in documents[doc]]
         if not read:
             continue
         if newton:
-            scores.append((doc, _newton_document(fuser, [r for r in read if r.count])))
+            with blame(always(doc)):
+                scores.append((doc, _newton_document(fuser, [r for r in read if r.count])))
         else:
             scores.append((doc, _grid_document(fuser, read)))
     return scores

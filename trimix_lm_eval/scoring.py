@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.ensemble import LogitView, Rows
+from trimix_lm_eval.errors import always, blame
 from trimix_lm_eval.fuser import Fuser, judge, mean_choice
 from trimix_lm_eval.prefill import (
     Prompt,
@@ -52,6 +53,12 @@ class Score(NamedTuple):
     log_likelihood: float
     is_greedy: bool
     choice: Choice | None
+
+
+def together(parts: Sequence[Score]) -> Score:
+    """The score of a text that was scored in parts."""
+    total = sum(part.log_likelihood for part in parts)
+    return Score(total, all(part.is_greedy for part in parts), parts[0].choice)
 
 
 class _Question(NamedTuple):
@@ -121,14 +128,16 @@ def _score_batch(
         reader if context is q.prompt and q.prompt not in chosen else None
         for reader, context, q in zip(readers, contexts, batch, strict=True)
     ]
-    rows, ends = prefill(fuser.ensemble, contexts, shown)
+    with blame(lambda row: batch[row].options[0][0]):
+        rows, ends = prefill(fuser.ensemble, contexts, shown)
     for question, reader, seen in zip(batch, readers, shown, strict=True):
         prompt = question.prompt
         if prompt in chosen:
             continue
         if reader is not seen:
             # This context was cut to make room; the choice still comes from the whole prompt.
-            prefill(fuser.ensemble, [prompt], [reader])
+            with blame(always(question.options[0][0])):
+                prefill(fuser.ensemble, [prompt], [reader])
         chosen[prompt] = choice_of(fuser, prompt, reader)
     choices = [chosen[q.prompt] for q in batch]
 
@@ -167,7 +176,9 @@ def _score_options(
     targets = torch.tensor([token for _, _, c in part for token in c], device=device)
     vectors = torch.tensor([fuser.vector(choices[row]) for row in of_row])
     vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0).to(device)  # [N, S]
-    log_p, greedy, used = judge(fuser, LogitView(fuser.ensemble, hidden), targets, vectors)
+    owners = [index for _, index, c in part for _ in c]  # of each position, its request
+    with blame(owners.__getitem__):
+        log_p, greedy, used = judge(fuser, LogitView(fuser.ensemble, hidden), targets, vectors)
     scores = []
     split = zip(log_p.split(lengths), greedy.split(lengths), used.split(lengths), strict=True)
     for (row, index, _), (lp, hit, w) in zip(part, split, strict=True):

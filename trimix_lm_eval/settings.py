@@ -124,6 +124,8 @@ _PREFIXES = {
     "small_base": ("small_base_", "small_", ""),
 }
 
+_ALL = tuple(dict.fromkeys(prefix for prefixes in _PREFIXES.values() for prefix in prefixes))
+
 
 def parse(arguments: Mapping[str, Any]) -> Settings:
     """Turn flat arguments into settings.
@@ -149,8 +151,8 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
 
 def _accepted() -> list[str]:
     """All names of arguments that do not depend on the policy."""
-    prefixed = [p + f for ps in _PREFIXES.values() for p in ps for f in _SPEC_FIELDS]
-    return ["pretrained", *SOURCES, "policy", *_RUN_FIELDS, *dict.fromkeys(prefixed)]
+    prefixed = [p + f for p in _ALL for f in _SPEC_FIELDS]
+    return ["pretrained", *SOURCES, "policy", *_RUN_FIELDS, *prefixed]
 
 
 def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
@@ -185,7 +187,7 @@ def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
                 if prefix + field_name in given:
                     values[name][field_name] = given[prefix + field_name]
                     break
-    for prefix in {p for ps in _PREFIXES.values() for p in ps}:
+    for prefix in _ALL:
         for field_name in _SPEC_FIELDS:
             given.pop(prefix + field_name, None)
     return {name: _spec(name, where[name], values[name]) for name in SOURCES if name in where}
@@ -194,13 +196,24 @@ def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
 def _check_specs(given: dict[str, Any]) -> None:
     """Check the named values that every source may have, used or not; type them in place."""
     accepted = {"dtype": _DTYPES, "quantization": _QUANTIZATIONS}
-    for prefix in {p for ps in _PREFIXES.values() for p in ps}:
+    for name in ("add_bos_token", "enable_thinking", *(p + "trust_remote_code" for p in _ALL)):
+        if name in given:
+            given[name] = _truth(name, given[name])
+    for prefix in _ALL:
         for field_name, values in accepted.items():
             argument = prefix + field_name
             if argument in given:
                 given[argument] = str(given[argument]).removeprefix("torch.")
                 if given[argument] not in values:
                     raise unknown(argument, given[argument], values)
+
+
+def _truth(name: str, value: Any) -> bool:
+    """True or false, and nothing that merely looks like it: ``no`` must not mean yes."""
+    words = {"true": True, "false": False, "1": True, "0": False}
+    if str(value).lower() not in words:
+        raise TrimixError(f"{name}={value!r} is neither true nor false.", f"write {name}=true")
+    return words[str(value).lower()]
 
 
 def _spec(name: str, path: str, values: dict[str, Any]) -> SourceSpec:

@@ -22,7 +22,7 @@ from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, sett
 from trimix_lm_eval.codec import Codec, StopText
 from trimix_lm_eval.decoding import Job, Sampling, check_sampling
 from trimix_lm_eval.ensemble import Ensemble
-from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.errors import TrimixError, blame, warn_once
 from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.prefill import Prompt, cut, read_prompts
@@ -112,6 +112,12 @@ class TriMix:
             )
         report = preflight.check(asked, names, device)
         tokenizer = report.tokenizer
+        if (asked.prefix_token_id or 0) >= report.vocab_size:
+            raise TrimixError(
+                f"prefix_token_id={asked.prefix_token_id} is no token: the vocabulary has "
+                f"{report.vocab_size}.",
+                "leave it out to take BOS, or EOS where there is none",
+            )
         if asked.add_bos_token is not None:
             tokenizer.add_bos_token = asked.add_bos_token
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -181,8 +187,9 @@ class TriMix:
                 requests.append(Request(prompt, target))
                 order.append(i)
         self._report_truncated()
-        for i, one in scoring.score(self.fuser, requests, self.batch_size, self.max_length):
-            yield order[i], one
+        with blame(order.__getitem__):
+            for i, one in scoring.score(self.fuser, requests, self.batch_size, self.max_length):
+                yield order[i], one
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, Score]]:
@@ -270,9 +277,9 @@ class TriMix:
                 before = context + part[: len(part) - len(take)]
                 requests.append(Request(Prompt(before, weights=weights), take))
             left -= len(take)
-        found = [s for _, s in scoring.score(self.fuser, requests, 1, self.max_length)]
-        total = sum(s.log_likelihood for s in found)
-        return Score(total, all(s.is_greedy for s in found), choice or found[0].choice)
+        found = scoring.score(self.fuser, requests, 1, self.max_length)
+        score = scoring.together([s for _, s in found])
+        return score._replace(choice=choice or score.choice)
 
     def _count_truncated(self, fed: int) -> None:
         self.truncated += fed > self.max_length

@@ -94,7 +94,7 @@ def check(settings: Settings, needed: Iterable[str], device: str | None = None) 
         devices,
         estimates,
         free,
-        _max_length(settings, contexts),
+        _max_length(settings, contexts, configs),
         vocab_size,
         unused,
         tokenizer,
@@ -176,14 +176,40 @@ def _context(config: Any, tokenizer: Any) -> int:
     text = config.get_text_config()
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
         if getattr(text, name, None) is not None:
-            return int(getattr(text, name))
+            return min(int(getattr(text, name)), _fixed_rope(text))
     length = tokenizer.model_max_length
     return int(length) if length < _NO_LENGTH else _DEFAULT_LENGTH
 
 
-def _max_length(settings: Settings, contexts: dict[str, int]) -> int:
+def _fixed_rope(text: Any) -> int:
+    """Tokens up to which rotary embeddings do not depend on what else is in the batch.
+
+    The kinds ``dynamic`` and ``longrope`` turn *all* positions differently once the longest row of
+    a batch exceeds the original context, so one row's numbers would depend on its neighbours.
+    """
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    lengths = []
+    for kind in kinds:
+        if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
+            original = kind.get("original_max_position_embeddings")
+            original = original or getattr(text, "original_max_position_embeddings", None)
+            lengths.append(int(original or text.max_position_embeddings))
+    return min(lengths, default=_NO_LENGTH)
+
+
+def _max_length(settings: Settings, contexts: dict[str, int], configs: dict[str, Any]) -> int:
     """Context length of the run."""
     name, smallest = min(contexts.items(), key=lambda item: item[1])
+    for role, config in configs.items():
+        fixed = _fixed_rope(config.get_text_config())
+        if settings.max_length is not None and settings.max_length > fixed:
+            raise TrimixError(
+                f"max_length={settings.max_length} is more than the {fixed} tokens up to which "
+                f"{role}'s rotary embedding is the same for every row of a batch; beyond, the "
+                "numbers of one request would depend on its neighbours.",
+                f"leave max_length out, or give at most {fixed}",
+            )
     if settings.max_length is None:
         return smallest
     if int(settings.max_length) > smallest:
