@@ -29,6 +29,7 @@ WHEEL_VENV := .venv-wheel
 demo: $(STAMP)
 	$(BIN)/lm_eval --model trimix --model_args pretrained=demo --tasks trimix_demo \
 		--limit $(DEMO_LIMIT)
+	@echo "The same tasks under five policies, at up to 120 documents each:"
 	$(BIN)/python examples/demo_table.py
 
 test: $(STAMP)

@@ -23,7 +23,7 @@ POLICIES = {
     "ppl": {},
     "ppl_answer": {},
     "ent": {},
-    "gate": {"delta": 0.05},
+    "gate": {"floor": 0.05},
 }
 close = {"rel": 1e-5, "abs": 1e-5}
 
@@ -435,7 +435,7 @@ CHANGES = {
     "task": {"policy": "ppl_task"},
     "prompts": {"policy": "ppl_task", "prompts": 7},
     "gate": {"policy": "gate"},
-    "delta": {"policy": "gate", "delta": 0.1},
+    "delta": {"policy": "gate", "floor": 0.1},
 }
 
 

@@ -47,7 +47,6 @@ def test_every_policy_says_what_it_is(name):
     assert policy.name == name
     assert policy.url.startswith("https://")
     assert policy.scope in ("run", "task", "prompt", "token")
-    assert policy.judges in ("all", "answers")
     if name in PRESETS:
         assert "({:g}, {:g})".format(*PRESETS[name]) in text
     else:
@@ -91,7 +90,7 @@ def test_a_policy_of_ones_own(monkeypatch):
         ("gate", {"host": "large"}, "Unknown host 'large'"),
         ("gate", {"scorer": "small"}, "Unknown scorer 'small'"),
         ("gate", {"host": "small_cpt"}, "host and scorer are both small_cpt"),
-        ("gate", {"delta": "x"}, "delta='x' is not a number"),
+        ("gate", {"floor": "x"}, "floor='x' is not a number"),
         ("ppl", {"grid": "x"}, "grid='x' is not a list of points"),
     ],
 )
@@ -179,7 +178,8 @@ def test_a_source_without_weight_is_never_loaded(pico, policy, options, names):
 
 
 def test_a_missing_source_is_an_error_before_anything_loads():
-    with pytest.raises(TrimixError, match="policy=ppl needs the source small_cpt") as error:
+    missing = "policy=ppl needs the sources small_cpt and small_base"
+    with pytest.raises(TrimixError, match=missing) as error:
         TriMix.from_pretrained("nowhere")
     assert "small_cpt=<Hub id or folder>" in str(error.value)
 
@@ -347,7 +347,7 @@ def test_ent_takes_the_lowest_entropy_at_the_end_of_the_prompt(trio, family):
 )
 def test_gate_weighs_every_token(trio, host, scorer, delta):
     three = trio("llama")
-    model = three.weighted("gate", host=host, scorer=scorer, delta=delta)
+    model = three.weighted("gate", host=host, scorer=scorer, floor=delta)
     ids = ids_of(model, CONTEXTS[0])
     target = list(model.codec.pair(CONTEXTS[0], " there", None)[1])
     h, s = (three.naive.logits(r, ids + target) for r in (host, scorer))

@@ -73,7 +73,7 @@ def test_fixed_weights(trio, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gate(trio, family):
     three = trio(family)
-    model = three.weighted("gate", batch_size=4, delta=0.1)
+    model = three.weighted("gate", batch_size=4, floor=0.1)
     for (context, continuation), score in zip(PAIRS, model.loglikelihood(PAIRS), strict=True):
         prompt, target = ids_of(model, context, continuation)
         fused = three.naive.gated(prompt + target, 0.1)

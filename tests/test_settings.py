@@ -132,10 +132,22 @@ def test_an_unknown_name_lists_what_is_accepted(name, guess):
 def test_options_belong_to_their_policy():
     asked = parse(policy="fixed", alpha=0.3, beta=0.7)
     assert asked.policy_options == {"alpha": 0.3, "beta": 0.7}
-    with pytest.raises(TrimixError, match="policy=ppl.*'alpha'"):
+    with pytest.raises(TrimixError, match="alpha is an option of policy=fixed.*has policy=ppl"):
         parse(alpha=0.3)
-    with pytest.raises(TrimixError, match="policy=fixed.*'grid'"):
+    with pytest.raises(TrimixError, match="grid is an option of policy=.*has policy=fixed"):
         parse(policy="fixed", grid="paper")
+
+
+def test_a_grid_with_commas_is_told_how_to_write_it():
+    with pytest.raises(TrimixError, match="grid=0.1:0.9;0.3:1.0"):
+        parse(**{"grid": 0.1, "0.9": ""})
+
+
+def test_no_argument_is_one_that_lm_eval_names_the_results_folder_after():
+    from trimix_lm_eval import policies
+
+    for name in policies.names():
+        assert not {"peft", "delta", "model", "path", "engine"} & set(policies.option_names(name))
 
 
 def test_an_unknown_policy_lists_the_policies():

@@ -18,7 +18,7 @@ _EPILOG = """\
 examples:
   trimix run --model trimix --model_args pretrained=demo --tasks trimix_demo --limit 8
   trimix check --config my_run.yaml
-  trimix tasks '*_bo*'
+  trimix tasks '*_choice'
 
 `trimix run …` is `lm_eval run …`, which knows --model trimix too once this package is installed.
 """

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trimix_lm_eval.errors import TrimixError, warn_once
-from trimix_lm_eval.exemplars import answer_spans
+from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.policies import Policy
 from trimix_lm_eval.prefill import Prompt
 from trimix_lm_eval.rolling import Window
 from trimix_lm_eval.settings import Settings
@@ -24,12 +24,12 @@ class Codec:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        judges: Which prompt tokens the policy judges, ``all`` or ``answers``.
+        policy: Says which part of a prompt it judges.
         vocab_size: Token ids that all sources know.
     """
 
-    def __init__(self, tokenizer: Any, asked: Settings, judges: str, vocab_size: int) -> None:
-        self.tokenizer, self.judges, self.vocab_size = tokenizer, judges, vocab_size
+    def __init__(self, tokenizer: Any, asked: Settings, policy: Policy, vocab_size: int) -> None:
+        self.tokenizer, self.policy, self.vocab_size = tokenizer, policy, vocab_size
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
@@ -67,30 +67,23 @@ class Codec:
         """A context as token ids, with what the policy may judge."""
         if (text, weights) != self._last[0]:  # the options of a question come one after another
             ids = self.encode(text) if text else []
-            judged = self._answers(text, len(ids)) if ids and weights is None else None
+            judged = self._judged(text, len(ids)) if ids and weights is None else None
             made = Prompt(tuple(ids) or (self.prefix_id,), judged, weights)
             self._last = ((text, weights), made)
         return self._last[1]
 
-    def _answers(self, text: str, length: int) -> tuple[bool, ...] | None:
-        """Which tokens belong to the exemplars' answers, if the policy asks for them."""
-        if self.judges != "answers":
-            return None
+    def _judged(self, text: str, length: int) -> tuple[bool, ...] | None:
+        """Which tokens the policy wants to judge; None for all."""
         added = self.tokenizer.added_tokens_decoder.values()
-        spans = answer_spans(text, [str(token) for token in added if token.special])
-        if spans:
-            encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
-            judged = tuple(
-                any(start < end and start < right and end > left for left, right in spans)
-                for start, end in encoded["offset_mapping"]
-            )
-            if any(judged[1:]) and len(judged) == length:
-                return judged
-        warn_once(
-            "policy=ppl_answer found no exemplar answers in a prompt: such prompts are judged as "
-            "a whole, as policy=ppl does."
+        spans = self.policy.judged(text, [str(token) for token in added if token.special])
+        if spans is None:
+            return None
+        encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
+        judged = tuple(
+            any(start < end and start < right and end > left for left, right in spans)
+            for start, end in encoded["offset_mapping"]
         )
-        return None
+        return judged if any(judged[1:]) and len(judged) == length else None
 
     def pair(
         self, context: str, continuation: str, weights: Weights | None
@@ -111,7 +104,7 @@ class Codec:
         target = whole[len(prompt.ids) :]
         if not target and continuation:
             # A token spans the border: give it to the continuation, so that it is not lost.
-            shared = _common(prompt.ids, whole)
+            shared = common_length(prompt.ids, whole)
             judged = prompt.judged[:shared] if prompt.judged else None
             ids = prompt.ids[:shared] or (self.prefix_id,)
             prompt = prompt._replace(ids=ids, judged=judged or None)
@@ -172,8 +165,8 @@ def seed_for(seed: int, *parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix of two token lists."""
     n = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -7,12 +7,12 @@ or a crash loses no more than the batch in hand.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.provenance import Guard, describe
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.trimix import TriMix
+from trimix_lm_eval.weights_log import WeightsLog
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -59,7 +60,9 @@ class TriMixLM(TemplateLM):
         self.task_points: dict[str, Weights] = {}
         self.chosen: dict[tuple[str, int], str] = {}
         self.truncated = 0  # over all processes, once they have told
-        self._log = _WeightsLog(asked.weights_log, self.rank, self.world_size)
+        run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
+        stamp = {"run": run, "policy": asked.policy}
+        self._log = WeightsLog(asked.weights_log, self.rank, self.world_size, stamp)
 
     # ---------------------------------------------------------------- the three request types
 
@@ -69,7 +72,8 @@ class TriMixLM(TemplateLM):
         """Score continuations; see `LM.loglikelihood`."""
         points = self._points(requests)
         pairs = [request.args for request in requests]
-        scores = self.model.iter_loglikelihood(pairs, points)
+        questions = [(request.task_name, request.doc_id) for request in requests]
+        scores = self.model.iter_loglikelihood(pairs, points, questions)
         results: list[Any] = [None] * len(requests)
         for i, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
             results[i] = (score.log_likelihood, score.is_greedy)
@@ -150,7 +154,7 @@ class TriMixLM(TemplateLM):
     def _label(self, weights: Weights) -> str:
         """A point of a grid by its name; a continuous choice to the nearest tenth."""
         policy = self.model.fuser.policy
-        if policy.scope == "token" or getattr(policy, "optimum", "grid") == "newton":
+        if policy.scope == "token" or policy.continuous:
             weights = Weights(round(weights.alpha, 1), round(weights.beta, 1))
         return weights.label()
 
@@ -167,7 +171,7 @@ class TriMixLM(TemplateLM):
             return None
         new = {str(r.task_name) for r in requests} - set(self.task_points)
         if new:  # on every process alike: a task without a point has no cached answer anywhere
-            prompts = self._prompts_of_tasks(requests, int(getattr(policy, "prompts", 50)))
+            prompts = self._prompts_of_tasks(requests, policy.task_prompts)
             for task in sorted((set(prompts) | new) - set(self.task_points)):
                 choice = self.model.choose_for_task([text for _, text in prompts.get(task, [])])
                 self.task_points[task] = choice.weights
@@ -276,6 +280,9 @@ class TriMixLM(TemplateLM):
             return [obj]
         parts: list[Any] | None = [None] * self.world_size if self.rank == dst else None
         torch.distributed.gather_object((obj, self.chosen, self.model.truncated), parts, dst=dst)
+        # A process may end right after this call, while a thread of gloo still drops the tensors
+        # it sent; that thread would find no interpreter and abort. A barrier holds none.
+        self.barrier()
         if parts is None:
             return None
         for _, chosen, _ in parts:
@@ -362,35 +369,3 @@ def _usable(device: str | None) -> str | None:
     if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
         return None
     return device
-
-
-class _WeightsLog:
-    """The sidecar JSONL: a line per request, written as the request finishes."""
-
-    def __init__(self, path: str | None, rank: int, world: int) -> None:
-        self.stream = None
-        if path:
-            file = Path(path).expanduser()
-            if world > 1:
-                file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self.stream = file.open("a", encoding="utf-8")
-
-    def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
-        """Append one line."""
-        if self.stream is None:
-            return
-        gamma = choice.weights.gamma
-        line = {
-            "task": task,
-            "doc_id": doc,
-            "idx": idx,
-            "request": kind,
-            "alpha": choice.weights.alpha,
-            "beta": choice.weights.beta,
-            "gamma": choice.weights.alpha if gamma is None else gamma,
-            "prompt_nll": choice.nll,
-            "prompt_tokens": choice.tokens,
-        }
-        self.stream.write(json.dumps(line) + "\n")
-        self.stream.flush()

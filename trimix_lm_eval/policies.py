@@ -8,7 +8,7 @@ prompt (exemplars and test input, no answer); the gate reads the distribution th
 change; rolling log-likelihood, which has no prompt, is prequential: token t is scored with the
 weights that suit the tokens before t.
 
-All options of one question have one prompt and therefore one choice.
+All options of one question share the weights of their common context.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval import fusion
-from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.errors import TrimixError, unknown, warn_once
+from trimix_lm_eval.exemplars import answer_spans
 from trimix_lm_eval.fusion import PAPER_GRID, SOURCES, Weights
 from trimix_lm_eval.readers import Choice, EntropyReader, GridReader, NewtonReader, Reader
 
@@ -36,15 +37,34 @@ class Policy:
     Attributes:
         name: The name it is registered under.
         scope: What one choice holds for: ``run``, ``task``, ``prompt`` or ``token``.
-        judges: Which prompt tokens a reader is shown: ``all`` or, for ``answers``, those of the
-            exemplars' answers.
         url: The source paper.
     """
 
     name: ClassVar[str] = ""
     scope: ClassVar[str] = "run"
-    judges: ClassVar[str] = "all"
     url: ClassVar[str] = PAPER
+
+    @property
+    def continuous(self) -> bool:
+        """Whether any point of the unit square may be chosen, not only `points`."""
+        return False
+
+    @property
+    def task_prompts(self) -> int:
+        """How many prompts of a task are read, where scope is ``task``."""
+        return 0
+
+    def judged(self, prompt: str, ends: Sequence[str]) -> list[tuple[int, int]] | None:
+        """Which part of a prompt's text a reader is shown.
+
+        Args:
+            prompt: Exemplars and test input.
+            ends: Special tokens, as text.
+
+        Returns:
+            ``[start, end)`` characters; None for all of it.
+        """
+        return None
 
     def points(self) -> tuple[Weights, ...]:
         """Every point that may be chosen (corners, for a continuous choice)."""
@@ -189,6 +209,11 @@ class _Grid(Policy):
         if self.optimum not in ("grid", "newton"):
             raise unknown("optimum", str(self.optimum), ("grid", "newton"))
 
+    @property
+    def continuous(self) -> bool:
+        """True with ``optimum=newton``."""
+        return self.optimum == "newton"
+
     def points(self) -> tuple[Weights, ...]:
         """The grid; for Newton the corners that span what it may choose."""
         if self.optimum == "newton":
@@ -262,6 +287,11 @@ class TaskPerplexity(PromptPerplexity):
             raise TrimixError(f"prompts={self.prompts!r} is no number of prompts.", "give N >= 1")
         object.__setattr__(self, "prompts", int(self.prompts))
 
+    @property
+    def task_prompts(self) -> int:
+        """At most so many."""
+        return self.prompts
+
 
 @register("ppl_answer")
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +303,16 @@ class AnswerPerplexity(PromptPerplexity):
     point solves the task, not which one likes the language; without exemplars it is ``ppl``.
     """
 
-    judges: ClassVar[str] = "answers"
+    def judged(self, prompt: str, ends: Sequence[str]) -> list[tuple[int, int]] | None:
+        """The exemplars' answers; all of a prompt that has none, with a warning."""
+        spans = answer_spans(prompt, ends)
+        if not spans:
+            warn_once(
+                "policy=ppl_answer found no exemplar answers in a prompt: such prompts are judged "
+                "as a whole, as policy=ppl does. Exemplars must be separated by a blank line "
+                "(lm-eval's fewshot_delimiter) and end in the same cue, e.g. 'Answer:'."
+            )
+        return spans or None
 
 
 @register("ent")
@@ -311,18 +350,19 @@ class Entropy(_Grid):
 class Gate(Policy):
     """Per token: how much the scorer believes in the host's favourite (SAF-W).
 
-    e = p_s(argmax h), w_s = min(1, 1 - e + delta), L = (1 - w_s) L_h + w_s L_s. Not in the paper.
+    e = p_s(argmax h), w_s = min(1, 1 - e + floor), L = (1 - w_s) L_h + w_s L_s. Not in the paper.
     Honest if the host was not chosen on the test set. Two forwards per token, no grid.
 
     Attributes:
         host: Whose favourite token is judged.
         scorer: Who judges, and takes over where it disagrees.
-        delta: Least weight of the scorer.
+        floor: Least weight of the scorer (the paper's delta; lm-eval would take an argument of
+            that name for a model).
     """
 
     host: str = "large_ins"
     scorer: str = "small_cpt"
-    delta: float = 0.0
+    floor: float = 0.0
 
     scope: ClassVar[str] = "token"
 
@@ -332,7 +372,7 @@ class Gate(Policy):
                 raise unknown(option, str(getattr(self, option)), SOURCES)
         if self.host == self.scorer:
             raise TrimixError(f"host and scorer are both {self.host}.", "name two sources")
-        object.__setattr__(self, "delta", _number("delta", self.delta))
+        object.__setattr__(self, "floor", _number("floor", self.floor))
 
     def points(self) -> tuple[Weights, ...]:
         """None: weights are per token and per source."""
@@ -347,7 +387,7 @@ class Gate(Policy):
         host, scorer = names.index(self.host), names.index(self.scorer)
         favourite = logits[host].argmax(dim=-1)  # [N]
         belief = fusion.log_prob(logits[scorer], favourite).exp()  # [N]
-        w = (1.0 - belief + self.delta).clamp(0.0, 1.0)
+        w = (1.0 - belief + self.floor).clamp(0.0, 1.0)
         weights = logits[0].new_zeros(len(favourite), len(names))
         weights[:, scorer] = w
         weights[:, host] = 1.0 - w
@@ -380,14 +420,16 @@ def parse_grid(text: Any) -> tuple[Weights, ...]:
 
 
 def _present(used: Iterable[str], available: Iterable[str], policy: str) -> tuple[str, ...]:
-    """The used sources in the order of `SOURCES`; an error names the first that is missing."""
+    """The used sources in the order of `SOURCES`; an error names those that are missing."""
     given, wanted = set(available), set(used)
-    for name in SOURCES:
-        if name in wanted and name not in given:
-            raise TrimixError(
-                f"policy={policy} needs the source {name}, which was not given.",
-                f"add {name}=<Hub id or folder>",
-            )
+    missing = [name for name in SOURCES if name in wanted and name not in given]
+    if missing:
+        plural = "the sources" if len(missing) > 1 else "the source"
+        alone = " (or policy=large_ins for that model alone)" if "large_ins" in given else ""
+        raise TrimixError(
+            f"policy={policy} needs {plural} {' and '.join(missing)}, not given.",
+            f"add {','.join(f'{name}=<Hub id or folder>' for name in missing)}{alone}",
+        )
     return tuple(name for name in SOURCES if name in wanted)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimix_lm_eval import fusion
 from trimix_lm_eval.ensemble import LogitView
-from trimix_lm_eval.errors import always, blame
+from trimix_lm_eval.errors import always, blame, warn_once
 from trimix_lm_eval.fuser import Fuser, judge
 from trimix_lm_eval.prefill import Prompt, halving, prefill
 from trimix_lm_eval.readers import Choice, NewtonReader, Reader, View, prequential
@@ -87,6 +87,12 @@ def score_rolling(
                     yield doc, together(found.pop(doc))
         return
 
+    if fuser.policy.name != "ppl":
+        warn_once(
+            f"Rolling log-likelihood has no prompt: policy={fuser.policy.name} weights each token "
+            "by the NLL of those before it, as policy=ppl does there."
+        )
+
     def work(docs: Sequence[int], size: int) -> list[tuple[int, Score]]:
         return _prequential(fuser, documents, docs, size)
 
@@ -99,7 +105,7 @@ def _prequential(
 ) -> list[tuple[int, Score]]:
     """Score some documents prequentially, their windows side by side."""
     names = fuser.ensemble.names
-    newton = getattr(fuser.policy, "optimum", "grid") == "newton"
+    newton = fuser.policy.continuous
     jobs = [(doc, w) for doc in docs for w in documents[doc]]
     jobs.sort(key=lambda job: -len(job[1][0]) - len(job[1][1]))
     readers: dict[Window, Reader] = {}

@@ -35,10 +35,13 @@ class Request(NamedTuple):
     Attributes:
         prompt: Its context, untruncated; requests with equal prompts share it.
         continuation: The tokens to be scored.
+        shown: What the policy chooses by, if it is not the whole context: the part of it that all
+            options of a question have in common.
     """
 
     prompt: Prompt
     continuation: tuple[int, ...]
+    shown: Prompt | None = None
 
 
 class Score(NamedTuple):
@@ -78,10 +81,10 @@ class _Question(NamedTuple):
 def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
     """Group requests by context, longest first; cut contexts from the left where they must be."""
     groups: dict[tuple[Prompt, tuple[int, ...]], _Question] = {}
-    for index, (prompt, continuation) in enumerate(requests):
+    for index, (prompt, continuation, part) in enumerate(requests):
         too_many = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
         context = prompt.ids[too_many:]
-        shown = cut(prompt, max_length)
+        shown = cut(part or prompt, max_length)
         question = groups.setdefault((shown, context), _Question(shown, context, []))
         question.options.append((index, continuation))
     return sorted(groups.values(), key=lambda q: -len(q.context))

@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -144,15 +145,34 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
     sources = _sources(given)
     run = {name: given.pop(name) for name in _RUN_FIELDS if name in given}
     if given:
-        accepted = [*_accepted(), *policies.option_names(policy)]
-        raise unknown(f"argument (with policy={policy})", next(iter(given)), accepted)
+        raise _unknown_argument(next(iter(given)), policy)
     return _checked(Settings(sources, policy, options, **run))
 
 
-def _accepted() -> list[str]:
-    """All names of arguments that do not depend on the policy."""
+def _unknown_argument(name: str, policy: str) -> TrimixError:
+    """The error for a name that nothing takes; as specific as can be."""
+    owners = [p for p in policies.names() if name in policies.option_names(p)]
+    if owners:
+        return TrimixError(
+            f"{name} is an option of policy={'|'.join(owners)}, and this run has policy={policy}.",
+            f"add policy={owners[0]}, or leave {name} out",
+        )
+    if name.replace(".", "").replace(":", "").isdigit():
+        return TrimixError(
+            f"{name!r} is not an argument: lm-eval splits --model_args at commas.",
+            "write the points of a grid as grid=0.1:0.9;0.3:1.0",
+        )
+    options = policies.option_names(policy)
     prefixed = [p + f for p in _ALL for f in _SPEC_FIELDS]
-    return ["pretrained", *SOURCES, "policy", *_RUN_FIELDS, *prefixed]
+    every = ["pretrained", *SOURCES, "policy", *options, *_RUN_FIELDS, *prefixed]
+    near = get_close_matches(name, every, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return TrimixError(
+        f"Unknown argument {name!r} (with policy={policy}).{guess}",
+        f"accepted: pretrained, {', '.join([*SOURCES, 'policy', *options, *_RUN_FIELDS])}, "
+        f"{', '.join(_SPEC_FIELDS)}; the last {len(_SPEC_FIELDS)} also for some sources only: "
+        f"large_{_SPEC_FIELDS[3]}, small_{_SPEC_FIELDS[2]}, small_cpt_{_SPEC_FIELDS[0]} …",
+    )
 
 
 def _sources(given: dict[str, Any]) -> dict[str, SourceSpec]:

@@ -13,16 +13,16 @@ else; what is below knows ids only.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
-from trimix_lm_eval.codec import Codec, StopText
+from trimix_lm_eval.codec import Codec, StopText, common_length
 from trimix_lm_eval.decoding import Job, Sampling, check_sampling
 from trimix_lm_eval.ensemble import Ensemble
-from trimix_lm_eval.errors import TrimixError, blame, warn_once
+from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
 from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.prefill import Prompt, cut, read_prompts
@@ -78,7 +78,7 @@ class TriMix:
     ) -> None:
         self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
         self.max_length = int(asked.max_length or report.max_length)
-        self.codec = Codec(tokenizer, asked, fuser.policy.judges, report.vocab_size)
+        self.codec = Codec(tokenizer, asked, fuser.policy, report.vocab_size)
         self.truncated = 0
 
     @classmethod
@@ -143,11 +143,17 @@ class TriMix:
         Returns:
             Scores in the order of the pairs, natural logarithm.
         """
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+            raise TrimixError(
+                "loglikelihood takes a list of (context, continuation) pairs.",
+                'e.g. model.loglikelihood([("The capital of Tibet is", " Lhasa")])',
+            )
         found = dict(self.iter_loglikelihood(pairs))
         return [found[i] for i in range(len(pairs))]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
         """Log-likelihood of whole texts, each token after as much context as fits."""
+        _check_list(texts, "loglikelihood_rolling")
         found = dict(self.iter_rolling(texts))
         return [found[i] for i in range(len(texts))]
 
@@ -156,8 +162,13 @@ class TriMix:
 
         Args:
             texts: The prompts.
-            **options: The fields of `Generation`.
+            **options: ``max_new_tokens``, ``stop``, ``temperature``, ``top_k``, ``top_p`` and
+                ``seed``, as in `Generation`.
         """
+        _check_list(texts, "generate")
+        for option in options:
+            if option not in Generation.__dataclass_fields__:
+                raise unknown("option of generate", option, Generation.__dataclass_fields__)
         how = Generation(**options)
         found = dict(self.iter_generate([(text, how) for text in texts]))
         return [found[i].text for i in range(len(texts))]
@@ -166,17 +177,27 @@ class TriMix:
 
     @torch.inference_mode()
     def iter_loglikelihood(
-        self, pairs: Sequence[tuple[str, str]], points: Sequence[Weights | None] | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        points: Sequence[Weights | None] | None = None,
+        questions: Sequence[Hashable] | None = None,
     ) -> Iterator[tuple[int, Score]]:
         """Yield (index, score) as soon as each is known.
 
         Args:
             pairs: (context, continuation).
             points: Weights chosen elsewhere, one per pair; None lets the policy choose.
+            questions: What each pair is an option of. Options that differ in context share the
+                weights of the part that their contexts have in common. None: a question is a
+                context.
         """
+        encoded = [
+            self.codec.pair(context, continuation, points[i] if points else None)
+            for i, (context, continuation) in enumerate(pairs)
+        ]
+        shown = self._common_contexts(encoded, questions) if questions else {}
         requests, order = [], []
-        for i, (context, continuation) in enumerate(pairs):
-            prompt, target = self.codec.pair(context, continuation, points[i] if points else None)
+        for i, (prompt, target) in enumerate(encoded):
             if not target:
                 warn_once("An empty continuation has log-likelihood 0: scored so.")
                 yield i, Score(0.0, True, None)
@@ -184,12 +205,36 @@ class TriMix:
                 yield i, self._score_long(prompt, target)
             else:
                 self._count_truncated(len(prompt.ids) + len(target) - 1)
-                requests.append(Request(prompt, target))
+                requests.append(Request(prompt, target, shown.get(i)))
                 order.append(i)
         self._report_truncated()
         with blame(order.__getitem__):
             for i, one in scoring.score(self.fuser, requests, self.batch_size, self.max_length):
                 yield order[i], one
+
+    def _common_contexts(
+        self, encoded: Sequence[tuple[Prompt, tuple[int, ...]]], questions: Sequence[Hashable]
+    ) -> dict[int, Prompt]:
+        """For questions whose options differ in context: the common part, by index of the pair.
+
+        A context of the prefix token alone asks for the answer without its question (as some
+        metrics do): it takes part in the choice of its question, but has no say in it.
+        """
+        options: dict[Hashable, list[int]] = {}
+        for i, question in enumerate(questions):
+            options.setdefault(question, []).append(i)
+        shown: dict[int, Prompt] = {}
+        for indices in options.values():
+            prompts = {encoded[i][0]: None for i in indices}
+            if len(prompts) == 1:
+                continue
+            telling = [p for p in prompts if len(p.ids) > 1] or list(prompts)
+            first = telling[0]
+            length = min(common_length(first.ids, p.ids) for p in telling) or 1
+            judged = first.judged[:length] if first.judged else None
+            common = first._replace(ids=first.ids[:length], judged=judged)
+            shown.update(dict.fromkeys(indices, common))
+        return shown
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, Score]]:
@@ -290,3 +335,9 @@ class TriMix:
                 f"{self.truncated} request(s) longer than the context length of {self.max_length} "
                 "tokens: their contexts are cut from the left."
             )
+
+
+def _check_list(texts: Sequence[str], method: str) -> None:
+    """A single text would be taken for a list of its characters."""
+    if isinstance(texts, str):
+        raise TrimixError(f"{method} takes a list of texts, not one text.", f"{method}([text])")

@@ -266,6 +266,7 @@ def _unreachable(error: Exception, spec: SourceSpec, main: str) -> TrimixError:
     cause = error.__cause__ or error
     return TrimixError(
         f"{label(spec)}: the Hub cannot be reached to download {main} "
-        f"({type(cause).__name__}), and it is not in the cache.",
+        f"({type(cause).__name__}), and it is not in the cache. (There is no local folder "
+        f"{spec.path}, so it was taken for a Hub id.)",
         f"check the network, proxy and HF_ENDPOINT, or {_LOCAL}",
     )

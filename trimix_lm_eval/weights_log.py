@@ -1,0 +1,45 @@
+"""The sidecar of a run: which weights every single request got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trimix_lm_eval.readers import Choice
+
+
+class WeightsLog:
+    """The sidecar JSONL: a line per request, appended as the request finishes.
+
+    ``run`` in each line stands for everything the numbers depend on: lines of different runs in
+    one file can be told apart.
+    """
+
+    def __init__(self, path: str | None, rank: int, world: int, stamp: dict[str, str]) -> None:
+        self.stream, self.stamp = None, stamp
+        if path:
+            file = Path(path).expanduser()
+            if world > 1:
+                file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.stream = file.open("a", encoding="utf-8")
+
+    def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
+        """Append one line."""
+        if self.stream is None:
+            return
+        gamma = choice.weights.gamma
+        line = {
+            **self.stamp,
+            "task": task,
+            "doc_id": doc,
+            "idx": idx,
+            "request": kind,
+            "alpha": choice.weights.alpha,
+            "beta": choice.weights.beta,
+            "gamma": choice.weights.alpha if gamma is None else gamma,
+            "prompt_nll": choice.nll,
+            "prompt_tokens": choice.tokens,
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()
