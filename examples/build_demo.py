@@ -35,7 +35,10 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 # A word or syllable with its vowel signs (\p{M}) and tsek stays together; GPT-2's pattern, made for
 # scripts without combining vowels, would cut Tibetan at each of them.
 PIECES = r" ?[\p{L}\p{M}]+་?| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}:\n{{ message['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
 VOCABULARY = 1536
 TOKENS_PER_BATCH = 2048
 SHORT, LONG = 256, 1024  # tokens per training row; the long rows come last

@@ -211,7 +211,7 @@ def test_task_point_is_the_naive_mean_whatever_the_order(folders, naive):
     for order in (1, -1):
         lm = TriMixLM(**model_args(folders, policy="ppl_task", grid=GRID_TEXT, batch_size=3))
         lm.loglikelihood(requests_of(DOCS)[::order], disable_tqdm=True)
-        points.add(lm.task_points["t"])
+        points.add(lm.task_points["t"].weights)
     assert len(points) == 1
     mean = sum(mean_nll(naive, lm.tok_encode(row["q"])) for row in DOCS) / len(DOCS)
     assert tuple(points.pop())[:2] == GRID[int(mean.argmin())]
@@ -245,7 +245,7 @@ def test_each_task_has_its_point(folders, naive):
     lm.loglikelihood([*requests_of(DOCS[:1], "a"), *requests_of(DOCS[3:4], "b")], disable_tqdm=True)
     for task, row in (("a", DOCS[0]), ("b", DOCS[3])):
         nll = mean_nll(naive, lm.tok_encode(row["q"]))
-        assert tuple(lm.task_points[task])[:2] == GRID[int(nll.argmin())]
+        assert tuple(lm.task_points[task].weights)[:2] == GRID[int(nll.argmin())]
 
 
 def test_task_point_looks_at_prompts_and_not_at_the_empty_one(folders, task_yaml, naive):

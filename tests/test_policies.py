@@ -149,7 +149,7 @@ def test_no_grid(text):
         ("fixed", {"alpha": 0.3, "beta": 0.3, "gamma": 0.5}, SOURCES),
         ("ppl", {}, TRIO),
         ("ppl", {"grid": "0.1:0.9;0.3:0.7"}, ("large_ins", "small_cpt")),
-        ("ppl", {"grid": "0.1:0.9;0.3:0.7", "optimum": "newton"}, TRIO),
+        ("ppl", {"optimum": "newton"}, TRIO),
         ("ppl_task", {"grid": "0.1:0.9:0.5"}, SOURCES),
         ("gate", {}, ("large_ins", "small_cpt")),
         ("gate", {"host": "large_base", "scorer": "small_base"}, ("small_base", "large_base")),
@@ -378,7 +378,7 @@ def test_the_options_of_a_question_share_the_choice(trio, policy):
         ({}, PRIOR),
         ({"grid": "1:0;0.3:0.8"}, Weights(0.3, 0.8)),
         ({"optimum": "newton"}, PRIOR),
-        ({"grid": "1:0;0:0", "optimum": "newton"}, PRIOR),
+        ({"optimum": "newton"}, PRIOR),
     ],
 )
 def test_a_prompt_of_one_token_takes_the_prior(trio, options, point):

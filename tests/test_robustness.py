@@ -226,7 +226,7 @@ def test_long_continuation_under_a_task_point_keeps_the_point(folders):
     long = " over the barn and the rivers there" * 6
     asked = instances("loglikelihood", [("The cat", long), ("The hen", " sat")])
     got = lm.loglikelihood(asked, disable_tqdm=True)
-    point = lm.task_points["t"]
+    point = lm.task_points["t"].weights
     fixed = trio(folders, alpha=point.alpha, beta=point.beta)
     want = [s.log_likelihood for s in fixed.loglikelihood([r.args for r in asked])]
     assert [x for x, _ in got] == pytest.approx(want, abs=1e-5, rel=1e-6)

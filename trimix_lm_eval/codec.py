@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.errors import TrimixError, warn_once
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.policies import Policy
 from trimix_lm_eval.prefill import Prompt
@@ -45,6 +45,7 @@ class Codec:
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids, each text judged on its own: no second BOS where it begins with one."""
+        text = whole_characters(text)
         ids = list(self.tokenizer.encode(text, **self._special(text, add_special_tokens)))
         if ids and max(ids) >= self.vocab_size:
             token = self.tokenizer.convert_ids_to_tokens(max(ids))
@@ -78,6 +79,7 @@ class Codec:
         spans = self.policy.judged(text, [str(token) for token in added if token.special])
         if spans is None:
             return None
+        text = whole_characters(text)
         encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
         judged = tuple(
             any(start < end and start < right and end > left for left, right in spans)
@@ -163,6 +165,16 @@ def seed_for(seed: int, *parts: object) -> int:
     """A seed that depends on what a request is, not on when it is run."""
     text = "\x1f".join([str(seed), *map(str, parts)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def whole_characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        warn_once("A text holds half a surrogate pair: replaced by U+FFFD.")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:

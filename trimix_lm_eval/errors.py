@@ -94,7 +94,7 @@ def warn_once(message: str) -> None:
 
 
 def install_excepthook() -> None:
-    """Let an uncaught `TrimixError` print its message without a traceback.
+    """Let an uncaught `TrimixError`, or Ctrl-C, print its message without a traceback.
 
     The stock ``lm_eval`` command does not know our errors, so this is how its users are spared
     the traceback. Every other exception goes to the hook that was there before.
@@ -106,6 +106,8 @@ def install_excepthook() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, TrimixError):
             print(f"error: {error}", file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            print("interrupted; with --use_cache a rerun goes on from here", file=sys.stderr)
         else:
             before(kind, error, trace)
 

@@ -24,7 +24,7 @@ from trimix_lm_eval import __version__, errors, prefill, scoring, settings
 from trimix_lm_eval.codec import seed_for
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.gen_kwargs import generation
-from trimix_lm_eval.provenance import Guard, describe
+from trimix_lm_eval.provenance import Guard, TaskPoint, describe, text_digest
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.trimix import TriMix
 from trimix_lm_eval.weights_log import WeightsLog
@@ -52,17 +52,18 @@ class TriMixLM(TemplateLM):
         device = self._join_processes() or _usable(arguments.pop("device", None))
         arguments.pop("device", None)  # of several processes each has its own
         asked = settings.parse(arguments)
+        # Before the models: a path that cannot be written must not cost their loading.
+        self._log = WeightsLog(asked.weights_log, self.rank, self.world_size)
         self.model = TriMix.from_settings(asked, device)
         self.tokenizer = self.model.tokenizer
         self._device = self.model.fuser.ensemble.device
         self.description = describe(self.model)
         self.guard = Guard()
-        self.task_points: dict[str, Weights] = {}
+        self.task_points: dict[str, TaskPoint] = {}
         self.chosen: dict[tuple[str, int], str] = {}
         self.truncated = 0  # over all processes, once they have told
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
-        stamp = {"run": run, "policy": asked.policy}
-        self._log = WeightsLog(asked.weights_log, self.rank, self.world_size, stamp)
+        self._log.stamp = {"run": run, "policy": asked.policy}
 
     # ---------------------------------------------------------------- the three request types
 
@@ -146,7 +147,7 @@ class TriMixLM(TemplateLM):
         task, doc = str(request.task_name), int(request.doc_id or 0)
         if choice is not None:
             label = self._label(choice.weights)
-            if (task, doc) not in self.chosen:
+            if self.chosen.get((task, doc)) != label:
                 self.chosen[task, doc] = label
                 self.guard.keep_chosen(task, doc, label)
             self._log.write(task, doc, request.idx, kind, choice)
@@ -155,7 +156,9 @@ class TriMixLM(TemplateLM):
         """A point of a grid by its name; a continuous choice to the nearest tenth."""
         policy = self.model.fuser.policy
         if policy.scope == "token" or policy.continuous:
-            weights = Weights(round(weights.alpha, 1), round(weights.beta, 1))
+            alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
+            gamma = None if weights.gamma is None else round(weights.gamma, 1)
+            weights = Weights(alpha, beta, None if gamma == alpha else gamma)
         return weights.label()
 
     # ---------------------------------------------------------------- one point per task
@@ -165,37 +168,55 @@ class TriMixLM(TemplateLM):
 
         A point is stored before any request is scored with it, and read again on resume: then
         only the remaining requests arrive, and their prompts would choose otherwise.
+
+        Raises:
+            TrimixError: The cache file's point was chosen from other prompts.
         """
         policy = self.model.fuser.policy
         if policy.scope != "task":
             return None
-        new = {str(r.task_name) for r in requests} - set(self.task_points)
-        if new:  # on every process alike: a task without a point has no cached answer anywhere
-            prompts = self._prompts_of_tasks(requests, policy.task_prompts)
-            for task in sorted((set(prompts) | new) - set(self.task_points)):
-                choice = self.model.choose_for_task([text for _, text in prompts.get(task, [])])
-                self.task_points[task] = choice.weights
-                self.guard.keep_task_point(task, choice.weights)
-        return [self.task_points[str(r.task_name)] for r in requests]
+        arrived = self._prompts(requests)
+        for task, found in arrived.items():
+            point = self.task_points.get(task)
+            if point and not all(point.fits(p, t, policy.task_prompts) for p, t in found.items()):
+                if self.guard.is_file:
+                    raise errors.TrimixError(
+                        f"The cache file's point for {task} was chosen from other prompts (another "
+                        "--limit, num_fewshot, chat template or system instruction).",
+                        "give this run a --use_cache path of its own",
+                    )
+                del self.task_points[task]
+        if set(arrived) - set(self.task_points):  # on every process alike: see set_cache_hook
+            self._choose_points(arrived, policy.task_prompts)
+        return [self.task_points[str(r.task_name)].weights for r in requests]
 
-    def _prompts_of_tasks(
-        self, requests: Sequence[Instance], most: int
-    ) -> dict[str, list[tuple[int, str]]]:
-        """Prompts that decide, by task: drawn by seed, the same on every process."""
+    def _prompts(self, requests: Sequence[Instance]) -> dict[str, dict[int, str]]:
+        """The prompts of each task by their place in the draw, which the seed alone decides.
+
+        Of a document whose options differ in context, the first; an empty context, with which
+        some metrics ask for the answer alone, only if there is no other.
+        """
         seed = self.model.settings.seed
-        mine: dict[str, dict[int, str]] = {}
-        # Of a document whose options differ in context, the first; never an empty context, with
-        # which some metrics ask for the answer alone.
-        for request in sorted(requests, key=lambda r: -r.idx):
+        found: dict[str, dict[int, str]] = {}
+        for request in sorted(requests, key=lambda r: (bool(r.args[0]), -r.idx)):
             task, doc = str(request.task_name), int(request.doc_id or 0)
-            if task not in self.task_points and request.args[0]:
-                mine.setdefault(task, {})[seed_for(seed, task, doc)] = request.args[0]
-        drawn = {task: sorted(found.items())[:most] for task, found in mine.items()}
+            found.setdefault(task, {})[seed_for(seed, task, doc)] = request.args[0]
+        return found
+
+    def _choose_points(self, arrived: dict[str, dict[int, str]], most: int) -> None:
+        """Draw prompts over all processes, choose on each of them alike, and store."""
+        new = {t: found for t, found in arrived.items() if t not in self.task_points}
+        mine = {task: sorted(found.items())[:most] for task, found in new.items()}
         together: dict[str, dict[int, str]] = {}
-        for part in self._all_gather_objects(drawn):
+        for part in self._all_gather_objects(mine):
             for task, items in part.items():
                 together.setdefault(task, {}).update(items)
-        return {task: sorted(found.items())[:most] for task, found in together.items()}
+        for task, prompts in sorted(together.items()):
+            read = sorted(prompts.items())[:most]
+            choice = self.model.choose_for_task([text for _, text in read])
+            point = TaskPoint(choice.weights, {place: text_digest(t) for place, t in read})
+            self.task_points[task] = point
+            self.guard.keep_task_point(task, point)
 
     # ---------------------------------------------------------------- lm-eval's cache and results
 
@@ -231,7 +252,9 @@ class TriMixLM(TemplateLM):
                 "version": __version__,
                 **self.description,
                 "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
-                "task_points": {t: p.label() for t, p in sorted(self.task_points.items())},
+                "task_points": {
+                    task: point.weights.label() for task, point in sorted(self.task_points.items())
+                },
                 "truncated_requests": self.truncated or self.model.truncated,
             },
         }
@@ -357,9 +380,20 @@ class TriMixLM(TemplateLM):
                 )
             )
 
+        if not self.tokenizer.chat_template:
+            raise errors.TrimixError(
+                "The tokenizer in use has no chat template.",
+                "leave out --apply_chat_template, or name the tokenizer of an instruction-tuned "
+                "model with tokenizer=",
+            )
         try:
             return render(chat_history)
-        except jinja2.exceptions.TemplateError:
+        except jinja2.exceptions.TemplateError as error:
+            if not any(message["role"] == "system" for message in chat_history):
+                raise errors.TrimixError(
+                    f"The chat template fails: {error}",
+                    "leave out --apply_chat_template, or try --fewshot_as_multiturn true",
+                ) from error
             errors.warn_once("The chat template refuses the system role: it is left out.")
             return render([m for m in chat_history if m["role"] != "system"])
 

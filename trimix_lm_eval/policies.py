@@ -209,6 +209,12 @@ class _Grid(Policy):
         if self.optimum not in ("grid", "newton"):
             raise unknown("optimum", str(self.optimum), ("grid", "newton"))
 
+        if self.optimum == "newton" and self.grid != PAPER_GRID:
+            raise TrimixError(
+                "optimum=newton searches the whole unit square: it has no use for a grid.",
+                "leave out one of the two",
+            )
+
     @property
     def continuous(self) -> bool:
         """True with ``optimum=newton``."""
@@ -373,6 +379,8 @@ class Gate(Policy):
         if self.host == self.scorer:
             raise TrimixError(f"host and scorer are both {self.host}.", "name two sources")
         object.__setattr__(self, "floor", _number("floor", self.floor))
+        if not 0.0 <= self.floor <= 1.0:
+            raise TrimixError(f"floor={self.floor} is not a weight.", "give a number from 0 to 1")
 
     def points(self) -> tuple[Weights, ...]:
         """None: weights are per token and per source."""

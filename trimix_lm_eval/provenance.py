@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fusion import Weights
@@ -41,6 +41,8 @@ def describe(model: TriMix) -> dict[str, Any]:
         sources[source.name] = {
             "path": spec.path,
             "revision": spec.revision,
+            "subfolder": spec.subfolder,
+            "gguf_file": spec.gguf_file,
             "commit": model.report.commits.get(source.name),
             "digest": digest(folder / spec.subfolder) if folder.is_dir() else None,
             "dtype": str(source.dtype).removeprefix("torch."),
@@ -56,13 +58,19 @@ def describe(model: TriMix) -> dict[str, Any]:
         "plausibility": asked.plausibility,
         "plausibility_source": asked.plausibility_source if asked.plausibility else None,
         "max_length": model.max_length,
-        "tokenizer": asked.tokenizer,
+        "tokenizer": _of_vocabulary(model.tokenizer),
         "add_bos_token": asked.add_bos_token,
         "prefix_token_id": asked.prefix_token_id,
         "enable_thinking": asked.enable_thinking,
         "think_end_token": asked.think_end_token,
         "seed": asked.seed,
     }
+
+
+def _of_vocabulary(tokenizer: Any) -> str:
+    """Identity of a tokenizer: its tokens and their ids."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 def digest(folder: Path) -> str:
@@ -84,6 +92,35 @@ def digest(folder: Path) -> str:
                 stream.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
                 total.update(stream.read(_PIECE_BYTES))
     return total.hexdigest()[:16]
+
+
+class TaskPoint(NamedTuple):
+    """The point of a task and what it was chosen from.
+
+    Attributes:
+        weights: The point.
+        drawn: Of each prompt that was read: its place in the draw, and a digest of its text.
+    """
+
+    weights: Weights
+    drawn: dict[int, str]
+
+    def fits(self, place: int, text: str, most: int) -> bool:
+        """Whether a prompt that arrives now is of the set that the point was chosen from.
+
+        Args:
+            place: Its place in the draw; the lowest ``most`` were read.
+            text: The prompt.
+            most: How many prompts are read at most.
+        """
+        if place in self.drawn:
+            return self.drawn[place] == text_digest(text)
+        return len(self.drawn) >= most and place > max(self.drawn)
+
+
+def text_digest(text: str) -> str:
+    """A short identity of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Guard:
@@ -123,14 +160,19 @@ class Guard:
                 mend,
             )
 
-    def task_points(self) -> dict[str, Weights]:
+    @property
+    def is_file(self) -> bool:
+        """Whether there is a cache file, with answers that outlive this process."""
+        return not isinstance(self.store, dict)
+
+    def task_points(self) -> dict[str, TaskPoint]:
         """The stored points of ``ppl_task``, by task."""
         found = self._under(_TASK_POINT)
-        return {task: Weights(*point) for task, point in found.items()}
+        return {t: TaskPoint(Weights(*point), dict(drawn)) for t, (point, drawn) in found.items()}
 
-    def keep_task_point(self, task: str, point: Weights) -> None:
+    def keep_task_point(self, task: str, chosen: TaskPoint) -> None:
         """Store a task's point before any request is scored with it."""
-        self.store[_TASK_POINT + task] = tuple(point)
+        self.store[_TASK_POINT + task] = (tuple(chosen.weights), chosen.drawn)
 
     def chosen(self) -> Iterator[tuple[str, int, str]]:
         """The labels that earlier runs of this file chose: (task, document, label)."""

@@ -44,8 +44,10 @@ class _PrequentialReader(Reader):
             if self.fuser.plausibility is None:
                 self.scores.append(nll)
                 continue
-            rows = [self.fuser.fused(logits, v.expand(nll.shape[1], -1))[0] for v in vectors]
-            masked = [-fusion.log_prob(row, targets[where]) for row in rows]
+            each = [v.expand(nll.shape[1], -1) for v in vectors]
+            masked = [
+                -fusion.log_prob(self.fuser.fused(logits, v)[0], targets[where]) for v in each
+            ]
             self.scores.append(torch.stack(masked).cpu())
 
 
@@ -70,6 +72,11 @@ def score_rolling(
     Yields:
         (index of the document, score), each when its last window is done.
     """
+    if fuser.plausibility is not None:
+        warn_once(
+            "The plausibility mask gives some tokens no probability at all: a text that holds one "
+            "has log-likelihood minus infinity."
+        )
     windows = [(doc, w) for doc, parts in enumerate(documents) for w in parts]
     left = [len(parts) for parts in documents]
     for doc, parts in enumerate(documents):

@@ -249,7 +249,8 @@ def _spec(name: str, path: str, values: dict[str, Any]) -> SourceSpec:
 def _checked(settings: Settings) -> Settings:
     """Check and type the values that do not belong to a source or a policy."""
     batch: int | str = "auto"
-    if str(settings.batch_size).split(":")[0] != "auto":
+    name, _, times = str(settings.batch_size).partition(":")
+    if name != "auto" or (times and not times.replace(".", "", 1).isdecimal()):
         batch = _whole("batch_size", settings.batch_size, 1)
     a = settings.plausibility
     if a is not None:

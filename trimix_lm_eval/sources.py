@@ -41,6 +41,11 @@ class Source:
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self.dtype = model.dtype
+        if self.device.type == "meta":
+            raise TrimixError(
+                f"{name} does not fit on the GPUs: part of it was left on the CPU or on disk.",
+                f"load it in fewer bits ({name}_quantization=int8 or nf4), or use more GPUs",
+            )
         self.mask_by_type = bool(getattr(self.config, "layer_types", None))
         self.plain = False
         self.finish: Callable[[Tensor], Tensor] = _identity
@@ -159,8 +164,9 @@ class Source:
 
     def _tolerance(self) -> float:
         """Rounding that a probe may show, relative to the logits; a wrong mask is far beyond it."""
-        exact = self.dtype == torch.float32 and not hasattr(self.config, "quantization_config")
-        return 1e-3 if exact else 0.05
+        if getattr(self.model, "is_quantized", False):
+            return 0.1  # how int8 rounds depends on what else is in the batch
+        return 1e-3 if self.dtype == torch.float32 else 0.05
 
     def _probe_cached(self, ids: Tensor) -> Tensor | None:
         """Logits of the second half of a text, fed in two pieces with padding before and between.

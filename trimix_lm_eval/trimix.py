@@ -55,6 +55,12 @@ class Generation:
     top_p: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        stop: object = self.stop  # one string is a natural slip, and a sequence of its letters
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        if self.max_new_tokens < 1:
+            raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
+
 
 class Text(NamedTuple):
     """A generated text and the weights that made it."""

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.readers import Choice
 
 
 class WeightsLog:
     """The sidecar JSONL: a line per request, appended as the request finishes.
 
-    ``run`` in each line stands for everything the numbers depend on: lines of different runs in
+    ``run`` (in ``stamp``) stands for everything the numbers depend on: lines of different runs in
     one file can be told apart.
     """
 
-    def __init__(self, path: str | None, rank: int, world: int, stamp: dict[str, str]) -> None:
-        self.stream, self.stamp = None, stamp
+    def __init__(self, path: str | None, rank: int, world: int) -> None:
+        self.stream = None
+        self.stamp: dict[str, str] = {}
         if path:
             file = Path(path).expanduser()
             if world > 1:
                 file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self.stream = file.open("a", encoding="utf-8")
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.stream = file.open("a", encoding="utf-8")
+            except OSError as error:
+                raise TrimixError(
+                    f"weights_log={path} cannot be written: {error}", "give a file that can be"
+                ) from error
 
     def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
         """Append one line."""
