@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from trimix_lm_eval import TriMix, policies
+from trimix_lm_eval import policy as registry
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fusion import PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.policies import parse_grid
@@ -55,7 +56,7 @@ def test_every_policy_says_what_it_is(name):
 
 
 def test_a_policy_of_ones_own(monkeypatch):
-    monkeypatch.setattr(policies, "_REGISTRY", dict(policies._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
     @policies.register("half", "https://example.org")
     @dataclasses.dataclass(frozen=True)
