@@ -1,7 +1,8 @@
 """Prompts of token ids in, generated token ids out. No text and no lm-eval here.
 
 Rows stop one by one, each at its own stop, and a row that is done leaves the batch at once. The
-prompt's forward passes serve selection and generation alike. One host synchronisation per token.
+prompt's forward passes serve selection and generation alike. Greedy decoding synchronises with the
+host once per token; sampling does so once more per sampled row.
 
 Invariant 2: greedy tokens depend neither on the batch nor on the order. Sampling draws one uniform
 number per token from a generator of the row's own, so it does not either.
