@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma3TextConfig,
     LlamaConfig,
     MixtralConfig,
@@ -55,17 +56,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-#: Tokens as AutoTokenizer reads them back: for Qwen2 it adds an end-of-text token of its own.
-TOKENS = {"llama": 265, "qwen2": 266, "gemma3": 265, "mixtral": 265}
-FAMILIES = tuple(TOKENS)
+FAMILIES = ("llama", "qwen2", "gemma3", "mixtral")
 
 
-def config_of(family: str, role: str, padded: bool):
+def config_of(family: str, role: str):
     """A tiny config; the large models are wider than the small ones."""
     large = role.startswith("large")
     shape = {
         **SHAPE,
-        "vocab_size": PADDED[role] if padded else TOKENS[family],
+        "vocab_size": PADDED[role],
         "hidden_size": 48 if large else 32,
         "intermediate_size": 64,
         "num_hidden_layers": 3 if large else 2,
@@ -92,11 +91,16 @@ def config_of(family: str, role: str, padded: bool):
 
 def build(folder: Path, family: str, role: str, seed: int, padded: bool = True) -> Path:
     """Write one random model with its tokenizer to disk."""
+    config = config_of(family, role)
+    config.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    if not padded:
+        # As AutoTokenizer reads it back: some versions add a token of the family's own.
+        config.vocab_size = len(AutoTokenizer.from_pretrained(folder))
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config_of(family, role, padded))
+    model = AutoModelForCausalLM.from_config(config)
     model.generation_config.eos_token_id = 257
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
     return folder
 
 

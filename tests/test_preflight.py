@@ -342,7 +342,7 @@ def test_source_without_tokenizer(tmp_path, tok, warnings):
 
 
 def test_large_ins_without_tokenizer(tmp_path):
-    assert "its tokenizer cannot be loaded" in refusal(save(tmp_path))
+    assert "comes without a tokenizer" in refusal(save(tmp_path))
 
 
 def test_embedding_without_rows_for_ordinary_tokens(tmp_path, tok):

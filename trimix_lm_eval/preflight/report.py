@@ -109,8 +109,14 @@ def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
         files: Its files.
 
     Raises:
-        TrimixError: It cannot be loaded.
+        TrimixError: There is none, or it cannot be loaded.
     """
+    if not (spec.gguf_file or files.has_tokenizer):
+        # Some versions of transformers make up an empty one instead of failing.
+        raise TrimixError(
+            f"{label(spec)} comes without a tokenizer.",
+            "copy the tokenizer's files into its folder, or name another with tokenizer=",
+        )
     try:
         return AutoTokenizer.from_pretrained(spec.path, **files.arguments(spec))
     except Exception as error:  # whatever transformers or the repository's own code raises
