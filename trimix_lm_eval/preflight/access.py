@@ -10,25 +10,20 @@ import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
+from trimix_lm_eval import hub
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.settings import SourceSpec
 
-#: Where the conditions of a gated repository are accepted, whatever mirror serves the files.
-_WEBSITE = "https://huggingface.co"
-_LOCAL = "put the model's files into a local folder and give its path instead of the Hub id"
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _TOKENIZERS = (
     "tokenizer.json",
@@ -85,8 +80,11 @@ class Files(NamedTuple):
 
 def label(spec: SourceSpec) -> str:
     """How messages name a source: its role and where it comes from."""
-    at = "" if spec.revision == "main" else f"@{spec.revision}"
-    return f"{spec.name} ({spec.path}{at})"
+    return str(_repository(spec))
+
+
+def _repository(spec: SourceSpec) -> hub.Repository:
+    return hub.Repository(spec.name, spec.path, spec.revision)
 
 
 def locate(spec: SourceSpec) -> Files:
@@ -117,7 +115,7 @@ def locate_tokenizer(spec: SourceSpec) -> Files:
     _, reachable = _info(spec)
     try:
         path = _download(spec, "tokenizer_config.json", reachable)
-    except _MissingFileError:
+    except hub.MissingFile:
         return nothing  # an old repository; its tokenizer may still load
     return Files(path, _commit(path), {}, False, not reachable)
 
@@ -145,7 +143,7 @@ def _hub(spec: SourceSpec, main: str) -> Files:
     info, reachable = _info(spec)
     try:
         path = _download(spec, main, reachable)
-    except _MissingFileError as error:
+    except hub.MissingFile as error:
         raise _no_model(spec, main) from error
     if info is None:
         # All that is known is the cache; where downloads are forbidden, that is all there is.
@@ -170,10 +168,6 @@ def _info(spec: SourceSpec) -> tuple[ModelInfo | None, bool]:
         return None, False
 
 
-class _MissingFileError(Exception):
-    """The repository can be read, but has no such file."""
-
-
 def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
     """One file of a repository, from the Hub or the cache."""
     if os.path.isabs(spec.path) or spec.path.startswith(".") or spec.path.count("/") > 1:
@@ -188,7 +182,7 @@ def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
     try:
         return Path(hf_hub_download(spec.path, name, **where))
     except (OSError, EntryNotFoundError, HFValidationError) as error:
-        _explain(error, spec, name)
+        hub.explain(error, _repository(spec), name)
 
 
 def _commit(path: Path) -> str:
@@ -209,64 +203,4 @@ def _no_model(spec: SourceSpec, main: str) -> TrimixError:
         f"{label(spec)}{inside} has no {main}: it is not a transformers model.",
         "correct the path, or name its subfolder= or gguf_file=; merge an adapter into its base "
         "model first",
-    )
-
-
-def _explain(error: Exception, spec: SourceSpec, main: str) -> NoReturn:
-    """Raise what a user can act on for an error of huggingface_hub.
-
-    The order matters: a gated repository is also a missing one, and a file that was not found
-    in the cache is also a missing file.
-    """
-    page = f"{_WEBSITE}/{spec.path}"
-    if isinstance(error, GatedRepoError):
-        raise TrimixError(
-            f"{label(spec)} is gated, and this account has not been granted access.",
-            f"accept the conditions at {page}, then run `hf auth login` (or set HF_TOKEN)",
-        ) from error
-    if isinstance(error, RepositoryNotFoundError):
-        raise TrimixError(
-            f"{label(spec)}: there is no such repository on the Hub, and no such local folder; "
-            "or it is private.",
-            "check the spelling; if it is private, run `hf auth login` (or set HF_TOKEN)",
-        ) from error
-    if isinstance(error, RevisionNotFoundError):
-        raise TrimixError(
-            f"{spec.name}: the repository {spec.path} has no revision {spec.revision!r}.",
-            f"give a branch, tag or commit listed at {page}/commits",
-        ) from error
-    if isinstance(error, LocalEntryNotFoundError):
-        raise _unreachable(error, spec, main) from error
-    if isinstance(error, EntryNotFoundError):
-        raise _MissingFileError(main) from error
-    if isinstance(error, HFValidationError):
-        raise TrimixError(
-            f"{spec.name}: {spec.path!r} is neither a local folder nor a Hub id.",
-            "give an existing folder, or owner/name",
-        ) from error
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        raise TrimixError(
-            f"{label(spec)}: the Hub refuses this machine's token.",
-            "run `hf auth login` again (or correct HF_TOKEN)",
-        ) from error
-    first = str(error).strip().splitlines() or [type(error).__name__]
-    raise TrimixError(
-        f"{label(spec)}: {main} could not be fetched: {first[0]}",
-        f"try again later, or {_LOCAL}",
-    ) from error
-
-
-def _unreachable(error: Exception, spec: SourceSpec, main: str) -> TrimixError:
-    """The error for a file that is not in the cache and cannot be downloaded."""
-    if constants.HF_HUB_OFFLINE:
-        return TrimixError(
-            f"{label(spec)} is not in the cache, and HF_HUB_OFFLINE forbids to download it.",
-            f"unset HF_HUB_OFFLINE, or {_LOCAL}",
-        )
-    cause = error.__cause__ or error
-    return TrimixError(
-        f"{label(spec)}: the Hub cannot be reached to download {main} "
-        f"({type(cause).__name__}), and it is not in the cache. (There is no local folder "
-        f"{spec.path}, so it was taken for a Hub id.)",
-        f"check the network, proxy and HF_ENDPOINT, or {_LOCAL}",
     )
