@@ -1,0 +1,101 @@
+"""Belebele (Bandarkar et al. 2024, https://arxiv.org/abs/2308.16884): files -> lm-eval documents.
+
+Reading comprehension over passages of FLORES-200, 900 questions and nothing else: there is no
+training set. The task is therefore zero-shot; in its few-shot variant the exemplars are the first
+rows with passages of their own, and no question about any of these passages is scored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.errors import install_excepthook
+from trimix_lm_eval.tasklib import places, rows
+from trimix_lm_eval.tasklib.languages import name_of
+from trimix_lm_eval.tasklib.rows import TEXT, Kind, Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BENCHMARK = places.Benchmark(
+    "belebele", "facebook/belebele", "75b399394a9803252cfec289d103de462763db7c"
+)
+_ANSWERS = tuple(f"mc_answer{i}" for i in range(1, 5))
+_ROWS = 900
+_FIELDS = {
+    "flores_passage": TEXT,
+    "question": TEXT,
+    **dict.fromkeys(_ANSWERS, TEXT),
+    "correct_answer_num": Kind("one of 1, 2, 3, 4", lambda v: str(v) in ("1", "2", "3", "4")),
+}
+
+
+def load(language: str, exemplars: int = 0, **options: Any) -> dict[str, Dataset]:
+    """Load one language; the `custom_dataset` of its YAML.
+
+    Args:
+        language: A code of FLORES-200, e.g. ``ben_Beng``.
+        exemplars: How many rows to set aside as few-shot exemplars.
+        **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
+            model's arguments too.
+
+    Returns:
+        The split ``test``, and ``exemplars`` if any are set aside.
+
+    Raises:
+        TrimixError: The file cannot be had or is not as published.
+    """
+    import datasets
+
+    install_excepthook()
+    place = places.place_of(BENCHMARK, **options)
+    content = places.fetch(BENCHMARK, files(language)[0], place)
+    checked = rows.check(rows.read_jsonl(content), content, _FIELDS, _ROWS)
+    documents = [_document(row, number, language) for number, row in enumerate(checked)]
+    if not exemplars:
+        return {"test": datasets.Dataset.from_list(documents)}
+    shown, scored = set_aside(documents, exemplars)
+    return {
+        "test": datasets.Dataset.from_list(scored),
+        "exemplars": datasets.Dataset.from_list(shown),
+    }
+
+
+def files(language: str, **_: Any) -> list[places.File]:
+    """The one file of a language."""
+    return [places.File(f"data/{language}.jsonl", (f"{language}.jsonl",))]
+
+
+def set_aside(documents: list[Row], count: int) -> tuple[list[Row], list[Row]]:
+    """Divide documents into exemplars and those that are scored.
+
+    Args:
+        documents: All of them.
+        count: How many exemplars.
+
+    Returns:
+        The first `count` documents with passages of their own, and all documents whose passage
+        is none of theirs: most passages have two questions, and seeing a passage with one answer
+        would help with the other.
+    """
+    first: dict[str, Row] = {}
+    for document in documents:
+        first.setdefault(document["context"][0], document)
+    shown = list(first.values())[:count]
+    passages = {document["context"][0] for document in shown}
+    return shown, [doc for doc in documents if doc["context"][0] not in passages]
+
+
+def _document(row: Row, number: int, language: str) -> Row:
+    letters = ["A", "B", "C", "D"]
+    gold = int(row["correct_answer_num"]) - 1
+    return {
+        "id": str(number),
+        "language": name_of(language),
+        "context": [row["flores_passage"]],
+        "question": row["question"],
+        "options": [row[name] for name in _ANSWERS],
+        "letters": letters,
+        "answer": letters[gold],
+        "gold": gold,
+    }

@@ -1,0 +1,327 @@
+"""Where the files of a benchmark come from: the Hub, a local folder, or a (locked) zip file.
+
+The user says so once per run, with ``--metadata '{"data_dir": "…"}'`` or `TRIMIX_DATA_DIR`; without
+either the files come from the Hub, at a pinned commit where one is known. Nothing is searched in a
+second place if the first fails: numbers should not depend on what happens to lie around.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+
+from trimix_lm_eval import hub
+from trimix_lm_eval.errors import TrimixError, unknown
+
+logger = logging.getLogger("trimix_lm_eval")
+
+#: Folders below `data_dir` in which the released archives keep their files.
+_INSIDE = ("", "data", "data/annotated")
+_AES = 99  # the compression type that marks a zip member as locked with AES
+
+
+class Benchmark(NamedTuple):
+    """A published set of files.
+
+    Attributes:
+        name: How options and messages name it.
+        repository: Its id on the Hub.
+        revision: The commit whose files are meant; ``main`` if none could be confirmed.
+    """
+
+    name: str
+    repository: str
+    revision: str
+
+
+class File(NamedTuple):
+    """One file of a benchmark, under the names that it has in the various releases.
+
+    Attributes:
+        hub: Its path in the repository on the Hub.
+        local: Its paths in other releases, tried in this order before `hub`.
+    """
+
+    hub: str
+    local: tuple[str, ...] = ()
+
+
+class Content(NamedTuple):
+    """What was found.
+
+    Attributes:
+        data: The bytes of the file.
+        where: The place, for messages.
+        file: Under which of its names it was found.
+    """
+
+    data: bytes
+    where: str
+    file: str
+
+
+class Place(NamedTuple):
+    """Where the user says that a benchmark's files are.
+
+    Attributes:
+        path: A folder or a zip file; None for the Hub.
+        password: Of the zip file, if it is locked.
+        revision: Of the repository on the Hub.
+    """
+
+    path: Path | None
+    password: str | None
+    revision: str
+
+
+def place_of(
+    benchmark: Benchmark,
+    data_dir: str | Mapping[str, str] | None = None,
+    data_password: str | None = None,
+    data_revision: str | None = None,
+    **_: Any,
+) -> Place:
+    """Read a user's options.
+
+    Args:
+        benchmark: Whose files are meant.
+        data_dir: A folder or zip file, or a mapping from names of benchmarks to such; benchmarks
+            that it does not name come from the Hub. None: `TRIMIX_DATA_DIR`, else the Hub.
+        data_password: Of the zip file. None: `TRIMIX_DATA_PASSWORD`.
+        data_revision: A commit, tag or branch on the Hub instead of the pinned one.
+
+    Raises:
+        TrimixError: `data_dir` is neither, or there is nothing at that path.
+    """
+    given = data_dir or os.environ.get("TRIMIX_DATA_DIR") or None
+    if isinstance(given, Mapping):
+        known = ("milic_eval", "sib200", "belebele")
+        for name in given:
+            if name not in known:
+                raise unknown("benchmark in data_dir", str(name), known)
+        given = given.get(benchmark.name)
+    if given is not None and not isinstance(given, str):
+        raise TrimixError(
+            f"data_dir is {given!r}.", "give a path, or a mapping from benchmark to path"
+        )
+    path = Path(given).expanduser() if given else None
+    if path and not path.exists():
+        raise TrimixError(
+            f"{benchmark.name}: there is no folder or zip file {path}.",
+            "correct data_dir in --metadata (or TRIMIX_DATA_DIR), or leave it out to use the Hub",
+        )
+    password = data_password or os.environ.get("TRIMIX_DATA_PASSWORD") or None
+    return Place(path, password, data_revision or benchmark.revision)
+
+
+def fetch(benchmark: Benchmark, file: File, place: Place) -> Content:
+    """Read one file.
+
+    Raises:
+        TrimixError: It cannot be had; the message says why and what to do.
+    """
+    if place.path is None:
+        path = _download(_repository(benchmark, place), file.hub)
+        return Content(path.read_bytes(), f"{benchmark.repository}/{file.hub}", file.hub)
+    if place.path.is_dir():
+        name, found = _find(benchmark, file, place.path)
+        return Content(found.read_bytes(), str(found), name)
+    return _from_zip(benchmark, file, place.path, place.password)
+
+
+def reach(benchmark: Benchmark, files: list[File], place: Place) -> str:
+    """See whether files could be fetched, without downloading any.
+
+    Returns:
+        Where they are, in a word or two.
+
+    Raises:
+        TrimixError: As `fetch`.
+    """
+    if place.path is None:
+        return _reach_hub(_repository(benchmark, place), files)
+    for file in files:
+        if place.path.is_dir():
+            _find(benchmark, file, place.path)
+        else:
+            _from_zip(benchmark, file, place.path, place.password, size=1)
+    return "zip" if place.path.is_file() else "folder"
+
+
+# --- a local folder ---------------------------------------------------------------------------
+
+
+def _find(benchmark: Benchmark, file: File, folder: Path) -> tuple[str, Path]:
+    """The first of a file's names that is in a folder."""
+    tops = ("", benchmark.name, benchmark.repository.rpartition("/")[2])
+    for name in _names(file):
+        for top in tops:
+            for inside in _INSIDE:
+                path = folder / top / inside / name
+                if path.is_file():
+                    return name, path
+    zips = sorted(folder.glob("*.zip"))
+    hint = f"; to read {zips[0].name} give its own path as data_dir" if zips else ""
+    raise TrimixError(
+        f"{benchmark.name}: {folder} has no {' or '.join(_names(file))} "
+        "(nor below data/ or a folder named after the benchmark).",
+        f"give the folder that contains these files{hint}",
+    )
+
+
+def _names(file: File) -> list[str]:
+    return [*file.local, file.hub]
+
+
+# --- a zip file -------------------------------------------------------------------------------
+
+
+def _from_zip(
+    benchmark: Benchmark, file: File, path: Path, password: str | None, size: int = -1
+) -> Content:
+    """Read a file, or its first bytes, out of an archive, at whatever depth its folders begin."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise TrimixError(
+            f"{benchmark.name}: {path} cannot be read as a zip file: {error}.",
+            "download it again, or give the folder with its unpacked files",
+        ) from error
+    with archive:
+        for name in _names(file):
+            for member in _members(archive, name):
+                where = f"{path}/{member.filename}"
+                return Content(_unlock(archive, member, where, password, size), where, name)
+    raise TrimixError(
+        f"{benchmark.name}: {path} has no {' or '.join(_names(file))} in it.",
+        "give an archive that has it, or the folder with the unpacked files; data_dir may also map "
+        "benchmarks to places, and those left out come from the Hub",
+    )
+
+
+def _members(archive: zipfile.ZipFile, name: str) -> Iterator[zipfile.ZipInfo]:
+    """The members whose path ends in a name, but for the resource forks that macOS adds."""
+    for member in archive.infolist():
+        path = member.filename
+        if (path == name or path.endswith(f"/{name}")) and not path.startswith("__MACOSX/"):
+            yield member
+
+
+def _unlock(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str, password: str | None, size: int
+) -> bytes:
+    """The first `size` bytes of a member; -1 for all."""
+    give = 'give it: --metadata \'{"data_password": "…"}\' or TRIMIX_DATA_PASSWORD'
+    if member.compress_type == _AES:
+        raise TrimixError(
+            f"{where} is locked with AES, which Python cannot open.",
+            "unpack the archive (7z x, bsdtar -xf) and give the folder as data_dir",
+        )
+    if member.flag_bits & 1 and not password:
+        raise TrimixError(f"{where} is locked with a password.", f"{give} (its authors publish it)")
+    try:
+        with archive.open(member, pwd=password.encode() if password else None) as opened:
+            return opened.read(size)
+    except (RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        if member.flag_bits & 1:
+            # The format keeps one byte to recognise a wrong password; it is right by chance once
+            # in 256 times, and then the content does not unpack.
+            raise TrimixError(f"{where} does not open with this password.", give) from error
+        raise TrimixError(f"{where} is damaged: {error}.", "download the archive again") from error
+
+
+# --- the Hub ----------------------------------------------------------------------------------
+
+
+def _repository(benchmark: Benchmark, place: Place) -> hub.Repository:
+    return hub.Repository(benchmark.name, benchmark.repository, place.revision, "dataset")
+
+
+@functools.cache
+def _commit(repository: hub.Repository) -> tuple[str, bool]:
+    """The commit that a revision stands for during this process; whether the Hub answers at all.
+
+    A branch is looked up once, so that all files of a run are of one commit.
+    """
+    try:
+        commit = HfApi().dataset_info(repository.id, revision=repository.revision).sha
+    except (HfHubHTTPError, HFValidationError):
+        return repository.revision, True  # downloading fails for the same reason, and explains it
+    except Exception:  # whatever the HTTP library raises without a network
+        return repository.revision, False
+    logger.info("%s: data of commit %s of %s", repository.role, commit, repository.id)
+    return commit or repository.revision, True
+
+
+def _download(repository: hub.Repository, name: str) -> Path:
+    """One file, from the Hub or its cache."""
+    commit, reachable = _commit(repository)
+    try:
+        return Path(
+            hf_hub_download(
+                repository.id,
+                name,
+                repo_type="dataset",
+                revision=commit,
+                local_files_only=not reachable,  # else the client would retry for long
+            )
+        )
+    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        try:
+            hub.explain(error, repository, name)
+        except hub.MissingFile:
+            raise TrimixError(
+                f"{repository} has no file {name}.",
+                "give the revision that has it as data_revision in --metadata, or a local copy "
+                "as data_dir",
+            ) from error
+
+
+def _reach_hub(repository: hub.Repository, files: list[File]) -> str:
+    """Whether this account may read a repository, or its files are in the cache."""
+    commit, reachable = _commit(repository)
+    if reachable:
+        refusal = _refusal(repository)
+        if refusal:
+            raise refusal
+        return "Hub"
+    for file in files:
+        try:
+            hf_hub_download(
+                repository.id,
+                file.hub,
+                repo_type="dataset",
+                revision=commit,
+                local_files_only=True,
+            )
+        except LocalEntryNotFoundError as error:
+            hub.explain(error, repository, "its data")
+    return "cache"
+
+
+@functools.cache
+def _refusal(repository: hub.Repository) -> TrimixError | None:
+    """Why this account may not read a repository; the Hub is asked once per process."""
+    try:
+        HfApi().auth_check(repository.id, repo_type="dataset")
+        HfApi().dataset_info(repository.id, revision=repository.revision)
+    except (HfHubHTTPError, HFValidationError) as error:
+        try:
+            hub.explain(error, repository, "its data")
+        except TrimixError as refusal:
+            return refusal
+    return None

@@ -1,0 +1,88 @@
+"""SIB-200 (Adelani et al. 2024, https://arxiv.org/abs/2309.07445): files -> lm-eval documents.
+
+Topic classification of sentences from FLORES-200. Read from the Hub or from a folder with its TSV
+files, laid out as on the Hub or in its authors' repository (`data/annotated/{code}/`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.errors import TrimixError, install_excepthook
+from trimix_lm_eval.tasklib import places, rows
+from trimix_lm_eval.tasklib.languages import name_of
+from trimix_lm_eval.tasklib.milic_eval import arrange
+from trimix_lm_eval.tasklib.rows import TEXT, Row
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+BENCHMARK = places.Benchmark("sib200", "Davlan/sib200", "38977a667f6fc264d5c26ec57a01e16db040b358")
+
+#: In the order of the `labels.txt` that comes with the data.
+LABELS = (
+    "science/technology",
+    "travel",
+    "politics",
+    "sports",
+    "health",
+    "entertainment",
+    "geography",
+)
+_ROWS = {"train": 701, "test": 204}
+
+
+def load(language: str, **options: Any) -> dict[str, Dataset]:
+    """Load one language; the `custom_dataset` of its YAML.
+
+    Args:
+        language: A code of FLORES-200, e.g. ``ben_Beng``.
+        **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
+            model's arguments too.
+
+    Returns:
+        The splits ``test`` and ``exemplars``: the training set, arranged in rounds of one sentence
+        of each topic, so that the first seven show all of them.
+
+    Raises:
+        TrimixError: The files cannot be had or are not as published.
+    """
+    import datasets
+
+    install_excepthook()
+    place = places.place_of(BENCHMARK, **options)
+    made = {}
+    for split, file in zip(("test", "train"), files(language), strict=True):
+        content = places.fetch(BENCHMARK, file, place)
+        fields = {"index_id": TEXT, "category": TEXT, "text": TEXT}
+        checked = rows.check(rows.read_tsv(content), content, fields, _ROWS[split])
+        made[split] = [_document(row, language, content.where) for row in checked]
+    pool = arrange(made["train"], list(LABELS), per_label=1)
+    return {
+        "test": datasets.Dataset.from_list(made["test"]),
+        "exemplars": datasets.Dataset.from_list(pool),
+    }
+
+
+def files(language: str, **_: Any) -> list[places.File]:
+    """The test file of a language and its training file."""
+    names = [f"{language}/{split}.tsv" for split in ("test", "train")]
+    return [places.File(f"data/{name}", (name,)) for name in names]
+
+
+def _document(row: Row, language: str, where: str) -> Row:
+    label = row["category"]
+    if label not in LABELS:
+        raise TrimixError(
+            f"{where}: row {row['index_id']} has the category {label!r}, which is none of the "
+            "seven topics.",
+            "download the file again",
+        )
+    return {
+        "id": row["index_id"],
+        "language": name_of(language),
+        "text": row["text"],
+        "labels": list(LABELS),
+        "label": label,
+        "gold": LABELS.index(label),
+    }
