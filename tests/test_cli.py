@@ -93,8 +93,8 @@ def test_wrong_usage(args, capsys):
 def test_tasks(capsys):
     assert cli.main(["tasks"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["NAME", "KIND", "OUTPUT", "METADATA"]
-    assert ["trimix_demo", "group"] in [row.split()[:2] for row in rows]
+    assert header.split() == ["NAME", "KIND", "SHOTS", "WHAT", "DATA"]
+    assert ["trimix_demo", "group"] in [row.split()[:2] for row in rows if row]
 
 
 def test_tasks_pattern_that_matches_nothing(capsys):
@@ -104,18 +104,45 @@ def test_tasks_pattern_that_matches_nothing(capsys):
 
 def test_catalog_reads_includes_functions_and_groups(tmp_path):
     (tmp_path / "_template_yaml").write_text(
-        "output_type: multiple_choice\nprocess_docs: !function utils.f\n"
-        "metadata: {version: 1.0, language: [bo, en]}\n"
+        "output_type: multiple_choice\nprocess_docs: !function utils.f\nnum_fewshot: 5\n"
     )
-    (tmp_path / "t.yaml").write_text("include: _template_yaml\ntask: t\n")
-    (tmp_path / "g.yaml").write_text("group: g\ntask: [t, {task: u, num_fewshot: 1}]\n")
-    (tmp_path / "default.yaml").write_text("task: plain\n")
-    assert catalog.list_tasks(tmp_path) == [
-        ("g", "group", "t, u", ""),
-        ("plain", "task", "generate_until", ""),
-        ("t", "task", "multiple_choice", "language=bo+en version=1.0"),
+    (tmp_path / "t.yaml").write_text("include: _template_yaml\ntask: t\ntag: kind\n")
+    (tmp_path / "g.yaml").write_text("group: g\ntask: [t, {task: plain, num_fewshot: 1}]\n")
+    (tmp_path / "default.yaml").write_text("task: plain\ndataset_path: here\n")
+    configs = catalog.read_all(tmp_path)
+    assert configs["t"]["process_docs"] == "utils.f"
+    lines = catalog.list_tasks(configs, "*", lambda config: config.get("dataset_path", "shipped"))
+    assert [line.split() for line in lines] == [
+        ["NAME", "KIND", "SHOTS", "WHAT", "DATA"],
+        ["g", "group", "t,", "plain"],
+        ["plain", "task", "0", "generate_until", "here"],
+        ["t", "task", "5", "multiple_choice", "shipped"],
     ]
-    assert [row.name for row in catalog.list_tasks(tmp_path, "p*")] == ["plain"]
+    assert len(catalog.list_tasks(configs, "p*", str)) == 2
+    assert catalog.list_tasks(configs, "x*", str) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [("t", ["t"]), ("kind", ["t"]), ("g", ["plain", "t"]), ("*", ["plain", "t"]), ("x", [])],
+)
+def test_catalog_finds_what_a_name_stands_for(tmp_path, given, found):
+    (tmp_path / "t.yaml").write_text("task: t\ntag: kind\n")
+    (tmp_path / "g.yaml").write_text("group: g\ntask: [t, h]\n")
+    (tmp_path / "h.yaml").write_text("group: h\ntask: [plain]\n")
+    (tmp_path / "p.yaml").write_text("task: plain\n")
+    configs = catalog.read_all(tmp_path)
+    assert sorted(name for name, _ in catalog.tasks_of(configs, given)) == found
+
+
+def test_catalog_says_once_why_data_is_missing():
+    def reach(config):
+        raise TrimixError(f"{config['task']} is not there.", "fetch it")
+
+    configs = {name: {"task": name} for name in "abc"}
+    *rows, note = catalog.list_tasks(configs, "*", reach)
+    assert [row.split()[-2:] for row in rows[1:]] == [["no", "[1]"]] * 3
+    assert note == "\n[1] a is not there. (and 2 more like this)\n  -> fetch it"
 
 
 def test_shipped_folders_exist():

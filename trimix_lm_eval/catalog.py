@@ -1,14 +1,19 @@
 """What the package's own task YAML says, read without lm-eval or torch.
 
 lm-eval's index reads every task that it ships, which takes it many seconds; ``trimix tasks``
-reads a few dozen files instead.
+reads a few hundred small files instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
+
+Config = dict[str, Any]
+#: From a task's YAML to where its data is, in a word; raises an error if it cannot be had.
+Reach = Callable[[Config], str]
 
 
 class Listed(NamedTuple):
@@ -17,57 +22,126 @@ class Listed(NamedTuple):
     Attributes:
         name: What to give to ``--tasks``.
         kind: ``task`` or ``group``.
-        output: The task's output type; for a group, its members.
-        metadata: The metadata of the YAML, e.g. ``language=bo version=1.0``.
+        shots: Exemplars in the prompt; for a group, empty.
+        what: The task's output type; for a group, its members.
+        data: Where the data of a task is, or the number of the note that says why it is not
+            there; for a group, empty.
     """
 
     name: str
     kind: str
-    output: str
-    metadata: str
+    shots: str
+    what: str
+    data: str
 
 
-def list_tasks(folder: Path, pattern: str = "*") -> list[Listed]:
-    """List the tasks and groups of a folder, sorted by name.
+def read_all(folder: Path) -> dict[str, Config]:
+    """Read the YAML of all tasks and groups below a folder, as lm-eval finds them.
 
     Args:
-        folder: Searched for ``**/*.yaml``, as lm-eval does.
-        pattern: A shell pattern over names.
+        folder: Searched for ``**/*.yaml``.
+
+    Returns:
+        The content of each file with what it includes, by the name of its task or group.
 
     Raises:
         yaml.YAMLError: If a file is not YAML.
     """
-    rows = (_listed(_read(path)) for path in folder.glob("**/*.yaml"))
-    return sorted(row for row in rows if row and fnmatch(row.name, pattern))
+    configs = (_read(path) for path in sorted(folder.glob("**/*.yaml")))
+    named = ((config.get("group") or config.get("task"), config) for config in configs)
+    return {name: config for name, config in named if isinstance(name, str)}
 
 
-def as_table(rows: list[Listed]) -> str:
-    """Lay rows out in columns, below a header."""
+def tasks_of(configs: dict[str, Config], pattern: str) -> Iterator[tuple[str, Config]]:
+    """Yield the tasks that a name stands for: a task, a group, a tag, or a shell pattern of these.
+
+    Args:
+        configs: From `read_all`.
+        pattern: What a user would give to ``--tasks``.
+
+    Yields:
+        Name and content of each, without repetition.
+    """
+    waiting, seen = [pattern], set()
+    while waiting:
+        wanted = waiting.pop(0)
+        for name, config in configs.items():
+            if name in seen or not (fnmatch(name, wanted) or fnmatch(_tag(config), wanted)):
+                continue
+            seen.add(name)
+            if "group" in config:
+                waiting += _members(config)
+            else:
+                yield name, config
+
+
+def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[str]:
+    """Lay the tasks and groups that match a pattern out in columns, groups first.
+
+    Args:
+        configs: From `read_all`.
+        pattern: A shell pattern over names.
+        reach: Asked for every task.
+
+    Returns:
+        Lines: a header, a line each, and notes on data that cannot be had; none at all if no name
+        matches.
+    """
+    notes: dict[str, list[str]] = {}
+    rows = [
+        _listed(name, config, reach, notes)
+        for name, config in configs.items()
+        if fnmatch(name, pattern)
+    ]
+    if not rows:
+        return []
+    rows.sort(key=lambda row: (row.kind, row.name))
     table = [tuple(field.upper() for field in Listed._fields), *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table
-    )
+    ]
+    return [*lines, *_notes(notes)]
 
 
-def _listed(config: dict[str, Any]) -> Listed | None:
-    """Return the line for one file's content, or None if it defines neither task nor group."""
-    metadata = config.get("metadata") or {}
-    told = " ".join(
-        f"{key}={'+'.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in sorted(metadata.items())
-    )
+def _notes(notes: dict[str, list[str]]) -> Iterator[str]:
+    """One note for all tasks with the same remedy: what happened to the first of them."""
+    for number, (mend, happened) in enumerate(notes.items(), 1):
+        others = len(set(happened)) - 1
+        more = f" (and {others} more like this)" if others else ""
+        yield f"\n[{number}] {happened[0]}{more}\n  -> {mend}"
+
+
+def _listed(name: str, config: Config, reach: Reach, notes: dict[str, list[str]]) -> Listed:
+    from trimix_lm_eval.errors import TrimixError
+
     if "group" in config:
-        members = (m if isinstance(m, str) else m.get("task", "") for m in config["task"])
-        return Listed(config["group"], "group", ", ".join(map(str, members)), told)
-    if isinstance(config.get("task"), str):
-        # What lm-eval takes when the YAML says nothing.
-        return Listed(config["task"], "task", config.get("output_type", "generate_until"), told)
-    return None
+        members = _members(config)
+        shown = ", ".join(members)
+        shown = shown if len(shown) <= 60 else f"{len(members)} members"
+        return Listed(name, "group", "", shown, "")
+    try:
+        data = reach(config)
+    except TrimixError as error:
+        happened, _, mend = str(error).partition("\n  -> ")
+        notes.setdefault(mend, []).append(happened)
+        data = f"no [{list(notes).index(mend) + 1}]"
+    # What lm-eval takes when the YAML says nothing.
+    output = config.get("output_type", "generate_until")
+    return Listed(name, "task", str(config.get("num_fewshot", 0)), output, data)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _members(config: Config) -> list[str]:
+    return [m if isinstance(m, str) else str(m.get("task", "")) for m in config["task"]]
+
+
+def _tag(config: Config) -> str:
+    tag = config.get("tag")
+    return tag if isinstance(tag, str) else ""
+
+
+def _read(path: Path) -> Config:
     """Read one YAML file together with what it includes; its own keys win."""
     import yaml
 
@@ -75,10 +149,10 @@ def _read(path: Path) -> dict[str, Any]:
         """A loader of our own: tags added to it do not leak into everybody's SafeLoader."""
 
     # ``!function utils.f`` names code, which a listing has no need to import.
-    Loader.add_multi_constructor("!", lambda loader, tag, node: str(node.value))
-    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
+    Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
+    config: Config = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
     includes = config.pop("include", [])
-    merged: dict[str, Any] = {}
+    merged: Config = {}
     for name in includes if isinstance(includes, list) else [includes]:
         merged.update(_read(path.parent / name))
     return {**merged, **config}

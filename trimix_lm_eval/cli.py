@@ -84,8 +84,18 @@ def _parser() -> argparse.ArgumentParser:
         help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
     )
 
-    tasks = _add(commands, "tasks", _tasks, "list the tasks that come with this package")
+    tasks = _add(
+        commands, "tasks", _tasks, "list the package's tasks, and whether their data can be reached"
+    )
     tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    tasks.add_argument(
+        "--data_dir",
+        metavar="path",
+        help="folder or zip file with the benchmarks' files (default: TRIMIX_DATA_DIR, or the Hub)",
+    )
+    tasks.add_argument(
+        "--data_password", metavar="…", help="of a locked zip (default: TRIMIX_DATA_PASSWORD)"
+    )
     return parser
 
 
@@ -109,14 +119,17 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
-    from trimix_lm_eval.catalog import as_table, list_tasks
+    from trimix_lm_eval.catalog import list_tasks, read_all
     from trimix_lm_eval.errors import unknown
     from trimix_lm_eval.paths import tasks_dir
+    from trimix_lm_eval.tasklib.reach import reach
 
-    rows = list_tasks(tasks_dir(), args.pattern)
-    if not rows:
-        raise unknown("task", args.pattern, (row.name for row in list_tasks(tasks_dir())))
-    print(as_table(rows))
+    options = {"data_dir": args.data_dir, "data_password": args.data_password}
+    configs = read_all(tasks_dir())
+    lines = list_tasks(configs, args.pattern, lambda config: reach(config, options))
+    if not lines:
+        raise unknown("task", args.pattern, configs)
+    print(*lines, sep="\n")
     return 0
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval import policies, settings
+from trimix_lm_eval.catalog import read_all, tasks_of
 from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.paths import tasks_dir
 from trimix_lm_eval.preflight.report import check
 from trimix_lm_eval.settings import Settings
+from trimix_lm_eval.tasklib.reach import reach
 
 
 def main(config_paths: list[str], model_args: str | None = None) -> int:
@@ -59,7 +62,9 @@ def _check_run(path: str | None, model_args: str | None) -> list[str]:
     report = check(wanted, _needed(wanted))
     lines = report.lines()
     tasks = _check_tasks(run)
-    return [*lines, f"tasks: {', '.join(tasks)}"] if tasks else lines
+    if not tasks:
+        return lines
+    return [*lines, f"tasks: {', '.join(tasks)}", *_check_data(tasks, _metadata(run))]
 
 
 def _needed(wanted: Settings) -> tuple[str, ...]:
@@ -137,6 +142,32 @@ def _check_tasks(run: dict[str, Any]) -> list[str]:
                 "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
             )
     return names
+
+
+def _metadata(run: dict[str, Any]) -> dict[str, Any]:
+    """What a run passes on to its tasks."""
+    given = run.get("metadata") or {}
+    if not isinstance(given, dict):
+        raise TrimixError(f"metadata is {given!r}.", "write a mapping, e.g. data_dir: path")
+    return given
+
+
+def _check_data(names: list[str], metadata: dict[str, Any]) -> list[str]:
+    """Check that the data of those tasks that are ours can be had; say where it is."""
+    configs = _shipped()
+    places = {
+        f"{config['dataset_path']} ({reach(config, metadata)})"
+        for name in names
+        for _, config in tasks_of(configs, name)
+        if "dataset_path" in config
+    }
+    return [f"data: {', '.join(sorted(places))}"] if places else []
+
+
+@functools.cache
+def _shipped() -> dict[str, Any]:
+    """The package's own tasks, read once: they are hundreds of files."""
+    return read_all(tasks_dir())
 
 
 def _nearest(name: str, accepted: list[str]) -> str:
