@@ -4,15 +4,8 @@ Models are configs and tokenizers on disk beside an empty file of weights. The H
 this process that answers as the real one does; the client is the real one, in a subprocess.
 """
 
-import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -25,6 +18,7 @@ from transformers import (
     T5Config,
 )
 
+from tests.hub import COMMIT, Hub, client
 from trimix_lm_eval import errors, preflight
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.preflight import memory, runs, vocabulary
@@ -32,7 +26,6 @@ from trimix_lm_eval.preflight.vocabulary import Difference, Vocabulary, first_di
 from trimix_lm_eval.settings import Settings, SourceSpec
 
 TEXTS = ["hello world, how are you", "the lazy dog and the quick fox"] * 5
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def tokenizer(texts=TEXTS, size=290, special=(), ordinary=()):
@@ -547,85 +540,20 @@ for case in json.loads(sys.argv[1]):
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The few routes of the Hub that a client needs to read a repository."""
-
-    folder: Path
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.answer()
-
-    def do_GET(self):
-        self.answer()
-
-    def answer(self):
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        parts = parts[2:] if api else parts
-        repo, revision = "/".join(parts[:2]), parts[3] if len(parts) > 3 else "main"
-        if repo == "org/gated" and not api:  # what a gated repository is about, all may read
-            return self.refuse(401, "GatedRepo", "Access to model org/gated is restricted.")
-        if repo == "org/down":
-            return self.refuse(418, "", "out of order")
-        if repo not in ("org/good", "org/gated", "org/empty"):
-            return self.refuse(401, "RepoNotFound", "Repository not found")
-        if revision not in ("main", COMMIT):
-            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        files = {} if repo == "org/empty" else {p.name: p for p in self.folder.iterdir()}
-        if api and len(parts) > 2 and parts[2] == "tree":
-            return self.send(json.dumps([]).encode())
-        if api:
-            siblings = [{"rfilename": n, "size": p.stat().st_size} for n, p in files.items()]
-            info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "tags": []}
-            return self.send(json.dumps(info).encode())
-        name = "/".join(parts[4:])
-        if name not in files:
-            return self.refuse(404, "EntryNotFound", "Entry not found")
-        return self.send(files[name].read_bytes())
-
-    def refuse(self, status, code, message):
-        self.send(b"", status, {"X-Error-Code": code, "X-Error-Message": message})
-
-    def send(self, body, status=200, headers=None):
-        self.send_response(status)
-        etag = hashlib.sha1(body).hexdigest()
-        known = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": str(len(body))}
-        for name, value in {**known, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-def client(home, endpoint, cases, **env):
+def ask(home, endpoint, cases, **env):
     """Check each case in a fresh process; return what it printed."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
-    clean |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "*", **env}
-    ran = subprocess.run(
-        [sys.executable, "-c", CLIENT, json.dumps(cases)],
-        env={**clean, "PYTHONPATH": str(Path(preflight.__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ran = client(home, endpoint, "-c", CLIENT, json.dumps(cases), **env)
     assert ran.returncode == 0, ran.stderr[-2000:]
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory, tok):
-    """The server, and the cache that the first client leaves behind with its answers."""
-    folder = tmp_path_factory.mktemp("hub")
-    save(folder, tok)
-    handler = type("Handler", (Hub,), {"folder": folder})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
+    """The endpoint, and the cache that the first client leaves behind with its answers."""
+    good, empty = tmp_path_factory.mktemp("good"), tmp_path_factory.mktemp("empty")
+    save(good, tok)
     home = tmp_path_factory.mktemp("home")
+    repositories = {"org/good": good, "org/gated": good, "org/empty": empty}
     cases = {
         "good": {"path": "org/good"},
         "pinned": {"path": "org/good", "revision": COMMIT},
@@ -637,9 +565,9 @@ def hub(tmp_path_factory, tok):
         "no id": {"path": "no id!"},
         "tokenizer": {"path": "org/good", "tokenizer": "org/gated"},
     }
-    answers = dict(zip(cases, client(home, endpoint, list(cases.values())), strict=True))
-    yield endpoint, home, answers
-    server.shutdown()
+    with Hub(repositories, gated=["org/gated"], down=["org/down"]) as server:
+        answers = ask(home, server.endpoint, list(cases.values()))
+        yield server.endpoint, home, dict(zip(cases, answers, strict=True))
 
 
 @pytest.mark.parametrize("case", ["good", "pinned"])
@@ -669,7 +597,7 @@ def test_hub_refuses(hub, case, what, mend):
 def test_hub_offline(hub):
     endpoint, home, _ = hub
     cases = [{"path": "org/good"}, {"path": "org/other"}]
-    cached, missing = client(home, endpoint, cases, HF_HUB_OFFLINE="1")
+    cached, missing = ask(home, endpoint, cases, HF_HUB_OFFLINE="1")
     assert "has a config.json but no weights" in cached  # they were never downloaded
     assert "(org/other) is not in the cache, and HF_HUB_OFFLINE forbids" in missing
     assert "into a local folder and give its path" in missing
@@ -678,7 +606,7 @@ def test_hub_offline(hub):
 def test_hub_out_of_reach(hub):
     _, home, _ = hub
     cases = [{"path": "org/good"}, {"path": "org/other"}]
-    cached, missing = client(home, "http://127.0.0.1:9", cases)
+    cached, missing = ask(home, "http://127.0.0.1:9", cases)
     assert cached == [COMMIT, 290]
     assert "(org/other): the Hub cannot be reached" in missing
     assert "check the network" in missing
