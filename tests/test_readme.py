@@ -62,4 +62,4 @@ def test_the_map_names_every_module_and_no_other():
     modules = {f.name for f in (ROOT / "trimix_lm_eval").glob("*.py")} - {"__init__.py"}
     assert modules <= named, modules - named
     for name in named:
-        assert (ROOT / name).exists() or (ROOT / "trimix_lm_eval" / name).exists(), name
+        assert any((ROOT / folder / name).exists() for folder in ("", "trimix_lm_eval", "tasks")), name
