@@ -62,4 +62,6 @@ def test_the_map_names_every_module_and_no_other():
     modules = {f.name for f in (ROOT / "trimix_lm_eval").glob("*.py")} - {"__init__.py"}
     assert modules <= named, modules - named
     for name in named:
-        assert any((ROOT / folder / name).exists() for folder in ("", "trimix_lm_eval", "tasks")), name
+        assert any((ROOT / folder / name).exists() for folder in ("", "trimix_lm_eval", "tasks")), (
+            name
+        )
