@@ -99,7 +99,7 @@ def belebele() -> Files:
             for ending, includes in (("", []), ("_ll", ["../_letters_ll"])):
                 kind = f"_{shots}shot" if shots else ""
                 task = f"trimix_belebele_{code}{kind}{ending}"
-                data = {"language": code, **({"exemplars": shots} if shots else {})}
+                data = {"language": code, **({"held_out": shots} if shots else {})}
                 made[f"belebele/{task}.yaml"] = _task(
                     task,
                     ["_belebele", *template, *includes],

@@ -30,12 +30,12 @@ _FIELDS = {
 }
 
 
-def load(language: str, exemplars: int = 0, **options: Any) -> dict[str, Dataset]:
+def load(language: str, held_out: int = 0, **options: Any) -> dict[str, Dataset]:
     """Load one language; the `custom_dataset` of its YAML.
 
     Args:
         language: A code of FLORES-200, e.g. ``ben_Beng``.
-        exemplars: How many rows to set aside as few-shot exemplars.
+        held_out: How many rows to set aside as few-shot exemplars.
         **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
             model's arguments too.
 
@@ -52,9 +52,9 @@ def load(language: str, exemplars: int = 0, **options: Any) -> dict[str, Dataset
     content = places.fetch(BENCHMARK, files(language)[0], place)
     checked = rows.check(rows.read_jsonl(content), content, _FIELDS, _ROWS)
     documents = [_document(row, number, language) for number, row in enumerate(checked)]
-    if not exemplars:
+    if not held_out:
         return {"test": datasets.Dataset.from_list(documents)}
-    shown, scored = set_aside(documents, exemplars)
+    shown, scored = set_aside(documents, held_out)
     return {
         "test": datasets.Dataset.from_list(scored),
         "exemplars": datasets.Dataset.from_list(shown),
