@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError, install_excepthook, unknown
-from trimix_lm_eval.tasklib import places, rows
+from trimix_lm_eval.tasklib import places, rouge, rows
 from trimix_lm_eval.tasklib.languages import name_of
 from trimix_lm_eval.tasklib.rows import ID, LETTER, NUMBER, PAIR, TEXT, TEXTS, Kind, Row
 
@@ -111,6 +111,8 @@ def load(
 
     install_excepthook()
     kindred = TASKS[task]
+    if task == "title_generation":
+        rouge.Tokenizer()  # if what it needs is missing, say so now, not after hours
     place = places.place_of(BENCHMARK, **options)
     test_file, train_file = files(task, language, exemplars)
     test = places.fetch(BENCHMARK, test_file, place)
