@@ -27,7 +27,7 @@ _WEBSITE = "https://huggingface.co"
 _LOCAL = {
     "model": "put the model's files into a local folder and give its path instead of the Hub id",
     "dataset": "download the files elsewhere and name their folder with "
-    "--metadata '{\"data_dir\": \"…\"}' or TRIMIX_DATA_DIR",
+    '--metadata \'{"data_dir": "…"}\' or TRIMIX_DATA_DIR',
 }
 
 

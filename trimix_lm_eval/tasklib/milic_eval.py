@@ -187,10 +187,10 @@ def _makers(task: str, source: str | None, target: str | None) -> Make:
 
 def _question(row: Row, language: str, prompt: str) -> Row:
     letters = ["A", "B", "C", "D", "E"][: len(row["options"])]
-    if row["answer"] not in letters:
+    if row["answer"] not in letters or len(letters) < len(row["options"]):
         raise TrimixError(
             f"MiLiC-Eval, question {row['id']} ({language}): the answer is {row['answer']}, but "
-            f"there are {len(letters)} options.",
+            f"there are {len(row['options'])} options.",
             "download the data again",
         )
     kept = ("context", "question", "word", "options", "answer")
@@ -233,7 +233,15 @@ def _classification(
     """
     import datasets
 
-    names = {row["label"]["en"]: row["label"][prompt] for row in [*train, *test]}
+    names: dict[str, str] = {}
+    for row in [*train, *test]:
+        label, name = row["label"]["en"], row["label"][prompt]
+        if names.setdefault(label, name) != name:
+            raise TrimixError(
+                f"{where}: the label {label} is called {name} in row {row['id']} and "
+                f"{names[label]} in another.",
+                "name another release with data_dir or data_revision in --metadata",
+            )
     labels = PASSAGE_LABELS[language] if task == "text_classification" else tuple(sorted(names))
     if set(names) != set(labels):
         raise TrimixError(

@@ -7,11 +7,11 @@ second place if the first fails: numbers should not depend on what happens to li
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +107,12 @@ def place_of(
     Raises:
         TrimixError: `data_dir` is neither, or there is nothing at that path.
     """
+    for name, value in (("data_password", data_password), ("data_revision", data_revision)):
+        if value is not None and not isinstance(value, str):
+            raise TrimixError(
+                f"{name} is {value!r}, not a text; lm-eval reads digits as a number.",
+                f'write it in JSON, in quotation marks: --metadata \'{{"{name}": "…"}}\'',
+            )
     given = data_dir or os.environ.get("TRIMIX_DATA_DIR") or None
     if isinstance(given, Mapping):
         known = ("milic_eval", "sib200", "belebele")
@@ -118,8 +124,8 @@ def place_of(
         raise TrimixError(
             f"data_dir is {given!r}.", "give a path, or a mapping from benchmark to path"
         )
-    path = Path(given).expanduser() if given else None
-    if path and not path.exists():
+    path = Path(os.path.expanduser(given)) if given else None
+    if path and not os.path.exists(path):
         raise TrimixError(
             f"{benchmark.name}: there is no folder or zip file {path}.",
             "correct data_dir in --metadata (or TRIMIX_DATA_DIR), or leave it out to use the Hub",
@@ -139,7 +145,13 @@ def fetch(benchmark: Benchmark, file: File, place: Place) -> Content:
         return Content(path.read_bytes(), f"{benchmark.repository}/{file.hub}", file.hub)
     if place.path.is_dir():
         name, found = _find(benchmark, file, place.path)
-        return Content(found.read_bytes(), str(found), name)
+        try:
+            return Content(found.read_bytes(), str(found), name)
+        except OSError as error:
+            raise TrimixError(
+                f"{benchmark.name}: {found} cannot be read: {error.strerror}.",
+                "see to its permissions, or give another copy as data_dir",
+            ) from error
     return _from_zip(benchmark, file, place.path, place.password)
 
 
@@ -196,7 +208,7 @@ def _from_zip(
     """Read a file, or its first bytes, out of an archive, at whatever depth its folders begin."""
     try:
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever its parts raise: a name may not even be UTF-8
         raise TrimixError(
             f"{benchmark.name}: {path} cannot be read as a zip file: {error}.",
             "download it again, or give the folder with its unpacked files",
@@ -236,12 +248,13 @@ def _unlock(
     try:
         with archive.open(member, pwd=password.encode() if password else None) as opened:
             return opened.read(size)
-    except (RuntimeError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # of any decompressor: OSError, EOFError, LZMAError, zlib.error
         if member.flag_bits & 1:
             # The format keeps one byte to recognise a wrong password; it is right by chance once
             # in 256 times, and then the content does not unpack.
             raise TrimixError(f"{where} does not open with this password.", give) from error
-        raise TrimixError(f"{where} is damaged: {error}.", "download the archive again") from error
+        cause = str(error) or type(error).__name__
+        raise TrimixError(f"{where} is damaged: {cause}.", "download the archive again") from error
 
 
 # --- the Hub ----------------------------------------------------------------------------------
@@ -271,7 +284,7 @@ def _download(repository: hub.Repository, name: str) -> Path:
     """One file, from the Hub or its cache."""
     commit, reachable = _commit(repository)
     try:
-        return Path(
+        path = Path(
             hf_hub_download(
                 repository.id,
                 name,
@@ -280,6 +293,9 @@ def _download(repository: hub.Repository, name: str) -> Path:
                 local_files_only=not reachable,  # else the client would retry for long
             )
         )
+        if commit != repository.revision:
+            _remember(repository, path.parents[name.count("/")], commit)
+        return path
     except (OSError, EntryNotFoundError, HFValidationError) as error:
         try:
             hub.explain(error, repository, name)
@@ -289,6 +305,17 @@ def _download(repository: hub.Repository, name: str) -> Path:
                 "give the revision that has it as data_revision in --metadata, or a local copy "
                 "as data_dir",
             ) from error
+
+
+def _remember(repository: hub.Repository, snapshot: Path, commit: str) -> None:
+    """Note in the cache what a branch stands for, as the client does when it follows one itself.
+
+    Without the note a later run that cannot reach the Hub would not find the files.
+    """
+    note = snapshot.parent.parent / "refs" / repository.revision
+    with contextlib.suppress(OSError):  # a cache that may only be read
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(commit)
 
 
 def _reach_hub(repository: hub.Repository, files: list[File]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ def _is_text(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     try:
-        return _is_text(value) and float(value) == float(value)
+        return _is_text(value) and math.isfinite(float(value))
     except ValueError:
         return False
 
@@ -161,6 +162,11 @@ def _shown(value: Any) -> str:
 
 
 def _decode(content: Content) -> str:
+    if content.data.startswith(b"version https://git-lfs"):
+        raise TrimixError(
+            f"{content.where} is a pointer of Git LFS, not the file.",
+            "run `git lfs pull` there, or download the file again",
+        )
     try:
         return content.data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -171,8 +177,7 @@ def _parse(text: str, content: Content) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        start = "; it is a pointer of Git LFS" if text.startswith("version https://git-lfs") else ""
-        raise TrimixError(f"{content.where} is not JSON: {error}{start}.", _AGAIN) from error
+        raise TrimixError(f"{content.where} is not JSON: {error}.", _AGAIN) from error
 
 
 def _objects(rows: Any, content: Content) -> list[Row]:
