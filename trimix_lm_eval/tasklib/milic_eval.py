@@ -217,7 +217,7 @@ def _problem(row: Row, language: str, prompt: str) -> Row:
         "id": str(row["id"]),
         "language": name_of(language, prompt),
         "question": row["question"],
-        "answer": row["answer"],
+        "answer": str(row["answer"]),
     }
     return {**made, "solution": row["cot"][prompt]} if "cot" in row else made
 

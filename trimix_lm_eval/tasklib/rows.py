@@ -39,8 +39,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return False
     try:
-        return _is_text(value) and math.isfinite(float(value))
+        return math.isfinite(float(value))
     except ValueError:
         return False
 
@@ -54,7 +56,7 @@ TEXTS = Kind(
     "a list of texts, none of them empty",
     lambda value: isinstance(value, list) and bool(value) and all(map(_is_text, value)),
 )
-NUMBER = Kind("a number written as text", _is_number)
+NUMBER = Kind("a number", _is_number)
 LETTER = Kind("one of A, B, C, D, E", lambda value: value in ("A", "B", "C", "D", "E"))
 PAIR = Kind("a pair of texts named zh and en, none of them empty", _is_pair)
 ID = Kind(
