@@ -150,6 +150,10 @@ def groups() -> Files:
             f"{code}: MC by log-likelihood",
             [f"trimix_milic_{code}_{name}_ll" for name in MC],
         )
+    made["trimix_milic_mc_ll"] = (
+        "MiLiC-Eval: MC by log-likelihood",
+        [f"trimix_milic_{code}_mc_ll" for code in LANGUAGES],
+    )
     for ending, says in (("", ""), ("_ll", " by log-likelihood")):
         for benchmark, title in (("sib200", "SIB-200"), ("belebele", "Belebele")):
             made[f"trimix_indic_{benchmark}{ending}"] = (
@@ -167,8 +171,8 @@ def groups() -> Files:
 def _task(name: str, includes: list[str], data: dict[str, Any], tag: str) -> str:
     included = includes[0] if len(includes) == 1 else json.dumps(includes)
     lines = [f"include: {included}", f"task: {name}"]
-    lines += [f"tag: {tag}", "dataset_kwargs:"]
-    lines += [f"  {key}: {value}" for key, value in data.items()]
+    lines += [f"tag: {tag}", "dataset_kwargs:", "  select:"]
+    lines += [f"    {key}: {value}" for key, value in data.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -7,9 +7,9 @@ rows with passages of their own, and no question about any of these passages is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.errors import install_excepthook
 from trimix_lm_eval.tasklib import places, rows
 from trimix_lm_eval.tasklib.languages import name_of
 from trimix_lm_eval.tasklib.rows import TEXT, Kind, Row
@@ -30,14 +30,26 @@ _FIELDS = {
 }
 
 
-def load(language: str, held_out: int = 0, **options: Any) -> dict[str, Dataset]:
-    """Load one language; the `custom_dataset` of its YAML.
+def documents(select: Mapping[str, Any], **given: Any) -> dict[str, Dataset]:
+    """The `custom_dataset` of the YAML.
+
+    Args:
+        select: Arguments of `load` that make the task what it is.
+        **given: The user's metadata and the model's arguments.
+    """
+    return load(**{**places.options(given), **select})
+
+
+def load(
+    language: str, language_name: str | None = None, held_out: int = 0, **options: Any
+) -> dict[str, Dataset]:
+    """Load one language.
 
     Args:
         language: A code of FLORES-200, e.g. ``ben_Beng``.
+        language_name: What prompts call it, if it is not one of `languages.ENGLISH`.
         held_out: How many rows to set aside as few-shot exemplars.
-        **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
-            model's arguments too.
+        **options: Those of `places.place_of`.
 
     Returns:
         The split ``test``, and ``exemplars`` if any are set aside.
@@ -47,11 +59,11 @@ def load(language: str, held_out: int = 0, **options: Any) -> dict[str, Dataset]
     """
     import datasets
 
-    install_excepthook()
+    name = language_name or name_of(language)
     place = places.place_of(BENCHMARK, **options)
     content = places.fetch(BENCHMARK, files(language)[0], place)
     checked = rows.check(rows.read_jsonl(content), content, _FIELDS, _ROWS)
-    documents = [_document(row, number, language) for number, row in enumerate(checked)]
+    documents = [_document(row, number, name) for number, row in enumerate(checked)]
     if not held_out:
         return {"test": datasets.Dataset.from_list(documents)}
     shown, scored = set_aside(documents, held_out)
@@ -91,7 +103,7 @@ def _document(row: Row, number: int, language: str) -> Row:
     gold = int(row["correct_answer_num"]) - 1
     return {
         "id": str(number),
-        "language": name_of(language),
+        "language": language,
         "context": [row["flores_passage"]],
         "question": row["question"],
         "options": [row[name] for name in _ANSWERS],

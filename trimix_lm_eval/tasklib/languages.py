@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trimix_lm_eval.errors import TrimixError
+
 #: In English prompts, by ISO 639-1 code or by the code of FLORES-200.
 ENGLISH = {
     "bo": "Tibetan",
@@ -37,5 +39,14 @@ def name_of(code: str, prompt: str = "en") -> str:
     Args:
         code: Of the language.
         prompt: The language of the prompt, ``en`` or ``zh``.
+
+    Raises:
+        TrimixError: It is not known.
     """
-    return (CHINESE if prompt == "zh" else ENGLISH)[code]
+    names = CHINESE if prompt == "zh" else ENGLISH
+    if code not in names:
+        raise TrimixError(
+            f"What the language {code!r} is called in prompts is not known.",
+            "write language_name: … below `select:` in the task's YAML",
+        )
+    return names[code]

@@ -8,11 +8,12 @@ this package: its authors gate it so that it stays out of training data.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval.errors import TrimixError, install_excepthook, unknown
+from trimix_lm_eval.errors import TrimixError, unknown
 from trimix_lm_eval.tasklib import places, rouge, rows
+from trimix_lm_eval.tasklib.exemplars import arrange
 from trimix_lm_eval.tasklib.languages import name_of
 from trimix_lm_eval.tasklib.rows import ID, LETTER, NUMBER, PAIR, TEXT, TEXTS, Kind, Row
 
@@ -38,7 +39,7 @@ PASSAGE_LABELS = {
 Make = Callable[[Row, str, str], Row]
 
 
-class Kindred(NamedTuple):
+class TaskFiles(NamedTuple):
     """What the files of one task look like, the same in all languages.
 
     Attributes:
@@ -47,6 +48,7 @@ class Kindred(NamedTuple):
         test: Rows in the test file.
         fields: What each column must be.
         zip: The folder in the authors' archive, if it is called otherwise.
+        per_label: Exemplars of each label in a prompt, if there are labels.
     """
 
     hub: str
@@ -54,30 +56,42 @@ class Kindred(NamedTuple):
     test: int
     fields: dict[str, Kind]
     zip: str | None = None
+    per_label: int = 1
 
 
 _DIALOGUE = {"id": ID, "context": TEXTS, "options": TEXTS, "answer": LETTER}
 _LABELLED = {"id": ID, "text": TEXT, "label": PAIR}
 
 TASKS = {
-    "response_selection": Kindred("response_selection", 20, 407, _DIALOGUE),
-    "reading_comprehension": Kindred(
+    "response_selection": TaskFiles("response_selection", 20, 407, _DIALOGUE),
+    "reading_comprehension": TaskFiles(
         "reading_comprehension", 10, 200, {**_DIALOGUE, "question": TEXT}
     ),
-    "text_classification": Kindred(
-        "text_classification_passage", 16, 504, _LABELLED, "text_classification"
+    "text_classification": TaskFiles(
+        "text_classification_passage", 16, 504, _LABELLED, "text_classification", per_label=3
     ),
-    "title_generation": Kindred(
+    "title_generation": TaskFiles(
         "title_generation", 20, 900, {"id": ID, "title": TEXT, "content": TEXT}
     ),
-    "math": Kindred("math", 10, 200, {"id": ID, "question": TEXT, "answer": NUMBER}),
-    "translation_dialogue": Kindred("translation_dialogue", 20, 673, {"id": ID}),
-    "translation_article": Kindred("translation_article", 20, 912, {"id": ID}),
-    "vocabulary": Kindred(
+    "math": TaskFiles("math", 10, 200, {"id": ID, "question": TEXT, "answer": NUMBER}),
+    "translation_dialogue": TaskFiles("translation_dialogue", 20, 673, {"id": ID}),
+    "translation_article": TaskFiles("translation_article", 20, 912, {"id": ID}),
+    "vocabulary": TaskFiles(
         "vocabulary", 20, 900, {"id": ID, "word": TEXT, "options": TEXTS, "answer": LETTER}
     ),
-    "text_classification_sentence": Kindred("text_classification_sentence", 10, 432, _LABELLED),
+    "text_classification_sentence": TaskFiles("text_classification_sentence", 10, 432, _LABELLED),
 }
+
+
+def documents(select: Mapping[str, Any], **given: Any) -> dict[str, Dataset]:
+    """The `custom_dataset` of the YAML.
+
+    Args:
+        select: Arguments of `load` that make the task what it is. They come under a name of their
+            own, for lm-eval passes the user's metadata and the model's arguments beside them.
+        **given: These.
+    """
+    return load(**{**places.options(given), **select})
 
 
 def load(
@@ -89,7 +103,7 @@ def load(
     exemplars: str = "train_1",
     **options: Any,
 ) -> dict[str, Dataset]:
-    """Load one task in one language; the `custom_dataset` of its YAML.
+    """Load one task in one language.
 
     Args:
         task: A key of `TASKS`.
@@ -98,8 +112,7 @@ def load(
         source: Code of the language to translate from, ``en`` or ``zh`` or `language`.
         target: Code of the language to translate into.
         exemplars: The file of few-shot exemplars.
-        **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
-            model's arguments too.
+        **options: Those of `places.place_of`.
 
     Returns:
         The splits ``test`` and ``exemplars``, the latter in the order in which it is used.
@@ -109,22 +122,21 @@ def load(
     """
     import datasets
 
-    install_excepthook()
-    kindred = TASKS[task]
+    known = TASKS[task]
     if task == "title_generation":
         rouge.Tokenizer()  # if what it needs is missing, say so now, not after hours
     place = places.place_of(BENCHMARK, **options)
     test_file, train_file = files(task, language, exemplars)
     test = places.fetch(BENCHMARK, test_file, place)
     train = places.fetch(BENCHMARK, train_file, place)
-    fields = {**kindred.fields, **{code: TEXT for code in (source, target) if code}}
+    fields = {**known.fields, **{code: TEXT for code in (source, target) if code}}
     drawn = task == "title_generation" and test.file.startswith("title_generation_200/")
-    tested = rows.check(rows.read_json(test), test, fields, _TITLES if drawn else kindred.test)
+    tested = rows.check(rows.read_json(test), test, fields, _TITLES if drawn else known.test)
     shown = rows.check(
         rows.read_json(train),
         train,
         {**fields, "cot": PAIR} if task == "math" else fields,
-        kindred.exemplars,
+        known.exemplars,
     )
     if task == "title_generation" and not drawn:
         tested = draw_titles(tested, language)
@@ -145,12 +157,11 @@ def files(task: str, language: str, exemplars: str = "train_1", **_: Any) -> lis
     """
     if exemplars not in EXEMPLARS:
         raise unknown("file of exemplars", str(exemplars), EXEMPLARS)
-    kindred = TASKS[task]
-    other = "title_generation_200" if task == "title_generation" else kindred.zip
+    known = TASKS[task]
+    other = "title_generation_200" if task == "title_generation" else known.zip
     names = [f"{language}/{split}.json" for split in ("test", exemplars)]
     return [
-        places.File(f"{kindred.hub}/{name}", (f"{other}/{name}",) if other else ())
-        for name in names
+        places.File(f"{known.hub}/{name}", (f"{other}/{name}",) if other else ()) for name in names
     ]
 
 
@@ -228,8 +239,7 @@ def _classification(
     """Documents of a classification task: the labels in one order, exemplars shuffled.
 
     As the authors do it: the first few exemplars of each label, all of these shuffled by a
-    generator seeded with 0. How many of each is not known here, so the file is arranged in
-    rounds of the number that the task's YAML shows (3 for passages, 1 for sentences).
+    generator seeded with 0.
     """
     import datasets
 
@@ -262,29 +272,8 @@ def _classification(
         }
 
     tested, pool = ([document(row) for row in split] for split in (test, train))
-    per_label = 3 if task == "text_classification" else 1
+    per_label = TASKS[task].per_label
     return {
         "test": datasets.Dataset.from_list(tested),
         "exemplars": datasets.Dataset.from_list(arrange(pool, shown, per_label)),
     }
-
-
-def arrange(pool: list[Row], labels: list[str], per_label: int) -> list[Row]:
-    """Order exemplars so that the first ``per_label * len(labels)`` hold `per_label` of each label.
-
-    Args:
-        pool: Documents with a `label`, in file order.
-        labels: All labels, in the order of the prompt.
-        per_label: How many of each label make a round.
-
-    Returns:
-        The pool in rounds, each shuffled by a generator seeded with 0.
-    """
-    of_label = {label: [doc for doc in pool if doc["label"] == label] for label in labels}
-    longest = max(map(len, of_label.values()), default=0)
-    arranged: list[Row] = []
-    for start in range(0, longest, per_label):
-        turn = [doc for docs in of_label.values() for doc in docs[start : start + per_label]]
-        random.Random(0).shuffle(turn)
-        arranged += turn
-    return arranged

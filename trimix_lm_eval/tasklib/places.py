@@ -13,6 +13,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +26,13 @@ from huggingface_hub.errors import (
 )
 
 from trimix_lm_eval import hub
-from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.errors import TrimixError, install_excepthook, unknown
 
-logger = logging.getLogger("trimix_lm_eval")
+#: Below lm-eval's own logger, so that what it is told is seen under lm-eval's --verbosity.
+logger = logging.getLogger("lm_eval.trimix")
 
+#: What ``--metadata`` may hold for the tasks of this package.
+OPTIONS = ("data_dir", "data_password", "data_revision", "exemplars")
 #: Folders below `data_dir` in which the released archives keep their files.
 _INSIDE = ("", "data", "data/annotated")
 _AES = 99  # the compression type that marks a zip member as locked with AES
@@ -88,6 +92,24 @@ class Place(NamedTuple):
     revision: str
 
 
+def options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what is ours out of what lm-eval passes to a task.
+
+    Args:
+        given: The user's ``--metadata``, with lm-eval's own entries and the model's arguments.
+
+    Returns:
+        Those of `OPTIONS` that are there.
+
+    Raises:
+        TrimixError: A name is nearly one of them.
+    """
+    for name in given:
+        if name not in OPTIONS and get_close_matches(name, OPTIONS, cutoff=0.85):
+            raise unknown("option in --metadata", name, OPTIONS)
+    return {name: given[name] for name in OPTIONS if name in given}
+
+
 def place_of(
     benchmark: Benchmark,
     data_dir: str | Mapping[str, str] | None = None,
@@ -107,6 +129,7 @@ def place_of(
     Raises:
         TrimixError: `data_dir` is neither, or there is nothing at that path.
     """
+    install_excepthook()  # whichever model lm-eval runs, its users get messages, not tracebacks
     for name, value in (("data_password", data_password), ("data_revision", data_revision)):
         if value is not None and not isinstance(value, str):
             raise TrimixError(
@@ -115,10 +138,9 @@ def place_of(
             )
     given = data_dir or os.environ.get("TRIMIX_DATA_DIR") or None
     if isinstance(given, Mapping):
-        known = ("milic_eval", "sib200", "belebele")
         for name in given:
-            if name not in known:
-                raise unknown("benchmark in data_dir", str(name), known)
+            if name != benchmark.name and get_close_matches(name, [benchmark.name]):
+                raise unknown("benchmark in data_dir", str(name), [benchmark.name])
         given = given.get(benchmark.name)
     if given is not None and not isinstance(given, str):
         raise TrimixError(
@@ -191,7 +213,8 @@ def _find(benchmark: Benchmark, file: File, folder: Path) -> tuple[str, Path]:
     raise TrimixError(
         f"{benchmark.name}: {folder} has no {' or '.join(_names(file))} "
         "(nor below data/ or a folder named after the benchmark).",
-        f"give the folder that contains these files{hint}",
+        f"give the folder that contains these files{hint}; data_dir may also map benchmarks to "
+        "places, and those left out come from the Hub",
     )
 
 

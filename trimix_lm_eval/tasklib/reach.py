@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trimix_lm_eval.tasklib import belebele, milic_eval, places, sib200
+from trimix_lm_eval.tasklib import belebele, milic_eval, places, rouge, sib200
 
-_LOADERS = {f"{module.__name__}.load": module for module in (milic_eval, sib200, belebele)}
+_LOADERS = {f"{module.__name__}.documents": module for module in (milic_eval, sib200, belebele)}
 
 
 def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -26,6 +26,9 @@ def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     module = _LOADERS.get(str(config.get("custom_dataset")))
     if module is None:
         return "shipped"
-    place = places.place_of(module.BENCHMARK, **options)
-    files = module.files(**{**options, **config["dataset_kwargs"]})
+    select, wanted = config["dataset_kwargs"]["select"], places.options(options)
+    if select.get("task") == "title_generation":
+        rouge.Tokenizer()  # raises an error if what it needs is not installed
+    place = places.place_of(module.BENCHMARK, **wanted)
+    files = module.files(**{**wanted, **select})
     return places.reach(module.BENCHMARK, files, place)

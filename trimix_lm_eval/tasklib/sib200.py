@@ -6,12 +6,13 @@ files, laid out as on the Hub or in its authors' repository (`data/annotated/{co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.errors import TrimixError, install_excepthook
+from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.tasklib import places, rows
+from trimix_lm_eval.tasklib.exemplars import arrange
 from trimix_lm_eval.tasklib.languages import name_of
-from trimix_lm_eval.tasklib.milic_eval import arrange
 from trimix_lm_eval.tasklib.rows import TEXT, Row
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ LABELS = (
 _ROWS = {"train": 701, "test": 204}
 
 
-def load(language: str, **options: Any) -> dict[str, Dataset]:
-    """Load one language; the `custom_dataset` of its YAML.
+def documents(select: Mapping[str, Any], **given: Any) -> dict[str, Dataset]:
+    """The `custom_dataset` of the YAML.
+
+    Args:
+        select: Arguments of `load` that make the task what it is.
+        **given: The user's metadata and the model's arguments.
+    """
+    return load(**{**places.options(given), **select})
+
+
+def load(language: str, language_name: str | None = None, **options: Any) -> dict[str, Dataset]:
+    """Load one language.
 
     Args:
         language: A code of FLORES-200, e.g. ``ben_Beng``.
-        **options: Those of `places.place_of`; others are ignored, since lm-eval passes the
-            model's arguments too.
+        language_name: What prompts call it, if it is not one of `languages.ENGLISH`.
+        **options: Those of `places.place_of`.
 
     Returns:
         The splits ``test`` and ``exemplars``: the training set, arranged in rounds of one sentence
@@ -49,14 +60,14 @@ def load(language: str, **options: Any) -> dict[str, Dataset]:
     """
     import datasets
 
-    install_excepthook()
+    name = language_name or name_of(language)
     place = places.place_of(BENCHMARK, **options)
     made = {}
     for split, file in zip(("test", "train"), files(language), strict=True):
         content = places.fetch(BENCHMARK, file, place)
         fields = {"index_id": TEXT, "category": TEXT, "text": TEXT}
         checked = rows.check(rows.read_tsv(content), content, fields, _ROWS[split])
-        made[split] = [_document(row, language, content.where) for row in checked]
+        made[split] = [_document(row, name, content.where) for row in checked]
     pool = arrange(made["train"], list(LABELS), per_label=1)
     return {
         "test": datasets.Dataset.from_list(made["test"]),
@@ -80,7 +91,7 @@ def _document(row: Row, language: str, where: str) -> Row:
         )
     return {
         "id": row["index_id"],
-        "language": name_of(language),
+        "language": language,
         "text": row["text"],
         "labels": list(LABELS),
         "label": label,
