@@ -99,7 +99,7 @@ def test_tasks(capsys):
 
 def test_tasks_pattern_that_matches_nothing(capsys):
     assert cli.main(["tasks", "trimix_dmeo"]) == 1
-    assert "Did you mean 'trimix_demo'?" in capsys.readouterr().err
+    assert "near it: trimix_demo" in capsys.readouterr().err
 
 
 def test_catalog_reads_includes_functions_and_groups(tmp_path):

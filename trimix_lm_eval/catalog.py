@@ -80,7 +80,7 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
 
     Args:
         configs: From `read_all`.
-        pattern: A shell pattern over names.
+        pattern: A shell pattern over names and tags.
         reach: Asked for every task.
 
     Returns:
@@ -91,7 +91,7 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
     rows = [
         _listed(name, config, reach, notes)
         for name, config in configs.items()
-        if fnmatch(name, pattern)
+        if fnmatch(name, pattern) or fnmatch(_tag(config), pattern)
     ]
     if not rows:
         return []

@@ -119,8 +119,9 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _tasks(args: argparse.Namespace) -> int:
+    from difflib import get_close_matches
+
     from trimix_lm_eval.catalog import list_tasks, read_all
-    from trimix_lm_eval.errors import unknown
     from trimix_lm_eval.paths import tasks_dir
     from trimix_lm_eval.tasklib.reach import reach
 
@@ -128,7 +129,11 @@ def _tasks(args: argparse.Namespace) -> int:
     configs = read_all(tasks_dir())
     lines = list_tasks(configs, args.pattern, lambda config: reach(config, options))
     if not lines:
-        raise unknown("task", args.pattern, configs)
+        near = get_close_matches(args.pattern, configs, n=3, cutoff=0.5)
+        raise TrimixError(
+            f"No task, group or tag is named {args.pattern!r}.",
+            f"near it: {', '.join(near)}" if near else "list all of them: trimix tasks",
+        )
     print(*lines, sep="\n")
     return 0
 

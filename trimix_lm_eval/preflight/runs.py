@@ -155,12 +155,19 @@ def _metadata(run: dict[str, Any]) -> dict[str, Any]:
 def _check_data(names: list[str], metadata: dict[str, Any]) -> list[str]:
     """Check that the data of those tasks that are ours can be had; say where it is."""
     configs = _shipped()
-    places = {
-        f"{config['dataset_path']} ({reach(config, metadata)})"
-        for name in names
-        for _, config in tasks_of(configs, name)
-        if "dataset_path" in config
-    }
+    places: set[str] = set()
+    named_by: dict[str, str] = {}
+    for name in names:
+        for task, config in tasks_of(configs, name):
+            if task in named_by:
+                raise TrimixError(
+                    f"The task {task} is in both {named_by[task]} and {name}; lm-eval refuses to "
+                    "run a task twice.",
+                    "leave one of the two out",
+                )
+            named_by[task] = name
+            if "dataset_path" in config:
+                places.add(f"{config['dataset_path']} ({reach(config, metadata)})")
     return [f"data: {', '.join(sorted(places))}"] if places else []
 
 

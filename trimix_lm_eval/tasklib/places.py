@@ -152,8 +152,16 @@ def place_of(
             f"{benchmark.name}: there is no folder or zip file {path}.",
             "correct data_dir in --metadata (or TRIMIX_DATA_DIR), or leave it out to use the Hub",
         )
+    if path:
+        _say(f"{benchmark.name}: data of {path}")
     password = data_password or os.environ.get("TRIMIX_DATA_PASSWORD") or None
     return Place(path, password, data_revision or benchmark.revision)
+
+
+@functools.cache
+def _say(message: str) -> None:
+    """Log a line once per process."""
+    logger.info(message)
 
 
 def fetch(benchmark: Benchmark, file: File, place: Place) -> Content:
@@ -299,7 +307,7 @@ def _commit(repository: hub.Repository) -> tuple[str, bool]:
         return repository.revision, True  # downloading fails for the same reason, and explains it
     except Exception:  # whatever the HTTP library raises without a network
         return repository.revision, False
-    logger.info("%s: data of commit %s of %s", repository.role, commit, repository.id)
+    _say(f"{repository.role}: data of {repository.id} at commit {commit}")
     return commit or repository.revision, True
 
 
