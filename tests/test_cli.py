@@ -68,9 +68,17 @@ def test_ctrl_c(lm_eval, capsys):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["--config", "a.yaml", "b.yaml"], (["a.yaml", "b.yaml"], None)),
-        (["--model_args", "pretrained=demo", "policy=ppl"], ([], "pretrained=demo,policy=ppl")),
-        (["--config", "a.yaml", "--model_args", "policy=ent"], (["a.yaml"], "policy=ent")),
+        (["--config", "a.yaml", "b.yaml"], (["a.yaml", "b.yaml"], None, {})),
+        (["--model_args", "pretrained=demo", "policy=ppl"], ([], "pretrained=demo,policy=ppl", {})),
+        (["--config", "a.yaml", "--model_args", "policy=ent"], (["a.yaml"], "policy=ent", {})),
+        (
+            ["--config", "a.yaml", "--metadata", "data_dir=x", "exemplars=train_2"],
+            (["a.yaml"], None, {"data_dir": "x", "exemplars": "train_2"}),
+        ),
+        (
+            ["--config", "a.yaml", "--metadata", '{"data_dir": {"sib200": "x"}}'],
+            (["a.yaml"], None, {"data_dir": {"sib200": "x"}}),
+        ),
     ],
 )
 def test_check(monkeypatch, given, expected):
@@ -80,6 +88,11 @@ def test_check(monkeypatch, given, expected):
     monkeypatch.setattr("trimix_lm_eval.preflight", fake, raising=False)
     assert cli.main(["check", *given]) == 3
     assert seen == [expected]
+
+
+def test_metadata_that_is_not_json(capsys):
+    assert cli.main(["tasks", "--metadata", "{'data_dir': 'x'}"]) == 1
+    assert "--metadata is not JSON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args", [[], ["nonsense"], ["check", "--config"]])

@@ -76,6 +76,7 @@ PAIRS = {
 }
 #: The Llama 2 checkpoints have three letters in their names.
 THREE = {"bo": "bod", "ug": "uig", "mn": "mon"}
+LRL = ("bo", "ug", "kk", "mn")
 INDIC = {"ben": "ben_Beng", "tam": "tam_Taml", "tel": "tel_Telu", "ory": "ory_Orya"}
 
 FILES = {
@@ -232,6 +233,17 @@ def data(tmp_path_factory):
     from trimix_lm_eval.tasklib import belebele, milic_eval, sib200
 
     root = tmp_path_factory.mktemp("data")
+    for module, kinds in (
+        (belebele, [{"language": code} for code in INDIC.values()]),
+        (sib200, [{"language": code} for code in INDIC.values()]),
+        (
+            milic_eval,
+            [{"task": t, "language": c} for t in milic_eval.TASKS for c in milic_eval.LANGUAGES],
+        ),
+    ):
+        for file in (file for kind in kinds for file in module.files(**kind)):
+            (root / file.hub).parent.mkdir(parents=True, exist_ok=True)
+            (root / file.hub).touch()
     benchmarks = [module.BENCHMARK for module in (belebele, milic_eval, sib200)]
     pinned = {b.repository: b.revision for b in benchmarks if b.revision != "main"}
     return {"datasets": {b.repository: root for b in benchmarks}, "commits": pinned}

@@ -6,6 +6,7 @@ Hub is a server in this process, asked by the real client in another one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import struct
@@ -26,7 +27,7 @@ from tests.running import program
 from tests.task_data import FOLDERS, SIZES, rows, write_locked_zip
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.paths import tasks_dir
-from trimix_lm_eval.tasklib import belebele, milic_eval, places, sib200
+from trimix_lm_eval.tasklib import belebele, hub_files, milic_eval, places, sib200
 
 Row = dict[str, Any]
 Files = dict[str, bytes]
@@ -49,7 +50,7 @@ def nothing_said(monkeypatch):
     """No place but the one that a test gives; never the Hub itself."""
     for name in ("TRIMIX_DATA_DIR", "TRIMIX_DATA_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(places, "_download", lambda *_: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(hub_files, "download", lambda *_: pytest.fail("asked the Hub"))
 
 
 # ---------------------------------------------------------------- files as published
@@ -339,6 +340,20 @@ def pack(path: Path, files: Files, method: int = zipfile.ZIP_DEFLATED) -> str:
         for name, data in files.items():
             archive.writestr(name, data)
     return str(path)
+
+
+def test_a_zip_with_two_releases_is_an_error(tmp_path):
+    files = milic_files("math")
+    twice = {f"{top}/{name}": data for top in ("old", "new") for name, data in files.items()}
+    message = refusal("math", data_dir=pack(tmp_path / "data.zip", twice))
+    assert "2 times: old/math/bo/test.json, new/math/bo/test.json" in message
+
+
+def test_what_was_read_is_noted(published):
+    path = published / "math/bo/test.json"
+    LOAD["math"](data_dir=str(published))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert places.USED["milic_eval/math/bo/test.json"] == {"from": str(path), "sha256": digest}
 
 
 @pytest.mark.parametrize("above", ["", "data/", "milic-eval-main/", "a/b/data/"])
@@ -779,7 +794,11 @@ TSV_FAULTS = {
     "no id": (lambda text: line(text, 4, "\ttravel\tx"), ["index_id of row 4 is ''"]),
     "category": (
         lambda text: line(text, 4, "9\tTravel\tx"),
-        ["row 9 has the category 'Travel'", "seven"],
+        ["category of row 4 is 'Travel', not one of the seven topics"],
+    ),
+    "repeated": (
+        lambda text: line(text, 4, text.split("\n")[2]),
+        ["row 4 has index_id ", " again"],
     ),
     "a row more": (lambda text: f"{text}1\ttravel\tx\n", ["rows; "]),
     "a row less": (lambda text: text[: text[:-1].rindex("\n") + 1], ["rows; "]),
@@ -806,6 +825,10 @@ def test_rows_of_sib200_are_checked(published, fault, split):
 
 
 BELEBELE_FAULTS = {
+    "repeated": (
+        lambda made: made.__setitem__(3, made[2]),
+        ["row 4 has flores_passage and question and ", " again"],
+    ),
     "no column": (lambda made: made[3].pop("mc_answer4"), ["row 4 has no column 'mc_answer4'"]),
     "empty": (put("mc_answer2", "\n"), ["mc_answer2 of row 4 is '\\n', not a text"]),
     "a number": (put("question", 1), ["question of row 4 is 1"]),

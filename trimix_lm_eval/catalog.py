@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Config = dict[str, Any]
+#: What happened, by data set and remedy.
+Notes = dict[tuple[str, str], list[str]]
 #: From a task's YAML to where its data is, in a word; raises an error if it cannot be had.
 Reach = Callable[[Config], str]
 
@@ -87,7 +89,7 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
         Lines: a header, a line each, and notes on data that cannot be had; none at all if no name
         matches.
     """
-    notes: dict[str, list[str]] = {}
+    notes: Notes = {}
     rows = [
         _listed(name, config, reach, notes)
         for name, config in configs.items()
@@ -105,15 +107,15 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
     return [*lines, *_notes(notes)]
 
 
-def _notes(notes: dict[str, list[str]]) -> Iterator[str]:
-    """One note for all tasks with the same remedy: what happened to the first of them."""
-    for number, (mend, happened) in enumerate(notes.items(), 1):
+def _notes(notes: Notes) -> Iterator[str]:
+    """One note for all tasks of a data set with the same remedy: what happened to the first."""
+    for number, ((_, mend), happened) in enumerate(notes.items(), 1):
         others = len(set(happened)) - 1
         more = f" (and {others} more like this)" if others else ""
         yield f"\n[{number}] {happened[0]}{more}\n  -> {mend}"
 
 
-def _listed(name: str, config: Config, reach: Reach, notes: dict[str, list[str]]) -> Listed:
+def _listed(name: str, config: Config, reach: Reach, notes: Notes) -> Listed:
     from trimix_lm_eval.errors import TrimixError
 
     if "group" in config:
@@ -125,8 +127,9 @@ def _listed(name: str, config: Config, reach: Reach, notes: dict[str, list[str]]
         data = reach(config)
     except TrimixError as error:
         happened, _, mend = str(error).partition("\n  -> ")
-        notes.setdefault(mend, []).append(happened)
-        data = f"no [{list(notes).index(mend) + 1}]"
+        note = (str(config.get("dataset_path")), mend)
+        notes.setdefault(note, []).append(happened)
+        data = f"no [{list(notes).index(note) + 1}]"
     # What lm-eval takes when the YAML says nothing.
     output = config.get("output_type", "generate_until")
     return Listed(name, "task", str(config.get("num_fewshot", 0)), output, data)

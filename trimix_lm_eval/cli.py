@@ -8,6 +8,7 @@ Each subcommand is one small parser and a few lines that import the module doing
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 
@@ -88,14 +89,15 @@ def _parser() -> argparse.ArgumentParser:
         commands, "tasks", _tasks, "list the package's tasks, and whether their data can be reached"
     )
     tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
-    tasks.add_argument(
-        "--data_dir",
-        metavar="path",
-        help="folder or zip file with the benchmarks' files (default: TRIMIX_DATA_DIR, or the Hub)",
-    )
-    tasks.add_argument(
-        "--data_password", metavar="…", help="of a locked zip (default: TRIMIX_DATA_PASSWORD)"
-    )
+    for command in (check, tasks):
+        command.add_argument(
+            "--metadata",
+            nargs="+",
+            default=[],
+            metavar="key=value",
+            help="as for lm_eval: where the benchmarks' files are, data_dir=path (default: "
+            "TRIMIX_DATA_DIR, or the Hub)",
+        )
     return parser
 
 
@@ -115,7 +117,7 @@ def _check(args: argparse.Namespace) -> int:
     from trimix_lm_eval import preflight
 
     model_args = ",".join(args.model_args) if args.model_args else None
-    return preflight.main(args.config, model_args)
+    return preflight.main(args.config, model_args, _options(args.metadata))
 
 
 def _tasks(args: argparse.Namespace) -> int:
@@ -125,7 +127,7 @@ def _tasks(args: argparse.Namespace) -> int:
     from trimix_lm_eval.paths import tasks_dir
     from trimix_lm_eval.tasklib.reach import reach
 
-    options = {"data_dir": args.data_dir, "data_password": args.data_password}
+    options = _options(args.metadata)
     configs = read_all(tasks_dir())
     lines = list_tasks(configs, args.pattern, lambda config: reach(config, options))
     if not lines:
@@ -136,6 +138,20 @@ def _tasks(args: argparse.Namespace) -> int:
         )
     print(*lines, sep="\n")
     return 0
+
+
+def _options(given: Sequence[str]) -> dict[str, object]:
+    """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times."""
+    text = " ".join(given)
+    if not text.startswith("{"):
+        pairs = (part.partition("=") for word in given for part in word.split(","))
+        return {key: value for key, _, value in pairs}
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise TrimixError(
+            f"--metadata is not JSON: {error}.", 'write it as \'{"data_dir": "path"}\''
+        ) from error
 
 
 def _is_for_lm_eval(args: list[str]) -> bool:

@@ -26,6 +26,7 @@ from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.provenance import Guard, TaskPoint, describe, text_digest
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.trimix import TriMix
 from trimix_lm_eval.weights_log import WeightsLog
 
@@ -256,6 +257,7 @@ class TriMixLM(TemplateLM):
                     task: point.weights.label() for task, point in sorted(self.task_points.items())
                 },
                 "truncated_requests": self.truncated or self.model.truncated,
+                "data": dict(sorted(places.USED.items())),
             },
         }
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import glob
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,18 @@ from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.tasklib.reach import reach
 
 
-def main(config_paths: list[str], model_args: str | None = None) -> int:
+def main(
+    config_paths: list[str],
+    model_args: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
     """Check run configs and print what was found.
 
     Args:
         config_paths: Files as for ``lm_eval run --config``.
         model_args: As for ``lm_eval --model_args``. Given with files it takes the place of
             theirs, as in lm-eval; given alone it is checked by itself.
+        metadata: As for ``lm_eval --metadata``. If there is any it takes the place of the files'.
 
     Returns:
         0 if all is well, else 1.
@@ -37,7 +43,7 @@ def main(config_paths: list[str], model_args: str | None = None) -> int:
     for path in runs:
         name = path or f"--model_args {model_args}"
         try:
-            lines = _check_run(path, model_args)
+            lines = _check_run(path, model_args, metadata)
         except TrimixError as error:
             failed += 1
             print(f"FAIL  {name}", *_indented(str(error).splitlines()), sep="\n")
@@ -50,7 +56,9 @@ def _indented(lines: list[str]) -> list[str]:
     return [f"      {line}" for line in lines]
 
 
-def _check_run(path: str | None, model_args: str | None) -> list[str]:
+def _check_run(
+    path: str | None, model_args: str | None, metadata: Mapping[str, Any] | None
+) -> list[str]:
     """Check one run; return the lines to print."""
     run = _read(path) if path else {"model": "trimix"}
     if run.get("model") != "trimix":
@@ -64,7 +72,7 @@ def _check_run(path: str | None, model_args: str | None) -> list[str]:
     tasks = _check_tasks(run)
     if not tasks:
         return lines
-    return [*lines, f"tasks: {', '.join(tasks)}", *_check_data(tasks, _metadata(run))]
+    return [*lines, f"tasks: {', '.join(tasks)}", *_check_data(tasks, metadata or _metadata(run))]
 
 
 def _needed(wanted: Settings) -> tuple[str, ...]:
@@ -152,7 +160,7 @@ def _metadata(run: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _check_data(names: list[str], metadata: dict[str, Any]) -> list[str]:
+def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
     """Check that the data of those tasks that are ours can be had; say where it is."""
     configs = _shipped()
     places: set[str] = set()

@@ -22,6 +22,7 @@ BENCHMARK = places.Benchmark(
 )
 _ANSWERS = tuple(f"mc_answer{i}" for i in range(1, 5))
 _ROWS = 900
+_KEY = ("flores_passage", "question", *_ANSWERS)
 _FIELDS = {
     "flores_passage": TEXT,
     "question": TEXT,
@@ -62,7 +63,7 @@ def load(
     name = language_name or name_of(language)
     place = places.place_of(BENCHMARK, **options)
     content = places.fetch(BENCHMARK, files(language)[0], place)
-    checked = rows.check(rows.read_jsonl(content), content, _FIELDS, _ROWS)
+    checked = rows.check(rows.read_jsonl(content), content, _FIELDS, _ROWS, key=_KEY)
     documents = [_document(row, number, name) for number, row in enumerate(checked)]
     if not held_out:
         return {"test": datasets.Dataset.from_list(documents)}

@@ -198,7 +198,7 @@ def _makers(task: str, source: str | None, target: str | None) -> Make:
 
 def _question(row: Row, language: str, prompt: str) -> Row:
     letters = ["A", "B", "C", "D", "E"][: len(row["options"])]
-    if row["answer"] not in letters or len(letters) < len(row["options"]):
+    if row["answer"] not in letters or not 2 <= len(row["options"]) <= 5:
         raise TrimixError(
             f"MiLiC-Eval, question {row['id']} ({language}): the answer is {row['answer']}, but "
             f"there are {len(row['options'])} options.",

@@ -7,8 +7,8 @@ second place if the first fails: numbers should not depend on what happens to li
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import hashlib
 import logging
 import os
 import zipfile
@@ -17,22 +17,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
-
 from trimix_lm_eval import hub
 from trimix_lm_eval.errors import TrimixError, install_excepthook, unknown
+from trimix_lm_eval.tasklib import hub_files
 
 #: Below lm-eval's own logger, so that what it is told is seen under lm-eval's --verbosity.
 logger = logging.getLogger("lm_eval.trimix")
 
 #: What ``--metadata`` may hold for the tasks of this package.
 OPTIONS = ("data_dir", "data_password", "data_revision", "exemplars")
+#: Every file that this process has read: where it was found, and the SHA-256 of its content. A
+#: results file repeats it, for scores on other data cannot be compared.
+USED: dict[str, dict[str, str]] = {}
 #: Folders below `data_dir` in which the released archives keep their files.
 _INSIDE = ("", "data", "data/annotated")
 _AES = 99  # the compression type that marks a zip member as locked with AES
@@ -165,14 +161,26 @@ def _say(message: str) -> None:
 
 
 def fetch(benchmark: Benchmark, file: File, place: Place) -> Content:
-    """Read one file.
+    """Read one file, and note in `USED` what was read.
 
     Raises:
         TrimixError: It cannot be had; the message says why and what to do.
     """
+    content = _read(benchmark, file, place)
+    digest = hashlib.sha256(content.data).hexdigest()
+    USED[f"{benchmark.name}/{content.file}"] = {"from": content.where, "sha256": digest}
+    return content
+
+
+def _read(benchmark: Benchmark, file: File, place: Place) -> Content:
+    """The bytes of a file, from wherever it is."""
     if place.path is None:
-        path = _download(_repository(benchmark, place), file.hub)
-        return Content(path.read_bytes(), f"{benchmark.repository}/{file.hub}", file.hub)
+        repository = _repository(benchmark, place)
+        path = hub_files.download(repository, file.hub)
+        commit = hub_files.state(repository).commit
+        _say(f"{benchmark.name}: data of {benchmark.repository} at {commit}")
+        where = f"{benchmark.repository}@{commit}/{file.hub}"
+        return Content(path.read_bytes(), where, file.hub)
     if place.path.is_dir():
         name, found = _find(benchmark, file, place.path)
         try:
@@ -195,7 +203,7 @@ def reach(benchmark: Benchmark, files: list[File], place: Place) -> str:
         TrimixError: As `fetch`.
     """
     if place.path is None:
-        return _reach_hub(_repository(benchmark, place), files)
+        return hub_files.reach(_repository(benchmark, place), [file.hub for file in files])
     for file in files:
         if place.path.is_dir():
             _find(benchmark, file, place.path)
@@ -246,7 +254,14 @@ def _from_zip(
         ) from error
     with archive:
         for name in _names(file):
-            for member in _members(archive, name):
+            found = list(_members(archive, name))
+            if len(found) > 1:
+                raise TrimixError(
+                    f"{benchmark.name}: {path} holds {name} {len(found)} times: "
+                    f"{', '.join(member.filename for member in found)}.",
+                    "unpack it and give the folder of one of the releases",
+                )
+            for member in found:
                 where = f"{path}/{member.filename}"
                 return Content(_unlock(archive, member, where, password, size), where, name)
     raise TrimixError(
@@ -288,98 +303,5 @@ def _unlock(
         raise TrimixError(f"{where} is damaged: {cause}.", "download the archive again") from error
 
 
-# --- the Hub ----------------------------------------------------------------------------------
-
-
 def _repository(benchmark: Benchmark, place: Place) -> hub.Repository:
     return hub.Repository(benchmark.name, benchmark.repository, place.revision, "dataset")
-
-
-@functools.cache
-def _commit(repository: hub.Repository) -> tuple[str, bool]:
-    """The commit that a revision stands for during this process; whether the Hub answers at all.
-
-    A branch is looked up once, so that all files of a run are of one commit.
-    """
-    try:
-        commit = HfApi().dataset_info(repository.id, revision=repository.revision).sha
-    except (HfHubHTTPError, HFValidationError):
-        return repository.revision, True  # downloading fails for the same reason, and explains it
-    except Exception:  # whatever the HTTP library raises without a network
-        return repository.revision, False
-    _say(f"{repository.role}: data of {repository.id} at commit {commit}")
-    return commit or repository.revision, True
-
-
-def _download(repository: hub.Repository, name: str) -> Path:
-    """One file, from the Hub or its cache."""
-    commit, reachable = _commit(repository)
-    try:
-        path = Path(
-            hf_hub_download(
-                repository.id,
-                name,
-                repo_type="dataset",
-                revision=commit,
-                local_files_only=not reachable,  # else the client would retry for long
-            )
-        )
-        if commit != repository.revision:
-            _remember(repository, path.parents[name.count("/")], commit)
-        return path
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
-        try:
-            hub.explain(error, repository, name)
-        except hub.MissingFile:
-            raise TrimixError(
-                f"{repository} has no file {name}.",
-                "give the revision that has it as data_revision in --metadata, or a local copy "
-                "as data_dir",
-            ) from error
-
-
-def _remember(repository: hub.Repository, snapshot: Path, commit: str) -> None:
-    """Note in the cache what a branch stands for, as the client does when it follows one itself.
-
-    Without the note a later run that cannot reach the Hub would not find the files.
-    """
-    note = snapshot.parent.parent / "refs" / repository.revision
-    with contextlib.suppress(OSError):  # a cache that may only be read
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(commit)
-
-
-def _reach_hub(repository: hub.Repository, files: list[File]) -> str:
-    """Whether this account may read a repository, or its files are in the cache."""
-    commit, reachable = _commit(repository)
-    if reachable:
-        refusal = _refusal(repository)
-        if refusal:
-            raise refusal
-        return "Hub"
-    for file in files:
-        try:
-            hf_hub_download(
-                repository.id,
-                file.hub,
-                repo_type="dataset",
-                revision=commit,
-                local_files_only=True,
-            )
-        except LocalEntryNotFoundError as error:
-            hub.explain(error, repository, "its data")
-    return "cache"
-
-
-@functools.cache
-def _refusal(repository: hub.Repository) -> TrimixError | None:
-    """Why this account may not read a repository; the Hub is asked once per process."""
-    try:
-        HfApi().auth_check(repository.id, repo_type="dataset")
-        HfApi().dataset_info(repository.id, revision=repository.revision)
-    except (HfHubHTTPError, HFValidationError) as error:
-        try:
-            hub.explain(error, repository, "its data")
-        except TrimixError as refusal:
-            return refusal
-    return None

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError
@@ -112,7 +112,11 @@ def read_tsv(content: Content) -> list[Row]:
 
 
 def check(
-    rows: list[Row], content: Content, fields: Mapping[str, Kind], count: int | None
+    rows: list[Row],
+    content: Content,
+    fields: Mapping[str, Kind],
+    count: int | None,
+    key: Sequence[str] = ("id",),
 ) -> list[Row]:
     """Return the rows if they are what was published.
 
@@ -121,9 +125,10 @@ def check(
         content: Where they come from, for messages.
         fields: What each field must be. Other fields may be there too.
         count: How many rows were published; None if that is not known.
+        key: Fields that together tell the rows apart.
 
     Raises:
-        TrimixError: A field is missing, empty or of another kind; an id is there twice; the
+        TrimixError: A field is missing, empty or of another kind; two rows have one key; the
             count differs.
     """
     for number, row in enumerate(rows, 1):
@@ -136,30 +141,31 @@ def check(
                 )
             if not kind.holds(row[name]):
                 raise TrimixError(
-                    f"{content.where}: {name} of row {number} is {_shown(row[name])}, not "
+                    f"{content.where}: {name} of row {number} is {_cut(repr(row[name]))}, not "
                     f"{kind.name}.",
                     _AGAIN,
                 )
-    if "id" in fields:
-        _check_ids([row["id"] for row in rows], content)
     if count is not None and len(rows) != count:
         raise TrimixError(
             f"{content.where} has {len(rows)} rows; {count} were published.",
             f"{_AGAIN}; scores on another set could not be compared",
         )
+    _check_keys([", ".join(str(row[name]) for name in key) for row in rows], key, content)
     return rows
 
 
-def _check_ids(ids: Iterable[Any], content: Content) -> None:
+def _check_keys(values: Iterable[str], key: Sequence[str], content: Content) -> None:
     seen: set[str] = set()
-    for number, key in enumerate(map(str, ids), 1):
-        if key in seen:
-            raise TrimixError(f"{content.where}: row {number} has id {key} again.", _AGAIN)
-        seen.add(key)
+    for number, value in enumerate(values, 1):
+        if value in seen:
+            raise TrimixError(
+                f"{content.where}: row {number} has {' and '.join(key)} {_cut(value)} again.",
+                _AGAIN,
+            )
+        seen.add(value)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
