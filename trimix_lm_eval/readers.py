@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from trimix_lm_eval import fusion
+from trimix_lm_eval import fusion, grid
 from trimix_lm_eval.fusion import Weights
 
 
@@ -77,7 +77,7 @@ class GridReader(Reader):
         """Add the NLL of these tokens."""
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
-            nll = fusion.grid_nll(logits, targets[where], vectors)  # [P, n]
+            nll = grid.grid_nll(logits, targets[where], vectors)  # [P, n]
             total = nll.sum(dim=1, dtype=torch.float64).cpu()
             view.check(total.isfinite())
             self.nll += total

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from trimix_lm_eval import fusion
+from trimix_lm_eval import fusion, grid
 from trimix_lm_eval.ensemble import LogitView
 from trimix_lm_eval.errors import always, blame, warn_once
 from trimix_lm_eval.fuser import Fuser, judge
@@ -38,7 +38,7 @@ class _PrequentialReader(Reader):
         """Add ``[P, n]`` values."""
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
-            nll = fusion.grid_nll(logits, targets[where], vectors).cpu()
+            nll = grid.grid_nll(logits, targets[where], vectors).cpu()
             view.check(nll.isfinite())
             self.nll.append(nll)
             if self.fuser.plausibility is None:
