@@ -20,6 +20,7 @@ from trimix_lm_eval.ensemble import LogitView
 from trimix_lm_eval.errors import TrimixError, blame
 from trimix_lm_eval.fuser import Fuser, mean_choice
 from trimix_lm_eval.prefill import Prompt, choice_of, halving, prefill, readers_for
+from trimix_lm_eval.prefix import Trunk, walk
 from trimix_lm_eval.readers import Choice
 
 
@@ -78,25 +79,26 @@ def generate(fuser: Fuser, jobs: Sequence[Job], batch_size: int) -> Iterator[tup
         batch_size: Rows per forward pass.
 
     Yields:
-        (index, result), batch by batch, longest prompts first.
+        (index, result), batch by batch, prompts that begin alike together.
     """
-    order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i].prompt.ids))
+    for trunk, some in walk(fuser, [job.prompt for job in jobs]):
 
-    def work(batch: Sequence[int], size: int) -> list[tuple[int, Generated]]:
-        with blame(batch.__getitem__):
-            results = _generate_batch(fuser, [jobs[i] for i in batch])
-        return list(zip(batch, results, strict=True))
+        def work(batch: Sequence[int], _: int, trunk: Trunk = trunk) -> list[tuple[int, Generated]]:
+            with blame(batch.__getitem__):
+                results = _generate_batch(fuser, trunk, [jobs[i] for i in batch])
+            return list(zip(batch, results, strict=True))
 
-    for finished in halving(order, batch_size, work):
-        yield from finished
+        for finished in halving(some, batch_size, work):
+            yield from finished
 
 
-def _generate_batch(fuser: Fuser, jobs: Sequence[Job]) -> list[Generated]:
+def _generate_batch(fuser: Fuser, trunk: Trunk, jobs: Sequence[Job]) -> list[Generated]:
     """Run one batch to its end."""
     ensemble = fuser.ensemble
     prompts = [job.prompt for job in jobs]
     readers = readers_for(fuser, prompts)
-    rows, hidden = prefill(ensemble, prompts, readers)
+    start = trunk.start(prompts, readers)
+    rows, hidden = prefill(ensemble, [trunk.rest(p) for p in prompts], readers, start)
     choices = [choice_of(fuser, p, reader) for p, reader in zip(prompts, readers, strict=True)]
     vectors = torch.tensor([fuser.vector(c) for c in choices], device=ensemble.device)  # [B, S]
     generators = [torch.Generator().manual_seed(job.sampling.seed) for job in jobs]

@@ -116,7 +116,10 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def prefill(
-    ensemble: Ensemble, prompts: Sequence[Prompt], readers: Sequence[Reader | None]
+    ensemble: Ensemble,
+    prompts: Sequence[Prompt],
+    readers: Sequence[Reader | None],
+    rows: Rows | None = None,
 ) -> tuple[Rows, list[Tensor]]:
     """Run prompts through all sources, showing each reader its prompt on the way.
 
@@ -124,6 +127,7 @@ def prefill(
         ensemble: The sources.
         prompts: B prompts.
         readers: One per prompt; None where nobody looks.
+        rows: What the prompts continue, one row each; None starts them empty.
 
     Returns:
         The rows, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
@@ -145,7 +149,7 @@ def prefill(
     wanted = shown.clone()
     wanted[torch.arange(len(prompts)), ends] = True
 
-    rows = ensemble.open(len(prompts))
+    rows = rows or ensemble.open(len(prompts))
     last: dict[int, list[Tensor]] = {}
     for row, slots, hidden in feed(rows, ids, valid, wanted):
         if slots[-1] == ends[row]:
@@ -187,17 +191,3 @@ def choice_of(fuser: Fuser, prompt: Prompt, reader: Reader | None) -> Choice | N
     if prompt.weights is not None:
         return Choice(prompt.weights)
     return fuser.policy.choose([reader] if reader else [])
-
-
-def read_prompts(
-    fuser: Fuser, prompts: Sequence[Prompt], batch_size: int
-) -> Iterator[list[Reader]]:
-    """Show prompts to readers and drop their caches (for choices that hold for a whole task)."""
-    ordered = sorted(prompts, key=lambda p: -len(p.ids))
-
-    def work(batch: Sequence[Prompt], size: int) -> list[Reader]:
-        readers = readers_for(fuser, batch)
-        prefill(fuser.ensemble, batch, readers)
-        return [reader for reader in readers if reader is not None]
-
-    return halving(ordered, batch_size, work)

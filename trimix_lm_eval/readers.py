@@ -53,6 +53,10 @@ class Reader:
         self.names = tuple(names)
         self.count = 0
 
+    def absorb(self, other: Reader) -> None:
+        """Take over what another reader has seen of the beginning of the same prompt."""
+        self.count += other.count
+
     def read(self, view: View, targets: Tensor) -> None:
         """Take in a run of prompt tokens and the logits that predicted them.
 
@@ -73,6 +77,12 @@ class GridReader(Reader):
         self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
         self.nll = torch.zeros(len(points), dtype=torch.float64)  # [P]
 
+    def absorb(self, other: Reader) -> None:
+        """Add the sums of the beginning."""
+        assert isinstance(other, GridReader)
+        super().absorb(other)
+        self.nll += other.nll
+
     def read(self, view: View, targets: Tensor) -> None:
         """Add the NLL of these tokens."""
         for where, logits in view.chunks():
@@ -90,6 +100,12 @@ class NewtonReader(Reader):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
         self.seen: list[tuple[View, Tensor]] = []
+
+    def absorb(self, other: Reader) -> None:
+        """Share the hidden states of the beginning."""
+        assert isinstance(other, NewtonReader)
+        super().absorb(other)
+        self.seen += other.seen
 
     def read(self, view: View, targets: Tensor) -> None:
         """Remember these tokens."""

@@ -1,8 +1,8 @@
 """Requests of token ids in, log-likelihoods out. No text and no lm-eval here.
 
-A question is one context with several continuations. Its context runs once; its continuations run
-on copies of the context's cache. Logits exist only where a token is judged, a chunk at a time, and
-only gather minus logsumexp leaves them.
+A question is one context with several continuations. Its context runs once, and what contexts have
+in common once for all of them; continuations run on copies of the context's cache. Logits exist
+only where a token is judged, a chunk at a time, and only gather minus logsumexp leaves them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from trimix_lm_eval.prefill import (
     prefill,
     readers_for,
 )
+from trimix_lm_eval.prefix import Trunk, walk
 from trimix_lm_eval.readers import Choice
 
 
@@ -77,9 +78,14 @@ class _Question(NamedTuple):
     context: tuple[int, ...]
     options: list[tuple[int, tuple[int, ...]]]
 
+    @property
+    def run(self) -> Prompt:
+        """The context as it is run; if it was cut, nobody chooses by it."""
+        return self.prompt if self.prompt.ids == self.context else Prompt(self.context)
+
 
 def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
-    """Group requests by context, longest first; cut contexts from the left where they must be."""
+    """Group requests by context; cut contexts from the left where they must be."""
     groups: dict[tuple[Prompt, tuple[int, ...]], _Question] = {}
     for index, (prompt, continuation, part) in enumerate(requests):
         too_many = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
@@ -87,7 +93,7 @@ def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
         shown = cut(part or prompt, max_length)
         question = groups.setdefault((shown, context), _Question(shown, context, []))
         question.options.append((index, continuation))
-    return sorted(groups.values(), key=lambda q: -len(q.context))
+    return list(groups.values())
 
 
 def score(
@@ -103,20 +109,24 @@ def score(
         max_length: Context length; longer contexts are cut from the left, as `hf` does.
 
     Yields:
-        (index, score), each as soon as it is known, longest contexts first.
+        (index, score), each as soon as it is known; contexts that begin alike together.
     """
     questions = _questions(requests, max_length)
     chosen: dict[Prompt, Choice | None] = {}
+    for trunk, some in walk(
+        fuser, [q.run for q in questions], lambda i: questions[i].options[0][0]
+    ):
 
-    def work(batch: Sequence[_Question], size: int) -> list[tuple[int, Score]]:
-        return _score_batch(fuser, batch, size, chosen)
+        def work(batch: Sequence[int], size: int, trunk: Trunk = trunk) -> list[tuple[int, Score]]:
+            return _score_batch(fuser, trunk, [questions[i] for i in batch], size, chosen)
 
-    for scores in halving(questions, batch_size, work):
-        yield from scores
+        for scores in halving(some, batch_size, work):
+            yield from scores
 
 
 def _score_batch(
     fuser: Fuser,
+    trunk: Trunk,
     batch: Sequence[_Question],
     batch_size: int,
     chosen: dict[Prompt, Choice | None],
@@ -125,14 +135,15 @@ def _score_batch(
 
     ``chosen`` holds the choices so far: where contexts are cut, one prompt has several of them.
     """
-    contexts = [q.prompt if q.prompt.ids == q.context else Prompt(q.context) for q in batch]
+    contexts = [q.run for q in batch]
     readers = readers_for(fuser, [q.prompt for q in batch])
     shown = [
         reader if context is q.prompt and q.prompt not in chosen else None
         for reader, context, q in zip(readers, contexts, batch, strict=True)
     ]
+    start = trunk.start(contexts, shown)
     with blame(lambda row: batch[row].options[0][0]):
-        rows, ends = prefill(fuser.ensemble, contexts, shown)
+        rows, ends = prefill(fuser.ensemble, [trunk.rest(c) for c in contexts], shown, start)
     for question, reader, seen in zip(batch, readers, shown, strict=True):
         prompt = question.prompt
         if prompt in chosen:

@@ -25,7 +25,8 @@ from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
 from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
-from trimix_lm_eval.prefill import Prompt, cut, read_prompts
+from trimix_lm_eval.prefill import Prompt, cut
+from trimix_lm_eval.prefix import read_prompts
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.scoring import Request, Score
 from trimix_lm_eval.settings import Settings

@@ -1,0 +1,151 @@
+"""What prompts have in common runs once, and nothing shows that it did."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+from tests.running import spied_rows
+from trimix_lm_eval import prefix
+from trimix_lm_eval.errors import NotFinite
+from trimix_lm_eval.prefill import Prompt
+from trimix_lm_eval.prefix import Trunk, walk
+
+FAMILIES = ("llama", "gemma3")
+POLICIES = {
+    "fixed": {"alpha": 0.4, "beta": 0.8},
+    "ppl": {},
+    "newton": {"optimum": "newton"},
+    "ppl_answer": {},
+    "ent": {},
+    "gate": {"floor": 0.05},
+}
+SHOTS = "".join(f"Q: {q}\nA: {a}\n\n" for q, a in (("in", "x"), ("the", "t"), ("é", "བོད")))
+OTHER = "Say it: winter\nSo: inn\n\nSay it: "
+PAIRS = [
+    *((f"{SHOTS}Q: {q}\nA:", f" {a}") for q in ("her", "here", "there") for a in ("x", "the inn")),
+    *((f"{OTHER}{q}\nSo:", " it") for q in ("river", "rain")),
+    (SHOTS, "Q:"),
+    ("Q:", " in"),
+    ("a text of its own", " the"),
+]
+
+
+@pytest.fixture
+def everything_shared(monkeypatch):
+    monkeypatch.setattr(prefix, "SHORTEST", 1)
+    monkeypatch.setattr(prefix, "SHARE", 0.0)
+
+
+def shared(monkeypatch, on: bool):
+    monkeypatch.setattr(prefix, "SHORTEST", 1 if on else 10**9)
+    monkeypatch.setattr(prefix, "SHARE", 0.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("cut", [None, 40])
+def test_scores_are_those_of_prompts_run_alone(trio, monkeypatch, family, policy, cut):
+    options = {"max_length": cut, "chunk_tokens": 13, "logit_positions": 5, **POLICIES[policy]}
+    name = "ppl" if policy == "newton" else policy
+    model = trio(family).weighted(name, batch_size=3, **options)
+    shared(monkeypatch, False)
+    alone = model.loglikelihood(PAIRS)
+    shared(monkeypatch, True)
+    # Newton's method ends within 1e-4 of the optimum, wherever rounding leads it.
+    near = {"abs": 1e-3 if policy == "newton" else 2e-5}
+    for mine, theirs in zip(model.loglikelihood(PAIRS), alone, strict=True):
+        assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, **near)
+        assert mine.is_greedy == theirs.is_greedy
+        assert mine.choice.weights[:2] == pytest.approx(theirs.choice.weights[:2], **near)
+        assert mine.choice.tokens == theirs.choice.tokens
+        if theirs.choice.nll is not None:
+            assert mine.choice.nll == pytest.approx(theirs.choice.nll, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
+def test_texts_are_those_of_prompts_run_alone(trio, monkeypatch, family, policy):
+    model = trio(family).weighted(policy, batch_size=4, **POLICIES[policy])
+    contexts = [context for context, _ in PAIRS]
+    shared(monkeypatch, False)
+    alone = model.generate(contexts, max_new_tokens=8)
+    shared(monkeypatch, True)
+    assert model.generate(contexts, max_new_tokens=8) == alone
+
+
+def test_a_task_point_is_that_of_prompts_run_alone(trio, monkeypatch):
+    model = trio("llama").weighted("ppl_task", batch_size=3)
+    shared(monkeypatch, False)
+    alone = model.choose_for_task([context for context, _ in PAIRS])
+    shared(monkeypatch, True)
+    mine = model.choose_for_task([context for context, _ in PAIRS])
+    assert mine.weights == alone.weights
+    assert mine.nll == pytest.approx(alone.nll, abs=1e-6)
+
+
+def test_a_shared_token_runs_once(trio, monkeypatch):
+    model = trio("llama").weighted("ppl", batch_size=8)
+    pairs = [(f"{SHOTS}Q: {q}\nA:", " x") for q in ("her", "one", "two", "six", "ten")]
+
+    def cost() -> int:
+        with spied_rows(monkeypatch) as shapes:
+            model.loglikelihood(pairs)
+        return sum(rows * columns for rows, columns in shapes)
+
+    shared(monkeypatch, False)
+    alone = cost()
+    shared(monkeypatch, True)
+    lengths = [len(model.codec.pair(*pair, None)[0].ids) for pair in pairs]
+    common = len(model.codec.encode(f"{SHOTS}Q: "))
+    assert alone >= sum(lengths)
+    assert cost() <= alone - 4 * (common - 2)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_walk_comes_by_every_prompt_once(trio, everything_shared, seed):
+    generator = random.Random(seed)
+    prompts = []
+    for _ in range(generator.randint(1, 14)):
+        ids = tuple(generator.randrange(3) for _ in range(generator.randint(1, 12)))
+        judged = tuple(generator.random() < 0.8 for _ in ids) if generator.random() < 0.3 else None
+        prompts.append(Prompt(ids, judged))
+    fuser = trio("llama").weighted("ppl").fuser
+    seen: Counter[int] = Counter()
+    for trunk, some in walk(fuser, prompts):
+        seen.update(some)
+        begins = {prompts[i].ids[: trunk.length] for i in some}
+        assert len(begins) == 1
+        assert all(len(prompts[i].ids) > trunk.length for i in some)
+        if trunk.length:
+            assert trunk.rows.layout.ids[0].tolist() == list(begins.pop())
+            shown = prompts[some[0]].judged or (True,) * (trunk.length + 1)
+            assert trunk.reader.count == sum(shown[1 : trunk.length + 1])
+    assert seen == Counter(range(len(prompts)))
+
+
+def test_short_beginnings_are_not_worth_it(trio):
+    fuser = trio("llama").weighted("fixed").fuser
+    common = tuple(range(prefix.SHORTEST + 1))
+    some = [Prompt((*common[1:], i, 5)) for i in range(5)]
+    assert [trunk for trunk, _ in walk(fuser, some)] == [Trunk()]
+    some = [Prompt((*common, i, 5)) for i in range(5)]
+    assert [trunk.length for trunk, _ in walk(fuser, some)] == [prefix.SHORTEST]
+    # A quarter of the tokens has to be saved.
+    some = [Prompt((*common, *[40 + i] * 200)) for i in range(2)]
+    assert [trunk for trunk, _ in walk(fuser, some)] == [Trunk()]
+
+
+def test_an_error_in_the_beginning_names_a_request(trio, monkeypatch, everything_shared):
+    model = trio("llama").weighted("ppl", batch_size=4)
+    head = model.fuser.ensemble.sources[0]
+
+    def broken(hidden):
+        return torch.full((len(hidden), head.vocab_size), float("nan"))
+
+    monkeypatch.setattr(head, "logits", broken)
+    with pytest.raises(NotFinite, match="Request 1: "):
+        model.loglikelihood([("z", " y"), (f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])

@@ -1,0 +1,167 @@
+"""Prompts that begin alike run their beginning once.
+
+The prompts of a run form a tree: the exemplars of a task, below them the questions, sometimes
+several on one text. A walk down the tree runs each stretch that is worth it as one row per source;
+the rows below start from copies of its cache, and their readers from what its reader has seen. At
+any time only the stretches above the current place are held, so memory grows with the tree's depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from trimix_lm_eval.ensemble import Rows
+from trimix_lm_eval.errors import always, blame
+from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.prefill import Prompt, halving, prefill, readers_for
+from trimix_lm_eval.readers import Reader
+
+#: A stretch is run by itself if it is this long and saves this share of the tokens below it: what
+#: is split off runs in smaller batches.
+SHORTEST, SHARE = 32, 0.25
+
+
+class Trunk(NamedTuple):
+    """What several prompts begin with, as far as it has been run.
+
+    Attributes:
+        length: Its tokens.
+        rows: One row, to be copied; None if nothing is shared.
+        reader: What a policy has seen of it; None if nobody looks.
+    """
+
+    length: int = 0
+    rows: Rows | None = None
+    reader: Reader | None = None
+
+    def start(self, prompts: Sequence[Prompt], readers: Sequence[Reader | None]) -> Rows | None:
+        """Rows to go on from, one per prompt; their readers learn what was seen so far."""
+        for reader in readers:
+            if reader is not None and self.reader is not None:
+                reader.absorb(self.reader)
+        return self.rows.fork([0] * len(prompts)) if self.rows else None
+
+    def rest(self, prompt: Prompt) -> Prompt:
+        """What is left of a prompt."""
+        judged = prompt.judged[self.length :] if prompt.judged else None
+        return prompt._replace(ids=prompt.ids[self.length :], judged=judged)
+
+
+def walk(
+    fuser: Fuser, prompts: Sequence[Prompt], request_of: Callable[[int], int] = int
+) -> Iterator[tuple[Trunk, list[int]]]:
+    """Go through prompts by what they begin with.
+
+    Args:
+        fuser: The sources and the policy.
+        prompts: In any order.
+        request_of: From the index of a prompt to what errors are to name.
+
+    Yields:
+        A trunk, and the indices of prompts to be run from it, longest first. Each index once.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: prompts[i].ids)
+    common = [_common(prompts[a], prompts[b]) for a, b in zip(order, order[1:], strict=False)]
+    tree = _Tree(fuser, prompts, request_of)
+    yield from tree.below(order, common, Trunk())
+
+
+def read_prompts(
+    fuser: Fuser, prompts: Sequence[Prompt], batch_size: int
+) -> Iterator[list[Reader]]:
+    """Show prompts to readers and drop their caches (for choices that hold for a whole task)."""
+    for trunk, some in walk(fuser, prompts):
+
+        def work(batch: Sequence[int], _: int, trunk: Trunk = trunk) -> list[Reader]:
+            mine = [prompts[i] for i in batch]
+            readers = readers_for(fuser, mine)
+            rows = trunk.start(mine, readers)
+            prefill(fuser.ensemble, [trunk.rest(p) for p in mine], readers, rows)
+            return [reader for reader in readers if reader is not None]
+
+        yield from halving(some, batch_size, work)
+
+
+class _Tree(NamedTuple):
+    """The prompts to walk through."""
+
+    fuser: Fuser
+    prompts: Sequence[Prompt]
+    request_of: Callable[[int], int]
+
+    def below(
+        self, order: list[int], common: list[int], trunk: Trunk
+    ) -> Iterator[tuple[Trunk, list[int]]]:
+        """Walk through a subtree.
+
+        Args:
+            order: Indices of the prompts below, sorted by their tokens.
+            common: What each of them shares with the next.
+            trunk: What all of them begin with, as far as it was run.
+        """
+        shared = min(common, default=0)
+        if self.worth(order, shared, trunk.length):
+            trunk = self.extend(trunk, order[0], shared)
+        alone: list[int] = []
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end < len(order) and common[end - 1] > shared:
+                continue
+            branch, inside = order[start:end], common[start : end - 1]
+            start = end
+            # What is all of it was tried above.
+            smaller = len(branch) < len(order)
+            if smaller and self.worth(branch, min(inside, default=0), trunk.length):
+                yield from self.below(branch, inside, trunk)
+            else:
+                alone += branch
+        if alone:
+            yield trunk, sorted(alone, key=lambda i: -len(self.prompts[i].ids))
+
+    def worth(self, some: Sequence[int], shared: int, done: int) -> bool:
+        """Whether what some prompts share beyond `done` tokens is to be run by itself."""
+        left = sum(len(self.prompts[i].ids) - done for i in some)
+        saved = (len(some) - 1) * (shared - done)
+        return shared - done >= SHORTEST and saved >= SHARE * left
+
+    def extend(self, trunk: Trunk, index: int, length: int) -> Trunk:
+        """Run a prompt from the end of a trunk up to `length` tokens."""
+        prompt = self.prompts[index]
+        judged = prompt.judged or (True,) * len(prompt.ids)
+        stretch = Prompt(
+            prompt.ids[trunk.length : length],
+            judged[trunk.length : length],
+            tail=prompt.ids[length] if judged[length] else None,
+        )
+        policy, ensemble = self.fuser.policy, self.fuser.ensemble
+        reader = policy.reader(ensemble.names) if prompt.weights is None else None
+        start = trunk.start([prompt], [reader])
+        with blame(always(self.request_of(index))):
+            rows, _ = prefill(ensemble, [stretch], [reader], start)
+        return Trunk(length, rows, reader)
+
+
+def _common(a: Prompt, b: Prompt) -> int:
+    """How many leading tokens two prompts can have run for both.
+
+    One less than they have in common: a reader is shown the token that follows the stretch, too.
+    """
+    if (a.weights is None) != (b.weights is None) or (a.judged is None) != (b.judged is None):
+        return 0
+    same = _same(a.ids, b.ids)
+    if a.judged and b.judged:
+        same = min(same, _same(a.judged, b.judged))
+    return max(0, same - 1)
+
+
+def _same(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the common beginning of two sequences, by bisection."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
