@@ -1,4 +1,4 @@
-"""All points of a grid for little more than the price of one.
+"""All points of a grid at once: far fewer exponentials than point by point.
 
 With three sources the fused logits are L_sb + alpha (L_li - L_sb) + beta (L_sc - L_sb), so the
 normaliser of a token falls apart into factors that belong to alpha and factors that belong to beta:
