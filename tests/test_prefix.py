@@ -10,7 +10,7 @@ import torch
 
 from tests.running import spied_rows
 from trimix_lm_eval import prefix
-from trimix_lm_eval.errors import NotFinite
+from trimix_lm_eval.errors import NotFinite, TrimixError
 from trimix_lm_eval.prefill import Prompt
 from trimix_lm_eval.prefix import Trunk, walk
 
@@ -149,3 +149,16 @@ def test_an_error_in_the_beginning_names_a_request(trio, monkeypatch, everything
     monkeypatch.setattr(head, "logits", broken)
     with pytest.raises(NotFinite, match="Request 1: "):
         model.loglikelihood([("z", " y"), (f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])
+
+
+def test_no_memory_for_the_beginning_is_an_error_with_a_remedy(
+    trio, monkeypatch, everything_shared
+):
+    model = trio("llama").weighted("fixed")
+
+    def full(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(prefix, "prefill", full)
+    with pytest.raises(TrimixError, match="batch of one: no room\n  -> lower max_length"):
+        model.loglikelihood([(f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])

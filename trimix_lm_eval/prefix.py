@@ -136,9 +136,13 @@ class _Tree(NamedTuple):
         )
         policy, ensemble = self.fuser.policy, self.fuser.ensemble
         reader = policy.reader(ensemble.names) if prompt.weights is None else None
-        start = trunk.start([prompt], [reader])
+
+        def work(*_: object) -> Rows:
+            start = trunk.start([prompt], [reader])
+            return prefill(ensemble, [stretch], [reader], start)[0]
+
         with blame(always(self.request_of(index))):
-            rows, _ = prefill(ensemble, [stretch], [reader], start)
+            (rows,) = halving([index], 1, work)  # one row: out of memory is the user's to mend
         return Trunk(length, rows, reader)
 
 
