@@ -28,6 +28,7 @@ class Trio(NamedTuple):
         plausibility_source: str = "large_ins",
         chunk_tokens: int | None = None,
         logit_positions: int | None = None,
+        speculative: str | int = "auto",
         **options: Any,
     ) -> TriMix:
         """A TriMix over the loaded sources that this policy needs."""
@@ -47,6 +48,7 @@ class Trio(NamedTuple):
             max_length=max_length,
             plausibility=plausibility,
             plausibility_source=plausibility_source,
+            speculative=speculative,
         )
         fuser = Fuser(ensemble, built, plausibility, plausibility_source)
         return TriMix(asked, self.model.tokenizer, fuser, self.model.report)

@@ -13,12 +13,12 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from tests.naive import Naive
 from tests.running import TRIO, instances, model_args
-from trimix_lm_eval import TriMix
+from trimix_lm_eval import TriMix, drafting
 from trimix_lm_eval.codec import StopText
-from trimix_lm_eval.decoding import Sampling, draw
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.lm import TriMixLM
+from trimix_lm_eval.sampling import Draw, Sampling, kept, pick
 
 ALPHA, BETA = 0.4, 0.9
 PROMPTS = [
@@ -119,17 +119,6 @@ def warped(logits: torch.Tensor, temperature: float, top_k: int, top_p: float) -
     return scores[0].softmax(-1)
 
 
-def support_and_mass(monkeypatch, logits, sampling, cells=4000):
-    """The distribution that `draw` draws from, read off by driving its uniform number."""
-    uniform = iter((i + 0.5) / cells for i in range(cells))
-    counts = torch.zeros(len(logits))
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "rand", lambda *a, **k: torch.tensor(next(uniform)).double())
-        for _ in range(cells):
-            counts[draw(logits, sampling, None)] += 1
-    return counts / cells
-
-
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"),
     [
@@ -144,16 +133,36 @@ def support_and_mass(monkeypatch, logits, sampling, cells=4000):
         (1.0, 1000, 0.999),
     ],
 )
-def test_draws_follow_transformers_warpers(monkeypatch, temperature, top_k, top_p):
-    """Every probability equals theirs to the width of one of 4,000 cells."""
+def test_what_is_drawn_from_is_what_transformers_warpers_leave(temperature, top_k, top_p):
     generator = torch.Generator().manual_seed(5)
-    for _ in range(3):
-        logits = torch.randn(40, generator=generator) * 2
-        want = warped(logits, temperature, min(top_k, 40), top_p)
-        sampling = Sampling(temperature, top_k, top_p, seed=1)
-        got = support_and_mass(monkeypatch, logits, sampling)
-        assert (got - want).abs().max() <= 1 / 4000 + 1e-6
-        assert not got[want == 0].any()
+    # More tokens than are looked at before all are sorted, and fewer.
+    for size, scale in ((40, 2.0), (3000, 4.0), (3000, 0.1)):
+        logits = torch.randn(3, size, generator=generator) * scale
+        want = torch.stack([warped(x, temperature, min(top_k, size), top_p) for x in logits])
+        got = kept(logits / temperature, top_k, top_p).softmax(-1)
+        assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_equals_are_kept_together():
+    scores = torch.tensor([[1.0, 0.0, 0.0, -1.0]])
+    assert kept(scores.clone(), 2, 1.0).isfinite().tolist() == [[True, True, True, False]]
+    assert kept(scores.clone(), 0, 0.6).isfinite().tolist() == [[True, True, True, False]]
+
+
+def test_draws_are_gumbel_max():
+    """Over 40,000 places, the frequencies are those of the softmax."""
+    logits = torch.tensor([1.5, 0.0, -1.0, 0.7, -torch.inf])
+    places = 40_000
+    draws = [Draw(Sampling(1.0, seed=3), place) for place in range(places)]
+    tokens = pick(logits.expand(places, -1), draws)
+    counts = torch.bincount(tokens, minlength=5)
+    assert counts[4] == 0
+    expected = logits.double().softmax(-1)[:4] * places
+    assert chisquare(counts[:4].tolist(), expected.tolist()).pvalue > 0.01
+    other = pick(logits.expand(places, -1), [d._replace(sampling=Sampling(1.0)) for d in draws])
+    agreement = float((tokens == other).double().mean())
+    independent = float((logits.softmax(-1) ** 2).sum())
+    assert agreement == pytest.approx(independent, abs=0.02), "another seed, independent draws"
 
 
 @given(
@@ -169,8 +178,7 @@ def test_a_draw_is_always_one_that_transformers_allows(logits, temperature, top_
     allowed = warped(values, temperature, min(top_k, len(values)), top_p)
     # A token on the very edge of the nucleus may fall on either side by rounding.
     loose = warped(values, temperature, min(top_k, len(values)), min(1.0, top_p + 1e-5))
-    generator = torch.Generator().manual_seed(seed)
-    token = draw(values, Sampling(temperature, top_k, top_p, seed), generator)
+    token = int(pick(values[None], [Draw(Sampling(temperature, top_k, top_p, seed), 0)]))
     assert allowed[token] > 0 or loose[token] > 0
 
 
@@ -257,14 +265,11 @@ def test_a_stop_anywhere_in_a_long_text_is_seen_at_once(lm, stop):
 
 def play(monkeypatch, lm, script):
     """Make the model say exactly these tokens, whatever it would say."""
-    import trimix_lm_eval.decoding as decoding
 
-    place = iter(range(len(script)))
+    def scripted(logits, draws, best=None):
+        return torch.tensor([script[min(draw.place, len(script) - 1)] for draw in draws])
 
-    def next_tokens(fuser, view, vectors, samplers):
-        return [script[next(place)]] * len(samplers), vectors
-
-    monkeypatch.setattr(decoding, "next_tokens", next_tokens)
+    monkeypatch.setattr(drafting, "pick", scripted)
 
 
 def test_end_of_text_and_special_tokens_stop(monkeypatch, lm):

@@ -1,43 +1,44 @@
 """Prompts of token ids in, generated token ids out. No text and no lm-eval here.
 
-Rows stop one by one, each at its own stop, and a row that is done leaves the batch at once. The
-prompt's forward passes serve selection and generation alike. Greedy decoding synchronises with the
-host once per token; sampling does so once more per sampled row.
+Rows stop one by one, each at its own stop; a finished row leaves the batch at once, and the next
+prompt takes its place. A prompt's forward passes serve selection and generation alike.
 
-Invariant 2: greedy tokens depend neither on the batch nor on the order. Sampling draws one uniform
-number per token from a generator of the row's own, so it does not either.
+Invariant 2: which token comes is a function of the fused distribution and of the row's own noise
+(see `sampling`). Drafts (see `drafting`) only guess its value, so the text depends neither on them
+nor on the batch, the order or the prompts let in on the way.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.ensemble import LogitView
-from trimix_lm_eval.errors import TrimixError, blame
+from trimix_lm_eval.drafting import Pending, Round, judge_next
+from trimix_lm_eval.ensemble import LogitView, Rows
+from trimix_lm_eval.errors import blame
 from trimix_lm_eval.fuser import Fuser, mean_choice
-from trimix_lm_eval.prefill import Prompt, choice_of, halving, prefill, readers_for
+from trimix_lm_eval.prefill import (
+    OUT_OF_MEMORY,
+    Prompt,
+    choice_of,
+    free,
+    prefill,
+    readers_for,
+    smaller,
+)
 from trimix_lm_eval.prefix import Trunk, walk
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.sampling import Draw, Sampling
+from trimix_lm_eval.speculation import Speculation
 
-
-class Sampling(NamedTuple):
-    """How the next token is drawn from the fused distribution.
-
-    Attributes:
-        temperature: 0 is greedy.
-        top_k: Keep the k most probable tokens; 0 keeps all.
-        top_p: Keep the fewest most probable tokens that reach this mass; 1 keeps all.
-        seed: Of the row's own generator.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+#: Who drafts.
+DRAFTER = "small_cpt"
+#: Caches with more slots than this times what is needed, and some, are packed.
+_WASTE, _SOME = 1.125, 32
 
 
 class Job(NamedTuple):
@@ -70,139 +71,225 @@ class Generated(NamedTuple):
     choice: Choice
 
 
-def generate(fuser: Fuser, jobs: Sequence[Job], batch_size: int) -> Iterator[tuple[int, Generated]]:
+def generate(
+    fuser: Fuser, jobs: Sequence[Job], batch_size: int, speculation: Speculation | None = None
+) -> Iterator[tuple[int, Generated]]:
     """Continue prompts.
 
     Args:
         fuser: The sources and the policy.
         jobs: What to continue.
-        batch_size: Rows per forward pass.
+        batch_size: Rows in flight.
+        speculation: Decides how much is drafted, and keeps the account; None drafts nothing.
 
     Yields:
-        (index, result), batch by batch, prompts that begin alike together.
-    """
-    for trunk, some in walk(fuser, [job.prompt for job in jobs]):
-
-        def work(batch: Sequence[int], _: int, trunk: Trunk = trunk) -> list[tuple[int, Generated]]:
-            with blame(batch.__getitem__):
-                results = _generate_batch(fuser, trunk, [jobs[i] for i in batch])
-            return list(zip(batch, results, strict=True))
-
-        for finished in halving(some, batch_size, work):
-            yield from finished
-
-
-def _generate_batch(fuser: Fuser, trunk: Trunk, jobs: Sequence[Job]) -> list[Generated]:
-    """Run one batch to its end."""
-    ensemble = fuser.ensemble
-    prompts = [job.prompt for job in jobs]
-    readers = readers_for(fuser, prompts)
-    start = trunk.start(prompts, readers)
-    rows, hidden = prefill(ensemble, [trunk.rest(p) for p in prompts], readers, start)
-    choices = [choice_of(fuser, p, reader) for p, reader in zip(prompts, readers, strict=True)]
-    vectors = torch.tensor([fuser.vector(c) for c in choices], device=ensemble.device)  # [B, S]
-    generators = [torch.Generator().manual_seed(job.sampling.seed) for job in jobs]
-
-    done: list[list[int]] = [[] for _ in jobs]
-    used = torch.zeros_like(vectors)  # [B, S], sums over the tokens of each row
-    steps = torch.zeros(len(jobs), 1, device=vectors.device)
-    alive = list(range(len(jobs)))
-    while alive:
-        samplers = [(jobs[i].sampling, generators[i]) for i in alive]
-        view = LogitView(ensemble, hidden)
-        with blame(alive.__getitem__):
-            tokens, weights = next_tokens(fuser, view, vectors, samplers)
-        rows_now = torch.tensor(alive, device=vectors.device)
-        used[rows_now] += weights
-        steps[rows_now] += 1
-        staying = []
-        for place, (row, token) in enumerate(zip(alive, tokens, strict=True)):
-            job = jobs[row]
-            if token in job.ends:
-                continue
-            done[row].append(token)
-            if len(done[row]) < job.max_new_tokens and not job.stop(done[row]):
-                staying.append(place)
-        if len(staying) < len(alive):
-            if not staying:
-                break
-            rows.select(staying)
-            vectors = vectors[torch.tensor(staying, device=vectors.device)]
-        alive = [alive[place] for place in staying]
-        ids = torch.tensor([[done[row][-1]] for row in alive])
-        ones = torch.ones(len(alive), 1, dtype=torch.bool)
-        hidden = rows.extend(ids, ones, ones)
-    mean = (used / steps).cpu()  # [B, S]
-    return [
-        Generated(ids, choice or mean_choice(fuser, mean[row : row + 1]))
-        for row, (ids, choice) in enumerate(zip(done, choices, strict=True))
-    ]
-
-
-def next_tokens(
-    fuser: Fuser,
-    view: LogitView,
-    vectors: Tensor,
-    samplers: Sequence[tuple[Sampling, torch.Generator]],
-) -> tuple[list[int], Tensor]:
-    """The next token of each row, and the ``[N, S]`` weights in force.
-
-    Args:
-        fuser: The sources and the policy.
-        view: N positions, one per row.
-        vectors: ``[N, S]`` source weights.
-        samplers: How to draw, and each row's generator.
-    """
-    best, tops, used, drawn = [], [], [], {}
-    for where, logits in view.chunks():
-        fused, weights = fuser.fused(logits, vectors[where])
-        used.append(weights)
-        top = fused.max(dim=-1)
-        best.append(top.indices)
-        tops.append(top.values)
-        for row in range(where.start, where.stop):
-            sampling, generator = samplers[row]
-            if sampling.temperature > 0:
-                drawn[row] = draw(fused[row - where.start], sampling, generator)
-    # Token and its logit travel together: one synchronisation, and NaN cannot pass unseen.
-    both = torch.stack([torch.cat(best).double(), torch.cat(tops).double()]).cpu()
-    view.check(both[1].isfinite())
-    tokens = [drawn.get(row, int(token)) for row, token in enumerate(both[0].tolist())]
-    return tokens, torch.cat(used)
-
-
-def draw(fused: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw a token: temperature, then top-k, then top-p, then one uniform number.
-
-    Args:
-        fused: ``[V]`` logits.
-        sampling: How to draw.
-        generator: On the CPU; advances by one number.
-    """
-    p, ids = (fused / sampling.temperature).softmax(dim=-1).sort(descending=True, stable=True)
-    if sampling.top_k > 0:
-        p = p[: sampling.top_k]
-    p = p / p.sum()
-    if sampling.top_p < 1.0:
-        before = p.cumsum(dim=0) - p
-        p = p[before < sampling.top_p]
-    total = p.double().cumsum(dim=0)
-    u = torch.rand((), generator=generator, dtype=torch.float64).to(total.device) * total[-1]
-    return int(ids[int(torch.searchsorted(total, u, right=True).clamp_max(len(total) - 1))])
-
-
-def check_sampling(sampling: Sampling) -> Sampling:
-    """Return the sampling if its numbers make sense.
+        (index, result), each as soon as it is done.
 
     Raises:
-        TrimixError: One of them does not.
+        TrimixError: Memory runs out with a single row in flight.
     """
-    if not 0 <= sampling.temperature < float("inf"):
-        raise TrimixError(
-            f"temperature={sampling.temperature} is not a number from 0.", "0 is greedy"
-        )
-    if not 0 < sampling.top_p <= 1:
-        raise TrimixError(f"top_p={sampling.top_p} is not in (0, 1].", "1 keeps all tokens")
-    if sampling.top_k < 0:
-        raise TrimixError(f"top_k={sampling.top_k} is negative.", "0 keeps all tokens")
-    return sampling
+    queue = _Queue(walk(fuser, [job.prompt for job in jobs]))
+    flight = _Flight(fuser, jobs, speculation or Speculation("off"))
+    size = batch_size
+    more = True
+    while more:
+        out_of_memory = False
+        try:
+            flight.admit(queue, size)
+            more = bool(flight.rows)
+            flight.round()
+        except OUT_OF_MEMORY as error:
+            size = smaller(size, error)
+            out_of_memory = True
+        yield from flight.landed()
+        if out_of_memory:
+            # Only now: the traceback held the tensors of the failed round alive.
+            queue.again += flight.abandon()
+            free()
+
+
+class _Queue:
+    """Prompts in the order in which they share what they begin with."""
+
+    def __init__(self, groups: Iterator[tuple[Trunk, list[int]]]) -> None:
+        self.groups = groups
+        self.trunk, self.left = Trunk(), list[int]()
+        self.again: list[int] = []
+
+    def take(self, most: int) -> tuple[Trunk, list[int]] | None:
+        """At most so many that share a trunk; None if there are no more."""
+        if self.again:  # whatever they shared is gone
+            taken, self.again = self.again[:most], self.again[most:]
+            return Trunk(), taken
+        if not self.left:
+            self.trunk = Trunk()  # frees its cache before the next is made
+            self.trunk, self.left = next(self.groups, (Trunk(), []))
+        taken, self.left = self.left[:most], self.left[most:]
+        return (self.trunk, taken) if taken else None
+
+
+@dataclasses.dataclass(eq=False)
+class _Row:
+    """A text in the making."""
+
+    index: int
+    job: Job
+    choice: Choice | None
+    vector: list[float]
+    used: Tensor
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    drawn: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens that the sources have seen: the last one is still to be fed."""
+        return len(self.job.prompt.ids) + len(self.tokens) - 1
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still come."""
+        return self.job.max_new_tokens - len(self.tokens)
+
+    @property
+    def pending(self) -> Pending:
+        """Where it stands."""
+        return Pending(self.tokens[-1], len(self.tokens), self.room, self.job.sampling)
+
+    def take(self, tokens: Sequence[int], weights: Tensor) -> bool:
+        """Take tokens until the text ends; returns whether it did.
+
+        Args:
+            tokens: What comes.
+            weights: ``[n, S]`` in force for each of them.
+        """
+        for token, weight in zip(tokens, weights, strict=True):
+            self.used += weight
+            self.drawn += 1
+            if token in self.job.ends:
+                return True
+            self.tokens.append(token)
+            if self.room == 0 or self.job.stop(self.tokens):
+                return True
+        return False
+
+
+class _Flight:
+    """The rows in flight."""
+
+    def __init__(self, fuser: Fuser, jobs: Sequence[Job], speculation: Speculation) -> None:
+        self.fuser, self.jobs, self.speculation = fuser, jobs, speculation
+        names = fuser.ensemble.names
+        # One source alone would draft for itself.
+        self.may_draft = DRAFTER in names and len(names) > 1
+        self.drafter = names.index(DRAFTER) if self.may_draft else 0
+        self.rows: list[_Row] = []
+        self.state: Rows | None = None
+        self.starting: list[int] = []
+        self.done: list[tuple[int, Generated]] = []
+
+    def landed(self) -> list[tuple[int, Generated]]:
+        """What has finished since this was asked last."""
+        done, self.done = self.done, []
+        return done
+
+    def abandon(self) -> list[int]:
+        """Give up all rows in flight; returns their indices, to be started anew."""
+        indices = [*self.starting, *(row.index for row in self.rows)]
+        self.rows, self.state, self.starting = [], None, []
+        return indices
+
+    # ---------------------------------------------------------------- rows come and go
+
+    def admit(self, queue: _Queue, size: int) -> None:
+        """Start prompts where rows are free.
+
+        Not for each single row: to let one in copies the caches of all.
+        """
+        if self.rows and size - len(self.rows) < max(1, size // 4):
+            return
+        while len(self.rows) < size and (group := queue.take(size - len(self.rows))):
+            trunk, self.starting = group
+            self._start(trunk, self.starting)
+            self.starting = []
+
+    def _start(self, trunk: Trunk, indices: Sequence[int]) -> None:
+        """Run prompts, choose their weights, and draw their first tokens."""
+        fuser = self.fuser
+        jobs = [self.jobs[i] for i in indices]
+        prompts = [job.prompt for job in jobs]
+        readers = readers_for(fuser, prompts)
+        with blame(indices.__getitem__):
+            begun = trunk.start(prompts, readers)
+            state, hidden = prefill(
+                fuser.ensemble, [trunk.rest(p) for p in prompts], readers, begun
+            )
+            choices = [choice_of(fuser, p, r) for p, r in zip(prompts, readers, strict=True)]
+            used = torch.zeros(len(indices), len(hidden), dtype=torch.float64)
+            rows = [
+                _Row(i, job, choice, fuser.vector(choice), sums)
+                for i, job, choice, sums in zip(indices, jobs, choices, used, strict=True)
+            ]
+            view = LogitView(fuser.ensemble, hidden)
+            draws = [Draw(job.sampling, 0) for job in jobs]
+            first, _ = judge_next(fuser, view, self._vectors(rows), draws)
+            view.check(first.finite)
+        staying = []
+        for place, row in enumerate(rows):
+            if row.take(first.tokens[place : place + 1], first.weights[place : place + 1]):
+                self._land(row)
+            else:
+                staying.append(place)
+        if not staying:
+            return
+        new = [rows[place] for place in staying]
+        state = _packed(state, staying, new)
+        if self.state is not None:
+            state = _packed(self.state, range(len(self.rows)), self.rows).join(state)
+        self.rows, self.state = [*self.rows, *new], state
+
+    def _land(self, row: _Row) -> None:
+        """Put a finished row by."""
+        mean = row.used / row.drawn
+        choice = row.choice or mean_choice(self.fuser, mean[None])
+        self.done.append((row.index, Generated(row.tokens, choice)))
+
+    # ---------------------------------------------------------------- a round
+
+    def round(self) -> None:
+        """Give every row at least one token."""
+        if self.state is None:
+            return
+        most = max(row.room for row in self.rows) - 1 if self.may_draft else 0
+        k = self.speculation.length(len(self.rows), most)
+        pending = [row.pending for row in self.rows]
+        one = Round(self.fuser, self.state, pending, self._vectors(self.rows), self.drafter, k)
+        with blame(lambda place: self.rows[place].index):
+            gains = one.play()
+        self.speculation.learn(k, gains, one.cost())
+        staying = []
+        for place, (row, gain) in enumerate(zip(self.rows, gains, strict=True)):
+            if row.take(gain.tokens, gain.weights):
+                self._land(row)
+            else:
+                staying.append(place)
+        rows = [self.rows[place] for place in staying]
+        if not rows:
+            self.rows, self.state = [], None
+        elif len(rows) < len(self.rows) or _wasteful(self.state, rows):
+            self.rows, self.state = rows, _packed(self.state, staying, rows)
+
+    def _vectors(self, rows: Sequence[_Row]) -> Tensor:
+        """``[B, S]`` source weights."""
+        vectors = torch.tensor([row.vector for row in rows])
+        return vectors.to(self.fuser.ensemble.device, non_blocking=True)
+
+
+def _packed(state: Rows, places: Sequence[int], rows: Sequence[_Row]) -> Rows:
+    """Some rows of a batch, without holes that all of them could do without."""
+    return state.fork(places, max(row.cached for row in rows))
+
+
+def _wasteful(state: Rows, rows: Sequence[_Row]) -> bool:
+    """Whether holes make up so much of the caches that packing them pays."""
+    width = max(row.cached for row in rows)
+    return state.layout.slots > width * _WASTE + _SOME

@@ -5,14 +5,15 @@ Logits exist for one chunk of positions at a time, of all sources together (inva
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trimix_lm_eval.cache import stacked
 from trimix_lm_eval.errors import NotFinite, TrimixError
-from trimix_lm_eval.layout import Layout
+from trimix_lm_eval.layout import Layout, joined
 from trimix_lm_eval.sources import Source
 
 #: Bytes that the fp32 logits of one chunk may take, over all sources and temporaries.
@@ -29,10 +30,16 @@ class LogitView:
     Args:
         ensemble: Whose heads turn them into logits.
         hidden: One ``[N, H]`` tensor per source.
+        ready: ``[N, V]`` logits that are there already, by index of the source.
     """
 
-    def __init__(self, ensemble: Ensemble, hidden: Sequence[Tensor]) -> None:
-        self.ensemble, self.hidden = ensemble, list(hidden)
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        hidden: Sequence[Tensor],
+        ready: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        self.ensemble, self.hidden, self.ready = ensemble, list(hidden), ready or {}
 
     def __len__(self) -> int:
         return len(self.hidden[0])
@@ -42,7 +49,12 @@ class LogitView:
         step = self.ensemble.logit_positions
         for start in range(0, len(self), step):
             where = slice(start, min(start + step, len(self)))
-            yield where, self.ensemble.logits([h[where] for h in self.hidden])
+            yield where, [self._logits(s, where) for s in range(len(self.hidden))]
+
+    def _logits(self, which: int, where: slice) -> Tensor:
+        if which in self.ready:
+            return self.ready[which][where]
+        return self.ensemble.logits_of(which, self.hidden[which][where])
 
     def check(self, finite: Tensor) -> None:
         """Raise an error that names the source if a result is not finite.
@@ -82,41 +94,62 @@ class Rows:
         start = self.layout.slots
         self.layout.append(ids, valid)
         index = wanted.flatten().nonzero().squeeze(1)
-        out = []
-        for source, cache in zip(self.ensemble.sources, self.caches, strict=True):
-            try:
-                out.append(source.hidden(self.layout, start, cache, index))
-            except (torch.OutOfMemoryError, MemoryError):
-                raise
-            except Exception as error:  # a model's own code may raise anything
-                if "can't allocate memory" in str(error):  # how PyTorch runs out of it on a CPU
-                    raise MemoryError(str(error)) from error
-                raise TrimixError(
-                    f"The forward pass of {source.name} failed: {type(error).__name__}: {error}",
-                    "what was finished is kept (--use_cache); try that model alone with --model hf",
-                ) from error
-        return out
+        return [self.run(s, start, index) for s in range(len(self.caches))]
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows only."""
-        index = torch.tensor(list(rows), dtype=torch.long)
-        self.layout = self.layout.select(index)
+    def run(self, which: int, start: int, wanted: Tensor | None = None) -> Tensor:
+        """Run one source over the tokens from slot ``start`` on, which are in the layout already.
+
+        Args:
+            which: Index of the source; its cache ends before ``start``.
+            start: First slot to be run.
+            wanted: ``[K]`` flat indices into the ``[B, n]`` tokens; None is all of them.
+
+        Returns:
+            ``[K, H]`` hidden states.
+        """
+        source = self.ensemble.sources[which]
+        try:
+            return source.hidden(self.layout, start, self.caches[which], wanted)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # a model's own code may raise anything
+            if "can't allocate memory" in str(error):  # how PyTorch runs out of it on a CPU
+                raise MemoryError(str(error)) from error
+            raise TrimixError(
+                f"The forward pass of {source.name} failed: {type(error).__name__}: {error}",
+                "what was finished is kept (--use_cache); try that model alone with --model hf",
+            ) from error
+
+    def trim(self, slots: int) -> None:
+        """Cut off all slots but the first, which must hold every valid token."""
+        if slots == self.layout.slots:
+            return
+        self.layout.trim(slots)
         for cache in self.caches:
-            for layer in cache.layers if cache is not None else ():
-                layer.batch_select_indices(index.to(layer.keys.device))
+            if cache is not None:
+                cache.trim(slots)
 
-    def fork(self, rows: Sequence[int]) -> Rows:
-        """A copy of these rows (repeats allowed), to be continued on its own."""
+    def fork(self, rows: Sequence[int], width: int | None = None) -> Rows:
+        """A copy of these rows (repeats allowed), to be continued on its own.
+
+        Args:
+            rows: Their indices.
+            width: Slots to keep, as many as the longest row has tokens: holes are left out. None
+                keeps all.
+        """
         index = torch.tensor(list(rows), dtype=torch.long)
-        caches = []
-        for source, cache in zip(self.ensemble.sources, self.caches, strict=True):
-            copy = source.new_cache()
-            if copy is not None:
-                for number, layer in enumerate(cache.layers):
-                    at = index.to(layer.keys.device)
-                    copy.update(layer.keys[at], layer.values[at], number)
-            caches.append(copy)
-        return Rows(self.ensemble, self.layout.select(index), caches)
+        slots = (
+            None if width is None else self.layout.packed(width)[index.to(self.layout.ids.device)]
+        )
+        caches = [None if cache is None else cache.taken(index, slots) for cache in self.caches]
+        return Rows(self.ensemble, self.layout.select(index, slots), caches)
+
+    def join(self, other: Rows) -> Rows:
+        """These rows and another's below them, as one batch."""
+        layout = joined([self.layout, other.layout])
+        pairs = zip(self.caches, other.caches, strict=True)
+        caches = [None if a is None else stacked([a, b], layout.slots) for a, b in pairs]
+        return Rows(self.ensemble, layout, caches)
 
 
 class Ensemble:
@@ -142,12 +175,10 @@ class Ensemble:
         caches = [source.new_cache() for source in self.sources]
         return Rows(self, Layout(rows, self.device), caches)
 
-    def logits(self, hidden: Sequence[Tensor]) -> list[Tensor]:
-        """One ``[N, V]`` fp32 tensor per source, all on the first source's device."""
-        out = [
-            source.logits(h).to(self.device) for source, h in zip(self.sources, hidden, strict=True)
-        ]
+    def logits_of(self, which: int, hidden: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of one source, fp32, on the first source's device."""
+        logits = self.sources[which].logits(hidden).to(self.device)
         if len(self.unused):
             # The same low value in every source stays that value in the fusion: weights sum to 1.
-            out = [logits.index_fill(1, self.unused, _NEVER) for logits in out]
-        return out
+            logits = logits.index_fill(1, self.unused, _NEVER)
+        return logits

@@ -1,10 +1,12 @@
-"""The token table that all sources of a batch share.
+"""The token table of a batch, shared by all sources: one table, several caches.
 
-One table, several caches: padding, shared prefixes and tokens taken back are all just slots that a
-query may or may not see.
+Padding, shared prefixes and rejected drafts are nothing special: they are slots that a query may or
+may not see. Masks are made once and serve every source that wants the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ class Layout:
         self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
         self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self._masks: dict[tuple[object, ...], Tensor] = {}
 
     @property
     def slots(self) -> int:
@@ -42,14 +45,46 @@ class Layout:
         self.positions = torch.cat([self.positions, positions], dim=1)
         self.valid = torch.cat([self.valid, valid], dim=1)
         self.length = self.length + counted[:, -1]
+        self._masks.clear()
 
-    def select(self, rows: Tensor) -> Layout:
-        """A table of these rows (repeats allowed)."""
+    def keep(self, start: int, counts: Tensor) -> None:
+        """Of the slots from ``start`` on, keep the first ``[B]`` ``counts`` of each row.
+
+        The others become holes; those at the end that no row keeps are to be cut off with `trim`.
+        """
+        kept = torch.arange(self.slots - start, device=self.ids.device) < counts[:, None]  # [B, n]
+        dropped = (self.valid[:, start:] & ~kept).sum(dim=1)
+        self.valid = torch.cat([self.valid[:, :start], self.valid[:, start:] & kept], dim=1)
+        self.length = self.length - dropped
+        self._masks.clear()
+
+    def trim(self, slots: int) -> None:
+        """Cut off all columns but the first, which must hold every valid token."""
+        self.ids, self.positions = self.ids[:, :slots], self.positions[:, :slots]
+        self.valid = self.valid[:, :slots]
+        self._masks.clear()
+
+    def select(self, rows: Tensor, slots: Tensor | None = None) -> Layout:
+        """A table of some rows.
+
+        Args:
+            rows: ``[R]`` indices; repeats allowed.
+            slots: ``[R, W]`` which columns of each, in order, all valid tokens among them; None
+                takes all.
+        """
         rows = rows.to(self.ids.device)
         chosen = Layout(0, self.ids.device)
-        chosen.ids, chosen.positions = self.ids[rows], self.positions[rows]
-        chosen.valid, chosen.length = self.valid[rows], self.length[rows]
+        chosen.length = self.length[rows]
+        tables = [self.ids[rows], self.positions[rows], self.valid[rows]]
+        if slots is not None:
+            slots = slots.to(self.ids.device)
+            tables = [table.gather(1, slots) for table in tables]
+        chosen.ids, chosen.positions, chosen.valid = tables
         return chosen
+
+    def packed(self, width: int) -> Tensor:
+        """``[B, width]`` each row's valid slots in order; where there are fewer, holes after."""
+        return (~self.valid).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
 
     def visible(self, start: int, window: int | None = None, block: int | None = None) -> Tensor:
         """What the tokens from slot ``start`` on may look at.
@@ -73,3 +108,39 @@ class Layout:
         if block is not None:
             seen &= query // block == key // block
         return seen | (slots[None, :] == slots[start:, None])
+
+    def mask(
+        self,
+        start: int,
+        window: int | None,
+        block: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Tensor:
+        """`visible` as an additive mask, made once for all sources that ask for the same.
+
+        Returns:
+            ``[B, 1, n, S]``, 0 where seen, the dtype's minimum elsewhere: understood by every
+            attention kernel.
+        """
+        key = (start, window, block, dtype, device)
+        if key not in self._masks:
+            seen = self.visible(start, window, block).to(device).unsqueeze(1)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+            self._masks[key] = mask.masked_fill_(~seen, torch.finfo(dtype).min)
+        return self._masks[key]
+
+
+def joined(layouts: Sequence[Layout]) -> Layout:
+    """The rows of several tables below each other; narrower ones are filled up with holes."""
+    together = Layout(0, layouts[0].ids.device)
+    width = max(layout.slots for layout in layouts)
+
+    def wide(table: Tensor) -> Tensor:
+        return torch.nn.functional.pad(table, (0, width - table.shape[1]))
+
+    together.ids = torch.cat([wide(layout.ids) for layout in layouts])
+    together.positions = torch.cat([wide(layout.positions) for layout in layouts])
+    together.valid = torch.cat([wide(layout.valid) for layout in layouts])
+    together.length = torch.cat([layout.length for layout in layouts])
+    return together

@@ -256,6 +256,7 @@ class TriMixLM(TemplateLM):
                 "task_points": {
                     task: point.weights.label() for task, point in sorted(self.task_points.items())
                 },
+                "speculation": self.model.speculation.summary(),
                 "truncated_requests": self.truncated or self.model.truncated,
                 "data": dict(sorted(places.USED.items())),
             },

@@ -58,23 +58,40 @@ def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], R]
     while start < len(items):
         try:
             result = work(items[start : start + size], size)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if size == 1:
-                raise TrimixError(
-                    f"Out of memory with a batch of one: {error}",
-                    "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
-                    "or put one elsewhere (small_device=cuda:1)",
-                ) from error
+        except OUT_OF_MEMORY as error:
+            size = smaller(size, error)
         else:
             yield result
             start += size
             continue
-        # Outside the except block: the traceback held the tensors of the failed batch alive.
-        size = max(1, size // 2)
-        warn_once(f"Out of memory: going on with batches of {size}.")
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free()
+
+
+#: What running out of memory raises.
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+
+def smaller(size: int, error: BaseException) -> int:
+    """Half the batch size, now that memory has run out.
+
+    Raises:
+        TrimixError: There is nothing to halve.
+    """
+    if size == 1:
+        raise TrimixError(
+            f"Out of memory with a batch of one: {error}",
+            "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
+            "or put one elsewhere (small_device=cuda:1)",
+        ) from error
+    warn_once(f"Out of memory: going on with batches of {size // 2}.")
+    return size // 2
+
+
+def free() -> None:
+    """Give back the memory of what failed: after the except block, whose traceback holds it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def feed(

@@ -86,6 +86,8 @@ class Settings:
         prefix_token_id: The token before a text that has no context; None takes BOS, else EOS.
         plausibility: ``a`` of the plausibility mask, in (0, 1); None switches it off.
         plausibility_source: Whose logits the mask looks at.
+        speculative: How many tokens small_cpt drafts while generating: ``auto`` (what pays),
+            ``off``, or a number. Changes the time a run takes, not its texts.
         seed: Seeds the sampling of tokens and of the prompts that `ppl_task` reads.
         weights_log: JSONL file that receives the weights of every request.
         enable_thinking: Passed to the chat template.
@@ -103,6 +105,7 @@ class Settings:
     prefix_token_id: int | None = None
     plausibility: float | None = None
     plausibility_source: str = "large_ins"
+    speculative: str | int = "auto"
     seed: int = 1234
     weights_log: str | None = None
     enable_thinking: bool | None = None
@@ -273,9 +276,25 @@ def _checked(settings: Settings) -> Settings:
         max_batch_size=_whole("max_batch_size", settings.max_batch_size, 1),
         max_length=None if length is None else _whole("max_length", length, 2),
         prefix_token_id=None if prefix is None else _whole("prefix_token_id", prefix, 0),
+        speculative=_drafts(settings.speculative),
         seed=_whole("seed", settings.seed, 0),
         plausibility=a,
     )
+
+
+def _drafts(value: Any) -> str | int:
+    """``auto``, ``off`` or a number of drafts; the command line makes False of some spellings."""
+    text = str(value).lower()
+    if text in ("auto", "true"):
+        return "auto"
+    if text in ("off", "false", "0"):
+        return "off"
+    if not (text.isascii() and text.isdecimal()):
+        raise TrimixError(
+            f"speculative={value!r} is no way to draft.",
+            "write auto, off, or a number of tokens, e.g. speculative=4",
+        )
+    return int(text)
 
 
 def _whole(name: str, value: Any, least: int) -> int:

@@ -53,18 +53,18 @@ class Source:
 
     def new_cache(self) -> Any:
         """An empty cache that keeps every token; windows are cut by the mask."""
-        from transformers import DynamicCache
+        from trimix_lm_eval.cache import GrowingCache
 
-        return None if self.plain else DynamicCache()
+        return None if self.plain else GrowingCache()
 
-    def hidden(self, layout: Layout, start: int, cache: Any, wanted: Tensor) -> Tensor:
+    def hidden(self, layout: Layout, start: int, cache: Any, wanted: Tensor | None) -> Tensor:
         """Run the tokens from slot ``start`` on.
 
         Args:
             layout: The table, the new tokens included.
             start: First new slot.
             cache: This source's cache for the same rows; grows by the new slots.
-            wanted: ``[K]`` flat indices into the ``[B, n]`` new tokens.
+            wanted: ``[K]`` flat indices into the ``[B, n]`` new tokens; None is all of them.
 
         Returns:
             ``[K, H]`` final hidden states (of a plain source: its logits, ``[K, V]``).
@@ -78,8 +78,8 @@ class Source:
             past_key_values=cache,
             use_cache=True,
         )
-        states = output.last_hidden_state  # [B, n, H]
-        return states.flatten(0, 1)[wanted.to(states.device)]
+        states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
+        return states if wanted is None else states[wanted.to(states.device)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of ``[N, H]`` hidden states: ``[N, V]``, fp32, tokenizer's vocabulary only."""
@@ -92,26 +92,22 @@ class Source:
         window = getattr(self.config, "sliding_window", None)
         block = getattr(self.config, "attention_chunk_size", None)
         if not self.mask_by_type:
-            return self._additive(layout.visible(start, window, block))
+            return layout.mask(start, window, block, self.dtype, self.device)
         kinds = {
             "full_attention": (None, None),
             "sliding_attention": (window, None),
             "chunked_attention": (None, block),
         }
         return {
-            kind: self._additive(layout.visible(start, *kinds[kind]))
+            kind: layout.mask(start, *kinds[kind], self.dtype, self.device)
             for kind in set(self.config.layer_types)
         }
 
-    def _additive(self, seen: Tensor) -> Tensor:
-        """0 where seen, the dtype's minimum elsewhere: understood by every attention kernel."""
-        seen = seen.to(self.device).unsqueeze(1)
-        mask = torch.zeros(seen.shape, dtype=self.dtype, device=self.device)
-        return mask.masked_fill_(~seen, torch.finfo(self.dtype).min)
-
-    def _recompute(self, layout: Layout, start: int, wanted: Tensor) -> Tensor:
+    def _recompute(self, layout: Layout, start: int, wanted: Tensor | None) -> Tensor:
         """Logits without a cache: each row from its first token, alone."""
         width = layout.slots - start
+        if wanted is None:
+            wanted = torch.arange(layout.ids.shape[0] * width)
         out: list[Tensor] = []
         for row in range(layout.ids.shape[0]):
             mine = wanted[(wanted >= row * width) & (wanted < (row + 1) * width)] - row * width

@@ -20,7 +20,7 @@ import torch
 
 from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
 from trimix_lm_eval.codec import Codec, StopText, common_length
-from trimix_lm_eval.decoding import Job, Sampling, check_sampling
+from trimix_lm_eval.decoding import Job
 from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
 from trimix_lm_eval.fuser import Fuser
@@ -28,9 +28,11 @@ from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.prefill import Prompt, cut
 from trimix_lm_eval.prefix import read_prompts
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.sampling import Sampling, check_sampling
 from trimix_lm_eval.scoring import Request, Score
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.sources import Source, load_model
+from trimix_lm_eval.speculation import Speculation
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
@@ -87,6 +89,7 @@ class TriMix:
         self.max_length = int(asked.max_length or report.max_length)
         self.codec = Codec(tokenizer, asked, fuser.policy, report.vocab_size)
         self.truncated = 0
+        self.speculation = Speculation(asked.speculative)
 
     @classmethod
     def from_pretrained(cls, large_ins: str, **arguments: Any) -> TriMix:
@@ -255,7 +258,7 @@ class TriMix:
         jobs: Sequence[tuple[str, Generation]],
         points: Sequence[Weights | None] | None = None,
     ) -> Iterator[tuple[int, Text]]:
-        """Yield (index, text) as soon as each batch is done.
+        """Yield (index, text) as soon as each is done.
 
         Args:
             jobs: Prompts, each with how it is to be continued.
@@ -279,7 +282,8 @@ class TriMix:
             stop = StopText(self.tokenizer, how.stop)
             planned.append(Job(prompt, how.max_new_tokens, ends, stop, check_sampling(sampling)))
         self._report_truncated()
-        for i, made in decoding.generate(self.fuser, planned, self.batch_size):
+        made_of = decoding.generate(self.fuser, planned, self.batch_size, self.speculation)
+        for i, made in made_of:
             text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
             yield i, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
 
