@@ -10,6 +10,7 @@ import torch
 
 from tests.running import spied_rows
 from trimix_lm_eval import prefix
+from trimix_lm_eval.ensemble import Rows
 from trimix_lm_eval.errors import NotFinite, TrimixError
 from trimix_lm_eval.prefill import Prompt
 from trimix_lm_eval.prefix import Trunk, walk
@@ -131,12 +132,12 @@ def test_short_beginnings_are_not_worth_it(trio):
     fuser = trio("llama").weighted("fixed").fuser
     common = tuple(range(prefix.SHORTEST + 1))
     some = [Prompt((*common[1:], i, 5)) for i in range(5)]
-    assert [trunk for trunk, _ in walk(fuser, some)] == [Trunk()]
+    assert [trunk.length for trunk, _ in walk(fuser, some)] == [0]
     some = [Prompt((*common, i, 5)) for i in range(5)]
     assert [trunk.length for trunk, _ in walk(fuser, some)] == [prefix.SHORTEST]
     # A quarter of the tokens has to be saved.
     some = [Prompt((*common, *[40 + i] * 200)) for i in range(2)]
-    assert [trunk for trunk, _ in walk(fuser, some)] == [Trunk()]
+    assert [trunk.length for trunk, _ in walk(fuser, some)] == [0]
 
 
 def test_an_error_in_the_beginning_names_a_request(trio, monkeypatch, everything_shared):
@@ -151,14 +152,95 @@ def test_an_error_in_the_beginning_names_a_request(trio, monkeypatch, everything
         model.loglikelihood([("z", " y"), (f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])
 
 
-def test_no_memory_for_the_beginning_is_an_error_with_a_remedy(
-    trio, monkeypatch, everything_shared
+class Scarce:
+    """Memory that runs out by chance, more easily for more rows."""
+
+    def __init__(self, monkeypatch, seed: int, most: float = 0.25) -> None:
+        self.random, self.most, self.refused = random.Random(seed), most, 0
+        run = Rows.run
+
+        def scarce(rows, which, start, wanted=None):
+            chance = self.most * (1.0 if len(rows.layout.ids) > 1 else 0.4)
+            if self.refused < 60 and self.random.random() < chance:
+                self.refused += 1
+                raise MemoryError("no room")
+            return run(rows, which, start, wanted)
+
+        monkeypatch.setattr(Rows, "run", scarce)
+
+
+@pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
+@pytest.mark.parametrize("budget", [0, 2_000, 20_000, 2**30])
+def test_a_budget_changes_nothing_but_the_time(
+    trio, monkeypatch, everything_shared, policy, budget
 ):
+    model = trio("llama").weighted(policy, batch_size=3, **POLICIES[policy])
+    contexts = [context for context, _ in PAIRS]
+    alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=5)
+    monkeypatch.setattr(prefix, "HELD_BYTES", budget)
+    held = []
+    init = Trunk.__init__
+    monkeypatch.setattr(
+        Trunk, "__init__", lambda self, *args: (init(self, *args), held.append(self.held))[0]
+    )
+    for mine, theirs in zip(model.loglikelihood(PAIRS), alone, strict=True):
+        assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=2e-5)
+        assert mine.choice.weights == theirs.choice.weights
+    assert model.generate(contexts, max_new_tokens=5) == texts
+    assert max(held) * model.fuser.ensemble.token_bytes <= budget
+    assert max(held) > 0 or budget < 2**30
+
+
+@pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
+@pytest.mark.parametrize("seed", range(6))
+def test_scarce_memory_changes_nothing_but_the_time(
+    trio, monkeypatch, everything_shared, policy, seed
+):
+    """Stretches are evicted and batches halved at random places; every result comes once."""
+    model = trio("llama").weighted(policy, batch_size=4, speculative=2, **POLICIES[policy])
+    contexts = [context for context, _ in PAIRS]
+    alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=6)
+    scarce = Scarce(monkeypatch, seed)
+    for _ in range(40):
+        scarce.refused = 0
+        model.fuser.ensemble.most_rows = 4
+        try:
+            found = model.loglikelihood(PAIRS)
+            made = model.generate(contexts, max_new_tokens=6)
+        except TrimixError:  # a batch of one was refused with nothing to evict
+            scarce.most *= 0.8
+            continue
+        break
+    assert scarce.refused > 0
+    for mine, theirs in zip(found, alone, strict=True):
+        assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=2e-5)
+        assert mine.choice.weights == theirs.choice.weights
+    assert made == texts
+
+
+def test_no_memory_for_the_beginning_runs_prompts_whole(trio, monkeypatch, everything_shared):
+    model = trio("llama").weighted("ppl", batch_size=4)
+    pairs = [(f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")]
+    expected = model.loglikelihood(pairs)
+    calls = []
+
+    def full(*_):
+        calls.append(1)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(prefix, "prefill", full)
+    found = model.loglikelihood(pairs)
+    assert calls
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=2e-5)
+
+
+def test_no_memory_for_one_prompt_is_an_error_with_a_remedy(trio, monkeypatch, everything_shared):
     model = trio("llama").weighted("fixed")
 
     def full(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(prefix, "prefill", full)
+    monkeypatch.setattr(Rows, "run", full)
     with pytest.raises(TrimixError, match="batch of one: no room\n  -> lower max_length"):
         model.loglikelihood([(f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])

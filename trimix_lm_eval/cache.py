@@ -65,6 +65,11 @@ class GrowingCache(DynamicCache):
         super().__init__()
         self.layer_class_to_replicate = GrowingLayer
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, without the room to grow."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
+
     def trim(self, slots: int) -> None:
         """Forget all but the first slots."""
         for layer in self.layers:

@@ -26,9 +26,9 @@ from trimix_lm_eval.prefill import (
     Prompt,
     choice_of,
     free,
+    give_way,
     prefill,
     readers_for,
-    smaller,
 )
 from trimix_lm_eval.prefix import Trunk, walk
 from trimix_lm_eval.readers import Choice
@@ -90,16 +90,17 @@ def generate(
     """
     queue = _Queue(walk(fuser, [job.prompt for job in jobs]))
     flight = _Flight(fuser, jobs, speculation or Speculation("off"))
-    size = batch_size
     more = True
     while more:
+        size = min(batch_size, fuser.ensemble.most_rows)
         out_of_memory = False
         try:
             flight.admit(queue, size)
             more = bool(flight.rows)
             flight.round()
         except OUT_OF_MEMORY as error:
-            size = smaller(size, error)
+            # Rows in flight may be more than the next batch is to have.
+            give_way(fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict)
             out_of_memory = True
         yield from flight.landed()
         if out_of_memory:
@@ -126,6 +127,10 @@ class _Queue:
             self.trunk, self.left = next(self.groups, (Trunk(), []))
         taken, self.left = self.left[:most], self.left[most:]
         return (self.trunk, taken) if taken else None
+
+    def evict(self) -> bool:
+        """Free what prompts begin with; returns whether there was any."""
+        return self.trunk.evict()
 
 
 @dataclasses.dataclass(eq=False)
@@ -186,6 +191,11 @@ class _Flight:
         self.state: Rows | None = None
         self.starting: list[int] = []
         self.done: list[tuple[int, Generated]] = []
+
+    @property
+    def count(self) -> int:
+        """Rows in flight or about to be."""
+        return len(self.rows) + len(self.starting)
 
     def landed(self) -> list[tuple[int, Generated]]:
         """What has finished since this was asked last."""

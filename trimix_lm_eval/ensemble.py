@@ -5,6 +5,7 @@ Logits exist for one chunk of positions at a time, of all sources together (inva
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -167,6 +168,10 @@ class Ensemble:
         self.vocab_size = self.sources[0].vocab_size
         self.unused = torch.tensor(unused_ids, dtype=torch.long, device=self.device)
         self.chunk_tokens = CHUNK_TOKENS
+        #: Rows per forward pass that memory has room for, as far as is known.
+        self.most_rows = sys.maxsize
+        #: Bytes that the caches of all sources grow by per token of a row.
+        self.token_bytes = sum(source.token_bytes for source in self.sources)
         per_position = 4 * self.vocab_size * (len(self.sources) + 3)
         self.logit_positions = max(1, LOGIT_BYTES // per_position)
 

@@ -19,6 +19,9 @@ from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.readers import Choice, Reader
 
+#: Entries of the attention mask of one chunk: 64 MiB in fp32.
+MASK_ENTRIES = 2**24
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -40,13 +43,22 @@ class Prompt(NamedTuple):
     tail: int | None = None
 
 
-def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], R]) -> Iterator[R]:
+def halving(
+    ensemble: Ensemble,
+    items: Sequence[T],
+    most: int,
+    work: Callable[[Sequence[T], int], R],
+    evict: Callable[[], bool] = bool,
+) -> Iterator[R]:
     """Work through items in batches; when memory runs out, halve the batch and go on.
 
     Args:
+        ensemble: Remembers the batch size that fits.
         items: What to do, in order.
-        size: Items per batch.
+        most: Items per batch.
         work: Does one batch; also told the batch size in force.
+        evict: Frees what is held for later, before a batch of one is given up; returns whether
+            there was any.
 
     Yields:
         What ``work`` returns, batch by batch.
@@ -56,10 +68,11 @@ def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], R]
     """
     start = 0
     while start < len(items):
+        size = min(most, ensemble.most_rows)
         try:
             result = work(items[start : start + size], size)
         except OUT_OF_MEMORY as error:
-            size = smaller(size, error)
+            give_way(ensemble, size, error, evict)
         else:
             yield result
             start += size
@@ -71,20 +84,23 @@ def halving(items: Sequence[T], size: int, work: Callable[[Sequence[T], int], R]
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 
 
-def smaller(size: int, error: BaseException) -> int:
-    """Half the batch size, now that memory has run out.
+def give_way(
+    ensemble: Ensemble, size: int, error: BaseException, evict: Callable[[], bool]
+) -> None:
+    """Do with less, for the rest of the run, now that memory has run out.
 
     Raises:
-        TrimixError: There is nothing to halve.
+        TrimixError: There is nothing to evict, and nothing to halve.
     """
-    if size == 1:
+    if size > 1:
+        ensemble.most_rows = size // 2
+        warn_once(f"Out of memory: going on with batches of {ensemble.most_rows}.")
+    elif not evict():
         raise TrimixError(
             f"Out of memory with a batch of one: {error}",
             "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
             "or put one elsewhere (small_device=cuda:1)",
         ) from error
-    warn_once(f"Out of memory: going on with batches of {size // 2}.")
-    return size // 2
 
 
 def free() -> None:
@@ -109,9 +125,9 @@ def feed(
         (row, ``[k]`` its wanted columns in this chunk, one ``[k, H]`` tensor per source), chunk by
         chunk, so in order for each row; nothing for a chunk without wanted columns.
     """
-    step = max(1, rows.ensemble.chunk_tokens // ids.shape[0])
-    for start in range(0, ids.shape[1], step):
-        columns = slice(start, min(start + step, ids.shape[1]))
+    start = 0
+    while start < ids.shape[1]:
+        columns = slice(start, min(start + _columns(rows), ids.shape[1]))
         hidden = rows.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
         at = 0
         for row in range(ids.shape[0]):
@@ -119,6 +135,17 @@ def feed(
             if len(slots):
                 yield row, slots, [h[at : at + len(slots)] for h in hidden]
                 at += len(slots)
+        start = columns.stop
+
+
+def _columns(rows: Rows) -> int:
+    """Columns of the next chunk: few enough that neither tokens nor masks grow with the prompt."""
+    count, slots = rows.layout.ids.shape
+    most = rows.ensemble.chunk_tokens // count
+    # A mask has rows * columns * (slots + columns) entries.
+    room = MASK_ENTRIES / count
+    fits = int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)
+    return max(1, min(most, fits))
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

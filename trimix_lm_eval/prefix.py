@@ -3,7 +3,9 @@
 The prompts of a run form a tree: the exemplars of a task, below them the questions, sometimes
 several on one text. A walk down the tree runs each stretch that is worth it as one row per source;
 the rows below start from copies of its cache, and their readers from what its reader has seen. At
-any time only the stretches above the current place are held, so memory grows with the tree's depth.
+any time only the stretches above the current place are held. They may take `HELD_BYTES`; a stretch
+beyond that is not shared. When memory runs out all the same, what is held is given up, and the
+prompts below are run whole.
 """
 
 from __future__ import annotations
@@ -14,26 +16,49 @@ from typing import NamedTuple
 from trimix_lm_eval.ensemble import Rows
 from trimix_lm_eval.errors import always, blame
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.prefill import Prompt, halving, prefill, readers_for
+from trimix_lm_eval.prefill import OUT_OF_MEMORY, Prompt, free, halving, prefill, readers_for
 from trimix_lm_eval.readers import Reader
 
 #: A stretch is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
 SHORTEST, SHARE = 32, 0.25
+#: What shared stretches may take at any time, over all sources.
+HELD_BYTES = 4 * 2**30
 
 
-class Trunk(NamedTuple):
+class Trunk:
     """What several prompts begin with, as far as it has been run.
 
-    Attributes:
-        length: Its tokens.
+    Args:
+        above: What it continues.
+        length: Its tokens, from the beginning.
         rows: One row, to be copied; None if nothing is shared.
         reader: What a policy has seen of it; None if nobody looks.
     """
 
-    length: int = 0
-    rows: Rows | None = None
-    reader: Reader | None = None
+    def __init__(
+        self,
+        above: Trunk | None = None,
+        length: int = 0,
+        rows: Rows | None = None,
+        reader: Reader | None = None,
+    ) -> None:
+        self.above, self.length, self.rows, self.reader = above, length, rows, reader
+        self.evicted = False
+
+    @property
+    def held(self) -> int:
+        """Tokens in the caches of this trunk and of those above it."""
+        return self.length + (self.above.held if self.above else 0)
+
+    def evict(self) -> bool:
+        """Free these caches; from now on prompts are run whole. Returns whether there were any."""
+        held = self.held > 0
+        trunk: Trunk | None = self
+        while trunk:
+            trunk.length, trunk.rows, trunk.reader, trunk.evicted = 0, None, None, True
+            trunk = trunk.above
+        return held
 
     def start(self, prompts: Sequence[Prompt], readers: Sequence[Reader | None]) -> Rows | None:
         """Rows to go on from, one per prompt; their readers learn what was seen so far."""
@@ -80,7 +105,7 @@ def read_prompts(
             prefill(fuser.ensemble, [trunk.rest(p) for p in mine], readers, rows)
             return [reader for reader in readers if reader is not None]
 
-        yield from halving(some, batch_size, work)
+        yield from halving(fuser.ensemble, some, batch_size, work, trunk.evict)
 
 
 class _Tree(NamedTuple):
@@ -101,7 +126,7 @@ class _Tree(NamedTuple):
             trunk: What all of them begin with, as far as it was run.
         """
         shared = min(common, default=0)
-        if self.worth(order, shared, trunk.length):
+        if self.worth(order, shared, trunk):
             trunk = self.extend(trunk, order[0], shared)
         alone: list[int] = []
         start = 0
@@ -112,21 +137,23 @@ class _Tree(NamedTuple):
             start = end
             # What is all of it was tried above.
             smaller = len(branch) < len(order)
-            if smaller and self.worth(branch, min(inside, default=0), trunk.length):
+            if smaller and self.worth(branch, min(inside, default=0), trunk):
                 yield from self.below(branch, inside, trunk)
             else:
                 alone += branch
         if alone:
             yield trunk, sorted(alone, key=lambda i: -len(self.prompts[i].ids))
 
-    def worth(self, some: Sequence[int], shared: int, done: int) -> bool:
-        """Whether what some prompts share beyond `done` tokens is to be run by itself."""
+    def worth(self, some: Sequence[int], shared: int, trunk: Trunk) -> bool:
+        """Whether what some prompts share beyond a trunk is to be run by itself."""
+        done = trunk.length
         left = sum(len(self.prompts[i].ids) - done for i in some)
         saved = (len(some) - 1) * (shared - done)
-        return shared - done >= SHORTEST and saved >= SHARE * left
+        room = (trunk.held + shared) * self.fuser.ensemble.token_bytes <= HELD_BYTES
+        return shared - done >= SHORTEST and saved >= SHARE * left and room and not trunk.evicted
 
     def extend(self, trunk: Trunk, index: int, length: int) -> Trunk:
-        """Run a prompt from the end of a trunk up to `length` tokens."""
+        """Run a prompt from the end of a trunk up to `length` tokens, if memory allows."""
         prompt = self.prompts[index]
         judged = prompt.judged or (True,) * len(prompt.ids)
         stretch = Prompt(
@@ -136,14 +163,15 @@ class _Tree(NamedTuple):
         )
         policy, ensemble = self.fuser.policy, self.fuser.ensemble
         reader = policy.reader(ensemble.names) if prompt.weights is None else None
-
-        def work(*_: object) -> Rows:
-            start = trunk.start([prompt], [reader])
-            return prefill(ensemble, [stretch], [reader], start)[0]
-
-        with blame(always(self.request_of(index))):
-            (rows,) = halving([index], 1, work)  # one row: out of memory is the user's to mend
-        return Trunk(length, rows, reader)
+        try:
+            with blame(always(self.request_of(index))):
+                start = trunk.start([prompt], [reader])
+                rows, _ = prefill(ensemble, [stretch], [reader], start)
+            return Trunk(trunk, length, rows, reader)
+        except OUT_OF_MEMORY:
+            trunk.evict()
+        free()
+        return trunk
 
 
 def _common(a: Prompt, b: Prompt) -> int:

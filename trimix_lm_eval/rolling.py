@@ -103,7 +103,7 @@ def score_rolling(
     def work(docs: Sequence[int], size: int) -> list[tuple[int, Score]]:
         return _prequential(fuser, documents, docs, size)
 
-    for group in halving(range(len(documents)), batch_size, work):
+    for group in halving(fuser.ensemble, range(len(documents)), batch_size, work):
         yield from group
 
 

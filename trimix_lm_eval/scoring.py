@@ -120,7 +120,7 @@ def score(
         def work(batch: Sequence[int], size: int, trunk: Trunk = trunk) -> list[tuple[int, Score]]:
             return _score_batch(fuser, trunk, [questions[i] for i in batch], size, chosen)
 
-        for scores in halving(some, batch_size, work):
+        for scores in halving(fuser.ensemble, some, batch_size, work, trunk.evict):
             yield from scores
 
 

@@ -48,6 +48,7 @@ class Source:
             )
         self.mask_by_type = bool(getattr(self.config, "layer_types", None))
         self.plain = False
+        self.token_bytes = 0  # of the cache, per token
         self.finish: Callable[[Tensor], Tensor] = _identity
         self.probe()
 
@@ -152,7 +153,7 @@ class Source:
         if best <= self._tolerance():
             self.mask_by_type, self.finish = found
             return
-        self.plain, self.finish = True, _identity
+        self.plain, self.finish, self.token_bytes = True, _identity, 0
         warn_once(
             f"{self.name} ({self.config.model_type}) does not follow explicit attention masks; it "
             "is run row by row without a cache. Results are exact, but slow."
@@ -184,6 +185,7 @@ class Source:
                 layout.append(rows, torch.stack([real, torch.ones_like(real)]))
                 wanted = real.nonzero().squeeze(1)
                 hidden = self.hidden(layout, start, cache, wanted)
+            self.token_bytes = cache.nbytes // layout.ids.numel()
             return self.logits(hidden)
         except torch.OutOfMemoryError:
             raise
