@@ -14,7 +14,7 @@ become zero, the points are computed one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from trimix_lm_eval import fusion
 
 #: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
 _ROWS, _BLOCK = 8, 16384
+#: Columns side by side in which a CPU finds the extremes of a row.
+_LANES = 64
 #: exp of less is no normal number in fp32: slow to multiply with, and soon zero.
 _SMALLEST = -87.0
 #: Where no source's logits span more than this, no factor is below exp(_SMALLEST), and a sum over
@@ -73,7 +75,8 @@ def _factored(
     first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
     second, of_second = torch.unique(points[:, 1], return_inverse=True)
     # From here on each source's highest logit is 0: shifts leave the distribution as it is.
-    low, top = torch.stack([torch.stack(x.aminmax(dim=1)) for x in logits]).unbind(1)  # [3, n]
+    low = torch.stack([_extreme(x, torch.amin) for x in logits])  # [3, n]
+    top = torch.stack([_extreme(x, torch.amax) for x in logits])
     inside = bool(((top - low).amax() < _SPAN) & (points[:, :2].amin() >= 0))
     chained = inside and bool(points[:, :2].amax() <= 1)
     tops = top[:, :, None]  # [3, n, 1]
@@ -94,9 +97,22 @@ def _factored(
     return log_z[:, of_first, of_second].T - points.to(picked) @ picked
 
 
+def _extreme(x: Tensor, of: Callable[..., Tensor]) -> Tensor:
+    """`of` (amin or amax) over the rows of ``[n, V]``.
+
+    Over columns first: along a row, a CPU compares one number after the other.
+    """
+    whole = x.shape[1] // _LANES * _LANES
+    if not whole:
+        return of(x, 1)
+    lanes = of(of(x[:, :whole].unflatten(1, (-1, _LANES)), 1), 1)  # [n, V / 64, 64] -> [n]
+    rest = x[:, whole:]
+    return of(torch.stack([lanes, of(rest, 1)]), 0) if rest.shape[1] else lanes
+
+
 def _highest_ratio(logits: Sequence[Tensor], tops: Tensor) -> Tensor:
     """The highest log-odds of the second source against the third, ``[n]``."""
-    return ((logits[1] - tops[1]) - (logits[2] - tops[2])).amax(dim=1)
+    return _extreme((logits[1] - tops[1]) - (logits[2] - tops[2]), torch.amax)
 
 
 def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chained: bool) -> Tensor:
