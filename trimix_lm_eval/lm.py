@@ -6,13 +6,10 @@ or a crash loses no more than the batch in hand.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,12 +17,13 @@ from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
-from trimix_lm_eval import __version__, errors, prefill, scoring, settings
+from trimix_lm_eval import __version__, errors, prefill, processes, scoring, settings
 from trimix_lm_eval.codec import seed_for
 from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.provenance import Guard, TaskPoint, describe, text_digest
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.speculation import Account
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.trimix import TriMix
 from trimix_lm_eval.weights_log import WeightsLog
@@ -50,8 +48,10 @@ class TriMixLM(TemplateLM):
     def __init__(self, **arguments: Any) -> None:
         super().__init__()
         errors.install_excepthook()
-        device = self._join_processes() or _usable(arguments.pop("device", None))
-        arguments.pop("device", None)  # of several processes each has its own
+        self._rank, self._world_size, own = processes.join()
+        device = _usable(arguments.pop("device", None))
+        if self._world_size > 1:
+            device = own  # of several processes each has its own
         asked = settings.parse(arguments)
         # Before the models: a path that cannot be written must not cost their loading.
         self._log = WeightsLog(asked.weights_log, self.rank, self.world_size)
@@ -62,7 +62,9 @@ class TriMixLM(TemplateLM):
         self.guard = Guard()
         self.task_points: dict[str, TaskPoint] = {}
         self.chosen: dict[tuple[str, int], str] = {}
-        self.truncated = 0  # over all processes, once they have told
+        # Over all processes, once they have told:
+        self.truncated = 0
+        self.account: Account | None = None
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
         self._log.stamp = {"run": run, "policy": asked.policy}
 
@@ -209,7 +211,7 @@ class TriMixLM(TemplateLM):
         new = {t: found for t, found in arrived.items() if t not in self.task_points}
         mine = {task: sorted(found.items())[:most] for task, found in new.items()}
         together: dict[str, dict[int, str]] = {}
-        for part in self._all_gather_objects(mine):
+        for part in processes.exchanged(mine, self.world_size):
             for task, items in part.items():
                 together.setdefault(task, {}).update(items)
         for task, prompts in sorted(together.items()):
@@ -230,7 +232,7 @@ class TriMixLM(TemplateLM):
         super().set_cache_hook(cache_hook)
         self.guard = Guard(cache_hook.dbdict)
         self.guard.claim(self.description)
-        for points in self._all_gather_objects(self.guard.task_points()):
+        for points in processes.exchanged(self.guard.task_points(), self.world_size):
             for task, point in points.items():
                 self.task_points[task] = point
                 self.guard.keep_task_point(task, point)
@@ -256,7 +258,7 @@ class TriMixLM(TemplateLM):
                 "task_points": {
                     task: point.weights.label() for task, point in sorted(self.task_points.items())
                 },
-                "speculation": self.model.speculation.summary(),
+                "speculation": self.model.speculation.summary(self.account),
                 "truncated_requests": self.truncated or self.model.truncated,
                 "data": dict(sorted(places.USED.items())),
             },
@@ -264,62 +266,30 @@ class TriMixLM(TemplateLM):
 
     # ---------------------------------------------------------------- several processes
 
-    def _join_processes(self) -> str | None:
-        """Find this process's place; returns its device, None if it is alone."""
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-            return None
-        from accelerate import PartialState
-
-        # The first rank to finish waits for the slowest, however long that takes.
-        state = PartialState(not torch.cuda.is_available(), timeout=timedelta(weeks=52))
-        # A process that ends with its communication threads alive aborts, and its launcher ends
-        # the others with it.
-        atexit.register(state.destroy_process_group)
-        # process_index, not local_process_index: on several nodes the local one repeats.
-        self._rank, self._world_size = state.process_index, state.num_processes
-        return "cpu" if state.device.type == "cpu" else str(state.device)
-
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Concatenate a tensor over all processes."""
-        if self.world_size < 2:
-            return tensor
-        from accelerate.utils import gather
-
-        gathered: torch.Tensor = gather(tensor)
-        return gathered
-
-    def _all_gather_objects(self, mine: Any) -> list[Any]:
-        """One object from every process, on every process."""
-        if self.world_size < 2:
-            return [mine]
-        parts: list[Any] = [None] * self.world_size
-        torch.distributed.all_gather_object(parts, mine)
-        return parts
+        return processes.concatenated(tensor, self.world_size)
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
         """Collect an object from every process on ``dst``; None elsewhere.
 
-        The weights chosen travel along: `get_model_info` is asked on one process alone, too late
-        to ask the others.
+        What a process counted travels along: `get_model_info` is asked on one process alone, too
+        late to ask the others.
         """
-        if self.world_size < 2:
-            return [obj]
-        parts: list[Any] | None = [None] * self.world_size if self.rank == dst else None
-        torch.distributed.gather_object((obj, self.chosen, self.model.truncated), parts, dst=dst)
-        # A process may end right after this call, while a thread of gloo still drops the tensors
-        # it sent; that thread would find no interpreter and abort. A barrier holds none.
-        self.barrier()
+        mine = (obj, self.chosen, self.model.truncated, self.model.speculation.account)
+        parts = processes.collected(mine, self.rank, self.world_size, dst)
         if parts is None:
             return None
-        for _, chosen, _ in parts:
+        self.truncated, self.account = 0, Account()
+        for _, chosen, truncated, account in parts:
             self.chosen.update(chosen)
-        self.truncated = sum(truncated for _, _, truncated in parts)
-        return [part for part, _, _ in parts]
+            self.truncated += truncated
+            self.account = self.account.plus(account)
+        return [part[0] for part in parts]
 
     def barrier(self) -> None:
         """Wait for all processes."""
-        if self.world_size > 1:
-            torch.distributed.barrier()
+        processes.wait(self.world_size)
 
     # ---------------------------------------------------------------- text
 

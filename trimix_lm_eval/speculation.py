@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimix_lm_eval.drafting import Cost, Gain
 
@@ -53,6 +53,28 @@ class _Costs:
         return values[(len(values) - 1) // 2]
 
 
+class Account(NamedTuple):
+    """What came of drafting so far.
+
+    Attributes:
+        rounds: Rounds of decoding.
+        rows: Rows in them, counted anew in each round.
+        drafted: Tokens drafted.
+        accepted: Drafts that stood.
+        judged: Drafts up to the first in a row that did not stand.
+    """
+
+    rounds: int = 0
+    rows: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    judged: int = 0
+
+    def plus(self, other: Account) -> Account:
+        """Both together."""
+        return Account(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
 class Speculation:
     """Chooses draft lengths and keeps the account.
 
@@ -62,7 +84,7 @@ class Speculation:
 
     def __init__(self, mode: str | int = "auto") -> None:
         self.mode = mode
-        self.rounds = self.rows = self.drafted = self.accepted = self.judged = 0
+        self.account = Account()
         self._hits, self._trials = 4.0, 5.0  # as good as most drafters are, until known better
         self._draft, self._verify = _Costs(), _Costs()
 
@@ -75,11 +97,11 @@ class Speculation:
         possible = [k for k in LENGTHS if k <= most]
         # The first rounds find out what a pass with drafts and one without cost; twice, since the
         # first time something new is run costs more.
-        if self.rounds < 4:
-            return (possible[-1] if most < 4 else 4) if self.rounds < 2 else 0
+        if self.account.rounds < 4:
+            return (possible[-1] if most < 4 else 4) if self.account.rounds < 2 else 0
         best = max(possible, key=lambda k: self.rate(k, rows))
-        if self.rounds % _TRY_EVERY == 0:
-            step = 1 if (self.rounds // _TRY_EVERY) % 2 else -1
+        if self.account.rounds % _TRY_EVERY == 0:
+            step = 1 if (self.account.rounds // _TRY_EVERY) % 2 else -1
             return possible[min(max(possible.index(best) + step, 0), len(possible) - 1)]
         return best
 
@@ -98,11 +120,7 @@ class Speculation:
         tried, stood = sum(gain.tried for gain in gains), sum(gain.accepted for gain in gains)
         # Behind the first draft that fell nobody knows: it counts as no trial.
         trials = sum(min(gain.accepted + 1, gain.tried) for gain in gains)
-        self.rounds += 1
-        self.rows += rows
-        self.drafted += tried
-        self.accepted += stood
-        self.judged += trials
+        self.account = self.account.plus(Account(1, rows, tried, stood, trials))
         fade = 0.5 ** (1 / _HALF_LIFE) if trials else 1.0
         self._hits = self._hits * fade + stood
         self._trials = self._trials * fade + trials
@@ -110,19 +128,22 @@ class Speculation:
             self._draft.add(rows, cost.drafting / cost.passes)
         self._verify.add(rows * (k + 1), cost.judging)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, account: Account | None = None) -> dict[str, Any]:
         """What a run's results tell of it.
+
+        Args:
+            account: Of all processes; None is this one's own.
 
         Returns:
             ``acceptance``: share of the drafts that stood among those judged (None without
             drafts); ``draft_length``: drafts per row and round, on average; ``rounds``;
             ``tokens_per_round``: tokens that a row gained per round.
         """
-        rows = max(self.rows, 1)
+        rounds, rows, drafted, accepted, judged = account or self.account
         return {
             "mode": self.mode,
-            "rounds": self.rounds,
-            "draft_length": round(self.drafted / rows, 3),
-            "acceptance": round(self.accepted / self.judged, 4) if self.judged else None,
-            "tokens_per_round": round(1 + self.accepted / rows, 3) if self.rounds else None,
+            "rounds": rounds,
+            "draft_length": round(drafted / rows, 3) if rows else 0.0,
+            "acceptance": round(accepted / judged, 4) if judged else None,
+            "tokens_per_round": round(1 + accepted / rows, 3) if rows else None,
         }
