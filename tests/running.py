@@ -65,16 +65,18 @@ def instances(kind: str, arguments: list[tuple], task: str = "t") -> list[Instan
 
 @contextmanager
 def spied_rows(monkeypatch) -> Iterator[list[tuple[int, int]]]:
-    """Records (rows, columns) of every forward pass."""
+    """Records (rows, columns) of every forward pass of the first source."""
     shapes: list[tuple[int, int]] = []
-    extend = Rows.extend
+    run = Rows.run
 
-    def spy(self, ids, valid, wanted):
-        shapes.append(tuple(ids.shape))
-        return extend(self, ids, valid, wanted)
+    def spy(self, which, start, wanted=None):
+        if which == 0:
+            rows, slots = self.layout.ids.shape
+            shapes.append((rows, slots - start))
+        return run(self, which, start, wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Rows, "extend", spy)
+        patch.setattr(Rows, "run", spy)
         yield shapes
 
 
