@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -21,6 +22,9 @@ from transformers import (
 from tests.loaded import Trio, load
 
 torch.set_num_threads(1)
+# A machine that is busy with something else is no fault of an example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: Rows of the embeddings: more than the tokenizer has, as in Qwen2.5. They differ by source.
 PADDED = {"large_ins": 320, "small_cpt": 304, "small_base": 304, "large_base": 320}
