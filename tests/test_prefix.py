@@ -56,8 +56,8 @@ def test_scores_are_those_of_prompts_run_alone(trio, monkeypatch, family, policy
     shared(monkeypatch, False)
     alone = model.loglikelihood(PAIRS)
     shared(monkeypatch, True)
-    # Newton's method ends within 1e-4 of the optimum, wherever rounding leads it.
-    near = {"abs": 1e-3 if policy == "newton" else 2e-5}
+    # Newton's method ends where rounding lets the gradient vanish.
+    near = {"abs": 1e-4 if policy == "newton" else 2e-5}
     for mine, theirs in zip(model.loglikelihood(PAIRS), alone, strict=True):
         assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, **near)
         assert mine.is_greedy == theirs.is_greedy

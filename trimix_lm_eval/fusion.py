@@ -75,6 +75,9 @@ class Weights(NamedTuple):
 PAPER_VALUES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 PAPER_GRID = tuple(Weights(a, b) for a in PAPER_VALUES for b in PAPER_VALUES)
 
+#: Relative error of a sum of NLL in fp32.
+_ROUNDING = 1e-6
+
 #: What is used where there is nothing to choose from: the point that the authors ship most often.
 PRIOR = Weights(0.1, 0.9)
 
@@ -248,23 +251,24 @@ def minimise(
     here = objective(origin + to_weights @ theta)
     damping = 0.0
     for _ in range(60):
-        gradient = to_weights.T @ here.gradient  # [2]
-        hessian = to_weights.T @ here.hessian @ to_weights  # [2, 2]
-        held = ((theta <= 0) & (gradient > 0)) | ((theta >= 1) & (gradient < 0))
-        free = (~held).to(torch.float64)
-        slope = float((gradient * free).norm())
-        if slope == 0.0:
+        slope, free = _downhill(theta, to_weights.T @ here.gradient)  # [2]
+        length = float(slope.norm())
+        if length == 0.0:
             break
+        hessian = to_weights.T @ here.hessian @ to_weights  # [2, 2]
         # A damped step is at most 1 / damping long; the rest keeps fp32's noise out of the solve.
-        extra = slope * (damping + 1e-12) + 1e-6 * float(hessian.trace())
+        extra = length * (damping + 1e-12) + 1e-6 * float(hessian.trace())
         system = hessian * free[:, None] * free[None, :] + torch.diag(1.0 - free)
-        step = -torch.linalg.solve(
-            system + extra * torch.eye(2, dtype=torch.float64), gradient * free
-        )
+        step = -torch.linalg.solve(system + extra * torch.eye(2, dtype=torch.float64), slope)
         candidate = (theta + step).clamp(0.0, 1.0)
         there = objective(origin + to_weights @ candidate)
         moved = float((candidate - theta).abs().max())
-        if there.nll <= here.nll + 1e-4 * float(gradient @ (candidate - theta)):
+        gain = float(here.nll - there.nll)
+        left, _ = _downhill(candidate, to_weights.T @ there.gradient)
+        # Where the gain drowns in fp32's rounding of the sum, the gradient still tells the way.
+        drowned = abs(gain) <= _ROUNDING * float(here.nll.abs())
+        better = gain >= -1e-4 * float(slope @ (candidate - theta))
+        if better or (drowned and float(left.norm()) < length):
             theta, here = candidate, there
             damping = damping / 8 if damping > 1e-2 else 0.0
         else:
@@ -272,6 +276,18 @@ def minimise(
         if moved < tolerance:
             break
     return Weights(float(theta[0]), float(theta[1]))
+
+
+def _downhill(theta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient without the coordinates that it holds on a bound, and which are free (1 or 0).
+
+    Args:
+        theta: ``[2]`` in the unit square.
+        gradient: ``[2]``.
+    """
+    held = ((theta <= 0) & (gradient > 0)) | ((theta >= 1) & (gradient < 0))
+    free = (~held).to(torch.float64)
+    return gradient * free, free
 
 
 def best_point(nll: Tensor, count: int, points: Sequence[Weights]) -> int:
