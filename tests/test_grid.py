@@ -34,6 +34,13 @@ def close(sources, targets, points, tolerance=1e-4):
     )
 
 
+@pytest.mark.parametrize("steps", [7, 30, 300])
+def test_steps_that_are_no_round_numbers_do_not_add_up_to_an_error(steps):
+    sources = logits(0, 4, 500, 6.0, 6.0)
+    points = torch.tensor([[a / steps, b, 1 - a / steps - b] for a in range(steps) for b in (0, 1)])
+    close(sources, torch.arange(4), points, tolerance=2e-5)
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),

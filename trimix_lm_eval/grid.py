@@ -32,6 +32,10 @@ _SMALLEST = -87.0
 _SPAN = 72.0
 #: Sums above exp(this) have lost less than 1e-6 of themselves to terms that became zero.
 _RELIABLE = -55.0
+#: Weights that differ by less are the same: times `_SPAN` that is what fp32 rounds off anyway.
+_SAME = 1e-7
+#: So many exponentials are made each from the one before; then rounding starts anew.
+_CHAIN = 16
 
 
 def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
@@ -129,13 +133,17 @@ def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chain
     """
     out = step.new_empty(step.shape[0], len(weights), step.shape[1])
     factors: dict[float, Tensor] = {}
+    reached = 0.0  # the weight that the last column stands for, which chaining must not let drift
     for i, weight in enumerate(weights):
-        if chained and i:
-            gap = round(weight - weights[i - 1], 6)
+        if chained and i % _CHAIN:
+            near = (gap for gap in factors if abs(reached + gap - weight) < _SAME)
+            gap = next(near, weight - reached)
             if gap not in factors:
                 factors[gap] = (step * gap).exp_()
             torch.mul(out[:, i - 1], factors[gap], out=out[:, i])
+            reached += gap
             continue
         scaled = step * weight if base is None else torch.add(base, step, alpha=weight)
         torch.exp(scaled if chained else scaled.clamp_min_(_SMALLEST), out=out[:, i])
+        reached = weight
     return out
