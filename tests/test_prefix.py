@@ -106,6 +106,33 @@ def test_a_shared_token_runs_once(trio, monkeypatch):
     assert cost() <= alone - 4 * (common - 2)
 
 
+def test_a_long_beginning_is_found_below_a_short_one(trio, monkeypatch):
+    # Two of the passages begin with the same words, which are not worth a stretch of their own.
+    monkeypatch.setattr(prefix, "SHORTEST", 8)
+    model = trio("llama").weighted("fixed", alpha=0.4, beta=0.8)
+    passages = ["The inn is here. " * 3, "The rain, the rain! " * 3, "A tower, or two. " * 3]
+    pairs = [(f"{p}Q: {q}\nA:", " x") for p in passages for q in ("her", "one", "two", "six")]
+    with spied_rows(monkeypatch) as shapes:
+        model.loglikelihood(pairs)
+    prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
+    distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
+    assert sum(rows * columns for rows, columns in shapes) <= 1.1 * distinct
+
+
+def test_what_options_have_in_common_is_read_once(trio, monkeypatch):
+    # Options that differ in context: the policy reads what all of them begin with.
+    monkeypatch.setattr(prefix, "SHORTEST", 8)
+    model = trio("llama").weighted("ppl", batch_size=4)
+    shots = "Q: in\nA: x\n\n" * 3
+    texts = [f"{shots}{n} went to the" for n in ("he", "she", "it", "one", "two", "six")]
+    pairs = [(text + option, " inn") for text in texts for option in (" old", " new")]
+    with spied_rows(monkeypatch) as shapes:
+        list(model.iter_loglikelihood(pairs, questions=[i // 2 for i in range(len(pairs))]))
+    prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
+    distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
+    assert sum(rows * columns for rows, columns in shapes) <= 2.2 * distinct
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_the_walk_comes_by_every_prompt_once(trio, everything_shared, seed):
     generator = random.Random(seed)

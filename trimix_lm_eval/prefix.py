@@ -89,23 +89,57 @@ def walk(
     order = sorted(range(len(prompts)), key=lambda i: prompts[i].ids)
     common = [_common(prompts[a], prompts[b]) for a, b in zip(order, order[1:], strict=False)]
     tree = _Tree(fuser, prompts, request_of)
-    yield from tree.below(order, common, Trunk())
+    yield from tree.walk(order, common)
 
 
 def read_prompts(
-    fuser: Fuser, prompts: Sequence[Prompt], batch_size: int
-) -> Iterator[list[Reader]]:
-    """Show prompts to readers and drop their caches (for choices that hold for a whole task)."""
-    for trunk, some in walk(fuser, prompts):
+    fuser: Fuser,
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    request_of: Callable[[int], int] = int,
+) -> Iterator[tuple[int, Reader | None]]:
+    """Show prompts to readers and drop their caches (for choices made apart from any scoring).
 
-        def work(batch: Sequence[int], _: int, trunk: Trunk = trunk) -> list[Reader]:
+    Yields:
+        The index of a prompt, and its reader; None if the policy reads no prompt.
+    """
+    for trunk, some in walk(fuser, prompts, request_of):
+
+        def work(
+            batch: Sequence[int], _: int, trunk: Trunk = trunk
+        ) -> list[tuple[int, Reader | None]]:
             mine = [prompts[i] for i in batch]
             readers = readers_for(fuser, mine)
             rows = trunk.start(mine, readers)
-            prefill(fuser.ensemble, [trunk.rest(p) for p in mine], readers, rows)
-            return [reader for reader in readers if reader is not None]
+            with blame(lambda row: request_of(batch[row])):
+                prefill(fuser.ensemble, [trunk.rest(p) for p in mine], readers, rows)
+            return list(zip(batch, readers, strict=True))
 
-        yield from halving(fuser.ensemble, some, batch_size, work, trunk.evict)
+        for read in halving(fuser.ensemble, some, batch_size, work, trunk.evict):
+            yield from read
+
+
+class _Subtree(NamedTuple):
+    """Prompts still to be looked at.
+
+    Attributes:
+        order: Their indices, sorted by their tokens.
+        common: What each of them shares with the next.
+        trunk: What all of them begin with, as far as it was run.
+        alone: Takes those that are to be run from the trunk as they are.
+    """
+
+    order: list[int]
+    common: list[int]
+    trunk: Trunk
+    alone: list[int]
+
+
+class _Stand(NamedTuple):
+    """Prompts to be run from a trunk, once all below it has been looked at."""
+
+    trunk: Trunk
+    alone: list[int]
 
 
 class _Tree(NamedTuple):
@@ -115,34 +149,46 @@ class _Tree(NamedTuple):
     prompts: Sequence[Prompt]
     request_of: Callable[[int], int]
 
-    def below(
-        self, order: list[int], common: list[int], trunk: Trunk
-    ) -> Iterator[tuple[Trunk, list[int]]]:
-        """Walk through a subtree.
+    def walk(self, order: list[int], common: list[int]) -> Iterator[tuple[Trunk, list[int]]]:
+        """Walk through all prompts, depth first.
 
         Args:
-            order: Indices of the prompts below, sorted by their tokens.
+            order: Their indices, sorted by their tokens.
             common: What each of them shares with the next.
-            trunk: What all of them begin with, as far as it was run.
         """
-        shared = min(common, default=0)
-        if self.worth(order, shared, trunk):
-            trunk = self.extend(trunk, order[0], shared)
+        # Prompts that share nothing worth a stretch of its own run from the trunk above them, all
+        # in one group, wherever they are below it: that group comes last.
         alone: list[int] = []
+        todo: list[_Stand | _Subtree] = [
+            _Stand(Trunk(), alone),
+            _Subtree(order, common, Trunk(), alone),
+        ]
+        while todo:
+            place = todo.pop()
+            if isinstance(place, _Stand):
+                if place.alone:
+                    yield place.trunk, sorted(place.alone, key=lambda i: -len(self.prompts[i].ids))
+                continue
+            shared = min(place.common, default=0)
+            if self.worth(place.order, shared, place.trunk):
+                trunk = self.extend(place.trunk, place.order[0], shared)
+                place = place._replace(trunk=trunk, alone=[])
+                todo.append(_Stand(trunk, place.alone))
+            todo += reversed(list(self.branches(place, shared)))
+
+    def branches(self, tree: _Subtree, shared: int) -> Iterator[_Subtree]:
+        """The parts of a subtree whose prompts have more than ``shared`` tokens in common."""
+        order, common, trunk, alone = tree
         start = 0
         for end in range(1, len(order) + 1):
             if end < len(order) and common[end - 1] > shared:
                 continue
-            branch, inside = order[start:end], common[start : end - 1]
+            some, inside = order[start:end], common[start : end - 1]
             start = end
-            # What is all of it was tried above.
-            smaller = len(branch) < len(order)
-            if smaller and self.worth(branch, min(inside, default=0), trunk):
-                yield from self.below(branch, inside, trunk)
+            if max(inside, default=0) - trunk.length < SHORTEST:
+                alone += some
             else:
-                alone += branch
-        if alone:
-            yield trunk, sorted(alone, key=lambda i: -len(self.prompts[i].ids))
+                yield _Subtree(some, inside, trunk, alone)
 
     def worth(self, some: Sequence[int], shared: int, trunk: Trunk) -> bool:
         """Whether what some prompts share beyond a trunk is to be run by itself."""

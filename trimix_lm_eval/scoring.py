@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.ensemble import LogitView, Rows
-from trimix_lm_eval.errors import always, blame
+from trimix_lm_eval.errors import blame
 from trimix_lm_eval.fuser import Fuser, judge, mean_choice
 from trimix_lm_eval.prefill import (
     Prompt,
@@ -26,7 +26,7 @@ from trimix_lm_eval.prefill import (
     prefill,
     readers_for,
 )
-from trimix_lm_eval.prefix import Trunk, walk
+from trimix_lm_eval.prefix import Trunk, read_prompts, walk
 from trimix_lm_eval.readers import Choice
 
 
@@ -112,7 +112,7 @@ def score(
         (index, score), each as soon as it is known; contexts that begin alike together.
     """
     questions = _questions(requests, max_length)
-    chosen: dict[Prompt, Choice | None] = {}
+    chosen = _choices_apart(fuser, questions, batch_size)
     for trunk, some in walk(
         fuser, [q.run for q in questions], lambda i: questions[i].options[0][0]
     ):
@@ -124,6 +124,21 @@ def score(
             yield from scores
 
 
+def _choices_apart(
+    fuser: Fuser, questions: Sequence[_Question], batch_size: int
+) -> dict[Prompt, Choice | None]:
+    """The choices by prompts that are not run as contexts: those cut, or common to options."""
+    apart: dict[Prompt, int] = {}
+    for question in questions:
+        if question.run is not question.prompt:
+            apart.setdefault(question.prompt, question.options[0][0])
+    prompts, first = list(apart), list(apart.values())
+    if not any(reader is not None for reader in readers_for(fuser, prompts)):
+        return {prompt: choice_of(fuser, prompt, None) for prompt in prompts}
+    read = read_prompts(fuser, prompts, batch_size, first.__getitem__)
+    return {prompts[i]: choice_of(fuser, prompts[i], reader) for i, reader in read}
+
+
 def _score_batch(
     fuser: Fuser,
     trunk: Trunk,
@@ -133,26 +148,19 @@ def _score_batch(
 ) -> list[tuple[int, Score]]:
     """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
 
-    ``chosen`` holds the choices so far: where contexts are cut, one prompt has several of them.
+    ``chosen`` holds the choices so far, those made apart among them.
     """
     contexts = [q.run for q in batch]
-    readers = readers_for(fuser, [q.prompt for q in batch])
-    shown = [
-        reader if context is q.prompt and q.prompt not in chosen else None
-        for reader, context, q in zip(readers, contexts, batch, strict=True)
+    readers = [
+        None if q.prompt in chosen else reader
+        for reader, q in zip(readers_for(fuser, [q.prompt for q in batch]), batch, strict=True)
     ]
-    start = trunk.start(contexts, shown)
+    start = trunk.start(contexts, readers)
     with blame(lambda row: batch[row].options[0][0]):
-        rows, ends = prefill(fuser.ensemble, [trunk.rest(c) for c in contexts], shown, start)
-    for question, reader, seen in zip(batch, readers, shown, strict=True):
-        prompt = question.prompt
-        if prompt in chosen:
-            continue
-        if reader is not seen:
-            # This context was cut to make room; the choice still comes from the whole prompt.
-            with blame(always(question.options[0][0])):
-                prefill(fuser.ensemble, [prompt], [reader])
-        chosen[prompt] = choice_of(fuser, prompt, reader)
+        rows, ends = prefill(fuser.ensemble, [trunk.rest(c) for c in contexts], readers, start)
+    for question, reader in zip(batch, readers, strict=True):
+        if question.prompt not in chosen:
+            chosen[question.prompt] = choice_of(fuser, question.prompt, reader)
     choices = [chosen[q.prompt] for q in batch]
 
     todo = [(row, i, cont) for row, q in enumerate(batch) for i, cont in q.options]

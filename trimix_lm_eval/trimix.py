@@ -13,13 +13,14 @@ else; what is below knows ids only.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
-from trimix_lm_eval.codec import Codec, StopText, common_length
+from trimix_lm_eval.codec import Codec, StopText, common_length, seed_for
 from trimix_lm_eval.decoding import Job
 from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
@@ -60,7 +61,20 @@ class Generation:
 
     def __post_init__(self) -> None:
         stop: object = self.stop  # one string is a natural slip, and a sequence of its letters
-        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
+        stop = (stop,) if isinstance(stop, str) else tuple(self.stop or ())
+        if not all(isinstance(one, str) for one in stop):
+            raise TrimixError(f"stop={self.stop!r} is no list of strings.", "e.g. stop=['\\n']")
+        object.__setattr__(self, "stop", stop)
+        for name, kind, mend in (
+            ("max_new_tokens", int, "give a whole number N >= 1"),
+            ("temperature", (int, float), "give a number; 0 is greedy"),
+            ("top_k", int, "give a whole number; 0 keeps all tokens"),
+            ("top_p", (int, float), "give a number in (0, 1]; 1 keeps all tokens"),
+            ("seed", int, "give a whole number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TrimixError(f"{name}={value!r} is not such a number.", mend)
         if self.max_new_tokens < 1:
             raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
 
@@ -173,14 +187,21 @@ class TriMix:
         Args:
             texts: The prompts.
             **options: ``max_new_tokens``, ``stop``, ``temperature``, ``top_k``, ``top_p`` and
-                ``seed``, as in `Generation`.
+                ``seed``, as in `Generation`. Of one seed every text, and every repetition of a
+                text, makes draws of its own.
         """
         _check_list(texts, "generate")
         for option in options:
             if option not in Generation.__dataclass_fields__:
                 raise unknown("option of generate", option, Generation.__dataclass_fields__)
         how = Generation(**options)
-        found = dict(self.iter_generate([(text, how) for text in texts]))
+        seen: Counter[str] = Counter()
+        jobs = []
+        for text in texts:
+            # The same text again is another draw, and which is which depends on no other text.
+            jobs.append((text, dataclasses.replace(how, seed=seed_for(how.seed, text, seen[text]))))
+            seen[text] += 1
+        found = dict(self.iter_generate(jobs))
         return [found[i].text for i in range(len(texts))]
 
     # ---------------------------------------------------------------- the same, as they finish
@@ -295,8 +316,9 @@ class TriMix:
 
     def _choose(self, prompts: Sequence[Prompt]) -> Choice:
         """The policy's choice for these prompts together."""
-        batches = read_prompts(self.fuser, prompts, self.batch_size)
-        return self.fuser.policy.choose([reader for batch in batches for reader in batch])
+        read = dict(read_prompts(self.fuser, prompts, self.batch_size))
+        readers = [read[i] for i in range(len(prompts))]
+        return self.fuser.policy.choose([reader for reader in readers if reader is not None])
 
     # ---------------------------------------------------------------- text and tokens
 
