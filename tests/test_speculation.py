@@ -123,6 +123,15 @@ def test_the_account():
 # ---------------------------------------------------------------- what runs
 
 
+def test_what_a_text_does_not_keep_is_not_counted(trio):
+    model = trio("llama").weighted("fixed", alpha=0.2, beta=0.9, batch_size=4, speculative=6)
+    texts = model.generate(["in the inn", "her", "there"], max_new_tokens=30, stop=["e", "n"])
+    account = model.speculation.account
+    kept = sum(len(model.codec.encode(text, False)) for text in texts)
+    # Of each text the first token comes from its prompt; the token that ends it is cut off.
+    assert len(texts) + account.rows + account.accepted <= kept + len(texts) * 2
+
+
 @pytest.fixture
 def passes(monkeypatch):
     """(source, rows, valid tokens) of every forward pass."""

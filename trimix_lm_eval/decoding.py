@@ -97,7 +97,7 @@ def generate(
         try:
             flight.admit(queue, size)
             more = bool(flight.rows)
-            flight.round()
+            flight.round(queue.waiting)
         except OUT_OF_MEMORY as error:
             # Rows in flight may be more than the next batch is to have.
             give_way(fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict)
@@ -127,6 +127,11 @@ class _Queue:
             self.trunk, self.left = next(self.groups, (Trunk(), []))
         taken, self.left = self.left[:most], self.left[most:]
         return (self.trunk, taken) if taken else None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether prompts are left, as far as is known: those of one trunk are known together."""
+        return bool(self.again or self.left)
 
     def evict(self) -> bool:
         """Free what prompts begin with; returns whether there was any."""
@@ -265,28 +270,34 @@ class _Flight:
 
     # ---------------------------------------------------------------- a round
 
-    def round(self) -> None:
-        """Give every row at least one token."""
+    def round(self, waiting: bool) -> None:
+        """Give every row at least one token.
+
+        Args:
+            waiting: Whether there are prompts to take the place of rows that end.
+        """
         if self.state is None:
             return
         most = max(row.room for row in self.rows) - 1 if self.may_draft else 0
-        k = self.speculation.length(len(self.rows), most)
+        k = self.speculation.length(len(self.rows), most, waiting)
         pending = [row.pending for row in self.rows]
         one = Round(self.fuser, self.state, pending, self._vectors(self.rows), self.drafter, k)
         with blame(lambda place: self.rows[place].index):
             gains = one.play()
-        self.speculation.learn(k, gains, one.cost())
-        staying = []
+        staying, kept = [], []
         for place, (row, gain) in enumerate(zip(self.rows, gains, strict=True)):
+            before = row.drawn
             if row.take(gain.tokens, gain.weights):
                 self._land(row)
             else:
                 staying.append(place)
+            kept.append(gain.up_to(row.drawn - before))
         rows = [self.rows[place] for place in staying]
         if not rows:
             self.rows, self.state = [], None
         elif len(rows) < len(self.rows) or _wasteful(self.state, rows):
             self.rows, self.state = rows, _packed(self.state, staying, rows)
+        self.speculation.learn(k, kept, one.cost())
 
     def _vectors(self, rows: Sequence[_Row]) -> Tensor:
         """``[B, S]`` source weights."""

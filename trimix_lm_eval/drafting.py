@@ -73,6 +73,12 @@ class Gain(NamedTuple):
     tried: int
     accepted: int
 
+    def up_to(self, drawn: int) -> Gain:
+        """What is left of it in a text that ends after so many of its tokens."""
+        most = max(drawn - 1, 0) if drawn < len(self.tokens) else self.tried
+        tried, accepted = min(self.tried, most), min(self.accepted, most)
+        return Gain(self.tokens[:drawn], self.weights[:drawn], tried, accepted)
+
 
 class Cost(NamedTuple):
     """Seconds of a round: of the drafter in so many passes, and of all the rest."""
@@ -172,6 +178,7 @@ class Round:
         self.limits = [min(k, row.room - 1) for row in pending]
         self.hidden: list[Tensor] = []  # S times [B, k + 1, H], of the drafter [B, k, H]
         self.watch = Stopwatch(fuser.ensemble.device)
+        self.settling = 0.0
 
     def play(self) -> list[Gain]:
         """Draft, judge, and keep what stands."""
@@ -191,10 +198,12 @@ class Round:
         whole = [row for row, stood in enumerate(accepted) if stood == k]
         if whole:
             self._go_on(whole, gained, weights)
+        begun = time.perf_counter()  # small work that a host waits for, on a GPU too
         if k:
             counts = torch.tensor(accepted).to(state.layout.ids.device, non_blocking=True) + 1
             state.layout.keep(self.start, counts)
             state.trim(self.start + 1 + max(accepted))
+        self.settling = time.perf_counter() - begun
         return [
             Gain(g, torch.stack(w), tried, stood)
             for g, w, tried, stood in zip(gained, weights, self.limits, accepted, strict=True)
@@ -203,6 +212,7 @@ class Round:
     def cost(self) -> Cost:
         """What the round took, once it is played."""
         drafting, judging, *last = self.watch.seconds()
+        judging += self.settling
         if not last:
             return Cost(drafting, self.k, judging)
         return Cost(drafting + last[0], self.k + 1, judging + last[1])

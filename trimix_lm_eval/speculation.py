@@ -25,6 +25,12 @@ LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 _HALF_LIFE = 64
 #: One round in so many tries a neighbour of the best length, to see whether things have changed.
 _TRY_EVERY = 24
+#: Rounds without drafts before several rows try some.
+_TRY_LATE = 10
+#: How much faster drafting must look before it is done, if rows are several. They gain different
+#: numbers of tokens, and the time is that of the slowest: little is lost by it where prompts wait
+#: to take the place of those that are done, and much where none does.
+_MARGIN_WAITING, _MARGIN_LAST = 1.05, 1.3
 
 
 class _Costs:
@@ -88,18 +94,29 @@ class Speculation:
         self._hits, self._trials = 4.0, 5.0  # as good as most drafters are, until known better
         self._draft, self._verify = _Costs(), _Costs()
 
-    def length(self, rows: int, most: int) -> int:
-        """How many tokens to draft for each of so many rows, at most ``most``."""
+    def length(self, rows: int, most: int, waiting: bool = True) -> int:
+        """How many tokens to draft.
+
+        Args:
+            rows: For how many rows.
+            most: At most so many for each.
+            waiting: Whether prompts wait to take the place of rows that are done.
+        """
         if self.mode == "off" or most < 1:
             return 0
         if self.mode != "auto":
             return min(int(self.mode), most)
         possible = [k for k in LENGTHS if k <= most]
-        # The first rounds find out what a pass with drafts and one without cost; twice, since the
-        # first time something new is run costs more.
-        if self.account.rounds < 4:
-            return (possible[-1] if most < 4 else 4) if self.account.rounds < 2 else 0
+        # Some of the first rounds find out what a pass with drafts and one without cost; two each,
+        # since the first time something new is run costs more. One row has most to gain, and tries
+        # at once; several try later, since short texts may be done before it is made up for.
+        trial, first = (0, 4) if rows == 1 else (_TRY_LATE, 2)
+        if self.account.rounds < trial + 4:
+            return min(possible[-1], first) if trial <= self.account.rounds < trial + 2 else 0
         best = max(possible, key=lambda k: self.rate(k, rows))
+        margin = 1.0 if rows == 1 else _MARGIN_WAITING if waiting else _MARGIN_LAST
+        if self.rate(best, rows) < margin * self.rate(0, rows):
+            best = 0
         if self.account.rounds % _TRY_EVERY == 0:
             step = 1 if (self.account.rounds // _TRY_EVERY) % 2 else -1
             return possible[min(max(possible.index(best) + step, 0), len(possible) - 1)]
