@@ -383,3 +383,43 @@ def test_python_face_takes_the_same_options(folders, lm):
     assert model.generate(PROMPTS, max_new_tokens=9) == make(lm, PROMPTS, max_gen_toks=9)
     one = model.generate(PROMPTS[:1], max_new_tokens=9, temperature=1.0, seed=5)
     assert one == model.generate(PROMPTS[:1], max_new_tokens=9, temperature=1.0, seed=5)
+
+
+def test_repeated_texts_are_draws_of_their_own(lm):
+    how = {"max_new_tokens": 12, "temperature": 1.0}
+    texts = lm.model.generate([PROMPTS[1], PROMPTS[2], PROMPTS[1]], **how)
+    assert texts[0] != texts[2]
+    again = lm.model.generate([PROMPTS[1], PROMPTS[1]], **how)
+    assert again == [texts[0], texts[2]]
+
+
+def test_the_lowest_temperatures_are_greedy(lm):
+    greedy = lm.model.generate(PROMPTS, max_new_tokens=8)
+    for temperature in (1e-12, 1e-38, 1e-45, 1e-60):
+        assert lm.model.generate(PROMPTS, max_new_tokens=8, temperature=temperature) == greedy
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": "5"},
+        {"temperature": "0.5"},
+        {"temperature": None},
+        {"temperature": 1.0, "top_k": 2.5},
+        {"stop": [5]},
+    ],
+)
+def test_the_python_face_names_what_is_wrong(lm, wrong):
+    with pytest.raises(TrimixError, match=list(wrong)[-1]):
+        lm.model.generate(["x"], **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"do_sample": True, "top_k": 0.5}, {"do_sample": "maybe"}, {"max_gen_toks": 1.9}]
+)
+def test_fractions_and_strange_words_are_refused(lm, wrong):
+    with pytest.raises(TrimixError, match=list(wrong)[-1]):
+        make(lm, ["x"], **{"max_gen_toks": 8, **wrong})
+    greedy = make(lm, ["x"], max_gen_toks=8)
+    assert make(lm, ["x"], max_gen_toks=8, do_sample="false", temperature=0.7) == greedy

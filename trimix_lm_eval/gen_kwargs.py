@@ -57,17 +57,42 @@ def generation(kwargs: Mapping[str, Any], eos: str, seed: int) -> Generation:
         if name not in _READ:
             raise unknown("generation argument", name, [*_READ, *_NEUTRAL])
     stop = handle_stop_sequences(list(values["until"] or []), eos)
-    sampling = bool(values.get("do_sample"))
+    sampling = _truth(values.get("do_sample"))
     return Generation(
-        max_new_tokens=int(_number("max_gen_toks", values["max_gen_toks"], 1, math.inf)),
+        max_new_tokens=_whole(
+            "max_gen_toks", kwargs.get("max_gen_toks", values["max_gen_toks"]), 1
+        ),
         stop=tuple(str(s) for s in stop),
         temperature=_number("temperature", kwargs.get("temperature"), 0, math.inf, 1.0)
         if sampling
         else 0.0,
-        top_k=int(_number("top_k", values.get("top_k"), 0, math.inf, 0)),
+        top_k=_whole("top_k", values.get("top_k"), 0),
         top_p=_number("top_p", values.get("top_p"), 1e-9, 1, 1.0),
         seed=seed,
     )
+
+
+def _truth(value: Any) -> bool:
+    """``do_sample``: true, false, or how command lines and YAML spell them."""
+    words = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+    text = str(value or "false").lower()
+    if text not in words:
+        raise TrimixError(
+            f"generation argument do_sample={value!r} is neither true nor false.",
+            "write do_sample=true",
+        )
+    return words[text]
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number; None is the least."""
+    number = _number(name, value, least, math.inf, least)
+    if number != int(number):
+        raise TrimixError(
+            f"generation argument {name}={value!r} is not a whole number.",
+            f"give one that is at least {least}",
+        )
+    return int(number)
 
 
 def _number(name: str, value: Any, least: float, most: float, default: float = math.nan) -> float:

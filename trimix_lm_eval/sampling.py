@@ -64,7 +64,10 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
             alike.setdefault((temperature, top_k, top_p), []).append(i)
     for (temperature, top_k, top_p), some in alike.items():
         rows = torch.tensor(some).to(logits.device, non_blocking=True)
-        scores = kept(logits[rows] / temperature, top_k, top_p)
+        some_logits = logits[rows]
+        # Nothing is above 0, so that no temperature, however low, makes infinities of the best.
+        some_logits -= some_logits.amax(dim=-1, keepdim=True)
+        scores = kept(some_logits / temperature, top_k, top_p)
         picked[rows] = (scores + _noise(scores, [draws[i] for i in some])).argmax(dim=-1)
     return picked
 
