@@ -37,20 +37,20 @@ from trimix_lm_eval.fusion import Weights
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=3)
     add_arguments(parser)
-    parser.add_argument("--batch", type=int, default=1, help="rows in flight")
-    parser.add_argument("--prompts", type=int, help="default: 4, or three batches")
-    parser.add_argument("--prompt-tokens", type=int, default=128)
-    parser.add_argument("--new-tokens", type=int, default=128, help="at most")
+    parser.add_argument("--batch", type=timing.count, default=1, help="rows in flight")
+    parser.add_argument("--prompts", type=timing.count, help="default: 4, or eight batches")
+    parser.add_argument("--prompt-tokens", type=timing.count, default=128)
+    parser.add_argument("--new-tokens", type=timing.count, default=128, help="at most")
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--beta", type=float, default=0.9)
-    parser.add_argument("--released-prompts", type=int, default=1)
+    parser.add_argument("--released-prompts", type=timing.count, default=1)
     parser.add_argument(
         "--stop",
         action=argparse.BooleanOptionalAction,
         help="whether texts end at a full stop; default: if the batch is larger than 1",
     )
     asked = parser.parse_args(argv)
-    asked.prompts = asked.prompts or (4 if asked.batch == 1 else 3 * asked.batch)
+    asked.prompts = asked.prompts or (4 if asked.batch == 1 else 8 * asked.batch)
     asked.stop = asked.batch > 1 if asked.stop is None else asked.stop
     with open_trio(asked.trio, asked.device, asked.models) as trio:
         values = measure(trio, asked)

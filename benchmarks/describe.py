@@ -24,9 +24,9 @@ from trimix_lm_eval.fusion import Weights
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=9)
     add_arguments(parser)
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--prompt-tokens", type=int, default=128)
-    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--prompts", type=timing.count, default=4)
+    parser.add_argument("--prompt-tokens", type=timing.count, default=128)
+    parser.add_argument("--new-tokens", type=timing.count, default=128)
     parser.add_argument("--alpha", type=float, default=0.1)
     parser.add_argument("--beta", type=float, default=0.9)
     asked = parser.parse_args(argv)

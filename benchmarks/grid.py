@@ -40,8 +40,8 @@ NAMES = ("large_ins", "small_cpt", "small_base")
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=5)
     add_arguments(parser)
-    parser.add_argument("--vocab", type=int, default=151_936, help="as Qwen2.5 has it")
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--vocab", type=timing.count, default=151_936, help="as Qwen2.5 has it")
+    parser.add_argument("--tokens", type=timing.count, default=256)
     asked = parser.parse_args(argv)
     values = measure(asked.vocab, asked.tokens, asked.rounds, asked.device)
     with open_trio(asked.trio, asked.device, asked.models) as trio:

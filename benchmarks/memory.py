@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__)
     parser.add_argument("--trio", choices=tuple(PRESETS), default="tiny", help="its shapes")
     parser.add_argument("--models", metavar="FOLDER", help="keep built trios here, and find them")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024, 2048, 4096])
-    parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 151_936])
+    parser.add_argument("--tokens", type=timing.count, nargs="+", default=[512, 1024, 2048, 4096])
+    parser.add_argument("--vocab", type=timing.count, nargs="+", default=[32_000, 151_936])
     parser.add_argument("--one", choices=WAYS, help="measure this way, here, the first of each")
     asked = parser.parse_args(argv)
     if asked.one:

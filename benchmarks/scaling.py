@@ -34,13 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument("--policy", default="ppl")
-    parser.add_argument("--doublings", type=int, default=3, help="sizes per axis, less one")
-    parser.add_argument("--requests", type=int, default=4, help="questions, at the least")
-    parser.add_argument("--shots-tokens", type=int, default=256, help="at the least")
-    parser.add_argument("--question-tokens", type=int, default=64)
-    parser.add_argument("--options", type=int, default=2, help="at the least")
-    parser.add_argument("--option-tokens", type=int, default=10)
-    parser.add_argument("--new-tokens", type=int, default=16)
+    parser.add_argument(
+        "--doublings", type=timing.count, default=3, help="sizes per axis, less one"
+    )
+    parser.add_argument("--requests", type=timing.count, default=4, help="questions, at the least")
+    parser.add_argument("--shots-tokens", type=timing.count, default=256, help="at the least")
+    parser.add_argument("--question-tokens", type=timing.count, default=64)
+    parser.add_argument("--options", type=timing.count, default=2, help="at the least")
+    parser.add_argument("--option-tokens", type=timing.count, default=10)
+    parser.add_argument("--new-tokens", type=timing.count, default=16)
     asked = parser.parse_args(argv)
     with open_trio(asked.trio, asked.device, asked.models) as trio:
         values = measure(trio, asked)

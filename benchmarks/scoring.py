@@ -38,13 +38,15 @@ class Question(NamedTuple):
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=3)
     add_arguments(parser)
-    parser.add_argument("--questions", type=int, default=8)
-    parser.add_argument("--shots-tokens", type=int, default=1500, help="of the few-shot prompt")
-    parser.add_argument("--question-tokens", type=int, default=200)
-    parser.add_argument("--options", type=int, default=4)
-    parser.add_argument("--option-tokens", type=int, default=10, help="1 is a letter")
-    parser.add_argument("--batch", type=int, default=1, help="of TriMix and of hf")
-    parser.add_argument("--released-questions", type=int, default=1)
+    parser.add_argument("--questions", type=timing.count, default=8)
+    parser.add_argument(
+        "--shots-tokens", type=timing.count, default=1500, help="of the few-shot prompt"
+    )
+    parser.add_argument("--question-tokens", type=timing.count, default=200)
+    parser.add_argument("--options", type=timing.count, default=4)
+    parser.add_argument("--option-tokens", type=timing.count, default=10, help="1 is a letter")
+    parser.add_argument("--batch", type=timing.count, default=1, help="of TriMix and of hf")
+    parser.add_argument("--released-questions", type=timing.count, default=1)
     asked = parser.parse_args(argv)
     with open_trio(asked.trio, asked.device, asked.models) as trio:
         values = measure(trio, asked)

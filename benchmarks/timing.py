@@ -27,10 +27,17 @@ def parser(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParse
     """
     made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     if rounds is not None:
-        made.add_argument("--rounds", type=int, default=rounds, help="turns of each side")
+        made.add_argument("--rounds", type=count, default=rounds, help="turns of each side")
     made.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
+
+
+def count(text: str) -> int:
+    """A whole number from 1, for ``type=`` of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
 
 
 def alternate(
