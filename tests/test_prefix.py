@@ -116,7 +116,7 @@ def test_a_long_beginning_is_found_below_a_short_one(trio, monkeypatch):
         model.loglikelihood(pairs)
     prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
     distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
-    assert sum(rows * columns for rows, columns in shapes) <= 1.1 * distinct
+    assert sum(rows * columns for rows, columns in shapes) <= 1.2 * distinct
 
 
 def test_what_options_have_in_common_is_read_once(trio, monkeypatch):
