@@ -30,9 +30,9 @@ from models import Texts, Trio, add_arguments, open_trio
 from torch import Tensor
 
 import trimix_lm_eval.grid
-from trimix_lm_eval.fusion import PAPER_GRID
 from trimix_lm_eval.grid import grid_nll
 from trimix_lm_eval.prefill import prefill
+from trimix_lm_eval.weights import PAPER_GRID
 
 NAMES = ("large_ins", "small_cpt", "small_base")
 

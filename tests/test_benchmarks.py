@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from tests.naive import Naive
-from trimix_lm_eval.fusion import PAPER_GRID, PRIOR
+from trimix_lm_eval.weights import PAPER_GRID, PRIOR
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 ON_EACH = ("settings", "machine")

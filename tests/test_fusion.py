@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 from trimix_lm_eval import fusion
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fusion import PAPER_GRID, PRIOR, SOURCES, Weights
+from trimix_lm_eval.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
 TRIO = SOURCES[:3]
 property_test = settings(derandomize=True, deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimix_lm_eval import fusion, grid
-from trimix_lm_eval.fusion import PAPER_GRID, Weights
+from trimix_lm_eval.weights import PAPER_GRID, Weights
 
 TRIO = ("large_ins", "small_cpt", "small_base")
 PAPER = torch.tensor([point.vector(TRIO) for point in PAPER_GRID])

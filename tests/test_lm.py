@@ -13,8 +13,8 @@ from tests.naive import Naive
 from tests.running import TRIO, answers, evaluate, flat, instances, model_args, program
 from trimix_lm_eval import TriMix, errors
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fusion import PAPER_GRID
 from trimix_lm_eval.lm import TriMixLM
+from trimix_lm_eval.weights import PAPER_GRID
 
 WORDS = ["the hen", "in the barn", "rivers", "སྐད་ཡིག", "x", "over there", "a rainy inn"]
 DOCS = [

@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 from trimix_lm_eval import TriMix, policies
 from trimix_lm_eval import policy as registry
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fusion import PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.policies import parse_grid
+from trimix_lm_eval.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
 TRIO = SOURCES[:3]
 PRESETS = {

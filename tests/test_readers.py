@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimix_lm_eval import fusion
-from trimix_lm_eval.fusion import PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.readers import EntropyReader, GridReader, NewtonReader, prequential
+from trimix_lm_eval.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
 TRIO = SOURCES[:3]
 property_test = settings(derandomize=True, deadline=None, max_examples=50)

@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from tests.conftest import FAMILIES
-from trimix_lm_eval.fusion import PRIOR, Weights
+from trimix_lm_eval.weights import PRIOR, Weights
 
 PAIRS = [
     ("The river in the", " other barn"),

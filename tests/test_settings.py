@@ -4,7 +4,7 @@ import pytest
 
 from trimix_lm_eval import paths, settings
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fusion import SOURCES
+from trimix_lm_eval.weights import SOURCES
 
 FOUR = {"large_ins": "a", "small_cpt": "b", "small_base": "c", "large_base": "d"}
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trimix_lm_eval.errors import TrimixError, warn_once
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.policies import Policy
 from trimix_lm_eval.prefill import Prompt
 from trimix_lm_eval.rolling import Window
 from trimix_lm_eval.settings import Settings
+from trimix_lm_eval.weights import Weights
 
 
 class Codec:

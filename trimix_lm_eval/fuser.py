@@ -10,9 +10,9 @@ from torch import Tensor
 
 from trimix_lm_eval import fusion
 from trimix_lm_eval.ensemble import Ensemble, LogitView
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.policies import Policy
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.weights import Weights
 
 
 class Fuser(NamedTuple):

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from trimix_lm_eval import __version__, errors, prefill, processes, scoring, settings
 from trimix_lm_eval.codec import seed_for
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.provenance import Guard, TaskPoint, describe, text_digest
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.speculation import Account
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.trimix import TriMix
+from trimix_lm_eval.weights import Weights
 from trimix_lm_eval.weights_log import WeightsLog
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from torch import Tensor
 from trimix_lm_eval import fusion
 from trimix_lm_eval.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.exemplars import answer_spans
-from trimix_lm_eval.fusion import PAPER_GRID, SOURCES, Weights
 from trimix_lm_eval.policy import (
     PAPER,
     Policy,
@@ -36,6 +35,7 @@ from trimix_lm_eval.policy import (
     register,
 )
 from trimix_lm_eval.readers import Choice, EntropyReader, GridReader, NewtonReader, Reader
+from trimix_lm_eval.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
 __all__ = ["Policy", "build", "names", "option_names", "parse_grid", "register"]
 
@@ -129,7 +129,7 @@ class _Grid(Policy):
     def without_evidence(self) -> Weights:
         """What is chosen where there is nothing to read: `PRIOR`, or the point nearest to it."""
         if self.optimum == "newton":
-            return fusion.PRIOR
+            return PRIOR
         return self.points()[fusion.best_point(torch.zeros(0), 0, self.points())]
 
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from trimix_lm_eval.errors import TrimixError, unknown
-from trimix_lm_eval.fusion import PAPER_GRID, SOURCES, Weights
 from trimix_lm_eval.readers import Choice, Reader
+from trimix_lm_eval.weights import PAPER_GRID, SOURCES, Weights
 
 PAPER = "https://arxiv.org/abs/2604.18106"
 

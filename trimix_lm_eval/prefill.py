@@ -16,8 +16,8 @@ from torch import Tensor
 from trimix_lm_eval.ensemble import Ensemble, LogitView, Rows
 from trimix_lm_eval.errors import TrimixError, always, blame, warn_once
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.readers import Choice, Reader
+from trimix_lm_eval.weights import Weights
 
 #: Entries of the attention mask of one chunk: 64 MiB in fp32.
 MASK_ENTRIES = 2**24

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.trimix import TriMix
+from trimix_lm_eval.weights import Weights
 
 #: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
 #: apart within a second.

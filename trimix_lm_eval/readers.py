@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval import fusion, grid
-from trimix_lm_eval.fusion import Weights
+from trimix_lm_eval.weights import Weights
 
 
 class View(Protocol):

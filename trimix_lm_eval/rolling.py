@@ -18,6 +18,7 @@ from trimix_lm_eval.fuser import Fuser, judge
 from trimix_lm_eval.prefill import Prompt, halving, prefill
 from trimix_lm_eval.readers import Choice, NewtonReader, Reader, View, prequential
 from trimix_lm_eval.scoring import Request, Score, score, together
+from trimix_lm_eval.weights import PRIOR
 
 
 class _PrequentialReader(Reader):
@@ -159,7 +160,7 @@ def _newton_document(fuser: Fuser, read: Sequence[Reader]) -> Score:
     parts = [view.hidden for view, _ in seen if isinstance(view, LogitView)]
     hidden = [torch.cat([p[s] for p in parts]) for s in range(len(ensemble.sources))]  # [T, H]
     targets = torch.cat([t for _, t in seen])
-    total, done, point = 0.0, 0, fusion.PRIOR
+    total, done, point = 0.0, 0, PRIOR
     while done < len(targets):
         end = min(len(targets), max(8, 2 * done))
         if done:

@@ -18,7 +18,7 @@ from typing import Any
 
 from trimix_lm_eval import paths, policies
 from trimix_lm_eval.errors import TrimixError, unknown
-from trimix_lm_eval.fusion import SOURCES
+from trimix_lm_eval.weights import SOURCES
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
 _QUANTIZATIONS = ("int8", "nf4")

@@ -25,7 +25,6 @@ from trimix_lm_eval.decoding import Job
 from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.fusion import Weights
 from trimix_lm_eval.prefill import Prompt, cut
 from trimix_lm_eval.prefix import read_prompts
 from trimix_lm_eval.readers import Choice
@@ -34,6 +33,7 @@ from trimix_lm_eval.scoring import Request, Score
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.sources import Source, load_model
 from trimix_lm_eval.speculation import Speculation
+from trimix_lm_eval.weights import Weights
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
