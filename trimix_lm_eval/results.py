@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.catalog import read_all
 from trimix_lm_eval.paths import tasks_dir
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.weights import PAPER_GRID, Weights
 
 #: The points that have names of their own, and the policies that are one point.
 NAMED = {
@@ -25,6 +25,17 @@ NAMED = {
     (1.0, 1.0): "proxy_tuning",
 }
 SINGLE = ("large_ins", "small_cpt", "small_base")
+
+#: What a policy's options, and the seed, are if nobody says otherwise: not worth a mention.
+_USUAL = {
+    "grid": [list(point) for point in PAPER_GRID],
+    "optimum": "grid",
+    "prompts": 50,
+    "host": "large_ins",
+    "scorer": "small_cpt",
+    "floor": 0.0,
+}
+_USUAL_SEED = 1234
 
 
 class Problem(NamedTuple):
@@ -90,36 +101,46 @@ class Run:
     @property
     def policy(self) -> str | None:
         """The policy, with the named points by their names; None for other models."""
-        policy = _dict(self.trimix.get("policy"))
-        name = policy.get("name")
+        name = _dict(self.trimix.get("policy")).get("name")
         if name == "fixed" and self.weights is not None and self.weights.gamma is None:
             return NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
-        return name
+        return None if name is None else str(name)
 
     @property
     def weights(self) -> Weights | None:
-        """The point of ``policy=fixed``; None for everything else."""
+        """The point of ``policy=fixed`` and of the named points; None for everything else."""
         policy = _dict(self.trimix.get("policy"))
         if policy.get("name") != "fixed":
-            return None
+            named = {name: Weights(*point) for point, name in NAMED.items()}
+            return named.get(str(policy.get("name")))
         gamma = policy.get("gamma")
-        gamma = None if gamma in (None, policy["alpha"]) else gamma
-        return Weights(policy["alpha"], policy["beta"], gamma)
+        gamma = None if gamma in (None, policy["alpha"]) else float(gamma)
+        return Weights(float(policy["alpha"]), float(policy["beta"]), gamma)
 
     @property
     def label(self) -> str:
         """What to call it in a table: the policy or point, or the model's name."""
         if not self.trimix:
             return str(self.raw.get("model_name") or self.config.get("model") or self.path.stem)
+        name = str(self.policy)
         if self.policy == "fixed" and self.weights is not None:
-            return f"fixed {self.weights.label()}"
-        extra = []
-        policy = _dict(self.trimix.get("policy"))
-        if policy.get("optimum") == "newton":
-            extra.append("newton")
-        if self.trimix.get("plausibility"):
-            extra.append(f"plausibility {self.trimix['plausibility']:g}")
-        return " ".join([str(self.policy), *([f"({', '.join(extra)})"] if extra else [])])
+            name = f"fixed {self.weights.label()}"
+        extra = list(_options(self.trimix))
+        return f"{name} ({', '.join(extra)})" if extra else name
+
+    @property
+    def variant(self) -> str:
+        """How the whole run departs from the published protocol; empty if it does not.
+
+        Runs of one label with different variants are different rows of a table.
+        """
+        limit = self.config.get("limit")
+        parts = [f"limit {limit:g}"] if limit else []
+        if not limit and any(list(_documents(self, task)) for task in self.scores):
+            parts.append("part of the documents")
+        for task in self.scores:
+            parts += _protocol(self, task)
+        return ", ".join(dict.fromkeys(parts))
 
     def main(self, task: str) -> Score | None:
         """The number a task is known by: the first metric that its YAML lists."""
@@ -129,14 +150,21 @@ class Run:
         return next((s for s in found if s.metric == first), found[0] if found else None)
 
     def samples(self, task: str) -> list[dict[str, Any]] | None:
-        """The logged samples of a task, by document; None if there are none beside the file."""
+        """The logged samples of a task, by document; None if there are none beside the file.
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError: They are no samples, or not all of them are there (so do `KeyError` and
+                `TypeError`, of lines that are JSON but no samples).
+        """
         date = self.path.stem.removeprefix("results_")
-        file = self.path.with_name(f"samples_{task}_{date}.jsonl")
-        if not file.is_file():
+        file = self.path.parent / f"samples_{task}_{date}.jsonl"
+        if "/" in task or not file.is_file():
             return None
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): texts may hold the other line ends that Unicode knows.
+        lines = file.read_text(encoding="utf-8").split("\n")
         found = [json.loads(line) for line in lines if line.strip()]
-        return sorted(found, key=lambda sample: sample.get("doc_id", 0))
+        return sorted(found, key=lambda sample: int(sample["doc_id"]))
 
     def deviations(self, task: str) -> list[str]:
         """Why a task's numbers are not comparable with those of the published protocol.
@@ -145,15 +173,37 @@ class Run:
             Short phrases for a footnote; empty if nothing was changed. Of tasks that are not ours
             only what lm-eval itself records is known.
         """
-        return list(_deviations(self, task))
+        return [*_documents(self, task), *_protocol(self, task)]
 
 
-def _deviations(run: Run, task: str) -> Iterator[str]:
+def _options(trimix: dict[str, Any]) -> Iterator[str]:
+    """What distinguishes a policy from the same with its usual options."""
+    policy = _dict(trimix.get("policy"))
+    for option, usual in _USUAL.items():
+        value = policy.get(option, usual)
+        if value == usual or (option == "grid" and policy.get("optimum") == "newton"):
+            continue
+        if option == "grid":
+            yield f"grid of {len(value)}"
+        elif option == "optimum":
+            yield str(value)
+        else:
+            yield f"{option} {value}"
+    if trimix.get("plausibility"):
+        yield f"plausibility {trimix['plausibility']:g}"
+    if trimix.get("seed", _USUAL_SEED) != _USUAL_SEED:
+        yield f"seed {trimix['seed']}"
+
+
+def _documents(run: Run, task: str) -> Iterator[str]:
     score = run.main(task)
     if score and score.of and score.n < score.of:
         yield f"{score.n} of {score.of} documents"
     elif run.config.get("limit") and not (score and score.of):
         yield f"limit {run.config['limit']:g}"
+
+
+def _protocol(run: Run, task: str) -> Iterator[str]:
     if run.config.get("gen_kwargs"):
         yield "gen_kwargs changed"
     if run.raw.get("chat_template"):
@@ -229,6 +279,13 @@ def _read(path: Path) -> Run | Problem:
         return Problem(path, f"is not JSON, or not all of it is there ({error})")
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         return Problem(path, "is JSON, but no results file of lm-eval: it has no 'results'")
+    try:
+        return _run(path, raw)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Problem(path, f"has damaged entries ({type(error).__name__}: {error})")
+
+
+def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     groups = _dict(raw.get("groups"))
     scores = {}
     for task, values in raw["results"].items():
@@ -239,7 +296,10 @@ def _read(path: Path) -> Run | Problem:
                 scores[str(task)] = found
     if not scores:
         return Problem(path, "holds no numbers of any task")
-    return Run(path, raw, scores)
+    run = Run(path, raw, scores)
+    # Whatever a damaged file would let fail later fails here, where it has a name.
+    _ = run.label, run.variant, [run.deviations(task) for task in scores]
+    return run
 
 
 def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[Score]:

@@ -1,0 +1,226 @@
+"""The tables of one system: languages and benchmarks, means over them, oracles.
+
+An oracle is a row whose runs were chosen by their test scores: never a method, and named so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from trimix_lm_eval.report.cells import Cell, cell_of, judge, mean, resample, score_of
+from trimix_lm_eval.report.layout import Across, Layout, across, layouts
+from trimix_lm_eval.report.systems import Row, System
+from trimix_lm_eval.results import Run
+
+ORACLE = "oracle: chosen on the test scores"
+
+
+class Column(NamedTuple):
+    """The head of a column.
+
+    Attributes:
+        title: Short.
+        tasks: One task, or those of a mean.
+        metric: Its name.
+        higher_is_better: Which way is up.
+        is_mean: Whether it is a mean.
+    """
+
+    title: str
+    tasks: tuple[str, ...]
+    metric: str
+    higher_is_better: bool
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers.
+
+    Attributes:
+        name: Of the group or tag; unique in a system.
+        title: For people.
+        note: What is missing.
+        columns: The heads.
+        rows: With a cell, or None, for each column.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Row, tuple[Cell | None, ...]], ...]
+
+    def best(self, column: int) -> float | None:
+        """The best value of a column: oracles do not count, nor limited runs beside whole ones."""
+        cells = [cells[column] for row, cells in self.rows if row.kind != "oracle"]
+        there = [cell for cell in cells if cell is not None]
+        whole = [cell for cell in there if not cell.reasons] or there
+        return max(whole, key=lambda cell: cell.goodness).value if len(whole) > 1 else None
+
+
+#: The metric that a task is shown by, and lm-eval's filter.
+Shown = Mapping[str, tuple[str, str]]
+
+
+def tables(system: System) -> list[Table]:
+    """All tables of a system; those of means over languages come first."""
+    shown = {
+        task: (score.metric, score.filter)
+        for run in system.runs
+        for task in run.scores
+        if (score := run.main(task)) is not None
+    }
+    if not shown:
+        return []
+    plan = layouts(list(shown), {t: metric for t, (metric, _) in shown.items()}, _groups(system))
+    rows = {part.name: [*system.shown, *_oracles(system, part, shown)] for part in plan}
+    cells = _cells(plan, rows, shown)
+    parts = [_table(part, rows[part.name], shown, cells) for part in plan]
+    over = [_across(it, parts) for it in across(plan)]
+    return [*over, *parts]
+
+
+def _groups(system: System) -> dict[str, Sequence[str]]:
+    found: dict[str, Sequence[str]] = {}
+    for run in system.runs:
+        groups = run.raw.get("group_subtasks")
+        for name, members in (groups if isinstance(groups, dict) else {}).items():
+            if isinstance(members, list) and members:
+                found[str(name)] = [str(member) for member in members]
+    return found
+
+
+# ---------------------------------------------------------------- oracles
+
+
+def _oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
+    """Of each kind of runs: the best point of each task, and the best of the whole table."""
+    for variant in dict.fromkeys(row.variant for row in system.points):
+        points = [row for row in system.points if row.variant == variant]
+        chosen = {t: best for t in part.tasks if (best := best_point(points, t, shown[t]))}
+        if not chosen:
+            continue
+        runs = {task: row.runs[task] for task, row in chosen.items()}
+        key = f"oracle by task [{variant}]"
+        yield Row(key, "Upper bound by task", "oracle", runs, variant=variant)
+        if part.means:
+            last = part.means[-1]
+            whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
+            scored = [(_mean_of(row.runs, part, shown), row) for row in whole]
+            there = [(cell.goodness, row) for cell, row in scored if cell is not None]
+            if len(there) > 1:
+                best = max(there, key=lambda pair: pair[0])[1]
+                key = f"oracle by table [{variant}]"
+                title = f"Upper bound by table, {best.weights.label() if best.weights else ''}"
+                yield Row(key, title, "oracle", dict(best.runs), variant=variant)
+
+
+def best_point(points: Sequence[Row], task: str, shown: tuple[str, str]) -> Row | None:
+    """The point with the best test score on a task; None if fewer than two have one.
+
+    Points that saw fewer documents than others do not take part.
+    """
+    there = [
+        (cell, row)
+        for row in points
+        if task in row.runs and (cell := cell_of(row.runs[task], task, *shown)) is not None
+    ]
+    most = max((cell.n for cell, _ in there), default=(0,))
+    there = [(cell, row) for cell, row in there if cell.n == most]
+    return max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
+
+
+def _mean_of(runs: Mapping[str, Run], part: Layout, shown: Shown) -> Cell | None:
+    last = part.means[-1]
+    return mean([cell_of(runs[t], t, *_metric(last.by_score, t, shown)) for t in last.tasks])
+
+
+def _metric(by_score: bool, task: str, shown: Shown) -> tuple[str, str]:
+    metric, filter_name = shown[task]
+    return ("score" if by_score else metric), filter_name
+
+
+# ---------------------------------------------------------------- cells
+
+#: By task, metric and file of a run.
+Cells = dict[tuple[str, str, str], Cell]
+
+
+def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Shown) -> Cells:
+    """Every number of every row, resampled."""
+    wanted: dict[str, dict[tuple[str, str, str], Cell]] = {}
+    for part in plan:
+        means = {t for m in part.means if m.by_score for t in m.tasks}
+        for task in part.tasks:
+            metric, filter_name = shown[task]
+            for row in rows[part.name]:
+                for name in dict.fromkeys([metric, *(["score"] if task in means else [])]):
+                    run = row.runs.get(task)
+                    cell = cell_of(run, task, name, filter_name) if run else None
+                    if run and cell:
+                        wanted.setdefault(task, {})[task, name, str(run.path)] = cell
+    done: Cells = {}
+    for task, cells in tqdm(wanted.items(), desc="resampling", unit="task", leave=False):
+        done.update(zip(cells, resample(task, cells.values(), shown[task][1]), strict=True))
+    return done
+
+
+def _table(part: Layout, rows: Sequence[Row], shown: Shown, cells: Cells) -> Table:
+    def cell(row: Row, task: str, metric: str) -> Cell | None:
+        return cells.get((task, metric, str(row.runs[task].path))) if task in row.runs else None
+
+    rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
+    columns, found = [], []
+    for task, title in zip(part.tasks, part.short, strict=True):
+        metric, filter_name = shown[task]
+        run = next(row.runs[task] for row in rows if task in row.runs)
+        score = score_of(run, task, metric, filter_name)
+        better = score is None or score.higher_is_better
+        columns.append(Column(title, (task,), metric, better, False))
+        found.append(judge([(row, cell(row, task, metric)) for row in rows]))
+    for it in part.means:
+        made = [
+            (row, mean([cell(row, t, _metric(it.by_score, t, shown)[0]) for t in it.tasks]))
+            for row in rows
+        ]
+        there = [c for _, c in made if c is not None]
+        if there:
+            metric, better = there[0].metric, there[0].higher_is_better
+            columns.append(Column(it.title, it.tasks, metric, better, True))
+            found.append(judge(made))
+    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
+    return Table(part.name, part.title, part.note, tuple(columns), body)
+
+
+def _across(plan: Across, parts: Sequence[Table]) -> Table:
+    """Means over tables of the rows that all of them have."""
+    used = [part for part in parts if part.name in plan.parts]
+    columns, found = [], []
+    by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
+    keys = [key for key in by_key[0] if all(key in others for others in by_key)]
+    rows = [by_key[0][key][0] for key in keys]
+    for title in plan.columns:
+        heads = [[c.title for c in part.columns if c.is_mean] for part in used]
+        if not all(title in titles for titles in heads):
+            continue
+        places = [
+            next(i for i, c in enumerate(part.columns) if c.is_mean and c.title == title)
+            for part in used
+        ]
+        made = [
+            mean([there[key][1][place] for there, place in zip(by_key, places, strict=True)])
+            for key in keys
+        ]
+        heads_of = [part.columns[place] for part, place in zip(used, places, strict=True)]
+        tasks = tuple(task for head in heads_of for task in head.tasks)
+        first = heads_of[0]
+        columns.append(Column(title, tasks, first.metric, first.higher_is_better, True))
+        found.append(judge(list(zip(rows, made, strict=True))))
+    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
+    kept = tuple((row, cells) for row, cells in body if any(cell is not None for cell in cells))
+    return Table(f"across {' '.join(plan.parts)}", plan.title, "", tuple(columns), kept)
