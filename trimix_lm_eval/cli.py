@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from trimix_lm_eval import __version__, _autoload
 from trimix_lm_eval.errors import TrimixError
@@ -98,6 +99,28 @@ def _parser() -> argparse.ArgumentParser:
             help="as for lm_eval: where the benchmarks' files are, data_dir=path (default: "
             "TRIMIX_DATA_DIR, or the Hub)",
         )
+
+    report = _add(
+        commands, "report", _report, "tables, tests and pictures from results files, as a page"
+    )
+    report.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results*.json of lm_eval or trimix sweep, or folders of them",
+    )
+    report.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="folder for report.html, report.md and CSV (default: report); an earlier report "
+        "there is replaced",
+    )
+    report.add_argument(
+        "--force", action="store_true", help="write into a folder that holds other files, too"
+    )
     return parser
 
 
@@ -138,6 +161,12 @@ def _tasks(args: argparse.Namespace) -> int:
         )
     print(*lines, sep="\n")
     return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import report
+
+    return report.main(args.results, args.output, args.force)
 
 
 def _options(given: Sequence[str]) -> dict[str, object]:

@@ -74,7 +74,7 @@ class Score(NamedTuple):
     of: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One results file.
 
@@ -310,7 +310,7 @@ def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[
         metric, comma, name = key.partition(",")
         if not comma or metric.endswith("_stderr") or not _number(value):
             continue
-        stderr = values.get(f"{metric}_stderr,{name}")
+        stderr: Any = values.get(f"{metric}_stderr,{name}")
         yield Score(
             task,
             metric,

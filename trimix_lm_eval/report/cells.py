@@ -68,8 +68,10 @@ class Cell:
     @property
     def better(self) -> bool:
         """Whether it is better than the reference."""
-        return self.delta is not None and self.delta != 0 and (self.delta > 0) == (
-            self.higher_is_better
+        return (
+            self.delta is not None
+            and self.delta != 0
+            and (self.delta > 0) == (self.higher_is_better)
         )
 
 
@@ -178,6 +180,8 @@ def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:
             judged.append(replace(cell, reference=best, is_reference=True))
             continue
         test, why_not = _test(cell, its)
+        if row.kind == "oracle":
+            test, why_not = None, "not tested: chosen on the test scores"
         judged.append(
             replace(cell, reference=best, delta=cell.value - its.value, test=test, why_not=why_not)
         )

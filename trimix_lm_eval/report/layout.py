@@ -107,19 +107,19 @@ def language(task: str) -> str:
 
 
 def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
-    members = [task for task in _leaves(name) if task in tasks]
+    members = [task for task in leaves(name) if task in tasks]
     ordered = tuple(members + [task for task in tasks if task not in members])
     prefix = commonprefix(list(ordered)) if len(ordered) > 1 else ""
     cut = prefix.rfind("_") + 1
     short = tuple(task[cut:] for task in ordered)
     means, lacking = [], []
-    for title, leaves in _columns(name):
-        missing = [task for task in leaves if task not in tasks]
+    for title, below in _columns(name):
+        missing = [task for task in below if task not in tasks]
         if missing:
             what = ", ".join(missing) if len(missing) < 3 else f"{len(missing)} further tasks"
             lacking.append(f"{title} needs {what}, which no run has")
         else:
-            means.append(Mean(title, tuple(leaves), True))
+            means.append(Mean(title, tuple(below), True))
     note = "; ".join(lacking)
     if not means and len(ordered) > 1:
         kinds = sorted({metrics[task] for task in ordered})
@@ -134,7 +134,7 @@ def _table(task: str, present: frozenset[str], groups: Mapping[str, Sequence[str
     """The group whose columns a task belongs to, if one is complete; else its tag or group."""
     column = _home(task)
     table = _home(column) if column else ""
-    if table and any(present.issuperset(leaves) for _, leaves in _columns(table)[:-1]):
+    if table and any(present.issuperset(below) for _, below in _columns(table)[:-1]):
         return table
     if table or task in _shipped():
         tag = (_shipped().get(task) or {}).get("tag")
@@ -150,8 +150,8 @@ def _columns(table: str) -> list[tuple[str, list[str]]]:
     for member in _members(table):
         before, title = _alias(member)
         if "group" in _shipped().get(member, {}):
-            found.append((title if before == prefix else f"{before} {title}", _leaves(member)))
-    return [*found, ("Avg", _leaves(table))] if found else []
+            found.append((title if before == prefix else f"{before} {title}", leaves(member)))
+    return [*found, ("Avg", leaves(table))] if found else []
 
 
 def _title(name: str) -> str:
@@ -174,7 +174,7 @@ def _members(group: str) -> list[str]:
     return [str(member) for member in members] if isinstance(members, list) else []
 
 
-def _leaves(group: str) -> list[str]:
+def leaves(group: str) -> list[str]:
     """The tasks below a group, in order."""
 
     def walk(name: str) -> Iterator[str]:
@@ -191,7 +191,7 @@ def _leaves(group: str) -> list[str]:
 def _home(name: str) -> str:
     """The smallest group that lists a task or group; empty if none does."""
     holding = [group for group in _shipped() if name in _members(group)]
-    return min(holding, key=lambda group: (len(_leaves(group)), group)) if holding else ""
+    return min(holding, key=lambda group: (len(leaves(group)), group)) if holding else ""
 
 
 @cache

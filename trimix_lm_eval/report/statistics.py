@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.results import Run, Score
@@ -114,8 +115,8 @@ def _candidates(values: Sequence[Any], metric: str) -> Iterator[tuple[np.ndarray
             {"word_order": 0},  # lm-eval's chrf
         ):
             numbers, order = _ngrams(values, options)
-            yield numbers, lambda sums, n, order=order: _f_score(sums, order)
-            yield numbers, lambda sums, n, order=order: _f_score(sums, order) / 100  # our `score`
+            yield numbers, partial(_f_score, order=order, most=100)
+            yield numbers, partial(_f_score, order=order, most=1)  # our `score`
 
 
 def _pair(value: Any, kind: type | tuple[type, ...]) -> bool:
@@ -123,7 +124,7 @@ def _pair(value: Any, kind: type | tuple[type, ...]) -> bool:
 
 
 def _ngrams(pairs: Sequence[Any], options: dict[str, Any]) -> tuple[np.ndarray, int]:
-    """sacrebleu's counts of n-grams for each document: in hypothesis, reference and both."""
+    """Count n-grams as sacrebleu does, for each document: in hypothesis, reference and both."""
     import numpy as np
     from sacrebleu.metrics import CHRF
 
@@ -133,8 +134,8 @@ def _ngrams(pairs: Sequence[Any], options: dict[str, Any]) -> tuple[np.ndarray, 
     return np.array(counts, dtype=float), metric.order
 
 
-def _f_score(sums: np.ndarray, order: int) -> np.ndarray:
-    """chrF from summed counts, as sacrebleu computes it (beta 2, effective order), over rows."""
+def _f_score(sums: np.ndarray, n: int, order: int, most: float) -> np.ndarray:
+    """Compute chrF from summed counts as sacrebleu does: beta 2, effective order."""
     import numpy as np
 
     counts = sums.reshape(len(sums), order, 3)
@@ -144,7 +145,7 @@ def _f_score(sums: np.ndarray, order: int) -> np.ndarray:
     precision = np.where(used, both / np.maximum(said, 1), 0).sum(1) / orders
     recall = np.where(used, both / np.maximum(true, 1), 0).sum(1) / orders
     low = 4 * precision + recall
-    score: np.ndarray = 100 * 5 * precision * recall / np.where(low > 0, low, 1)
+    score: np.ndarray = most * 5 * precision * recall / np.where(low > 0, low, 1)
     return score
 
 

@@ -46,6 +46,7 @@ class Row:
         weights: The point, if it is one.
         single: Whether it is one model, to which Δ may refer.
         variant: How its runs depart from the published protocol.
+        detail: More about it, in small.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Row:
     weights: Weights | None = None
     single: bool = False
     variant: str = ""
+    detail: str = ""
 
 
 @dataclass

@@ -6,7 +6,7 @@ An oracle is a row whose runs were chosen by their test scores: never a method, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from trimix_lm_eval.report.layout import Across, Layout, across, layouts
 from trimix_lm_eval.report.systems import Row, System
 from trimix_lm_eval.results import Run
 
+#: Said of every row that is one.
 ORACLE = "oracle: chosen on the test scores"
 
 
@@ -106,8 +107,9 @@ def _oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
         if not chosen:
             continue
         runs = {task: row.runs[task] for task, row in chosen.items()}
-        key = f"oracle by task [{variant}]"
-        yield Row(key, "Upper bound by task", "oracle", runs, variant=variant)
+        suffix = f" [{variant}]" if variant else ""
+        key = f"oracle by task{suffix}"
+        yield Row(key, "Upper bound, each task", "oracle", runs, variant=variant, detail=ORACLE)
         if part.means:
             last = part.means[-1]
             whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
@@ -115,9 +117,10 @@ def _oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
             there = [(cell.goodness, row) for cell, row in scored if cell is not None]
             if len(there) > 1:
                 best = max(there, key=lambda pair: pair[0])[1]
-                key = f"oracle by table [{variant}]"
-                title = f"Upper bound by table, {best.weights.label() if best.weights else ''}"
-                yield Row(key, title, "oracle", dict(best.runs), variant=variant)
+                key = f"oracle by table{suffix}"
+                detail = f"{ORACLE}: {best.weights.label() if best.weights else ''}"
+                title = f"Upper bound, one point for {last.title}"
+                yield Row(key, title, "oracle", dict(best.runs), variant=variant, detail=detail)
 
 
 def best_point(points: Sequence[Row], task: str, shown: tuple[str, str]) -> Row | None:
@@ -204,6 +207,8 @@ def _across(plan: Across, parts: Sequence[Table]) -> Table:
     by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
     keys = [key for key in by_key[0] if all(key in others for others in by_key)]
     rows = [by_key[0][key][0] for key in keys]
+    # Each part has an oracle's point of its own.
+    rows = [replace(row, detail=ORACLE) if row.kind == "oracle" else row for row in rows]
     for title in plan.columns:
         heads = [[c.title for c in part.columns if c.is_mean] for part in used]
         if not all(title in titles for titles in heads):

@@ -1,0 +1,125 @@
+"""`trimix report`: results files -> a page, the same as Markdown, and CSV. Reads JSON, no models.
+
+systems.py     runs of the same models, one row for each way to weight them
+layout.py      which tasks stand side by side, and which may be averaged
+statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model
+tables.py  plane.py  paper.py           tables and oracles; alpha and beta; published numbers
+model.py       all of it together
+numbers.py  pictures.py  frames.py  page.py   rounded, drawn, as CSV, as words for the templates
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.results import Problem, read
+
+#: Tells a folder that an earlier report wrote from one that holds something else.
+_MARK = "report.html"
+
+
+class Written(NamedTuple):
+    """What a report wrote.
+
+    Attributes:
+        files: In order.
+        runs: How many results files it is made from.
+        problems: Files that it could not use.
+        superseded: Numbers that newer runs replaced.
+    """
+
+    files: list[Path]
+    runs: int
+    problems: list[Problem]
+    superseded: int
+
+
+def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
+    """Write a report.
+
+    Args:
+        places: Results files, or folders that are searched for them.
+        output: The folder to write to; an earlier report there is replaced.
+        force: Write into a folder that holds other files, too.
+
+    Raises:
+        TrimixError: No file is usable, a library is missing, or the folder holds something else.
+    """
+    _need("matplotlib", "pandas", "scipy")
+    if output.exists() and not output.is_dir():
+        raise TrimixError(f"{output} is a file.", "name a folder with --output")
+    if output.is_dir() and any(output.iterdir()) and not ((output / _MARK).is_file() or force):
+        raise TrimixError(
+            f"{output} holds files, but no report.", "name another folder, or add --force"
+        )
+    runs, problems = read(places)
+    if not runs:
+        lines = [f"{p.path} {p.what}" for p in problems] or ["no files were named"]
+        raise TrimixError(
+            "None of the files can be reported on:\n  " + "\n  ".join(lines),
+            "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
+        )
+    from trimix_lm_eval.report.frames import frames
+    from trimix_lm_eval.report.model import assemble
+    from trimix_lm_eval.report.page import picture_name, render
+
+    report = assemble(runs, problems)
+    names: dict[str, str] = {}
+    files: list[tuple[Path, bytes]] = []
+    for number, part in enumerate(report.parts, 1):
+        for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1):
+            for picture in drawn:
+                name = picture_name(number, place, plane.task, picture.kind)
+                names[name] = f"pictures/{name}"
+                files.append((output / "pictures" / name, picture.png))
+    for name, frame in frames(report).items():
+        files.append((output / f"{name}.csv", frame.to_csv(index=False).encode()))
+    files.append((output / "report.md", render(report, "page.md.j2", names).encode()))
+    files.append((output / _MARK, render(report, "page.html.j2").encode()))
+    _replace(output, files)
+    superseded = sum(len(part.system.superseded) for part in report.parts)
+    return Written([path for path, _ in files], len(runs), problems, superseded)
+
+
+def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
+    """The command: write a report, and say what was written and what could not be used."""
+    written = write(places, output, force)
+    for problem in written.problems:
+        print(f"not used: {problem.path} {problem.what}")
+    if written.superseded:
+        print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
+    pictures = [path for path in written.files if path.suffix == ".png"]
+    for path in written.files:
+        if path not in pictures:
+            print(f"wrote {path}")
+    if pictures:
+        print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
+    return 0
+
+
+def _need(*libraries: str) -> None:
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrimixError(
+            f"Reports need {' and '.join(missing)}.", "pip install 'trimix-lm-eval[report]'"
+        )
+
+
+def _replace(output: Path, files: Sequence[tuple[Path, bytes]]) -> None:
+    """Write all files; of an earlier report, remove what this one has no counterpart for."""
+    from trimix_lm_eval.report.frames import NAMES
+
+    kept = {path for path, _ in files}
+    if (output / _MARK).is_file():
+        before = [output / f"{name}.csv" for name in NAMES]
+        before += (output / "pictures").glob("[0-9]*-[0-9]*-*.png")
+        for old in before:
+            if old not in kept:
+                old.unlink(missing_ok=True)
+    for path, content in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,93 @@
+"""All that a report says, before anything is written: the same for HTML, Markdown and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from trimix_lm_eval.report.paper import Published, published
+from trimix_lm_eval.report.pictures import Picture, pictures
+from trimix_lm_eval.report.plane import Gap, Plane, gaps, planes
+from trimix_lm_eval.report.systems import SINGLE, System, systems
+from trimix_lm_eval.report.tables import Table, tables
+from trimix_lm_eval.results import Problem, Run
+
+
+@dataclass(frozen=True)
+class Part:
+    """What there is to say of one system.
+
+    Attributes:
+        title: Its models, in short.
+        system: The models and rows.
+        tables: Means over languages first.
+        planes: By task, what there is of the plane of alpha and beta.
+        pictures: Of each plane.
+        gaps: By table, what rows leave to its oracle.
+        published: Published numbers beside ours.
+    """
+
+    title: str
+    system: System
+    tables: list[Table]
+    planes: list[Plane]
+    pictures: list[list[Picture]]
+    gaps: list[list[Gap]]
+    published: list[Published]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report.
+
+    Attributes:
+        parts: One for each system.
+        runs: All runs, oldest first; a run's number is its place here, from 1.
+        problems: Files that could not be used.
+    """
+
+    parts: list[Part]
+    runs: list[Run]
+    problems: list[Problem]
+
+    def number(self, run: Run) -> int:
+        """What the report calls a run."""
+        return next(i for i, other in enumerate(self.runs, 1) if other is run)
+
+
+def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> Report:
+    """Work everything out.
+
+    Args:
+        runs: From `results.read`, oldest first.
+        problems: Files that could not be used.
+    """
+    return Report([_part(system) for system in systems(runs)], list(runs), list(problems))
+
+
+def _part(system: System) -> Part:
+    made = tables(system)
+    found = planes(system, made)
+    drawn = [
+        list(pictures(plane)) for plane in tqdm(found, desc="drawing", unit="task", leave=False)
+    ]
+    return Part(
+        _title(system),
+        system,
+        made,
+        found,
+        drawn,
+        [list(gaps(table)) for table in made],
+        published(system, made),
+    )
+
+
+def _title(system: System) -> str:
+    """The last parts of the models' names."""
+    names = [
+        " / ".join(path.rstrip("/").rsplit("/", 1)[-1] for path in system.paths(role))
+        for role in SINGLE
+    ]
+    return " + ".join(name for name in names if name) or "Other models"

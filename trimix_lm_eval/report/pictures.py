@@ -1,0 +1,238 @@
+"""The pictures: maps of the plane, prompt NLL against score, what policies chose.
+
+Colours are viridis and those of Okabe and Ito (2008), which colour-blind readers can tell apart;
+nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trimix_lm_eval.report.numbers import Scale, scale
+from trimix_lm_eval.report.plane import LEAST, Choice, Plane
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Names come from files: a dollar sign in them is no formula.
+    "text.parse_math": False,
+    "svg.hashsalt": "trimix",
+}
+
+
+class Picture(NamedTuple):
+    """One picture.
+
+    Attributes:
+        kind: ``map``, ``nll`` or ``choices``.
+        alt: What is to be seen, for who does not see it.
+        svg: For the page.
+        png: For Markdown.
+    """
+
+    kind: str
+    alt: str
+    svg: bytes
+    png: bytes
+
+
+def pictures(plane: Plane) -> Iterator[Picture]:
+    """Draw what there is of a plane."""
+    best = plane.oracle.label() if plane.oracle else "none"
+    if len(plane.flat) >= LEAST:
+        alt = f"{plane.metric} of {plane.task} over alpha and beta; best at {best}"
+        yield _draw("map", alt, lambda: _map(plane))
+    if len(plane.scattered) >= LEAST:
+        rho = "not defined" if plane.rho is None else f"{plane.rho:.2f}"
+        alt = f"prompt NLL against {plane.metric} of {plane.task}; rank correlation {rho}"
+        yield _draw("nll", alt, lambda: _nll(plane))
+    if plane.choices:
+        alt = f"weights chosen on {plane.task} by " + ", ".join(c.row.title for c in plane.choices)
+        yield _draw("choices", alt, lambda: _choices(plane))
+
+
+def _draw(kind: str, alt: str, draw: Callable[[], Figure]) -> Picture:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = draw()
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(png, format="png", bbox_inches="tight", dpi=160)
+    return Picture(kind, alt, svg.getvalue(), png.getvalue())
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    # Not pyplot: no window system, no figures that are kept.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _scale(plane: Plane) -> Scale:
+    return scale(plane.metric, [point.cell.value for point in plane.points])
+
+
+def _arrow(plane: Plane) -> str:
+    return "higher is better" if plane.higher_is_better else "lower is better"
+
+
+def _map(plane: Plane) -> Figure:
+    """Scores by alpha (across) and beta (upwards); choices ringed, the oracle starred."""
+    import numpy as np
+
+    shown, unit = plane.flat, _scale(plane)
+    alphas = sorted({point.weights.alpha for point in shown})
+    betas = sorted({point.weights.beta for point in shown})
+    grid = np.full((len(betas), len(alphas)), np.nan)
+    for point in shown:
+        at = betas.index(point.weights.beta), alphas.index(point.weights.alpha)
+        grid[at] = point.cell.value * unit.factor
+    figure, (axes,) = _figure(0.62 * len(alphas) + 1.5, 0.47 * len(betas) + 1.35)
+    # Bright is good, whichever way is up.
+    colours = "viridis" if plane.higher_is_better else "viridis_r"
+    image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colours)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    bar.outline.set_visible(False)
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            axes.text(
+                column,
+                row - 0.22,
+                f"{value:.{unit.decimals}f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if dark else "black",
+            )
+    axes.set_xticks(range(len(alphas)), [f"{a:g}" for a in alphas])
+    axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
+    axes.set_xlabel("α (large_ins)")
+    axes.set_ylabel("β (small_cpt)")
+    axes.set_title(plane.task, loc="left", fontweight="bold")
+    _mark(axes, plane, alphas, betas)
+    return figure
+
+
+def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> None:
+    """Ring each policy's most frequent choice; star the oracle."""
+    handles: dict[str, Any] = {}
+    for number, choice in enumerate(plane.choices):
+        weights = choice.counts[0][0]
+        if weights.gamma is None and weights.alpha in alphas and weights.beta in betas:
+            at = alphas.index(weights.alpha), betas.index(weights.beta)
+            (line, colour) = ("-", "--", ":")[number % 3], (RED, ORANGE, BLUE, GREY)[number % 4]
+            # Rings around one point lie inside one another.
+            size = 11 + 5 * number % 20
+            (white,) = axes.plot(*_up(at), "o", ms=size, mfc="none", mec="white", mew=3)
+            (ring,) = axes.plot(*_up(at), "o", ms=size, mfc="none", mec=colour, mew=1.4, ls=line)
+            share = "" if choice.share == 1 else f", {choice.share:.0%} of choices"
+            handles[f"{choice.row.title}: {weights.label()}{share}"] = ring
+            _ = white
+    best = plane.oracle
+    if best and best.gamma is None and best.alpha in alphas and best.beta in betas:
+        at = alphas.index(best.alpha), betas.index(best.beta)
+        star = axes.plot(*_up(at), "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
+        handles[f"oracle (best test score): {best.label()}"] = star[0]
+    if handles:
+        axes.legend(
+            handles.values(),
+            handles.keys(),
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -0.22 if len(betas) > 3 else -0.4),
+            frameon=False,
+            fontsize=7,
+        )
+
+
+def _up(at: tuple[int, int]) -> tuple[float, float]:
+    """Marks stand above the number of a cell."""
+    return at[0], at[1] + 0.16
+
+
+def _nll(plane: Plane) -> Figure:
+    """Each point's prompt NLL and score."""
+    unit, points = _scale(plane), plane.scattered
+    figure, (axes,) = _figure(3.7, 2.9)
+    for point in points:
+        is_best = point.weights == plane.oracle
+        axes.plot(
+            point.nll,
+            point.cell.value * unit.factor,
+            "*" if is_best else "o",
+            ms=10 if is_best else 5,
+            color=ORANGE if is_best else BLUE,
+            mec="black" if is_best else "white",
+            mew=0.6,
+            zorder=3 if is_best else 2,
+        )
+    lowest = min(points, key=lambda point: point.nll or 0.0)
+    named = [(lowest, "lowest NLL", 9)]
+    named += [(point, "oracle", -12) for point in points if point.weights == plane.oracle]
+    for point, name, side in named:
+        axes.annotate(
+            f"{name} {point.weights.label()}",
+            (point.nll, point.cell.value * unit.factor),
+            xytext=(4, side),
+            textcoords="offset points",
+            fontsize=7,
+        )
+    axes.margins(0.14)
+    axes.grid(alpha=0.25)
+    axes.set_xlabel("mean NLL per prompt token (nats)")
+    axes.set_ylabel(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    rho = "" if plane.rho is None else f"Spearman ρ = {plane.rho:.2f}, {len(points)} points"
+    axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
+    return figure
+
+
+def _choices(plane: Plane) -> Figure:
+    """Of each policy, how often it chose each point: the area of a dot is its share."""
+    figure, panels = _figure(2.3 * len(plane.choices) + 0.4, 2.6, len(plane.choices))
+    for axes, choice in zip(panels, plane.choices, strict=True):
+        _panel(axes, choice)
+    panels[0].set_ylabel("β (small_cpt)")
+    figure.suptitle(plane.task, x=0.01, ha="left", fontsize=8, fontweight="bold")
+    return figure
+
+
+def _panel(axes: Any, choice: Choice) -> None:
+    total = sum(count for _, count in choice.counts)
+    for place, (weights, count) in enumerate(choice.counts):
+        share = count / total
+        axes.scatter(
+            weights.alpha,
+            weights.beta,
+            s=12 + 700 * share,
+            color=BLUE,
+            alpha=0.65,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        if place < 3:
+            at = (weights.alpha, weights.beta)
+            axes.annotate(f"{share:.0%}", at, ha="center", va="center", fontsize=6.5)
+    axes.set_xlim(-0.12, 1.12)
+    axes.set_ylim(-0.12, 1.14)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("α (large_ins)")
+    axes.set_title(f"{choice.row.title} (n = {total})", loc="left")
