@@ -99,6 +99,12 @@ class Run:
         return _dict(self.config.get("trimix"))
 
     @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """By role, where each model came from; empty for other models."""
+        found = self.trimix.get("sources") or {}
+        return {str(role): dict(source) for role, source in found.items()}
+
+    @property
     def policy(self) -> str | None:
         """The policy, with the named points by their names; None for other models."""
         name = _dict(self.trimix.get("policy")).get("name")
@@ -281,7 +287,7 @@ def _read(path: Path) -> Run | Problem:
         return Problem(path, "is JSON, but no results file of lm-eval: it has no 'results'")
     try:
         return _run(path, raw)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return Problem(path, f"has damaged entries ({type(error).__name__}: {error})")
 
 
@@ -298,7 +304,7 @@ def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
         return Problem(path, "holds no numbers of any task")
     run = Run(path, raw, scores)
     # Whatever a damaged file would let fail later fails here, where it has a name.
-    _ = run.label, run.variant, [run.deviations(task) for task in scores]
+    _ = run.label, run.sources, run.variant, [run.deviations(task) for task in scores]
     return run
 
 

@@ -77,9 +77,9 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
                 names[name] = f"pictures/{name}"
                 files.append((output / "pictures" / name, picture.png))
     for name, frame in frames(report).items():
-        files.append((output / f"{name}.csv", frame.to_csv(index=False).encode()))
-    files.append((output / "report.md", render(report, "page.md.j2", names).encode()))
-    files.append((output / _MARK, render(report, "page.html.j2").encode()))
+        files.append((output / f"{name}.csv", _bytes(frame.to_csv(index=False))))
+    files.append((output / "report.md", _bytes(render(report, "page.md.j2", names))))
+    files.append((output / _MARK, _bytes(render(report, "page.html.j2"))))
     _replace(output, files)
     superseded = sum(len(part.system.superseded) for part in report.parts)
     return Written([path for path, _ in files], len(runs), problems, superseded)
@@ -99,6 +99,11 @@ def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
     if pictures:
         print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
     return 0
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; half characters, which JSON allows in names, become question marks."""
+    return text.encode("utf-8", "replace")
 
 
 def _need(*libraries: str) -> None:

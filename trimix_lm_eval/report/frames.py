@@ -30,7 +30,8 @@ def frames(report: Report) -> dict[str, pandas.DataFrame]:
         "runs": list(_runs(report)),
         "problems": [{"file": str(p.path), "problem": p.what} for p in report.problems],
     }
-    return {name: pandas.DataFrame(lines) for name, lines in found.items() if lines}
+    # As they are: pandas' own kind of text refuses half characters, which names may hold.
+    return {name: pandas.DataFrame(lines, dtype=object) for name, lines in found.items() if lines}
 
 
 def _scores(part: Part) -> Iterator[Line]:
@@ -139,7 +140,7 @@ def _published(part: Part) -> Iterator[Line]:
 
 def _runs(report: Report) -> Iterator[Line]:
     for number, run in enumerate(report.runs, 1):
-        sources = run.trimix.get("sources") or {}
+        sources = run.sources
         yield {
             "run": number,
             "row": run.label,

@@ -78,9 +78,7 @@ def layouts(
     found: dict[str, list[str]] = {}
     for task in sorted(tasks):
         found.setdefault(_table(task, frozenset(tasks), groups), []).append(task)
-    order = {name: place for place, name in enumerate(_shipped())}
-    names = sorted(found, key=lambda name: (order.get(name, len(order)), name))
-    return [_layout(name, found[name], metrics) for name in names]
+    return [_layout(name, found[name], metrics) for name in sorted(found, key=_place)]
 
 
 def across(tables: Sequence[Layout]) -> list[Across]:
@@ -106,6 +104,12 @@ def language(task: str) -> str:
     return str(select.get("language") or "")
 
 
+def _place(name: str) -> tuple[bool, str, int, str]:
+    """Tables of our own groups first, as the group above them lists them (bo, ug, kk, mn)."""
+    parent = _home(name)
+    return name not in _shipped(), parent, _members(parent).index(name) if parent else 0, name
+
+
 def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
     members = [task for task in leaves(name) if task in tasks]
     ordered = tuple(members + [task for task in tasks if task not in members])
@@ -126,7 +130,7 @@ def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
         if len(kinds) == 1:
             means = [Mean(f"mean of {len(ordered)}", ordered, False)]
         else:
-            note = f"no mean: the metrics are not alike ({', '.join(kinds)})"
+            note = f"No mean: the metrics are not alike ({', '.join(kinds)})"
     return Layout(name, _title(name), ordered, short, tuple(means), f"{note}." if note else "")
 
 

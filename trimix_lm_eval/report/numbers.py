@@ -47,6 +47,11 @@ def scale(metric: str, values: Iterable[float]) -> Scale:
     return Scale(1, 3 if largest < 10 else 2 if largest < 1000 else 0, "")
 
 
+def minus(value: float) -> str:
+    """A correlation, with a minus sign in place of a hyphen."""
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
 def p_value(p: float) -> str:
     """A p-value."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

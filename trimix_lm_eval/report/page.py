@@ -18,7 +18,7 @@ from trimix_lm_eval.report import bootstrap
 from trimix_lm_eval.report.cells import Cell
 from trimix_lm_eval.report.frames import point_of
 from trimix_lm_eval.report.model import Part, Report
-from trimix_lm_eval.report.numbers import Scale, p_value, scale, stars
+from trimix_lm_eval.report.numbers import Scale, minus, p_value, scale, stars
 from trimix_lm_eval.report.paper import citations
 from trimix_lm_eval.report.systems import KINDS, Row
 from trimix_lm_eval.report.tables import Table
@@ -162,7 +162,7 @@ def _table(report: Report, table: Table, anchor: str) -> View:
         }
         for row, cells in table.rows
     ]
-    blocks = [slice(at, at + _WIDTH) for at in range(0, len(columns), _WIDTH)]
+    blocks = _blocks(columns)
     return {
         "id": anchor,
         "title": table.title,
@@ -180,6 +180,17 @@ def _table(report: Report, table: Table, anchor: str) -> View:
     }
 
 
+def _blocks(columns: list[View]) -> list[slice]:
+    """Where a wide table is cut: before its means, then by width."""
+    tasks = sum(not column["is_mean"] for column in columns)
+    edges = [0, len(columns)] if len(columns) <= _WIDTH else sorted({0, tasks, len(columns)})
+    return [
+        slice(at, min(at + _WIDTH, stop))
+        for start, stop in zip(edges, edges[1:], strict=False)
+        for at in range(start, stop, _WIDTH)
+    ]
+
+
 def _head(report: Report, row: Row, cells: tuple[Cell | None, ...]) -> View:
     runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
     numbers = sorted(report.number(run) for run in runs)
@@ -189,19 +200,16 @@ def _head(report: Report, row: Row, cells: tuple[Cell | None, ...]) -> View:
         "kind": row.kind,
         "group": "single" if first < KINDS.index("proxy") else row.kind,
         "small": ", ".join(text for text in (row.detail, row.variant) if text),
-        "models": list(_models(row)),
+        "models": list(_models(row, list(runs))),
         "runs": numbers,
     }
 
 
-def _models(row: Row) -> Iterator[str]:
+def _models(row: Row, runs: list[Run]) -> Iterator[str]:
     """Of a single model, what it is."""
-    if row.kind == "single":
-        role = str(next(iter(row.runs.values())).policy)
-        paths = [
-            str(((run.trimix.get("sources") or {}).get(role) or {}).get("path") or "")
-            for run in row.runs.values()
-        ]
+    if row.kind == "single" and runs:
+        role = str(runs[0].policy)
+        paths = [str((run.sources.get(role) or {}).get("path") or "") for run in runs]
         yield from dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
 
 
@@ -305,7 +313,7 @@ def _said(plane: Any) -> str:
     if plane.rho is not None:
         wanted = "negative" if plane.higher_is_better else "positive"
         said.append(
-            f"Prompt NLL against score: Spearman ρ = {plane.rho:.2f} over "
+            f"Prompt NLL against score: Spearman ρ = {minus(plane.rho)} over "
             f"{len(plane.scattered)} points (p {_equals(plane.p)}); {wanted} if a lower NLL "
             "means a better score."
         )
@@ -335,7 +343,7 @@ def _run(number: int, run: Run) -> View:
             "digest": it.get("digest"),
             "dtype": ", ".join(str(x) for x in (it.get("dtype"), it.get("quantization")) if x),
         }
-        for role, it in (trimix.get("sources") or {}).items()
+        for role, it in run.sources.items()
     ]
     versions = {
         "trimix-lm-eval": trimix.get("version"),
@@ -351,9 +359,14 @@ def _run(number: int, run: Run) -> View:
         "model": f"{run.config.get('model')}: {run.raw.get('model_name')}",
         "sources": sources,
         "weights": run.weights.label() if run.weights else "",
-        "task_points": dict(trimix.get("task_points") or {}),
+        "task_points": _object(trimix.get("task_points")),
         "seed": trimix.get("seed", run.config.get("random_seed")),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
-        "data": dict(trimix.get("data") or {}),
+        "data": _object(trimix.get("data")),
         "tasks": list(run.scores),
     }
+
+
+def _object(value: object) -> View:
+    """A part of a file that should be an object, and is left out if it is none."""
+    return value if isinstance(value, dict) else {}

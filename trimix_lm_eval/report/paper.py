@@ -99,7 +99,7 @@ def _same(cell: Cell, entry: dict[str, Any]) -> bool:
 
 
 def _sources_match(run: Run, entry: dict[str, Any]) -> bool:
-    sources = run.trimix.get("sources") or {}
+    sources = run.sources
     codes = {language(task) for task in run.scores} - {""}
     if not sources or not codes:
         return False
@@ -121,7 +121,7 @@ def _published(
     loaded = {
         f"{it.get('dtype')}{', ' + str(it['quantization']) if it.get('quantization') else ''}"
         for run in cell.runs
-        for it in run.trimix["sources"].values()
+        for it in run.sources.values()
     }
     note = "; ".join([f"ours in {' and '.join(sorted(loaded))}", *cell.reasons])
     citation = " ".join(book["citations"][source].split())

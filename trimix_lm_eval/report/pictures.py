@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from trimix_lm_eval.report.numbers import Scale, scale
+from trimix_lm_eval.report.numbers import Scale, minus, scale
 from trimix_lm_eval.report.plane import LEAST, Choice, Plane
+from trimix_lm_eval.weights import Weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
+PURPLE = "#CC79A7"
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -73,11 +75,13 @@ def _draw(kind: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     return Picture(kind, alt, svg.getvalue(), png.getvalue())
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def _figure(
+    width: float, height: float, columns: int = 1, layout: Literal["constrained"] | None = None
+) -> tuple[Figure, Any]:
     # Not pyplot: no window system, no figures that are kept.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
@@ -100,7 +104,7 @@ def _map(plane: Plane) -> Figure:
     for point in shown:
         at = betas.index(point.weights.beta), alphas.index(point.weights.alpha)
         grid[at] = point.cell.value * unit.factor
-    figure, (axes,) = _figure(0.62 * len(alphas) + 1.5, 0.47 * len(betas) + 1.35)
+    figure, (axes,) = _figure(0.8 * len(alphas) + 1.2, 0.62 * len(betas))
     # Bright is good, whichever way is up.
     colours = "viridis" if plane.higher_is_better else "viridis_r"
     image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colours)
@@ -113,7 +117,7 @@ def _map(plane: Plane) -> Figure:
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             axes.text(
                 column,
-                row - 0.22,
+                row,
                 f"{value:.{unit.decimals}f}",
                 ha="center",
                 va="center",
@@ -131,38 +135,40 @@ def _map(plane: Plane) -> Figure:
 
 def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> None:
     """Ring each policy's most frequent choice; star the oracle."""
+    ringed: dict[Weights, list[str]] = {}
+    for choice in plane.choices:
+        share = "" if choice.share == 1 else f" ({choice.share:.0%} of its choices)"
+        ringed.setdefault(choice.counts[0][0], []).append(f"{choice.row.title}{share}")
     handles: dict[str, Any] = {}
-    for number, choice in enumerate(plane.choices):
-        weights = choice.counts[0][0]
-        if weights.gamma is None and weights.alpha in alphas and weights.beta in betas:
+    for weights, names in ringed.items():
+        if _on_map(weights, alphas, betas):
             at = alphas.index(weights.alpha), betas.index(weights.beta)
-            (line, colour) = ("-", "--", ":")[number % 3], (RED, ORANGE, BLUE, GREY)[number % 4]
-            # Rings around one point lie inside one another.
-            size = 11 + 5 * number % 20
-            (white,) = axes.plot(*_up(at), "o", ms=size, mfc="none", mec="white", mew=3)
-            (ring,) = axes.plot(*_up(at), "o", ms=size, mfc="none", mec=colour, mew=1.4, ls=line)
-            share = "" if choice.share == 1 else f", {choice.share:.0%} of choices"
-            handles[f"{choice.row.title}: {weights.label()}{share}"] = ring
-            _ = white
+            colour = (RED, PURPLE, ORANGE, GREY)[len(handles) % 4]
+            look: Any = {"marker": "o", "mfc": "none", "ls": ""}
+            axes.plot(*at, ms=25, mec="white", mew=3.6, **look)
+            axes.plot(*at, ms=25, mec=colour, mew=1.8, **look)
+            (handle,) = axes.plot([], [], ms=8, mec=colour, mew=1.8, **look)
+            handles[f"{weights.label()}: {', '.join(names)}"] = handle
     best = plane.oracle
-    if best and best.gamma is None and best.alpha in alphas and best.beta in betas:
-        at = alphas.index(best.alpha), betas.index(best.beta)
-        star = axes.plot(*_up(at), "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
-        handles[f"oracle (best test score): {best.label()}"] = star[0]
+    if best and _on_map(best, alphas, betas):
+        corner = alphas.index(best.alpha) + 0.36, betas.index(best.beta) + 0.32
+        star = axes.plot(*corner, "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
+        handles[f"{best.label()}: oracle (best test score)"] = star[0]
     if handles:
+        # Half an inch below the map: under the label of its axis, whatever its height.
+        below = 0.5 / (axes.get_position().height * axes.figure.get_figheight())
         axes.legend(
             handles.values(),
             handles.keys(),
             loc="upper left",
-            bbox_to_anchor=(-0.02, -0.22 if len(betas) > 3 else -0.4),
+            bbox_to_anchor=(-0.02, -below),
             frameon=False,
             fontsize=7,
         )
 
 
-def _up(at: tuple[int, int]) -> tuple[float, float]:
-    """Marks stand above the number of a cell."""
-    return at[0], at[1] + 0.16
+def _on_map(weights: Weights, alphas: list[float], betas: list[float]) -> bool:
+    return weights.gamma is None and weights.alpha in alphas and weights.beta in betas
 
 
 def _nll(plane: Plane) -> Figure:
@@ -196,14 +202,14 @@ def _nll(plane: Plane) -> Figure:
     axes.grid(alpha=0.25)
     axes.set_xlabel("mean NLL per prompt token (nats)")
     axes.set_ylabel(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
-    rho = "" if plane.rho is None else f"Spearman ρ = {plane.rho:.2f}, {len(points)} points"
+    rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
     axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
     return figure
 
 
 def _choices(plane: Plane) -> Figure:
     """Of each policy, how often it chose each point: the area of a dot is its share."""
-    figure, panels = _figure(2.3 * len(plane.choices) + 0.4, 2.6, len(plane.choices))
+    figure, panels = _figure(2.3 * len(plane.choices) + 0.4, 2.6, len(plane.choices), "constrained")
     for axes, choice in zip(panels, plane.choices, strict=True):
         _panel(axes, choice)
     panels[0].set_ylabel("β (small_cpt)")
@@ -224,7 +230,7 @@ def _panel(axes: Any, choice: Choice) -> None:
             edgecolor="white",
             linewidth=0.6,
         )
-        if place < 3:
+        if place < 3 and share >= 0.15:
             at = (weights.alpha, weights.beta)
             axes.annotate(f"{share:.0%}", at, ha="center", va="center", fontsize=6.5)
     axes.set_xlim(-0.12, 1.12)

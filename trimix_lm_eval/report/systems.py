@@ -97,11 +97,7 @@ class System:
 
     def paths(self, role: str) -> list[str]:
         """Hub ids or folders of a role; several for small_cpt."""
-        found = [
-            str(run.trimix["sources"][role].get("path"))
-            for run in self.runs
-            if role in _sources(run)
-        ]
+        found = [str(run.sources[role].get("path")) for run in self.runs if role in _sources(run)]
         return list(dict.fromkeys(found))
 
     @property
@@ -187,7 +183,7 @@ def _dense(row: Row, points: Sequence[Row]) -> bool:
 def _sources(run: Run) -> dict[str, tuple[Any, ...]]:
     """What tells a run's models from others, by role: a local digest, or path and revision."""
     found = {}
-    for role, source in (run.trimix.get("sources") or {}).items():
+    for role, source in run.sources.items():
         place = source.get("digest") or (
             source.get("path"),
             source.get("subfolder"),
