@@ -164,7 +164,10 @@ def test_shipped_folders_exist():
     assert demo_dir().is_dir()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["check", "--help"], ["tasks", "--help"], ["tasks"]])
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["check", "--help"], ["tasks", "--help"], ["report", "--help"], ["tasks"]],
+)
 def test_own_commands_import_nothing_heavy(args):
     code = (
         "import atexit, sys; from trimix_lm_eval.cli import main\n"

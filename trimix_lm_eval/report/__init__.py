@@ -5,7 +5,7 @@ layout.py      which tasks stand side by side, and which may be averaged
 statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model
 tables.py  plane.py  paper.py           tables and oracles; alpha and beta; published numbers
 model.py       all of it together
-numbers.py  pictures.py  frames.py  page.py   rounded, drawn, as CSV, as words for the templates
+numbers.py  pictures.py  frames.py  views.py  page.py   rounded, drawn, as CSV, as words
 """
 
 from __future__ import annotations

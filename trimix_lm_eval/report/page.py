@@ -1,6 +1,6 @@
 """The page and its Markdown: a report as words, for two templates that only lay them out.
 
-What is rounded is rounded here, once, so that both say the same.
+Numbers come rounded from `views`, so that both say the same.
 """
 
 from __future__ import annotations
@@ -8,27 +8,18 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
-from string import ascii_lowercase
-from typing import Any
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.report import bootstrap
-from trimix_lm_eval.report.cells import Cell
-from trimix_lm_eval.report.frames import point_of
 from trimix_lm_eval.report.model import Part, Report
-from trimix_lm_eval.report.numbers import Scale, minus, p_value, scale, stars
+from trimix_lm_eval.report.numbers import Scale, minus, p_value, scale
 from trimix_lm_eval.report.paper import citations
-from trimix_lm_eval.report.systems import KINDS, Row
-from trimix_lm_eval.report.tables import Table
+from trimix_lm_eval.report.plane import Plane
+from trimix_lm_eval.report.views import View, gap_views, table_view
 from trimix_lm_eval.results import Run
 from trimix_lm_eval.weights import SOURCES
-
-#: Columns that stand side by side before a table goes on below.
-_WIDTH = 8
-
-View = dict[str, Any]
 
 
 def render(report: Report, template: str, pictures: Mapping[str, str] | None = None) -> str:
@@ -90,7 +81,8 @@ def _part(report: Report, number: int, part: Part) -> View:
         "title": part.title,
         "sources": [(role, paths) for role in SOURCES if (paths := system.paths(role))],
         "tables": [
-            _table(report, table, f"s{number}t{place}") for place, table in enumerate(part.tables)
+            table_view(report, table, f"s{number}t{place}")
+            for place, table in enumerate(part.tables)
         ],
         "figures": [
             {
@@ -108,7 +100,11 @@ def _part(report: Report, number: int, part: Part) -> View:
             }
             for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
         ],
-        "gaps": [view for place in range(len(part.tables)) if (view := _gaps(part, place))],
+        "gaps": [
+            view
+            for table, found in zip(part.tables, part.gaps, strict=True)
+            for view in gap_views(table, found)
+        ],
         "published": [
             {
                 "row": it.row.title,
@@ -129,174 +125,7 @@ def _part(report: Report, number: int, part: Part) -> View:
     }
 
 
-# ---------------------------------------------------------------- tables
-
-
-def _table(report: Report, table: Table, anchor: str) -> View:
-    reasons = dict.fromkeys(
-        "; ".join(cell.reasons)
-        for _, cells in table.rows
-        for cell in cells
-        if cell and cell.reasons
-    )
-    letters = {reason: _letter(place) for place, reason in enumerate(reasons)}
-    scales = [_scale(table, place) for place in range(len(table.columns))]
-    best = [table.best(place) for place in range(len(table.columns))]
-    columns = [
-        {
-            "title": column.title,
-            "full": " ".join(column.tasks),
-            "metric": f"{column.metric}{' ' + scales[i].unit if scales[i].unit else ''}",
-            "arrow": "↑" if column.higher_is_better else "↓",
-            "is_mean": column.is_mean,
-        }
-        for i, column in enumerate(table.columns)
-    ]
-    rows = [
-        {
-            **_head(report, row, cells),
-            "cells": [
-                cell and _cell(row, cell, scales[i], best[i], letters)
-                for i, cell in enumerate(cells)
-            ],
-        }
-        for row, cells in table.rows
-    ]
-    blocks = _blocks(columns)
-    return {
-        "id": anchor,
-        "title": table.title,
-        "name": "" if table.name.startswith("across ") else table.name,
-        "note": table.note,
-        "blocks": [
-            {
-                "columns": columns[block],
-                "rows": [{**row, "cells": row["cells"][block]} for row in rows],
-            }
-            for block in blocks
-        ],
-        "reasons": [{"letter": letter, "text": text} for text, letter in letters.items()],
-        "details": list(_details(table, scales)),
-    }
-
-
-def _blocks(columns: list[View]) -> list[slice]:
-    """Where a wide table is cut: before its means, then by width."""
-    tasks = sum(not column["is_mean"] for column in columns)
-    edges = [0, len(columns)] if len(columns) <= _WIDTH else sorted({0, tasks, len(columns)})
-    return [
-        slice(at, min(at + _WIDTH, stop))
-        for start, stop in zip(edges, edges[1:], strict=False)
-        for at in range(start, stop, _WIDTH)
-    ]
-
-
-def _head(report: Report, row: Row, cells: tuple[Cell | None, ...]) -> View:
-    runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
-    numbers = sorted(report.number(run) for run in runs)
-    first = KINDS.index(row.kind)
-    return {
-        "title": row.title,
-        "kind": row.kind,
-        "group": "single" if first < KINDS.index("proxy") else row.kind,
-        "small": ", ".join(text for text in (row.detail, row.variant) if text),
-        "models": list(_models(row, list(runs))),
-        "runs": numbers,
-    }
-
-
-def _models(row: Row, runs: list[Run]) -> Iterator[str]:
-    """Of a single model, what it is."""
-    if row.kind == "single" and runs:
-        role = str(runs[0].policy)
-        paths = [str((run.sources.get(role) or {}).get("path") or "") for run in runs]
-        yield from dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
-
-
-def _cell(
-    row: Row, cell: Cell, unit: Scale, best: float | None, letters: Mapping[str, str]
-) -> View:
-    point = point_of(cell) if row.kind == "oracle" else ""
-    return {
-        "value": unit.text(cell.value),
-        "stderr": "" if cell.stderr is None else unit.text(cell.stderr),
-        "stderr_from": cell.stderr_from,
-        "n": " + ".join(map(str, dict.fromkeys(cell.n))) if len(set(cell.n)) == 1 else sum(cell.n),
-        "delta": _delta(cell, unit),
-        "better": cell.better,
-        "worse": cell.delta not in (None, 0) and not cell.better,
-        "best": row.kind != "oracle" and best is not None and cell.value == best,
-        "reference": cell.is_reference,
-        "letter": letters.get("; ".join(cell.reasons), ""),
-        "point": point,
-        "exact": f"{cell.value!r}",
-    }
-
-
-def _delta(cell: Cell, unit: Scale) -> str:
-    """The difference to the best single model, with its stars; ° where it was not tested."""
-    if cell.delta is None:
-        return ""
-    return unit.signed(cell.delta) + (stars(cell.test.p) if cell.test else "°")
-
-
-def _details(table: Table, scales: list[Scale]) -> Iterator[View]:
-    for i, column in enumerate(table.columns):
-        for row, cells in table.rows:
-            cell = cells[i]
-            if cell is None or cell.is_reference:
-                continue
-            test, unit = cell.test, scales[i]
-            yield {
-                "column": column.title,
-                "row": row.title,
-                "small": ", ".join(text for text in (row.detail, row.variant) if text),
-                "reference": cell.reference.title if cell.reference else "",
-                "n": sum(cell.n),
-                "delta": "" if cell.delta is None else unit.signed(cell.delta),
-                "interval": f"{unit.signed(test.low)} to {unit.signed(test.high)}" if test else "",
-                "p": p_value(test.p) if test else "",
-                "note": cell.why_not,
-            }
-
-
-def _scale(table: Table, column: int) -> Scale:
-    values = [cells[column].value for _, cells in table.rows if cells[column] is not None]  # type: ignore[union-attr]
-    return scale(table.columns[column].metric, values)
-
-
-def _letter(place: int) -> str:
-    letters = ascii_lowercase
-    return letters[place] if place < 26 else letters[place // 26 - 1] + letters[place % 26]
-
-
-def _gaps(part: Part, place: int) -> View | None:
-    """What rows leave to the oracle: a table like the one it belongs to."""
-    table, found = part.tables[place], part.gaps[place]
-    by = {(gap.row.key, gap.column): gap for gap in found}
-    columns = [c for c in table.columns if any((row.key, c.title) in by for row, _ in table.rows)]
-    rows = [row for row, _ in table.rows if any((row.key, c.title) in by for c in columns)]
-    if not found:
-        return None
-    units = {c.title: _scale(table, table.columns.index(c)) for c in columns}
-    return {
-        "title": table.title,
-        "columns": [c.title for c in columns],
-        "rows": [
-            {
-                "title": row.title,
-                "small": row.variant,
-                "cells": [
-                    units[c.title].signed(gap.gap) if (gap := by.get((row.key, c.title))) else ""
-                    for c in columns
-                ],
-            }
-            for row in rows
-        ],
-    }
-
-
-def _said(plane: Any) -> str:
+def _said(plane: Plane) -> str:
     """The pictures' numbers in words."""
     unit = scale(plane.metric, [point.cell.value for point in plane.points])
     said = []
