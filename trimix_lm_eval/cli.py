@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "tasks", _tasks, "list the package's tasks, and whether their data can be reached"
     )
     tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    _add_export(commands)
     for command in (check, tasks):
         command.add_argument(
             "--metadata",
@@ -136,6 +137,35 @@ def _add(
     return parser
 
 
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What makes results public: `export` and `leaderboard`."""
+    export = _add(commands, "export", _export, "turn results into files to submit, if they may be")
+    export.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULTS", help="results*.json, or folders of them"
+    )
+    export.add_argument(
+        "--to", required=True, choices=("eval-results", "model-index", "card", "csv")
+    )
+    export.add_argument(
+        "--output", type=Path, default=Path("export"), metavar="DIR", help="default: export"
+    )
+    export.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
+    export.add_argument("--push", action="store_true", help="upload to --repo; asks first")
+    export.add_argument("--pr", action="store_true", help="upload as a pull request")
+    export.add_argument("--yes", action="store_true", help="upload without asking")
+
+    board = _add(
+        commands, "leaderboard", _leaderboard, "build a page that compares exported results"
+    )
+    board.add_argument(
+        "folder", type=Path, metavar="DIR", help="searched for exported CSV and for results*.json"
+    )
+    board.add_argument(
+        "--output", type=Path, default=Path("site"), metavar="DIR", help="default: site"
+    )
+    board.add_argument("--title", default="TriMix leaderboard", help="default: TriMix leaderboard")
+
+
 def _check(args: argparse.Namespace) -> int:
     from trimix_lm_eval import preflight
 
@@ -167,6 +197,27 @@ def _report(args: argparse.Namespace) -> int:
     from trimix_lm_eval import report
 
     return report.main(args.results, args.output, args.force)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import export
+
+    export.main(
+        args.results,
+        args.to,
+        args.output,
+        repo=args.repo,
+        push=args.push or args.pr,
+        yes=args.yes,
+        pull_request=args.pr,
+    )
+    return 0
+
+
+def _leaderboard(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import leaderboard
+
+    return leaderboard.main(args.folder, args.output, args.title)
 
 
 def _options(given: Sequence[str]) -> dict[str, object]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from trimix_lm_eval.catalog import read_all
 from trimix_lm_eval.paths import tasks_dir
@@ -206,7 +206,8 @@ def _documents(run: Run, task: str) -> Iterator[str]:
     if score and score.of and score.n < score.of:
         yield f"{score.n} of {score.of} documents"
     elif run.config.get("limit") and not (score and score.of):
-        yield f"limit {run.config['limit']:g}"
+        limit = run.config["limit"]
+        yield f"limit {limit:g}" if _number(limit) else f"limit {limit}"
 
 
 def _protocol(run: Run, task: str) -> Iterator[str]:
@@ -329,7 +330,7 @@ def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[
         )
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -1,0 +1,87 @@
+"""What the numbers of a task are about: data set, split, language.
+
+Of our own tasks the shipped YAML tells; of others what lm-eval wrote beside the results. A task of
+anybody's may name its language in its YAML, as ``metadata: {language: bo}``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+from trimix_lm_eval.catalog import read_all
+from trimix_lm_eval.export.origins import is_hub_id
+from trimix_lm_eval.paths import tasks_dir
+from trimix_lm_eval.results import Run
+from trimix_lm_eval.tasklib.languages import ENGLISH
+
+
+class Benchmark(NamedTuple):
+    """The data behind a task.
+
+    Attributes:
+        dataset: Its id on the Hub; empty if it is not there.
+        revision: The commit that was read; empty if the results do not tell.
+        split: Whose documents were scored.
+        exemplars: The split that exemplars come from; empty if there are none.
+        language: Its code, e.g. ``bo`` or ``ben_Beng``; empty if unknown.
+        shots: Exemplars in each prompt.
+        version: Of the task's YAML.
+    """
+
+    dataset: str
+    revision: str
+    split: str
+    exemplars: str
+    language: str
+    shots: int
+    version: str
+
+    @property
+    def language_name(self) -> str:
+        """In English; the code of a language that no task of ours is in."""
+        return ENGLISH.get(self.language, self.language)
+
+
+def benchmark(run: Run, task: str) -> Benchmark:
+    """Look up what a task of a run measures."""
+    ours = task in _shipped()
+    config = dict((run.raw.get("configs") or {}).get(task) or {})
+    merged = {**config, **_shipped().get(task, {})}
+    dataset = str(merged.get("dataset_path") or "")
+    dataset = dataset if is_hub_id(dataset) else ""
+    shots = int((run.raw.get("n-shot") or {}).get(task) or 0)
+    select = (merged.get("dataset_kwargs") or {}).get("select") if ours else None
+    told = (select or {}).get("language") or (merged.get("metadata") or {}).get("language")
+    return Benchmark(
+        dataset,
+        _revision(run, dataset) or str((merged.get("dataset_kwargs") or {}).get("revision") or ""),
+        str(merged.get("test_split") or merged.get("validation_split") or ""),
+        _exemplars(merged) if shots else "",
+        str(told or ""),
+        shots,
+        str((run.raw.get("versions") or {}).get(task, "")),
+    )
+
+
+def _exemplars(config: dict[str, Any]) -> str:
+    """The split that lm-eval draws exemplars from: its own rule, in its order."""
+    chosen = (config.get("fewshot_config") or {}).get("split") or config.get("fewshot_split")
+    others = (config.get(f"{name}_split") for name in ("training", "validation", "test"))
+    return str(chosen or next(filter(None, others), ""))
+
+
+def _revision(run: Run, dataset: str) -> str:
+    """The commit of a data set: our loaders note where each file came from."""
+    places = (str(file.get("from") or "") for file in (run.trimix.get("data") or {}).values())
+    commits = {
+        rest.partition("/")[0]
+        for repository, _, rest in (place.partition("@") for place in places)
+        if dataset and repository == dataset
+    }
+    return commits.pop() if len(commits) == 1 else ""
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Any]]:
+    return read_all(tasks_dir())

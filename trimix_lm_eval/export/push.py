@@ -1,0 +1,137 @@
+"""Upload exported files to a repository of the Hub: only when asked, and never in silence.
+
+What is uploaded is shown first, with what it replaces. A failure is one message; the local files
+stay as they are, and the same command tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.export import model_index
+from trimix_lm_eval.export.origins import is_hub_id
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def ready(repo: str) -> None:
+    """See what can be seen before anything is written.
+
+    Raises:
+        TrimixError: The id is none, or there is no token.
+    """
+    from huggingface_hub import get_token
+
+    if not is_hub_id(repo):
+        raise TrimixError(f"--repo {repo!r} is no id of a repository.", "give owner/name")
+    if get_token() is None:
+        raise TrimixError(
+            "--push needs a token of the Hub with write access, and there is none.",
+            "run `hf auth login`, or set HF_TOKEN",
+        )
+
+
+def push(files: Mapping[str, str], repo: str, *, yes: bool, pull_request: bool) -> str:
+    """Upload files as one commit.
+
+    Args:
+        files: Content by path. ``model-index.yaml`` is not uploaded as a file but goes into the
+            metadata of the repository's README.md, beside what is there.
+        repo: ``owner/name``.
+        yes: Do not ask.
+        pull_request: Open a pull request in place of a commit.
+
+    Returns:
+        Where it can be looked at.
+
+    Raises:
+        TrimixError: The user said no, or the Hub did.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _explained(repo):
+        there = {sibling.rfilename for sibling in api.model_info(repo).siblings or ()}
+    print(f"To {api.endpoint}/{repo}{', as a pull request' if pull_request else ''}:")
+    for path, text in files.items():
+        target = "README.md" if path == model_index.NAME else path
+        what = "metadata of " if path == model_index.NAME else ""
+        state = "changes" if what and target in there else "replaces" if target in there else "new"
+        print(f"  {what}{target} ({len(text.encode())} bytes, {state})")
+    if not yes:
+        _ask()
+    with _explained(repo):
+        return _upload(api, files, repo, pull_request)
+
+
+def _ask() -> None:
+    try:
+        answer = input("Upload this? [y/N] ")
+    except EOFError as error:
+        raise TrimixError(
+            "Nothing was uploaded: there is nobody to ask.", "say --yes if it is to be uploaded"
+        ) from error
+    if answer.strip().casefold() not in ("y", "yes"):
+        raise TrimixError("Nothing was uploaded, as you said.")
+
+
+def _upload(api: HfApi, files: Mapping[str, str], repo: str, pull_request: bool) -> str:
+    from huggingface_hub import CommitOperationAdd, metadata_update
+
+    message = "Add evaluation results of TriMix"
+    if model_index.NAME in files:
+        import yaml
+
+        told: dict[str, Any] = yaml.safe_load(files[model_index.NAME])
+        return metadata_update(repo, told, commit_message=message, create_pr=pull_request)
+    done = api.create_commit(
+        repo,
+        [CommitOperationAdd(path, text.encode()) for path, text in files.items()],
+        commit_message=message,
+        create_pr=pull_request,
+    )
+    return str(done.pr_url or done.commit_url)
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into a message."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        yield
+    except TrimixError:
+        raise
+    except RepositoryNotFoundError as error:
+        raise _failed(
+            f"{repo} is not there, or this token may not see it.",
+            f"create it with `hf repos create {repo}`, or correct --repo or the token",
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise _failed(
+                f"the Hub does not let this token write to {repo} ({status}).",
+                "run `hf auth login` with a token that has write access, or try --pr",
+            ) from error
+        raise _failed(f"the Hub answered {status}: {_first(error)}", "try again later") from error
+    # Its transport's errors have other names in other versions of huggingface_hub.
+    except Exception as error:
+        raise _failed(
+            f"{type(error).__name__}: {_first(error)}", "check the network, HF_ENDPOINT and proxy"
+        ) from error
+
+
+def _failed(what: str, mend: str) -> TrimixError:
+    return TrimixError(
+        f"Nothing was uploaded: {what}",
+        f"{mend}; the files are kept here, and the same command goes on from them",
+    )
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
