@@ -4,19 +4,19 @@
     origins.py  benchmarks.py   the models and the data behind a number
     table.py                    rows, one for each task and metric; the CSV
     eval_results.py  model_index.py  card.py (recipe.py, card.md)   the other formats
-    push.py                     upload to the Hub
+    files.py  push.py           to disk; to the Hub
 
 Reads JSON only, no models. Nothing is written before everything has been checked.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.errors import TrimixError, unknown
 from trimix_lm_eval.export import card, eval_results, model_index, refusals, table
+from trimix_lm_eval.export.files import keep_others, write
 from trimix_lm_eval.export.origins import origins, relative, short
 from trimix_lm_eval.results import Run, read
 
@@ -63,14 +63,16 @@ def main(
     runs, problems = read(places)
     refusals.accept(runs, problems)
     files = _files(runs, to, repo, say)
-    written = _write(files, output)
+    written = {output / name: text for name, text in files.items()}
+    keep_others(written)
+    write(written)
     for path in written:
         say(f"wrote {relative(path)}")
     if push and repo:
         from trimix_lm_eval.export.push import push as upload
 
         say(f"uploaded: {upload(files, repo, yes=yes, pull_request=pull_request)}")
-    return written
+    return list(written)
 
 
 def _files(
@@ -120,26 +122,3 @@ def _one_model(runs: Sequence[Run]) -> None:
                     f"{relative(run.path)}.",
                     "name one of them",
                 )
-
-
-def _write(files: Mapping[str, str], output: Path) -> list[Path]:
-    """Write files, each as a whole; what others have written there is not touched."""
-    targets = {output / name: text for name, text in files.items()}
-    for path, text in targets.items():
-        if path.exists() and path.read_bytes() != text.encode():
-            raise TrimixError(
-                f"{relative(path)} is there already, with other content.",
-                "give another --output, or move it away",
-            )
-    try:
-        for path, text in targets.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.part")
-            part.write_bytes(text.encode())
-            os.replace(part, path)
-    except OSError as error:
-        raise TrimixError(
-            f"{relative(output)} cannot be written: {error.strerror or error}.",
-            "give another --output",
-        ) from error
-    return list(targets)
