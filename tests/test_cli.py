@@ -166,7 +166,15 @@ def test_shipped_folders_exist():
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["check", "--help"], ["tasks", "--help"], ["report", "--help"], ["tasks"]],
+    [
+        ["--help"],
+        ["check", "--help"],
+        ["tasks", "--help"],
+        ["tasks"],
+        ["report", "--help"],
+        ["export", "--help"],
+        ["leaderboard", "--help"],
+    ],
 )
 def test_own_commands_import_nothing_heavy(args):
     code = (

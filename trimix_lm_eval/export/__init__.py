@@ -17,7 +17,7 @@ from pathlib import Path
 from trimix_lm_eval.errors import TrimixError, unknown
 from trimix_lm_eval.export import card, eval_results, model_index, refusals, table
 from trimix_lm_eval.export.files import keep_others, write
-from trimix_lm_eval.export.origins import origins, relative, short
+from trimix_lm_eval.export.origins import relative, short, sources_of
 from trimix_lm_eval.results import Run, read
 
 FORMATS = ("eval-results", "model-index", "card", "csv")
@@ -96,7 +96,7 @@ def _files(
 
 def _name(runs: Sequence[Run]) -> str:
     """A name for what has none: TriMix and its large model's."""
-    found = [origin.name for run in runs for origin in origins(run).values()]
+    found = [origin.name for run in runs for origin in sources_of(run).values()]
     return f"TriMix-{found[0].rpartition('/')[2]}"
 
 
@@ -105,7 +105,7 @@ def _one_model(runs: Sequence[Run]) -> None:
     seen: dict[str, tuple[str, Path]] = {}
     tasks: dict[tuple[str, str], Path] = {}
     for run in runs:
-        for role, origin in origins(run).items():
+        for role, origin in sources_of(run).items():
             told = f"{origin.name}@{short(origin.revision)}"
             before, path = seen.setdefault(role, (told, run.path))
             if before != told:

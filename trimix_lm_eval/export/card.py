@@ -12,7 +12,7 @@ from typing import Any
 from trimix_lm_eval import __version__
 from trimix_lm_eval.export import model_index, recipe
 from trimix_lm_eval.export.benchmarks import benchmark
-from trimix_lm_eval.export.origins import Origin, is_hub_id, origins, slug
+from trimix_lm_eval.export.origins import Origin, is_hub_id, slug, sources_of
 from trimix_lm_eval.export.table import Row, rows_of
 from trimix_lm_eval.results import Run
 
@@ -55,7 +55,7 @@ def _recipes(runs: Sequence[Run]) -> dict[str, Run]:
 def _metadata(runs: Sequence[Run], rows: Sequence[Row], model_name: str) -> Any:
     from huggingface_hub import ModelCardData
 
-    found = [origin for run in runs for origin in origins(run).values()]
+    found = [origin for run in runs for origin in sources_of(run).values()]
     bases = [o.name for o in found if o.commit and is_hub_id(o.name)]
     codes = [benchmark(run, task).language for run in runs for task in run.scores]
     return ModelCardData(
@@ -84,7 +84,7 @@ def _body(
     environment.filters.update(cell=_cell, code=_code)
     sources: dict[str, Origin] = {}
     for run in runs:
-        sources.update(origins(run))
+        sources.update(sources_of(run))
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=model_name,
         sources=sources,

@@ -85,7 +85,7 @@ def used(run: Run) -> tuple[str, ...]:
     return tuple(role for role in SOURCES if role in run.trimix["sources"])
 
 
-def origins(run: Run) -> dict[str, Origin]:
+def sources_of(run: Run) -> dict[str, Origin]:
     """The sources that a run used, by role; one that the file says nothing of has no name."""
     return {role: _origin(run, role) for role in used(run)}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from trimix_lm_eval.export.benchmarks import benchmark
-from trimix_lm_eval.export.origins import local_name, origins
+from trimix_lm_eval.export.origins import local_name, sources_of
 from trimix_lm_eval.results import Run
 from trimix_lm_eval.weights import PAPER_GRID, Weights
 
@@ -47,7 +47,7 @@ def text(run: Run) -> str:
     import yaml
 
     lines = [f"# {run.label}: lm_eval run --config <this file>"]
-    for role, origin in origins(run).items():
+    for role, origin in sources_of(run).items():
         if not origin.commit:
             lines.append(f"# {role}: the folder {origin.name}, {origin.revision}")
     for task in run.scores:
@@ -75,7 +75,7 @@ def arguments(run: Run) -> dict[str, Any]:
     for option in ("plausibility", "plausibility_source", "seed"):
         if option in run.trimix:
             _set(args, option, run.trimix[option])
-    for role, origin in origins(run).items():
+    for role, origin in sources_of(run).items():
         if origin.commit:
             args[f"{role}_revision"] = origin.commit
     return args

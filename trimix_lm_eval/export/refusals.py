@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.export.benchmarks import benchmark
-from trimix_lm_eval.export.origins import origins, relative, used
+from trimix_lm_eval.export.origins import relative, sources_of, used
 from trimix_lm_eval.results import NAMED, Problem, Run
 
 #: Policies that see no answer of the test split (see each one's docstring in `policies.py`). A new
@@ -133,7 +133,7 @@ def _unfinished(run: Run) -> Iterator[str]:
 
 def _unknown(run: Run) -> Iterator[str]:
     """Sources of which nobody can tell what they were."""
-    found = origins(run)
+    found = sources_of(run)
     for role, origin in found.items():
         if not origin.name:
             yield f"damaged: it does not say which {role} was used"

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from trimix_lm_eval.export.benchmarks import benchmark
-from trimix_lm_eval.export.origins import family, origins
+from trimix_lm_eval.export.origins import family, sources_of
 from trimix_lm_eval.results import Problem, Run, Score
 from trimix_lm_eval.weights import SOURCES
 
@@ -99,7 +99,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 
 def _row(run: Run, score: Score) -> Row:
     data = benchmark(run, score.task)
-    found = origins(run)
+    found = sources_of(run)
     of_sources = {}
     for role in SOURCES:
         of_sources[role] = found[role].name if role in found else ""

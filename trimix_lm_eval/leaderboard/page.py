@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.export.origins import HUB, hub_url, short
 from trimix_lm_eval.export.table import Row
 from trimix_lm_eval.leaderboard.entries import Entry
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 _HERE = Path(__file__).parent
 
@@ -33,16 +36,16 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("task", "Task"),
-    Column("language", "Language"),
     Column("policy", "Policy"),
-    Column("family", "Family"),
-    Column("metric", "Metric"),
     Column("score", "Score", True),
-    Column("stderr", "Std. error", True),
+    Column("stderr", "± error", True),
     Column("n", "n", True),
+    Column("metric", "Metric"),
+    Column("language", "Language"),
+    Column("family", "Family"),
     Column("shots", "Shots", True),
     Column("date", "Date"),
-    Column("sources", "Sources and details"),
+    Column("sources", "Sources"),
 )
 
 #: What can be filtered, by the key in the address.
@@ -62,7 +65,7 @@ def render(entries: Sequence[Entry], title: str) -> str:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=number, short=short)
+    environment.filters.update(number=number, short=short, breakable=breakable)
     environment.globals.update(hub_url=hub_url, data_url=data_url)
     style, script = (
         Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js")
@@ -90,6 +93,13 @@ def shown(row: Row, name: str) -> str:
     if name == "policy":
         return row.setting
     return str(getattr(row, name)) or "unknown"
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, that may be broken after its underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
 
 
 def number(value: float | None) -> str:
