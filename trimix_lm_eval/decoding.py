@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.drafting import Pending, Round, judge_next
+from trimix_lm_eval.drafting import Gain, Pending, Round, judge_next
 from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.errors import blame
 from trimix_lm_eval.fuser import Fuser, mean_choice
@@ -71,8 +71,17 @@ class Generated(NamedTuple):
     choice: Choice
 
 
+#: Told what a row gains: its index, how many tokens it has had before, and the gain. A row that
+#: must be started anew for want of memory begins again at 0.
+Observer = Callable[[int, int, Gain], None]
+
+
 def generate(
-    fuser: Fuser, jobs: Sequence[Job], batch_size: int, speculation: Speculation | None = None
+    fuser: Fuser,
+    jobs: Sequence[Job],
+    batch_size: int,
+    speculation: Speculation | None = None,
+    observer: Observer | None = None,
 ) -> Iterator[tuple[int, Generated]]:
     """Continue prompts.
 
@@ -81,6 +90,7 @@ def generate(
         jobs: What to continue.
         batch_size: Rows in flight.
         speculation: Decides how much is drafted, and keeps the account; None drafts nothing.
+        observer: Watches the rows grow, drafts and all; None if nobody does.
 
     Yields:
         (index, result), each as soon as it is done.
@@ -89,7 +99,7 @@ def generate(
         TrimixError: Memory runs out with a single row in flight.
     """
     queue = _Queue(walk(fuser, [job.prompt for job in jobs]))
-    flight = _Flight(fuser, jobs, speculation or Speculation("off"))
+    flight = _Flight(fuser, jobs, speculation or Speculation("off"), observer)
     more = True
     while more:
         size = min(batch_size, fuser.ensemble.most_rows)
@@ -186,8 +196,15 @@ class _Row:
 class _Flight:
     """The rows in flight."""
 
-    def __init__(self, fuser: Fuser, jobs: Sequence[Job], speculation: Speculation) -> None:
+    def __init__(
+        self,
+        fuser: Fuser,
+        jobs: Sequence[Job],
+        speculation: Speculation,
+        observer: Observer | None,
+    ) -> None:
         self.fuser, self.jobs, self.speculation = fuser, jobs, speculation
+        self.observer = observer
         names = fuser.ensemble.names
         # One source alone would draft for itself.
         self.may_draft = DRAFTER in names and len(names) > 1
@@ -250,7 +267,8 @@ class _Flight:
             view.check(first.finite)
         staying = []
         for place, row in enumerate(rows):
-            if row.take(first.tokens[place : place + 1], first.weights[place : place + 1]):
+            one = slice(place, place + 1)
+            if self._take(row, Gain(first.tokens[one], first.weights[one], 0, 0)):
                 self._land(row)
             else:
                 staying.append(place)
@@ -261,6 +279,12 @@ class _Flight:
         if self.state is not None:
             state = _packed(self.state, range(len(self.rows)), self.rows).join(state)
         self.rows, self.state = [*self.rows, *new], state
+
+    def _take(self, row: _Row, gain: Gain) -> bool:
+        """Give a row what it gained; returns whether its text ended."""
+        if self.observer is not None:
+            self.observer(row.index, len(row.tokens), gain)
+        return row.take(gain.tokens, gain.weights)
 
     def _land(self, row: _Row) -> None:
         """Put a finished row by."""
@@ -287,7 +311,7 @@ class _Flight:
         staying, kept = [], []
         for place, (row, gain) in enumerate(zip(self.rows, gains, strict=True)):
             before = row.drawn
-            if row.take(gain.tokens, gain.weights):
+            if self._take(row, gain):
                 self._land(row)
             else:
                 staying.append(place)

@@ -66,18 +66,21 @@ class Gain(NamedTuple):
         weights: ``[n, S]`` in force for each.
         tried: Drafts that were of use to this row.
         accepted: How many of them stood.
+        refused: The first draft that did not stand; None if there is none.
     """
 
     tokens: list[int]
     weights: Tensor
     tried: int
     accepted: int
+    refused: int | None = None
 
     def up_to(self, drawn: int) -> Gain:
         """What is left of it in a text that ends after so many of its tokens."""
         most = max(drawn - 1, 0) if drawn < len(self.tokens) else self.tried
         tried, accepted = min(self.tried, most), min(self.accepted, most)
-        return Gain(self.tokens[:drawn], self.weights[:drawn], tried, accepted)
+        kept = self.tokens[:drawn]
+        return self._replace(tokens=kept, tried=tried, accepted=accepted)
 
 
 class Cost(NamedTuple):
@@ -190,10 +193,11 @@ class Round:
                 h = state.run(s, self.start)
                 self.hidden.insert(s, h.unflatten(0, (len(self.pending), k + 1)))
         accepted = [0] * len(self.pending)
+        refused: list[int | None] = [None] * len(self.pending)
         gained: list[list[int]] = [[] for _ in self.pending]
         weights: list[list[Tensor]] = [[] for _ in self.pending]
         if k:
-            accepted = self._compare(logits, drafts, gained, weights)
+            accepted, refused = self._compare(logits, drafts, gained, weights)
         self.watch.lap()
         whole = [row for row, stood in enumerate(accepted) if stood == k]
         if whole:
@@ -205,8 +209,8 @@ class Round:
             state.trim(self.start + 1 + max(accepted))
         self.settling = time.perf_counter() - begun
         return [
-            Gain(g, torch.stack(w), tried, stood)
-            for g, w, tried, stood in zip(gained, weights, self.limits, accepted, strict=True)
+            Gain(gained[row], torch.stack(weights[row]), limit, accepted[row], refused[row])
+            for row, limit in enumerate(self.limits)
         ]
 
     def cost(self) -> Cost:
@@ -259,8 +263,12 @@ class Round:
         drafts: Tensor | None,
         gained: list[list[int]],
         weights: list[list[Tensor]],
-    ) -> list[int]:
-        """Judge the first k positions; returns how many drafts of each row stand."""
+    ) -> tuple[list[int], list[int | None]]:
+        """Judge the first k positions.
+
+        Returns:
+            Of each row how many drafts stand, and the first that does not.
+        """
         k, ensemble = self.k, self.fuser.ensemble
         assert drafts is not None
         ready = {} if logits is None else {self.drafter: logits}
@@ -269,7 +277,8 @@ class Round:
         vectors = self.vectors.repeat_interleave(k, dim=0)
         flat = drafts.flatten().to(ensemble.device)
         verdict, (drafted,) = judge_next(self.fuser, view, vectors, draws, flat)
-        accepted = []
+        accepted: list[int] = []
+        refused: list[int | None] = []
         finite = verdict.finite.clone()
         for row, limit in enumerate(self.limits):
             at = row * k
@@ -282,9 +291,10 @@ class Round:
             weights[row] += list(verdict.weights[at : at + come])
             finite[at + come : at + k] = True  # what follows a rejected draft is nobody's matter
             accepted.append(stood)
+            refused.append(drafted[at + stood] if stood < limit else None)
         with blame(lambda position: position // k):
             view.check(finite)
-        return accepted
+        return accepted, refused
 
     def _go_on(
         self, whole: Sequence[int], gained: list[list[int]], weights: list[list[Tensor]]
