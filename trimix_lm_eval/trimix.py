@@ -285,28 +285,34 @@ class TriMix:
             jobs: Prompts, each with how it is to be continued.
             points: Weights chosen elsewhere, one per prompt; None lets the policy choose.
         """
-        planned = []
-        ends = self.end_ids()
-        for i, (text, how) in enumerate(jobs):
-            room = self.max_length - how.max_new_tokens
-            if room < 1:
-                raise TrimixError(
-                    f"{how.max_new_tokens} new tokens leave no room for a prompt: the context "
-                    f"length is {self.max_length}.",
-                    "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
-                    "models allow it",
-                )
-            prompt = self.codec.prompt(text, points[i] if points else None)
-            self.truncated += len(prompt.ids) > room
-            prompt = cut(prompt, room)
-            sampling = Sampling(how.temperature, how.top_k, how.top_p, how.seed)
-            stop = StopText(self.tokenizer, how.stop)
-            planned.append(Job(prompt, how.max_new_tokens, ends, stop, check_sampling(sampling)))
+        planned = [
+            self.job(text, how, points[i] if points else None) for i, (text, how) in enumerate(jobs)
+        ]
         self._report_truncated()
         made_of = decoding.generate(self.fuser, planned, self.batch_size, self.speculation)
         for i, made in made_of:
             text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
             yield i, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
+
+    def job(self, text: str, how: Generation, point: Weights | None = None) -> Job:
+        """A text to be continued, as token ids; what leaves no room for the new ones is cut off.
+
+        Raises:
+            TrimixError: The new tokens leave no room for a prompt.
+        """
+        room = self.max_length - how.max_new_tokens
+        if room < 1:
+            raise TrimixError(
+                f"{how.max_new_tokens} new tokens leave no room for a prompt: the context "
+                f"length is {self.max_length}.",
+                "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
+                "models allow it",
+            )
+        prompt = self.codec.prompt(text, point)
+        self.truncated += len(prompt.ids) > room
+        sampling = check_sampling(Sampling(how.temperature, how.top_k, how.top_p, how.seed))
+        stop = StopText(self.tokenizer, how.stop)
+        return Job(cut(prompt, room), how.max_new_tokens, self.end_ids(), stop, sampling)
 
     @torch.inference_mode()
     def choose_for_task(self, contexts: Sequence[str]) -> Choice:

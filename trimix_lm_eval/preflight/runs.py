@@ -65,7 +65,7 @@ def _check_run(
         raise TrimixError(
             f"model is {run.get('model')!r}, not 'trimix'.", "write `model: trimix` in the file"
         )
-    given = _arguments(run, model_args)
+    given = model_arguments(run, model_args)
     wanted = settings.parse(given)
     report = check(wanted, _needed(wanted))
     lines = report.lines()
@@ -104,8 +104,16 @@ def _read(path: str) -> dict[str, Any]:
     return run
 
 
-def _arguments(run: dict[str, Any], model_args: str | None) -> dict[str, Any]:
-    """The model's arguments, as lm-eval would pass them."""
+def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str, Any]:
+    """The model's arguments, as lm-eval would pass them.
+
+    Args:
+        run: A run config, or part of it.
+        model_args: As for ``lm_eval --model_args``; given, it takes the place of the config's.
+
+    Raises:
+        TrimixError: They cannot be read, or one is given twice.
+    """
     from lm_eval.utils import simple_parse_args_string
 
     given: Any = model_args or run.get("model_args") or {}
