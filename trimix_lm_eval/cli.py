@@ -21,6 +21,7 @@ examples:
   trimix run --model trimix --model_args pretrained=demo --tasks trimix_demo --limit 8
   trimix check --config my_run.yaml
   trimix tasks '*_choice'
+  trimix explain --model_args pretrained=demo --prompt 'The old king'
 
 `trimix run …` is `lm_eval run …`, which knows --model trimix too once this package is installed.
 """
@@ -122,7 +123,49 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--force", action="store_true", help="write into a folder that holds other files, too"
     )
+    _add_explain(commands)
     return parser
+
+
+def _add_explain(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The options of ``trimix explain``."""
+    explain = _add(
+        commands,
+        "explain",
+        _explain,
+        "write a page that shows which source each token of a text owes its place to",
+    )
+    explain.add_argument(
+        "--model_args",
+        nargs="+",
+        metavar="key=value",
+        help="as for lm_eval: pretrained=…,small_cpt=…,policy=ppl (default with --samples: those "
+        "of the results file beside it)",
+    )
+    what = explain.add_mutually_exclusive_group(required=True)
+    what.add_argument("--prompt", metavar="text", help="continue this text")
+    what.add_argument("--prompt-file", metavar="file", help="continue the text of a file")
+    what.add_argument(
+        "--samples", metavar="samples_….jsonl", help="a file that lm_eval --log_samples wrote"
+    )
+    explain.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
+    explain.add_argument(
+        "--continuation",
+        action="append",
+        default=[],
+        metavar="text",
+        help="explain this text after the prompt in place of a generated one; may be repeated, "
+        "for the options of one question",
+    )
+    explain.add_argument(
+        "--gen_kwargs",
+        metavar="key=value",
+        help="as for lm_eval, e.g. max_gen_toks=64 (the default), until=[…] as JSON",
+    )
+    explain.add_argument(
+        "--output", default="explain.html", metavar="file.html", help="default: explain.html"
+    )
+    explain.add_argument("--json", metavar="file.json", help="write the numbers, too")
 
 
 def _add(
@@ -171,6 +214,15 @@ def _check(args: argparse.Namespace) -> int:
 
     model_args = ",".join(args.model_args) if args.model_args else None
     return preflight.main(args.config, model_args, _options(args.metadata))
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from trimix_lm_eval.explain.command import Asked, main
+
+    given = {name: getattr(args, name) for name in Asked._fields}
+    if args.model_args:
+        given["model_args"] = ",".join(args.model_args)
+    return main(Asked(**given))
 
 
 def _tasks(args: argparse.Namespace) -> int:

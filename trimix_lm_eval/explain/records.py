@@ -1,0 +1,177 @@
+"""What is found out about a text: plain dataclasses, which become the JSON as they are.
+
+Probabilities are between 0 and 1; logits, margins and contributions are natural logarithms (a
+margin of 0.7 makes a token twice as probable as the runner-up). Ranks count from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that could come.
+
+    Attributes:
+        id: In the vocabulary.
+        text: Its label: bytes that are no character of their own in hexadecimal, as ``⟨E0 BD⟩``.
+        probability: In the distribution that it is a candidate of.
+    """
+
+    id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one source has to do with a token's place.
+
+    Attributes:
+        source: Its role.
+        weight: The weight in force at this token.
+        lead: The source's own logit of the token minus that of the runner-up.
+        contribution: ``weight * lead``; over the sources these sum to the margin.
+        rank: Of the token in the source's own distribution.
+        probability: Of the token there.
+        top: The source's own favourites, best first.
+    """
+
+    source: str
+    weight: float
+    lead: float
+    contribution: float
+    rank: int
+    probability: float
+    top: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """What the plausibility mask did at a position.
+
+    Attributes:
+        kept: How many tokens it left.
+        plausible: Whether the explained token is one of them.
+        removed: The token that would be the most probable one without the mask, if it was removed.
+        alone: The mask left nothing but the token: the runner-up is one that it removed.
+    """
+
+    kept: int
+    plausible: bool
+    removed: Candidate | None
+    alone: bool
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What became of small_cpt's draft for a position.
+
+    Attributes:
+        stood: The draft was the token that came.
+        refused: What was drafted in its place; None if the draft stood. Its probability is that
+            in the fused distribution.
+    """
+
+    stood: bool
+    refused: Candidate | None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of the text.
+
+    Attributes:
+        id: In the vocabulary.
+        text: Its label, as in `Candidate`.
+        owner: The source that contributes most to its lead; None if none speaks for it.
+        margin: Fused logit of the token minus that of the runner-up (without the mask); negative
+            where another token was more probable.
+        runner_up: The most probable other token of the fused distribution.
+        rank: In the fused distribution.
+        probability: In the fused distribution.
+        top: Its favourites, best first.
+        shares: One per source.
+        cutoff: None without a plausibility mask.
+        draft: None where nothing was drafted.
+    """
+
+    id: int
+    text: str
+    owner: str | None
+    margin: float
+    runner_up: Candidate
+    rank: int
+    probability: float
+    top: tuple[Candidate, ...]
+    shares: tuple[Share, ...]
+    cutoff: Cutoff | None = None
+    draft: Draft | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tokens that belong together on the page, since a character is made of several of them.
+
+    Attributes:
+        text: What they say together.
+        first: Index of the first.
+        end: Index after the last.
+    """
+
+    text: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Drafting:
+    """The account of the drafts of one text.
+
+    Attributes:
+        tried: Drafts made.
+        stood: Of these, how many became part of the text.
+        refused: How many were replaced; those behind a refused one count as neither.
+    """
+
+    tried: int
+    stood: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A text and why it reads as it does.
+
+    Attributes:
+        prompt: What it follows.
+        text: The text, without what a stop string cut off.
+        kind: ``greedy``, ``sampled`` or ``given``.
+        end: Why the text ends: ``end token``, ``stop string``, ``length`` or ``given``.
+        alpha: Chosen weights; None where they are per token.
+        beta: The same.
+        gamma: The same; None if it is alpha.
+        prompt_nll: Mean NLL of the judged prompt tokens at that point, in nats; None if none was.
+        prompt_tokens: How many prompt tokens were judged.
+        log_likelihood: Sum of the tokens' log-probabilities; None if one has probability 0.
+        tokens: The tokens in order, the one that ended the text included.
+        groups: Over all tokens, in order.
+        drafting: None if nothing was generated, or no draft made.
+        notes: What a reader should know before believing the numbers.
+    """
+
+    prompt: str
+    text: str
+    kind: str
+    end: str
+    alpha: float | None
+    beta: float | None
+    gamma: float | None
+    prompt_nll: float | None
+    prompt_tokens: int
+    log_likelihood: float | None
+    tokens: tuple[Token, ...]
+    groups: tuple[Group, ...]
+    drafting: Drafting | None
+    notes: tuple[str, ...]
