@@ -333,7 +333,8 @@ def test_json_holds_the_same_numbers(trio):
 
 def log(folder, sample, arguments=None, **trimix):
     """A run's results and one sample as lm-eval logs them."""
-    results = write_run(folder, {"t": [1.0]}, trimix=trimix_config("fixed") | trimix, samples=False)
+    policy = trimix_config("fixed", alpha=0.1, beta=0.9)
+    results = write_run(folder, {"t": [1.0]}, trimix=policy | trimix, samples=False)
     whole = json.loads(results.read_text())
     whole["config"]["model_args"] = arguments
     results.write_text(json.dumps(whole))

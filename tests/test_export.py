@@ -159,7 +159,7 @@ def half_a_policy(content):
         (answers_of_the_test_split, "come from the split that is scored (test)"),
         (not_ours, "not a run of TriMix: model 'hf'"),
         (no_sources, "does not say which sources"),
-        (half_a_policy, "is damaged"),
+        (half_a_policy, "has damaged entries"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

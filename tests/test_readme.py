@@ -31,10 +31,13 @@ def run(command: list[str], folder: Path) -> str:
 def test_shell_block_runs_from_any_folder(script, tmp_path):
     """Blocks marked `sh` need nothing to download; those marked `console` need the Hub."""
     printed = run(["bash", "-euc", script], tmp_path)
-    if "--tasks trimix_demo" in script:
+    if "--tasks trimix_demo " in script:
         assert re.search(r"trimix_demo_rolling\s*\|.*\|bits_per_byte", printed)
     if "check" in script:
         assert "large_ins" in printed and "small_base" in printed
+    for place in re.findall(r"^trimix .*--output (\S+)$", script, flags=re.M):
+        page = place if place.endswith(".html") else f"{place}/report.html"
+        assert (tmp_path / page).stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("script", blocks("python"))
