@@ -367,6 +367,8 @@ def test_what_generation_reads():
     assert generation({"do_sample": False, "temperature": 0.7}, "</s>", 3).temperature == 0
     assert generation({"do_sample": True}, "</s>", 3).temperature == 1.0
     assert generation({"do_sample": True, "temperature": 0.0}, "</s>", 3).temperature == 0
+    for unsaid in ({}, {"max_gen_toks": None}):
+        assert generation(unsaid, "</s>", 3).max_new_tokens == 256
 
 
 def test_python_face_takes_the_same_options(folders, lm):

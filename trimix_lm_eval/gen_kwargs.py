@@ -58,10 +58,9 @@ def generation(kwargs: Mapping[str, Any], eos: str, seed: int) -> Generation:
             raise unknown("generation argument", name, [*_READ, *_NEUTRAL])
     stop = handle_stop_sequences(list(values["until"] or []), eos)
     sampling = _truth(values.get("do_sample"))
+    most = kwargs.get("max_gen_toks")  # as it was written: lm-eval's reading cuts fractions off
     return Generation(
-        max_new_tokens=_whole(
-            "max_gen_toks", kwargs.get("max_gen_toks", values["max_gen_toks"]), 1
-        ),
+        max_new_tokens=_whole("max_gen_toks", values["max_gen_toks"] if most is None else most, 1),
         stop=tuple(str(s) for s in stop),
         temperature=_number("temperature", kwargs.get("temperature"), 0, math.inf, 1.0)
         if sampling
