@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter
 
 import pytest
@@ -131,6 +133,33 @@ def test_what_options_have_in_common_is_read_once(trio, monkeypatch):
     prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
     distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
     assert sum(rows * columns for rows, columns in shapes) <= 2.2 * distinct
+
+
+def test_only_what_is_above_is_held(trio, monkeypatch, everything_shared):
+    """When a stretch is run, its siblings before it are gone."""
+    fuser = trio("llama").weighted("ppl").fuser
+    prompts = [Prompt((1, first, 5, 5, 5, last)) for first in (2, 3, 4) for last in (6, 7, 8)]
+    alive: weakref.WeakSet[Trunk] = weakref.WeakSet()
+    extend = prefix._Tree.extend
+
+    def watching(self, trunk, index, length):
+        gc.collect()
+        path, one = set(), trunk
+        while one is not None:
+            path.add(id(one))
+            one = one.above
+        assert {id(other) for other in alive} <= path
+        made = extend(self, trunk, index, length)
+        alive.add(made)
+        return made
+
+    monkeypatch.setattr(prefix._Tree, "extend", watching)
+    seen = 0
+    walking = walk(fuser, prompts)
+    while (group := next(walking, None)) is not None:
+        seen += len(group[1])
+        del group
+    assert seen == len(prompts)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -171,9 +171,11 @@ class _Tree(NamedTuple):
                 continue
             shared = min(place.common, default=0)
             if self.worth(place.order, shared, place.trunk):
-                trunk = self.extend(place.trunk, place.order[0], shared)
-                place = place._replace(trunk=trunk, alone=[])
-                todo.append(_Stand(trunk, place.alone))
+                # No name of its own for the new trunk: it would outlive it, caches and all.
+                place = place._replace(
+                    trunk=self.extend(place.trunk, place.order[0], shared), alone=[]
+                )
+                todo.append(_Stand(place.trunk, place.alone))
             todo += reversed(list(self.branches(place, shared)))
 
     def branches(self, tree: _Subtree, shared: int) -> Iterator[_Subtree]:
