@@ -31,7 +31,7 @@ from torch import Tensor
 
 import trimix_lm_eval.grid
 from trimix_lm_eval.grid import grid_nll
-from trimix_lm_eval.prefill import prefill
+from trimix_lm_eval.prefill import prefill, readers_for
 from trimix_lm_eval.weights import PAPER_GRID
 
 NAMES = ("large_ins", "small_cpt", "small_base")
@@ -90,13 +90,13 @@ def released(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
 def shares(trio: Trio, tokens: int, rounds: int) -> dict[str, float]:
     """The arithmetic's share of a prompt's forward passes."""
     model = trio.load(policy="ppl")
-    ensemble, policy = model.fuser.ensemble, model.fuser.policy
+    ensemble = model.fuser.ensemble
     prompt = model.codec.prompt(Texts(trio).text(tokens), None)
     stopwatch = Stopwatch(trio.device)
 
     @torch.inference_mode()
     def choosing() -> None:
-        prefill(ensemble, [prompt], [policy.reader(ensemble.names)])
+        prefill(ensemble, [prompt], readers_for(model.fuser, [prompt]))
 
     @torch.inference_mode()
     def reading() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from tests.naive import Naive
 from trimix_lm_eval import TriMix, policies
 from trimix_lm_eval.ensemble import Ensemble
-from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.fuser import Fuser, Recipe
 
 
 class Trio(NamedTuple):
@@ -32,12 +33,8 @@ class Trio(NamedTuple):
         **options: Any,
     ) -> TriMix:
         """A TriMix over the loaded sources that this policy needs."""
-        built = policies.build(policy, **options)
-        whole = self.model.fuser.ensemble
-        names = built.sources(whole.names)
-        ensemble = Ensemble(
-            [source for source in whole.sources if source.name in names], whole.unused.tolist()
-        )
+        recipe = Recipe(policies.build(policy, **options), plausibility, plausibility_source)
+        ensemble = self.ensemble([recipe])
         ensemble.chunk_tokens = chunk_tokens or ensemble.chunk_tokens
         ensemble.logit_positions = logit_positions or ensemble.logit_positions
         asked = dataclasses.replace(
@@ -50,8 +47,29 @@ class Trio(NamedTuple):
             plausibility_source=plausibility_source,
             speculative=speculative,
         )
-        fuser = Fuser(ensemble, built, plausibility, plausibility_source)
-        return TriMix(asked, self.model.tokenizer, fuser, self.model.report)
+        return TriMix(asked, self.model.tokenizer, Fuser(ensemble, (recipe,)), self.model.report)
+
+    def many(
+        self,
+        recipes: Sequence[Recipe],
+        *,
+        chunk_tokens: int | None = None,
+        logit_positions: int | None = None,
+        **asked: Any,
+    ) -> TriMix:
+        """A TriMix of several recipes over the loaded sources that they need."""
+        ensemble = self.ensemble(recipes)
+        ensemble.chunk_tokens = chunk_tokens or ensemble.chunk_tokens
+        ensemble.logit_positions = logit_positions or ensemble.logit_positions
+        settings = dataclasses.replace(self.model.settings, **asked)
+        fuser = Fuser(ensemble, tuple(recipes))
+        return TriMix(settings, self.model.tokenizer, fuser, self.model.report)
+
+    def ensemble(self, recipes: Sequence[Recipe]) -> Ensemble:
+        """The loaded sources that some recipes need."""
+        whole = self.model.fuser.ensemble
+        names = {name for recipe in recipes for name in recipe.policy.sources(whole.names)}
+        return Ensemble([s for s in whole.sources if s.name in names], whole.unused.tolist())
 
 
 def load(folders: dict[str, str]) -> Trio:
@@ -59,3 +77,8 @@ def load(folders: dict[str, str]) -> Trio:
     point = {"policy": "fixed", "alpha": 0.3, "beta": 0.6, "gamma": 0.5}
     model = TriMix.from_pretrained(**folders, **point, dtype="float32")
     return Trio(model, Naive(folders, model.report.vocab_size), folders)
+
+
+def by_index(found: Iterable[tuple[int, int, Any]]) -> dict[int, Any]:
+    """What the one recipe of a run answered, by request."""
+    return {i: answer for i, _, answer in found}

@@ -85,7 +85,7 @@ def check_against_naive(three, context, tokens, weights_at, plausibility=None):
 def test_contributions_sum_to_the_margin(trio):
     three = trio("llama")
     model = three.weighted("fixed", **FIXED, **CHUNKED)
-    model.end_ids = frozenset  # a text of some length
+    model.end_ids = lambda: (frozenset(),)  # a text of some length
     it = explain(model, PROMPT, Generation(max_new_tokens=14))
     assert len(it.tokens) == 14 and it.end == "length" and not it.notes
     assert (it.alpha, it.beta, it.gamma) == POINT
@@ -187,7 +187,7 @@ def test_drafts_stand_where_small_cpt_was_right(trio, temperature):
 
 
 def test_a_text_started_anew_is_recorded_anew():
-    record, weights = _Record(SimpleNamespace(n=0, update=lambda n: None)), torch.zeros(1)
+    record, weights = _Record(SimpleNamespace(n=0, update=lambda n: None)), [torch.zeros(1)]
     for place, gain in (
         (0, Gain([5], weights, 0, 0)),
         (1, Gain([6, 7], weights, 3, 1, 9)),
@@ -210,7 +210,7 @@ def test_why_a_text_ends(trio):
     assert it.tokens[-1].text.endswith(stop) and len(it.tokens) < 20
     end = whole.tokens[6].id
     first = [token.id for token in whole.tokens].index(end)
-    model.end_ids = lambda: frozenset([end])
+    model.end_ids = lambda: (frozenset([end]),)
     it = explain(model, PROMPT, Generation(max_new_tokens=20))
     assert it.end == "end token" and [t.id for t in it.tokens] == [
         t.id for t in whole.tokens[: first + 1]

@@ -290,7 +290,7 @@ def test_every_source_may_declare_how_a_text_ends(lm, monkeypatch):
     small = lm.model.fuser.ensemble.sources[1].model
     a = lm.tokenizer.encode("one two", add_special_tokens=False)
     monkeypatch.setattr(small.generation_config, "eos_token_id", [257, 258])
-    assert lm.model.end_ids() == {257, 258}
+    assert lm.model.end_ids() == ({257, 258},)
     play(monkeypatch, lm, [*a, 258, 65, 66])
     assert make(lm, ["x"], max_gen_toks=30) == ["one two"]
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.loaded import load
+from tests.loaded import by_index, load
 from trimix_lm_eval import scoring
 from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.prefill import Prompt
@@ -197,9 +197,9 @@ def test_2_tokens_depend_on_nothing_but_the_prompt(trio, family, policy):
     def check(jobs, how, mask):
         alone = three.weighted(policy, speculative="off", plausibility=mask, **options)
         model = three.weighted(policy, plausibility=mask, **how, **options)
-        together = dict(model.iter_generate(jobs))
+        together = by_index(model.iter_generate(jobs))
         for i, job in enumerate(jobs):
-            expected = dict(alone.iter_generate([job]))[0]
+            expected = by_index(alone.iter_generate([job]))[0]
             assert together[i].text == expected.text
             if policy != "gate":
                 assert together[i].choice.weights == expected.choice.weights
@@ -358,7 +358,7 @@ def test_5_the_scores_of_all_next_tokens_sum_to_one(trio, policy, prompt):
     model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
     asked = model.codec.prompt(prompt, None)
     requests = [scoring.Request(asked, (token,)) for token in range(265)]
-    found = dict(scoring.score(model.fuser, requests, 64, 96))
+    found = by_index(scoring.score(model.fuser, requests, 64, 96))
     total = sum(torch.tensor(found[i].log_likelihood).double().exp() for i in range(265))
     assert float(total) == pytest.approx(1.0, abs=1e-5)
 
@@ -380,7 +380,7 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
     past = list(tokens(model, "the inn where brother winters"))[:length]
     documents = [model.codec.windows([*past, token], max_length) for token in range(265)]
     documents.append(model.codec.windows(past, max_length) if past else [])
-    found = dict(score_rolling(model.fuser, documents, 64, max_length))
+    found = by_index(score_rolling(model.fuser, documents, 64, max_length))
     base = found[265].log_likelihood
     total = sum(torch.tensor(found[i].log_likelihood - base).double().exp() for i in range(265))
     assert float(total) == pytest.approx(1.0, abs=1e-4)
@@ -391,16 +391,16 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
 def test_5_the_future_never_changes_the_past(trio, past, future):
     """The scores of a document's first tokens, read off the reader that keeps every one."""
     from trimix_lm_eval.prefill import prefill
-    from trimix_lm_eval.readers import prequential
-    from trimix_lm_eval.rolling import _PrequentialReader
+    from trimix_lm_eval.readers import Readers, prequential
+    from trimix_lm_eval.rolling import _GridsReader
 
     model = trio("llama").weighted("ppl")
-    points = model.fuser.policy.points()
+    points = model.fuser.recipes[0].policy.points()
     kept = []
     for ids in (tokens(model, past), tokens(model, past) + tokens(model, future)):
-        reader = _PrequentialReader(model.fuser)
+        reader = _GridsReader(model.fuser, points, [])
         prompt = Prompt((model.codec.prefix_id, *ids[:-1]), tail=ids[-1])
-        prefill(model.fuser.ensemble, [prompt], [reader])
+        prefill(model.fuser.ensemble, [prompt], [Readers({1: reader})])
         nll = torch.cat(reader.nll, dim=1)
         chosen = prequential(nll, points)
         kept.append((chosen, nll.gather(0, chosen[None])[0]))

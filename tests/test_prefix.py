@@ -180,7 +180,7 @@ def test_the_walk_comes_by_every_prompt_once(trio, everything_shared, seed):
         if trunk.length:
             assert trunk.rows.layout.ids[0].tolist() == list(begins.pop())
             shown = prompts[some[0]].judged or (True,) * (trunk.length + 1)
-            assert trunk.reader.count == sum(shown[1 : trunk.length + 1])
+            assert trunk.readers.readers[1].count == sum(shown[1 : trunk.length + 1])
     assert seen == Counter(range(len(prompts)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.loaded import by_index
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.trimix import Generation
 
@@ -15,14 +16,14 @@ def test_options_that_differ_in_context_are_weighted_by_what_they_share(trio):
     model = trio("llama").weighted("ppl", batch_size=4)
     pairs = [*OPTIONS, ("", " was too big."), ("Another question", " here")]
     questions = [("t", 0), ("t", 0), ("t", 0), ("t", 1)]
-    found = dict(model.iter_loglikelihood(pairs, questions=questions))
+    found = by_index(model.iter_loglikelihood(pairs, questions=questions))
     shared = model.codec.encode(OPTIONS[0][0])
     other = model.codec.encode(OPTIONS[1][0])
     length = next(i for i, (a, b) in enumerate(zip(shared, other, strict=False)) if a != b)
     text = model.tokenizer.decode(shared[:length])
     assert model.codec.encode(text) == shared[:length]
     assert text.endswith(" ")  # which lm-eval would move into the continuation
-    alone = next(model.iter_generate([(text, Generation(max_new_tokens=1))]))[1].choice
+    alone = next(model.iter_generate([(text, Generation(max_new_tokens=1))]))[2].choice
     for choice in (found[i].choice for i in range(3)):
         assert (choice.weights, choice.tokens) == (alone.weights, alone.tokens)
         assert choice.nll == pytest.approx(alone.nll, abs=1e-5)
@@ -32,7 +33,7 @@ def test_options_that_differ_in_context_are_weighted_by_what_they_share(trio):
 def test_the_scores_are_those_of_the_whole_contexts_at_the_shared_point(trio):
     three = trio("llama")
     model = three.weighted("ppl")
-    found = dict(model.iter_loglikelihood(OPTIONS, questions=["q", "q"]))
+    found = by_index(model.iter_loglikelihood(OPTIONS, questions=["q", "q"]))
     point = found[0].choice.weights
     fixed = three.weighted("fixed", alpha=point.alpha, beta=point.beta)
     for i, expected in enumerate(fixed.loglikelihood(OPTIONS)):
@@ -44,7 +45,7 @@ def test_no_option_changes_the_choice_by_its_own_words(trio):
     chosen = set()
     for words in ("the trophy", "a zebra", "his 1234"):
         pairs = [OPTIONS[0], (STEM + words, " was too big."), (STEM + "we", " was too big.")]
-        found = dict(model.iter_loglikelihood(pairs, questions=["q"] * 3))
+        found = by_index(model.iter_loglikelihood(pairs, questions=["q"] * 3))
         chosen.add(found[0].choice)
     assert len(chosen) == 1
 

@@ -7,6 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from tests.conftest import FAMILIES
+from tests.loaded import by_index
 from trimix_lm_eval.weights import PRIOR, Weights
 
 PAIRS = [
@@ -94,7 +95,7 @@ def test_the_greedy_continuation_is_told(trio, family):
     from trimix_lm_eval.prefill import Prompt
 
     wanted = [scoring.Request(Prompt(tuple(p)), tuple(t)) for _, p, t in requests]
-    got = dict(scoring.score(model.fuser, wanted, 2, model.max_length))
+    got = by_index(scoring.score(model.fuser, wanted, 2, model.max_length))
     assert (got[0].is_greedy, got[1].is_greedy) == (True, False)
 
 

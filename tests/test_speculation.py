@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from tests.loaded import by_index
 from trimix_lm_eval import decoding
 from trimix_lm_eval.decoding import generate
 from trimix_lm_eval.drafting import Cost, Gain, Round
@@ -39,7 +40,7 @@ class World:
         stood = 0
         while stood < k and self.random.random() < self.acceptance:
             stood += 1
-        return Gain([0] * (stood + 1), torch.zeros(stood + 1, 3), k, stood)
+        return Gain([0] * (stood + 1), [torch.zeros(stood + 1, 3)], k, stood)
 
     def run(self, speculation, rounds, rows=1):
         """Seconds per token, and the lengths that were chosen."""
@@ -49,7 +50,7 @@ class World:
             k = speculation.length(rows, 100)
             gains = [self.gain(k) for _ in range(rows)]
             cost = self.seconds(k, rows, gains)
-            speculation.learn(k, gains, cost)
+            speculation.learn(k, rows, gains, cost)
             total += cost.drafting + cost.judging
             tokens += sum(len(gain.tokens) for gain in gains)
             chosen.append(k)
@@ -105,11 +106,11 @@ def test_fixed_modes(mode, most, expected):
 
 def test_the_account():
     speculation = Speculation(4)
-    nothing = torch.zeros(1, 3)
+    nothing = [torch.zeros(1, 3)]
     assert speculation.summary()["acceptance"] is None
     gains = [Gain([1], nothing, 4, 0), Gain([1, 1, 1], nothing, 4, 2), Gain([1] * 5, nothing, 4, 4)]
-    speculation.learn(4, gains, Cost(0.1, 5, 0.1))
-    speculation.learn(4, [Gain([1], nothing, 0, 0)], Cost(0.1, 5, 0.1))
+    speculation.learn(4, 3, gains, Cost(0.1, 5, 0.1))
+    speculation.learn(4, 1, [Gain([1], nothing, 0, 0)], Cost(0.1, 5, 0.1))
     # Judged: 1 (fell at once) + 3 (two stood, one fell) + 4; 6 of these 8 stood.
     assert speculation.summary() == {
         "mode": 4,
@@ -169,9 +170,9 @@ def test_a_free_seat_is_taken(trio, passes):
     for speculative in ("off", 3):
         model = three.weighted("fixed", batch_size=4, speculative=speculative, **POINT)
         alone = three.weighted("fixed", speculative="off", **POINT)
-        expected = {i: dict(alone.iter_generate([job]))[0].text for i, job in enumerate(jobs)}
+        expected = {i: by_index(alone.iter_generate([job]))[0].text for i, job in enumerate(jobs)}
         passes.clear()
-        found = dict(model.iter_generate(jobs))
+        found = by_index(model.iter_generate(jobs))
         assert {i: text.text for i, text in found.items()} == expected
         assert max(rows for _, rows, _ in passes) == 4
     # Waiting for the slowest of each four would take 30 + 25 + 20 rounds.
@@ -216,7 +217,7 @@ def test_out_of_memory_in_flight_starts_rows_anew(trio, monkeypatch, where):
         monkeypatch.setattr(Round, "play", failing)
     else:
         monkeypatch.setattr(Rows, "run", failing_run)
-    seen = [i for i, _ in model.iter_generate([(p, Generation(15)) for p in PROMPTS])]
+    seen = [i for i, _, _ in model.iter_generate([(p, Generation(15)) for p in PROMPTS])]
     assert sorted(seen) == list(range(len(PROMPTS))), "each exactly once"
     assert model.generate(PROMPTS, max_new_tokens=15) == expected
 
@@ -248,7 +249,7 @@ def test_a_bad_number_names_its_row(trio, monkeypatch):
 
     monkeypatch.setattr(source, "hidden", hidden)
     prompts = [model.codec.prompt(p, None) for p in PROMPTS[:3]]
-    jobs = [decoding.Job(p, 9, frozenset(), lambda ids: False) for p in prompts]
+    jobs = [decoding.Job(p, 9, (frozenset(),), lambda ids: False) for p in prompts]
     with torch.inference_mode(), pytest.raises(TrimixError) as caught:
         list(generate(model.fuser, jobs, 3, model.speculation))
     order = sorted(range(3), key=lambda i: -len(prompts[i].ids))
@@ -278,7 +279,9 @@ def test_drafted_tokens_follow_the_joint_distribution(trio):
     }
     asked = model.codec.prompt(prompt, None)
     jobs = [
-        decoding.Job(asked, 3, frozenset(), lambda ids: False, Sampling(temperature, 2, 1.0, seed))
+        decoding.Job(
+            asked, 3, (frozenset(),), lambda ids: False, Sampling(temperature, 2, 1.0, seed)
+        )
         for seed in range(seeds)
     ]
     with torch.inference_mode():

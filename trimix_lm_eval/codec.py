@@ -17,6 +17,9 @@ from trimix_lm_eval.rolling import Window
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.weights import Weights
 
+#: Points chosen elsewhere, one or none per recipe; None lets every policy choose.
+Points = tuple[Weights | None, ...] | None
+
 
 class Codec:
     """Text to token ids and back.
@@ -24,12 +27,14 @@ class Codec:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        policy: Says which part of a prompt it judges.
+        policies: One for each recipe; they say which part of a prompt they judge.
         vocab_size: Token ids that all sources know.
     """
 
-    def __init__(self, tokenizer: Any, asked: Settings, policy: Policy, vocab_size: int) -> None:
-        self.tokenizer, self.policy, self.vocab_size = tokenizer, policy, vocab_size
+    def __init__(
+        self, tokenizer: Any, asked: Settings, policies: Sequence[Policy], vocab_size: int
+    ) -> None:
+        self.tokenizer, self.policies, self.vocab_size = tokenizer, tuple(policies), vocab_size
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
@@ -64,31 +69,43 @@ class Codec:
             return {"add_special_tokens": self.add_bos_token}
         return {}
 
-    def prompt(self, text: str, weights: Weights | None) -> Prompt:
-        """A context as token ids, with what the policy may judge."""
+    def prompt(self, text: str, weights: Points = None) -> Prompt:
+        """A context as token ids, with what the policies may judge."""
         if (text, weights) != self._last[0]:  # the options of a question come one after another
             ids = self.encode(text) if text else []
-            judged = self._judged(text, len(ids)) if ids and weights is None else None
+            judged = self._judged(text, len(ids)) if ids else None
             made = Prompt(tuple(ids) or (self.prefix_id,), judged, weights)
             self._last = ((text, weights), made)
         return self._last[1]
 
-    def _judged(self, text: str, length: int) -> tuple[bool, ...] | None:
-        """Which tokens the policy wants to judge; None for all."""
+    def _judged(self, text: str, length: int) -> tuple[int, ...] | None:
+        """Which tokens the policies want to judge, a bit for each recipe; None for all of all."""
         added = self.tokenizer.added_tokens_decoder.values()
-        spans = self.policy.judged(text, [str(token) for token in added if token.special])
-        if spans is None:
+        ends = [str(token) for token in added if token.special]
+        wanted = {i: policy.judged(text, ends) for i, policy in enumerate(self.policies)}
+        if all(spans is None for spans in wanted.values()):
             return None
         text = whole_characters(text)
         encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
-        judged = tuple(
-            any(start < end and start < right and end > left for left, right in spans)
-            for start, end in encoded["offset_mapping"]
-        )
-        return judged if any(judged[1:]) and len(judged) == length else None
+        offsets = encoded["offset_mapping"]
+        if len(offsets) != length:
+            return None
+        judged = [(1 << len(wanted)) - 1] * length
+        for recipe, spans in wanted.items():
+            mine = [
+                spans is None
+                or any(start < end and start < right and end > left for left, right in spans)
+                for start, end in offsets
+            ]
+            if any(mine[1:]):
+                judged = [
+                    bits if hit else bits & ~(1 << recipe)
+                    for bits, hit in zip(judged, mine, strict=True)
+                ]
+        return tuple(judged)
 
     def pair(
-        self, context: str, continuation: str, weights: Weights | None
+        self, context: str, continuation: str, weights: Points = None
     ) -> tuple[Prompt, tuple[int, ...]]:
         """Split a pair into tokens as lm-eval does (`TemplateLM.loglikelihood`)."""
         if not context:

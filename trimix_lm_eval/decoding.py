@@ -1,32 +1,39 @@
-"""Prompts of token ids in, generated token ids out. No text and no lm-eval here.
+"""Prompts of token ids in, generated token ids out, for all recipes at once. No text, no lm-eval.
 
 Rows stop one by one, each at its own stop; a finished row leaves the batch at once, and the next
 prompt takes its place. A prompt's forward passes serve selection and generation alike.
 
+What several recipes write after one prompt is one row as long as they agree on every token, and is
+run once. Where they differ the row splits; ways that find no room in the batch wait, and go on from
+the prompt's cache when rows are free.
+
 Invariant 2: which token comes is a function of the fused distribution and of the row's own noise
 (see `sampling`). Drafts (see `drafting`) only guess its value, so the text depends neither on them
-nor on the batch, the order or the prompts let in on the way.
+nor on the batch, the order, the other recipes or the prompts let in on the way.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.drafting import Gain, Pending, Round, judge_next
+from trimix_lm_eval.drafting import Gain, Pending, Round, judge_next, together
 from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.errors import blame
-from trimix_lm_eval.fuser import Fuser, mean_choice
+from trimix_lm_eval.fuser import Fuser, Voice, mean_choice
 from trimix_lm_eval.prefill import (
     OUT_OF_MEMORY,
     Prompt,
-    choice_of,
+    choices_of,
+    feed,
     free,
     give_way,
+    padded,
     prefill,
     readers_for,
 )
@@ -47,20 +54,20 @@ class Job(NamedTuple):
     Attributes:
         prompt: The context.
         max_new_tokens: Stop after so many, at least 1.
-        ends: Token ids that end the text; they are not part of the result.
+        ends: By recipe, the token ids that end its text; they are not part of the result.
         stop: Told all tokens so far after each one; True stops the row.
         sampling: Greedy by default.
     """
 
     prompt: Prompt
     max_new_tokens: int
-    ends: frozenset[int]
+    ends: tuple[frozenset[int], ...]
     stop: Callable[[list[int]], bool]
     sampling: Sampling = Sampling()
 
 
 class Generated(NamedTuple):
-    """A finished row.
+    """A finished text.
 
     Attributes:
         ids: The new tokens, without an end token.
@@ -71,8 +78,10 @@ class Generated(NamedTuple):
     choice: Choice
 
 
-#: Told what a row gains: its index, how many tokens it has had before, and the gain. A row that
-#: must be started anew for want of memory begins again at 0.
+#: (index of the job, index of the recipe, text)
+Found = tuple[int, int, Generated]
+#: Told what a row gains, in a run of one recipe: its index, how many tokens it has had before, and
+#: the gain. A row that must be started anew for want of memory begins again at 0.
 Observer = Callable[[int, int, Gain], None]
 
 
@@ -82,18 +91,18 @@ def generate(
     batch_size: int,
     speculation: Speculation | None = None,
     observer: Observer | None = None,
-) -> Iterator[tuple[int, Generated]]:
+) -> Iterator[Found]:
     """Continue prompts.
 
     Args:
-        fuser: The sources and the policy.
+        fuser: The sources and the recipes.
         jobs: What to continue.
         batch_size: Rows in flight.
         speculation: Decides how much is drafted, and keeps the account; None drafts nothing.
         observer: Watches the rows grow, drafts and all; None if nobody does.
 
     Yields:
-        (index, result), each as soon as it is done.
+        (index of the job, index of the recipe, text), each as soon as it is done.
 
     Raises:
         TrimixError: Memory runs out with a single row in flight.
@@ -107,10 +116,11 @@ def generate(
         try:
             flight.admit(queue, size)
             more = bool(flight.rows)
-            flight.round(queue.waiting)
+            flight.round(queue.waiting, size)
         except OUT_OF_MEMORY as error:
             # Rows in flight may be more than the next batch is to have.
-            give_way(fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict)
+            most = max(1, min(size, flight.count))
+            give_way(fuser.ensemble, most, error, queue.evict)
             out_of_memory = True
         yield from flight.landed()
         if out_of_memory:
@@ -149,16 +159,54 @@ class _Queue:
 
 
 @dataclasses.dataclass(eq=False)
+class _Writer:
+    """Recipes that write the same text after one prompt: their voices and ends are equal.
+
+    Attributes:
+        voice: How the next token is weighted.
+        ends: Tokens that end the text.
+        choices: By recipe, what was chosen; None where weights are per token.
+        used: ``[S]`` sum of the weights in force.
+        drawn: Tokens in that sum.
+    """
+
+    voice: Voice
+    ends: frozenset[int]
+    choices: dict[int, Choice | None]
+    used: Tensor
+    drawn: int = 0
+
+    def note(self, weights: Tensor) -> None:
+        """Count the weights ``[S]`` of a token, where they are the token's own."""
+        if self.voice.rule.per_token is not None:
+            self.used = self.used + weights
+            self.drawn += 1
+
+
+class _Stem(NamedTuple):
+    """Where a text can be taken up again: a row that ends with its prompt."""
+
+    state: Rows
+    place: int
+
+
+@dataclasses.dataclass(eq=False)
 class _Row:
-    """A text in the making."""
+    """A text in the making, and who has agreed on it so far.
+
+    Attributes:
+        index: Of the job.
+        job: The job.
+        writers: At least one.
+        tokens: So far.
+        stem: Where it can be taken up again; None if it will not have to be.
+    """
 
     index: int
     job: Job
-    choice: Choice | None
-    vector: list[float]
-    used: Tensor
+    writers: list[_Writer]
     tokens: list[int] = dataclasses.field(default_factory=list)
-    drawn: int = 0
+    stem: _Stem | None = None
 
     @property
     def cached(self) -> int:
@@ -171,26 +219,42 @@ class _Row:
         return self.job.max_new_tokens - len(self.tokens)
 
     @property
+    def voices(self) -> tuple[Voice, ...]:
+        """Of its writers."""
+        return tuple(writer.voice for writer in self.writers)
+
+    @property
     def pending(self) -> Pending:
         """Where it stands."""
-        return Pending(self.tokens[-1], len(self.tokens), self.room, self.job.sampling)
+        last, place = self.tokens[-1], len(self.tokens)
+        return Pending(last, place, self.room, self.job.sampling, self.voices)
 
-    def take(self, tokens: Sequence[int], weights: Tensor) -> bool:
-        """Take tokens until the text ends; returns whether it did.
+    def way(self, gain: Gain) -> _Row:
+        """The text as some of its writers go on."""
+        writers = [self.writers[voice] for voice in gain.voices]
+        return dataclasses.replace(self, writers=writers, tokens=list(self.tokens))
 
-        Args:
-            tokens: What comes.
-            weights: ``[n, S]`` in force for each of them.
+    def take(self, gain: Gain) -> tuple[list[tuple[_Writer, list[int]]], int]:
+        """Take tokens until nobody goes on.
+
+        Returns:
+            The writers that have come to an end, with their texts, and how many tokens were drawn.
         """
-        for token, weight in zip(tokens, weights, strict=True):
-            self.used += weight
-            self.drawn += 1
-            if token in self.job.ends:
-                return True
+        landed: list[tuple[_Writer, list[int]]] = []
+        weights = {id(w): x for w, x in zip(self.writers, gain.weights, strict=True)}
+        for drawn, token in enumerate(gain.tokens, start=1):
+            for writer in self.writers:
+                writer.note(weights[id(writer)][drawn - 1])
+            landed += [(w, list(self.tokens)) for w in self.writers if token in w.ends]
+            self.writers = [w for w in self.writers if token not in w.ends]
+            if not self.writers:
+                return landed, drawn
             self.tokens.append(token)
             if self.room == 0 or self.job.stop(self.tokens):
-                return True
-        return False
+                landed += [(writer, self.tokens) for writer in self.writers]
+                self.writers = []
+                return landed, drawn
+        return landed, len(gain.tokens)
 
 
 class _Flight:
@@ -211,130 +275,201 @@ class _Flight:
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
         self.rows: list[_Row] = []
         self.state: Rows | None = None
+        #: Texts that found no room, to be taken up again.
+        self.waiting: list[_Row] = []
         self.starting: list[int] = []
-        self.done: list[tuple[int, Generated]] = []
+        self.resuming = 0
+        #: By job, the recipes whose texts are written: a job may have to be started again.
+        self.finished: dict[int, set[int]] = {}
+        self.done: list[Found] = []
 
     @property
     def count(self) -> int:
         """Rows in flight or about to be."""
-        return len(self.rows) + len(self.starting)
+        return len(self.rows) + len(self.starting) + self.resuming
 
-    def landed(self) -> list[tuple[int, Generated]]:
+    def landed(self) -> list[Found]:
         """What has finished since this was asked last."""
         done, self.done = self.done, []
         return done
 
     def abandon(self) -> list[int]:
-        """Give up all rows in flight; returns their indices, to be started anew."""
-        indices = [*self.starting, *(row.index for row in self.rows)]
-        self.rows, self.state, self.starting = [], None, []
-        return indices
+        """Give up all texts that are not finished; returns their jobs, to be started anew."""
+        indices = [*self.starting, *(row.index for row in [*self.rows, *self.waiting])]
+        self.rows, self.waiting, self.state = [], [], None
+        self.starting, self.resuming = [], 0
+        everyone = len(self.fuser.recipes)
+        return [i for i in dict.fromkeys(indices) if len(self.finished.get(i, ())) < everyone]
 
     # ---------------------------------------------------------------- rows come and go
 
     def admit(self, queue: _Queue, size: int) -> None:
-        """Start prompts where rows are free.
+        """Start prompts, or take up texts that wait, where rows are free.
 
         Not for each single row: to let one in copies the caches of all.
         """
         if self.rows and size - len(self.rows) < max(1, size // 4):
             return
-        while len(self.rows) < size and (group := queue.take(size - len(self.rows))):
-            trunk, self.starting = group
-            self._start(trunk, self.starting)
-            self.starting = []
+        while len(self.rows) < size:
+            room = size - len(self.rows)
+            if self.waiting:
+                self._resume(room)
+            elif group := queue.take(room):
+                trunk, self.starting = group
+                self._start(trunk, self.starting, size)
+                self.starting = []
+            else:
+                return
 
-    def _start(self, trunk: Trunk, indices: Sequence[int]) -> None:
+    def _start(self, trunk: Trunk, indices: Sequence[int], size: int) -> None:
         """Run prompts, choose their weights, and draw their first tokens."""
         fuser = self.fuser
-        jobs = [self.jobs[i] for i in indices]
-        prompts = [job.prompt for job in jobs]
+        prompts = [self.jobs[i].prompt for i in indices]
         readers = readers_for(fuser, prompts)
         with blame(indices.__getitem__):
             begun = trunk.start(prompts, readers)
             state, hidden = prefill(
                 fuser.ensemble, [trunk.rest(p) for p in prompts], readers, begun
             )
-            choices = [choice_of(fuser, p, r) for p, r in zip(prompts, readers, strict=True)]
-            used = torch.zeros(len(indices), len(hidden), dtype=torch.float64)
             rows = [
-                _Row(i, job, choice, fuser.vector(choice), sums)
-                for i, job, choice, sums in zip(indices, jobs, choices, used, strict=True)
+                _Row(i, self.jobs[i], self._writers(i, choices_of(fuser, prompt, mine)))
+                for i, prompt, mine in zip(indices, prompts, readers, strict=True)
             ]
             view = LogitView(fuser.ensemble, hidden)
-            draws = [Draw(job.sampling, 0) for job in jobs]
-            first, _ = judge_next(fuser, view, self._vectors(rows), draws)
+            draws = [[Draw(row.job.sampling, 0)] for row in rows]
+            first = judge_next(fuser, view, [row.voices for row in rows], draws)
             view.check(first.finite)
-        staying = []
-        for place, row in enumerate(rows):
-            one = slice(place, place + 1)
-            if self._take(row, Gain(first.tokens[one], first.weights[one], 0, 0)):
-                self._land(row)
-            else:
-                staying.append(place)
-        if not staying:
-            return
-        new = [rows[place] for place in staying]
-        state = _packed(state, staying, new)
-        if self.state is not None:
-            state = _packed(self.state, range(len(self.rows)), self.rows).join(state)
-        self.rows, self.state = [*self.rows, *new], state
+        ways: list[tuple[int, _Row]] = []
+        for place, (row, said) in enumerate(zip(rows, first.said, strict=True)):
+            if len(row.writers) > 1:
+                row.stem = _Stem(state, place)
+            for tokens, voices in together([one.tokens for one in said]):
+                weights = [said[voice].weights for voice in voices]
+                way, _ = self._take(row, Gain(tokens, weights, 0, 0, None, tuple(voices)))
+                ways += [(place, way)] if way.writers else []
+        staying = self._with_room(ways, size - len(self.rows))
+        if staying:
+            width = max(row.cached for _, row in staying)
+            new = state.fork([place for place, _ in staying], width)
+            self._join(new, [row for _, row in staying])
 
-    def _take(self, row: _Row, gain: Gain) -> bool:
-        """Give a row what it gained; returns whether its text ended."""
+    def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[_Writer]:
+        """Who writes after a prompt: one writer for recipes that cannot differ."""
+        writers: dict[tuple[Voice, frozenset[int]], _Writer] = {}
+        for i, choice in enumerate(choices):
+            if i not in self.finished.get(index, ()):
+                voice = Voice(tuple(self.fuser.vector(choice)), self.fuser.recipes[i].rule)
+                ends = self.jobs[index].ends[i]
+                zero = torch.zeros(len(voice.vector), dtype=torch.float64)
+                writer = writers.setdefault((voice, ends), _Writer(voice, ends, {}, zero))
+                writer.choices[i] = choice
+        return list(writers.values())
+
+    def _with_room(self, ways: Sequence[tuple[int, _Row]], room: int) -> list[tuple[int, _Row]]:
+        """As many as there is room for; the others wait, if they can be taken up again."""
+        staying: list[tuple[int, _Row]] = []
+        for place, row in ways:
+            if len(row.writers) == 1 and len(staying) < room:
+                row.stem = None  # it will not split, nor have to wait
+            if len(staying) < room or row.stem is None:
+                staying.append((place, row))
+            else:
+                self.waiting.append(row)
+        return staying
+
+    def _resume(self, room: int) -> None:
+        """Take up texts that wait: their tokens so far run after their prompts at once."""
+        some = self.waiting[:room]
+        stem = some[0].stem
+        assert stem is not None
+        some = [row for row in some if row.stem is not None and row.stem.state is stem.state]
+        places = [row.stem.place for row in some if row.stem is not None]
+        self.resuming = len(some)
+        begun = stem.state.fork(places, max(len(row.job.prompt.ids) for row in some))
+        ids, valid = padded([row.tokens[:-1] for row in some])
+        for _ in feed(begun, ids, valid, torch.zeros_like(valid)):
+            pass
+        self.waiting = [row for row in self.waiting if row not in some]
+        self.resuming = 0
+        for row in some:
+            if len(row.writers) == 1:
+                row.stem = None
+        self._join(begun, some)
+
+    def _join(self, new: Rows, rows: Sequence[_Row]) -> None:
+        """Let more rows join those in flight."""
+        if self.state is not None:
+            width = max(row.cached for row in self.rows)
+            new = self.state.fork(range(len(self.rows)), width).join(new)
+        self.rows, self.state = [*self.rows, *rows], new
+
+    def _take(self, row: _Row, gain: Gain) -> tuple[_Row, int]:
+        """Give some writers of a row what they gained.
+
+        Returns:
+            The row as they go on, without writers if nobody does, and how many tokens were drawn.
+        """
         if self.observer is not None:
             self.observer(row.index, len(row.tokens), gain)
-        return row.take(gain.tokens, gain.weights)
-
-    def _land(self, row: _Row) -> None:
-        """Put a finished row by."""
-        mean = row.used / row.drawn
-        choice = row.choice or mean_choice(self.fuser, mean[None])
-        self.done.append((row.index, Generated(row.tokens, choice)))
+        way = row.way(gain)
+        landed, drawn = way.take(gain)
+        for writer, ids in landed:
+            for recipe, choice in writer.choices.items():
+                found = choice or mean_choice(self.fuser, (writer.used / writer.drawn)[None])
+                self.finished.setdefault(row.index, set()).add(recipe)
+                self.done.append((row.index, recipe, Generated(ids, found)))
+        return way, drawn
 
     # ---------------------------------------------------------------- a round
 
-    def round(self, waiting: bool) -> None:
+    def round(self, waiting: bool, size: int) -> None:
         """Give every row at least one token.
 
         Args:
             waiting: Whether there are prompts to take the place of rows that end.
+            size: Rows that may be in flight.
         """
         if self.state is None:
             return
         most = max(row.room for row in self.rows) - 1 if self.may_draft else 0
-        k = self.speculation.length(len(self.rows), most, waiting)
+        k = self.speculation.length(len(self.rows), most, waiting or bool(self.waiting))
         pending = [row.pending for row in self.rows]
-        one = Round(self.fuser, self.state, pending, self._vectors(self.rows), self.drafter, k)
+        one = Round(self.fuser, self.state, pending, self.drafter, k)
         with blame(lambda place: self.rows[place].index):
             gains = one.play()
-        staying, kept = [], []
-        for place, (row, gain) in enumerate(zip(self.rows, gains, strict=True)):
-            before = row.drawn
-            if self._take(row, gain):
-                self._land(row)
-            else:
-                staying.append(place)
-            kept.append(gain.up_to(row.drawn - before))
-        rows = [self.rows[place] for place in staying]
-        if not rows:
+        first: list[tuple[int, _Row]] = []
+        more: list[tuple[int, _Row]] = []
+        kept = []
+        counts: dict[int, int] = {}
+        for place, (row, mine) in enumerate(zip(self.rows, gains, strict=True)):
+            for gain in mine:
+                way, drawn = self._take(row, gain)
+                kept.append(gain.up_to(drawn))
+                if way.writers:
+                    counts[id(way)] = gain.accepted + 1
+                    (more if first and first[-1][0] == place else first).append((place, way))
+        staying = self._with_room([*first, *more], size)
+        cost = one.cost()
+        begun = time.perf_counter()  # small work that a host waits for, on a GPU too
+        self._keep(one.start, staying, [counts[id(row)] for _, row in staying])
+        settling = time.perf_counter() - begun if k else 0.0
+        self.speculation.learn(k, len(gains), kept, cost._replace(judging=cost.judging + settling))
+
+    def _keep(self, start: int, staying: Sequence[tuple[int, _Row]], counts: list[int]) -> None:
+        """Go on with some rows, and of their slots from ``start`` on with so many."""
+        places, rows = [place for place, _ in staying], [row for _, row in staying]
+        if not rows or self.state is None:
             self.rows, self.state = [], None
-        elif len(rows) < len(self.rows) or _wasteful(self.state, rows):
-            self.rows, self.state = rows, _packed(self.state, staying, rows)
-        self.speculation.learn(k, kept, one.cost())
-
-    def _vectors(self, rows: Sequence[_Row]) -> Tensor:
-        """``[B, S]`` source weights."""
-        vectors = torch.tensor([row.vector for row in rows])
-        return vectors.to(self.fuser.ensemble.device, non_blocking=True)
-
-
-def _packed(state: Rows, places: Sequence[int], rows: Sequence[_Row]) -> Rows:
-    """Some rows of a batch, without holes that all of them could do without."""
-    return state.fork(places, max(row.cached for row in rows))
-
-
-def _wasteful(state: Rows, rows: Sequence[_Row]) -> bool:
-    """Whether holes make up so much of the caches that packing them pays."""
-    width = max(row.cached for row in rows)
-    return state.layout.slots > width * _WASTE + _SOME
+            return
+        width = max(row.cached for row in rows)
+        if places == list(range(len(self.rows))):
+            layout = self.state.layout
+            if min(counts) < layout.slots - start:
+                kept = torch.tensor(counts).to(layout.ids.device, non_blocking=True)
+                layout.keep(start, kept)
+                self.state.trim(start + max(counts))
+            if layout.slots > width * _WASTE + _SOME:  # holes that pay for packing
+                self.state = self.state.fork(places, width)
+        else:
+            self.state = self.state.fork(places, width, start, counts)
+        self.rows = rows

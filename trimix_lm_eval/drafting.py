@@ -5,6 +5,10 @@ over the k + 1 positions at once. The fused distribution at each position says w
 (see `sampling`); drafts stand as far as they are these tokens, and the first that is not is
 replaced. So every row gains between 1 and k + 1 tokens, the same ones that k = 0 gives one by one.
 
+A row may speak with several voices: ways to weight the sources that have agreed on every token so
+far. Each is judged by its own distribution over the same logits; where they come to differ, the row
+gains several ways to go on.
+
 Rows gain different numbers of tokens. What one row rejects stays in the caches as a hole, and what
 all rows reject is cut off. Invariant 4 holds: logits are kept for a chunk at most.
 """
@@ -12,6 +16,7 @@ all rows reject is cut off. Invariant 4 holds: logits are kept for a chunk at mo
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +25,7 @@ from torch import Tensor
 
 from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.errors import blame
-from trimix_lm_eval.fuser import Fuser
+from trimix_lm_eval.fuser import Fuser, Rule, Voice
 from trimix_lm_eval.sampling import Draw, Sampling, pick
 
 
@@ -32,48 +37,38 @@ class Pending(NamedTuple):
         place: How many tokens have been generated for it.
         room: How many more may come, at least 1.
         sampling: How they are drawn.
+        voices: Whose tokens they are, at least one.
     """
 
     token: int
     place: int
     room: int
     sampling: Sampling
+    voices: tuple[Voice, ...]
 
     def draw(self, ahead: int) -> Draw:
         """How the token after ``ahead`` more is drawn."""
         return Draw(self.sampling, self.place + ahead)
 
 
-class Verdict(NamedTuple):
-    """What the fused distribution says at N positions, on the CPU.
-
-    Attributes:
-        tokens: The token that comes at each.
-        weights: ``[N, S]`` source weights in force.
-        finite: ``[N]`` whether the logits are numbers.
-    """
-
-    tokens: list[int]
-    weights: Tensor
-    finite: Tensor
-
-
 class Gain(NamedTuple):
-    """What a row gained in a round.
+    """What a row gained in a round, by the voices that agree on it.
 
     Attributes:
         tokens: At least one.
-        weights: ``[n, S]`` in force for each.
+        weights: Of each voice ``[n, S]`` in force for each token.
         tried: Drafts that were of use to this row.
         accepted: How many of them stood.
         refused: The first draft that did not stand; None if there is none.
+        voices: Which of the row's voices.
     """
 
     tokens: list[int]
-    weights: Tensor
+    weights: list[Tensor]
     tried: int
     accepted: int
     refused: int | None = None
+    voices: tuple[int, ...] = (0,)
 
     def up_to(self, drawn: int) -> Gain:
         """What is left of it in a text that ends after so many of its tokens."""
@@ -91,35 +86,132 @@ class Cost(NamedTuple):
     judging: float
 
 
+class Said(NamedTuple):
+    """What one voice says at k positions of a row.
+
+    Attributes:
+        tokens: The token that comes at each.
+        weights: ``[k, S]`` source weights in force.
+    """
+
+    tokens: list[int]
+    weights: Tensor
+
+
+class Verdict(NamedTuple):
+    """What all voices say at B rows times k positions, on the CPU.
+
+    Attributes:
+        said: By row and voice.
+        finite: ``[B * k]`` whether the logits are numbers.
+        more: What was to come along.
+    """
+
+    said: list[list[Said]]
+    finite: Tensor
+    more: list[list[int]]
+
+
+class _Layer(NamedTuple):
+    """One voice each of some rows, under one rule.
+
+    Attributes:
+        rule: The rule.
+        of: (row, voice), one voice of a row at most, in the order of the rows.
+        vectors: ``[n, S]`` their weights.
+    """
+
+    rule: Rule
+    of: list[tuple[int, int]]
+    vectors: Tensor
+
+
+def _layers(voices: Sequence[Sequence[Voice]], device: torch.device) -> list[_Layer]:
+    """The voices of all rows, as few layers as hold them all."""
+    found: dict[tuple[Rule, int], list[tuple[int, int]]] = {}
+    for row, mine in enumerate(voices):
+        seen: dict[Rule, int] = {}
+        for voice, (_, rule) in enumerate(mine):
+            seen[rule] = depth = seen.get(rule, -1) + 1
+            found.setdefault((rule, depth), []).append((row, voice))
+    layers = []
+    for (rule, _), of in found.items():
+        vectors = torch.tensor([voices[row][voice].vector for row, voice in of])
+        layers.append(_Layer(rule, of, vectors.to(device, non_blocking=True)))
+    return layers
+
+
 def judge_next(
-    fuser: Fuser, view: LogitView, vectors: Tensor, draws: Sequence[Draw], *more: Tensor
-) -> tuple[Verdict, list[list[int]]]:
+    fuser: Fuser,
+    view: LogitView,
+    voices: Sequence[Sequence[Voice]],
+    draws: Sequence[Sequence[Draw]],
+    *more: Tensor,
+) -> Verdict:
     """Which token comes at each position: one synchronisation with the device.
 
     Args:
-        fuser: The sources and the policy.
-        view: N positions.
-        vectors: ``[N, S]`` chosen source weights.
-        draws: How each token is drawn.
-        *more: ``[N]`` integers on the device that are to come along.
-
-    Returns:
-        The verdict, and ``more`` as lists.
+        fuser: The sources.
+        view: B rows times k positions, row by row.
+        voices: Of each row.
+        draws: Of each row, how each of its k tokens is drawn.
+        *more: ``[B * k]`` integers on the device that are to come along.
     """
-    tokens, tops, used = [], [], []
+    k, device = len(draws[0]), fuser.ensemble.device
+    layers = _layers(voices, device)
+    tokens: list[list[Tensor]] = [[] for _ in layers]
+    tops: list[list[Tensor]] = [[] for _ in layers]
+    used: list[list[Tensor]] = [[] for _ in layers]
     for where, logits in view.chunks():
-        fused, weights = fuser.fused(logits, vectors[where])
-        best = fused.max(dim=-1)
-        tokens.append(pick(fused, draws[where], best.indices))
-        tops.append(best.values)
-        used.append(weights)
-    columns = [torch.cat(tokens), torch.cat(tops), *more]
-    table = torch.cat(
-        [torch.stack([c.double() for c in columns], dim=1), torch.cat(used).double()], dim=1
-    ).cpu()
-    finite = table[:, 1].isfinite()
-    whole = [column.long().tolist() for column in table[:, : len(columns)].nan_to_num().unbind(1)]
-    return Verdict(whole[0], table[:, len(columns) :], finite), whole[2:]
+        for i, (rule, of, vectors) in enumerate(layers):
+            at = [row * k + j for row, _ in of for j in range(k)]
+            low, high = bisect_left(at, where.start), bisect_left(at, where.stop)
+            if low == high:
+                continue
+            mine = logits
+            if high - low < where.stop - where.start:
+                local = torch.tensor(at[low:high]) - where.start
+                mine = [x[local.to(x.device, non_blocking=True)] for x in logits]
+            weights = vectors.repeat_interleave(k, dim=0)[low:high]
+            fused, weights = fuser.fused(mine, weights, rule)
+            best = fused.max(dim=-1)
+            some = [draws[p // k][p % k] for p in at[low:high]]
+            tokens[i].append(pick(fused, some, best.indices))
+            tops[i].append(best.values)
+            used[i].append(weights)
+    columns = [torch.cat([x for part in c for x in part]) for c in (tokens, tops)]
+    size = len(fuser.ensemble.names)
+    weights = torch.cat([x for part in used for x in part])  # [M, S]
+    numbers = [c.double() for c in (*columns, weights.flatten(), *more)]
+    widths = [len(c) for c in numbers]
+    picked, top, weights, *came = torch.cat(numbers).cpu().split(widths)
+    return _verdict(layers, k, picked, top, weights.view(-1, size), [c.tolist() for c in came])
+
+
+def _verdict(
+    layers: Sequence[_Layer],
+    k: int,
+    tokens: Tensor,
+    tops: Tensor,
+    weights: Tensor,
+    more: Sequence[Sequence[float]],
+) -> Verdict:
+    """Sort what the layers say, one below the other, by row and voice."""
+    rows = 1 + max(row for layer in layers for row, _ in layer.of)
+    found: dict[tuple[int, int], Said] = {}
+    finite = torch.ones(rows, k, dtype=torch.bool)
+    whole = tokens.nan_to_num().long().tolist()
+    at = 0
+    for layer in layers:
+        for row, voice in layer.of:
+            here = slice(at, at + k)
+            found[row, voice] = Said(whole[here], weights[here])
+            finite[row] &= tops[here].isfinite()
+            at += k
+    said: list[list[Said]] = [[] for _ in range(rows)]
+    for row, voice in sorted(found):
+        said[row].append(found[row, voice])
+    return Verdict(said, finite.flatten(), [[int(x) for x in column] for column in more])
 
 
 class Stopwatch:
@@ -152,39 +244,56 @@ class Stopwatch:
         return [b - a for a, b in pairs]
 
 
+def together(said: Sequence[Sequence[int]]) -> list[tuple[list[int], list[int]]]:
+    """What some voices say, each way once, with the voices that say it."""
+    ways: dict[tuple[int, ...], list[int]] = {}
+    for voice, tokens in enumerate(said):
+        ways.setdefault(tuple(tokens), []).append(voice)
+    return [(list(tokens), voices) for tokens, voices in ways.items()]
+
+
+class _Line:
+    """What one voice of a row has gained so far."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.weights: list[Tensor] = []
+        self.accepted = 0
+
+    def take(self, said: Said, count: int) -> None:
+        """Take the first tokens of what was said."""
+        self.tokens += said.tokens[:count]
+        self.weights += list(said.weights[:count])
+
+
 class Round:
     """One round.
 
     Args:
-        fuser: The sources and the policy.
-        state: B rows, which grow by their new tokens.
+        fuser: The sources.
+        state: B rows, which grow by k + 1 slots: the last token of each and its drafts. What is to
+            be kept of them is for the caller to say.
         pending: Where each row stands.
-        vectors: ``[B, S]`` chosen source weights.
         drafter: Index of the source that drafts; it runs on its own when ``k`` is 0, too, so that
             its cost is known.
         k: Tokens to draft per row.
     """
 
     def __init__(
-        self,
-        fuser: Fuser,
-        state: Rows,
-        pending: Sequence[Pending],
-        vectors: Tensor,
-        drafter: int,
-        k: int,
+        self, fuser: Fuser, state: Rows, pending: Sequence[Pending], drafter: int, k: int
     ) -> None:
-        self.fuser, self.state, self.pending, self.vectors = fuser, state, pending, vectors
+        self.fuser, self.state, self.pending = fuser, state, pending
         self.drafter, self.k = drafter, k
         self.start = state.layout.slots
         # For a row with less room fewer drafts are of use; the rest is padding.
         self.limits = [min(k, row.room - 1) for row in pending]
         self.hidden: list[Tensor] = []  # S times [B, k + 1, H], of the drafter [B, k, H]
+        self.lines = [[_Line() for _ in row.voices] for row in pending]
+        self.drafted: list[list[int]] = [[] for _ in pending]
         self.watch = Stopwatch(fuser.ensemble.device)
-        self.settling = 0.0
 
-    def play(self) -> list[Gain]:
-        """Draft, judge, and keep what stands."""
+    def play(self) -> list[list[Gain]]:
+        """Draft and judge; returns what each row gains, one gain for each way to go on."""
         k, state = self.k, self.state
         logits, drafts = self._draft()
         self.watch.lap()
@@ -192,31 +301,30 @@ class Round:
             if s != self.drafter:
                 h = state.run(s, self.start)
                 self.hidden.insert(s, h.unflatten(0, (len(self.pending), k + 1)))
-        accepted = [0] * len(self.pending)
-        refused: list[int | None] = [None] * len(self.pending)
-        gained: list[list[int]] = [[] for _ in self.pending]
-        weights: list[list[Tensor]] = [[] for _ in self.pending]
-        if k:
-            accepted, refused = self._compare(logits, drafts, gained, weights)
+        if drafts is not None:
+            self._compare(logits, drafts)
         self.watch.lap()
-        whole = [row for row, stood in enumerate(accepted) if stood == k]
-        if whole:
-            self._go_on(whole, gained, weights)
-        begun = time.perf_counter()  # small work that a host waits for, on a GPU too
-        if k:
-            counts = torch.tensor(accepted).to(state.layout.ids.device, non_blocking=True) + 1
-            state.layout.keep(self.start, counts)
-            state.trim(self.start + 1 + max(accepted))
-        self.settling = time.perf_counter() - begun
-        return [
-            Gain(gained[row], torch.stack(weights[row]), limit, accepted[row], refused[row])
-            for row, limit in enumerate(self.limits)
+        whole = [
+            row for row, mine in enumerate(self.lines) if any(line.accepted == k for line in mine)
         ]
+        if whole:
+            self._go_on(whole)
+        return [self._ways(row) for row in range(len(self.pending))]
+
+    def _ways(self, row: int) -> list[Gain]:
+        """What a row gains: voices that say the same go on together."""
+        gains = []
+        for tokens, voices in together([line.tokens for line in self.lines[row]]):
+            lines = [self.lines[row][voice] for voice in voices]
+            accepted, limit = lines[0].accepted, self.limits[row]
+            refused = self.drafted[row][accepted] if accepted < limit else None
+            weights = [torch.stack(line.weights) for line in lines]
+            gains.append(Gain(tokens, weights, limit, accepted, refused, tuple(voices)))
+        return gains
 
     def cost(self) -> Cost:
         """What the round took, once it is played."""
         drafting, judging, *last = self.watch.seconds()
-        judging += self.settling
         if not last:
             return Cost(drafting, self.k, judging)
         return Cost(drafting + last[0], self.k + 1, judging + last[1])
@@ -257,49 +365,38 @@ class Round:
         kept = torch.stack(logits, dim=1).flatten(0, 1) if keep else None
         return kept, torch.stack(drafts, dim=1)
 
-    def _compare(
-        self,
-        logits: Tensor | None,
-        drafts: Tensor | None,
-        gained: list[list[int]],
-        weights: list[list[Tensor]],
-    ) -> tuple[list[int], list[int | None]]:
-        """Judge the first k positions.
+    def _compare(self, logits: Tensor | None, drafts: Tensor) -> None:
+        """Judge the first k positions: how many drafts stand with each voice, and what follows.
 
-        Returns:
-            Of each row how many drafts stand, and the first that does not.
+        Args:
+            logits: ``[B * k, V]`` of the drafter, if they were kept.
+            drafts: ``[B, k]``.
         """
         k, ensemble = self.k, self.fuser.ensemble
-        assert drafts is not None
         ready = {} if logits is None else {self.drafter: logits}
         view = LogitView(ensemble, [h[:, :k].flatten(0, 1) for h in self.hidden], ready)
-        draws = [row.draw(j) for row in self.pending for j in range(k)]
-        vectors = self.vectors.repeat_interleave(k, dim=0)
+        draws = [[row.draw(j) for j in range(k)] for row in self.pending]
+        voices = [row.voices for row in self.pending]
         flat = drafts.flatten().to(ensemble.device)
-        verdict, (drafted,) = judge_next(self.fuser, view, vectors, draws, flat)
-        accepted: list[int] = []
-        refused: list[int | None] = []
+        verdict = judge_next(self.fuser, view, voices, draws, flat)
+        (drafted,) = verdict.more
         finite = verdict.finite.clone()
         for row, limit in enumerate(self.limits):
-            at = row * k
-            stood = 0
-            while stood < limit and verdict.tokens[at + stood] == drafted[at + stood]:
-                stood += 1
-            # A row whose drafts all stand goes on at position k; else the next token is here.
-            come = min(stood + 1, k)
-            gained[row] += verdict.tokens[at : at + come]
-            weights[row] += list(verdict.weights[at : at + come])
-            finite[at + come : at + k] = True  # what follows a rejected draft is nobody's matter
-            accepted.append(stood)
-            refused.append(drafted[at + stood] if stood < limit else None)
+            mine = self.drafted[row] = drafted[row * k : (row + 1) * k]
+            most = 0
+            for line, said in zip(self.lines[row], verdict.said[row], strict=True):
+                while line.accepted < limit and said.tokens[line.accepted] == mine[line.accepted]:
+                    line.accepted += 1
+                # A voice whose drafts all stand goes on at position k; else the next token is here.
+                come = min(line.accepted + 1, k)
+                line.take(said, come)
+                most = max(most, come)
+            finite[row * k + most : (row + 1) * k] = True  # behind the last that counts
         with blame(lambda position: position // k):
             view.check(finite)
-        return accepted, refused
 
-    def _go_on(
-        self, whole: Sequence[int], gained: list[list[int]], weights: list[list[Tensor]]
-    ) -> None:
-        """The token after the last draft, of rows all of whose drafts stand."""
+    def _go_on(self, whole: Sequence[int]) -> None:
+        """The token after the last draft, of rows with voices for which all drafts stand."""
         last = self.state.run(self.drafter, self.start + self.k)  # [B, H]
         self.watch.lap()
         at = torch.tensor(whole)
@@ -308,12 +405,20 @@ class Round:
             for s, h in enumerate(self.hidden)
         ]
         view = LogitView(self.fuser.ensemble, hidden)
-        vectors = self.vectors[at.to(self.vectors.device, non_blocking=True)]
-        draws = [self.pending[row].draw(self.k) for row in whole]
-        verdict, _ = judge_next(self.fuser, view, vectors, draws)
+        lines = [[x for x in self.lines[row] if x.accepted == self.k] for row in whole]
+        voices = [
+            [
+                v
+                for v, x in zip(self.pending[row].voices, self.lines[row], strict=True)
+                if x.accepted == self.k
+            ]
+            for row in whole
+        ]
+        draws = [[self.pending[row].draw(self.k)] for row in whole]
+        verdict = judge_next(self.fuser, view, voices, draws)
         with blame(whole.__getitem__):
             view.check(verdict.finite)
-        for row, token, weight in zip(whole, verdict.tokens, verdict.weights, strict=True):
-            gained[row].append(token)
-            weights[row].append(weight)
+        for mine, said in zip(lines, verdict.said, strict=True):
+            for line, one in zip(mine, said, strict=True):
+                line.take(one, 1)
         self.watch.lap()

@@ -57,6 +57,20 @@ class LogitView:
             return self.ready[which][where]
         return self.ensemble.logits_of(which, self.hidden[which][where])
 
+    def part(self, where: slice, keep: Tensor, logits: Sequence[Tensor] = ()) -> LogitView:
+        """Those of some positions that are marked.
+
+        Args:
+            where: The positions.
+            keep: ``[n]`` (on the CPU) which of them.
+            logits: One ``[n, V]`` tensor per source, if they are there and need not be made again.
+        """
+        hidden, ready = [h[where] for h in self.hidden], list(logits)
+        if not bool(keep.all()):
+            hidden = [h[keep.to(h.device)] for h in hidden]
+            ready = [x[keep.to(x.device)] for x in ready]
+        return LogitView(self.ensemble, hidden, dict(enumerate(ready)))
+
     def check(self, finite: Tensor) -> None:
         """Raise an error that names the source if a result is not finite.
 
@@ -130,20 +144,32 @@ class Rows:
             if cache is not None:
                 cache.trim(slots)
 
-    def fork(self, rows: Sequence[int], width: int | None = None) -> Rows:
+    def fork(
+        self,
+        rows: Sequence[int],
+        width: int | None = None,
+        start: int = 0,
+        counts: Sequence[int] | None = None,
+    ) -> Rows:
         """A copy of these rows (repeats allowed), to be continued on its own.
 
         Args:
             rows: Their indices.
             width: Slots to keep, as many as the longest row has tokens: holes are left out. None
                 keeps all.
+            start: A slot; before it, everything is kept.
+            counts: How many slots of each copy are kept from ``start`` on; None is all of them.
         """
         index = torch.tensor(list(rows), dtype=torch.long)
-        slots = (
-            None if width is None else self.layout.packed(width)[index.to(self.layout.ids.device)]
-        )
+        layout = self.layout.select(index)
+        if counts is not None:
+            layout.keep(start, torch.tensor(list(counts)).to(layout.ids.device))
+        slots = None
+        if width is not None:
+            slots = layout.packed(width)
+            layout = layout.select(torch.arange(len(index)), slots)
         caches = [None if cache is None else cache.taken(index, slots) for cache in self.caches]
-        return Rows(self.ensemble, self.layout.select(index, slots), caches)
+        return Rows(self.ensemble, layout, caches)
 
     def join(self, other: Rows) -> Rows:
         """These rows and another's below them, as one batch."""

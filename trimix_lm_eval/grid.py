@@ -62,6 +62,46 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
     return torch.cat(parts, dim=1)
 
 
+def grid_greedy(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    """Whether each target is the most probable token under each point.
+
+    Fused logits are affine in the weights. So a token that is the best at all corners of a box is
+    the best at every point inside it, and the favourites of the corners are rivals that refute
+    most of the others at a glance. What is left is looked up in the whole vocabulary.
+
+    Args:
+        logits: One ``[N, V]`` tensor per source.
+        targets: ``[N]`` token ids.
+        points: ``[P, S]`` source weights, each row of sum 1.
+
+    Returns:
+        ``[P, N]``; of tokens with equal logits the first one is the best.
+    """
+    corners = _corners(points)
+    if len(corners) >= len(points):
+        return torch.stack([fusion.fuse(logits, p).argmax(dim=-1) == targets for p in points])
+    best = torch.stack([fusion.fuse(logits, corner).argmax(dim=-1) for corner in corners])  # [C, N]
+    rivals = torch.cat([targets[None], best])  # [C + 1, N]
+    picked = torch.stack([source.gather(1, rivals.T) for source in logits], dim=-1)  # [N, C + 1, S]
+    values = picked @ points.to(picked).T  # [N, C + 1, P]
+    beaten = (values[:, 1:] > values[:, :1]).any(dim=1).T  # [P, N]
+    sure = (best == targets).all(dim=0)  # [N]
+    greedy = sure.expand(len(points), -1).clone()
+    for p, open_ in enumerate((~beaten & ~sure).cpu()):
+        if bool(open_.any()):
+            at = open_.nonzero()[:, 0].to(targets.device)
+            fused = fusion.fuse([source[at] for source in logits], points[p])
+            greedy[p, at] = fused.argmax(dim=-1) == targets[at]
+    return greedy
+
+
+def _corners(points: Tensor) -> Tensor:
+    """``[C, S]`` the corners of the smallest box around points whose weights sum to 1."""
+    axes = [x.unique()[[0, -1]].unique() for x in points[:, :-1].T]
+    free = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    return torch.cat([free, 1 - free.sum(dim=1, keepdim=True)], dim=1)
+
+
 def _factored(
     logits: Sequence[Tensor], targets: Tensor, points: Tensor, block: int
 ) -> Tensor | None:

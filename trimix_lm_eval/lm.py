@@ -18,7 +18,7 @@ from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
 from trimix_lm_eval import __version__, errors, prefill, processes, scoring, settings
-from trimix_lm_eval.codec import seed_for
+from trimix_lm_eval.codec import Points, seed_for
 from trimix_lm_eval.gen_kwargs import generation
 from trimix_lm_eval.provenance import Guard, TaskPoint, describe, text_digest
 from trimix_lm_eval.readers import Choice
@@ -79,7 +79,7 @@ class TriMixLM(TemplateLM):
         questions = [(request.task_name, request.doc_id) for request in requests]
         scores = self.model.iter_loglikelihood(pairs, points, questions)
         results: list[Any] = [None] * len(requests)
-        for i, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
+        for i, _, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
             results[i] = (score.log_likelihood, score.is_greedy)
             self._finish("loglikelihood", requests[i], results[i], score.choice)
         return results
@@ -91,7 +91,7 @@ class TriMixLM(TemplateLM):
         scores = self.model.iter_rolling([r.args[0] for r in requests])
         results: list[Any] = [None] * len(requests)
         what = "loglikelihood_rolling"
-        for i, score in self._progress(scores, requests, what, disable_tqdm):
+        for i, _, score in self._progress(scores, requests, what, disable_tqdm):
             results[i] = score.log_likelihood
             self._finish(what, requests[i], results[i], score.choice)
         return results
@@ -110,7 +110,7 @@ class TriMixLM(TemplateLM):
             jobs.append((context, generation(kwargs, eos, seed)))
         texts = self.model.iter_generate(jobs, self._points(requests))
         results: list[Any] = [None] * len(requests)
-        for i, made in self._progress(texts, requests, "generate_until", disable_tqdm):
+        for i, _, made in self._progress(texts, requests, "generate_until", disable_tqdm):
             results[i] = made.text
             cached = jobs[i][1].temperature == 0
             self._finish("generate_until", requests[i], made.text, made.choice, cached)
@@ -124,9 +124,10 @@ class TriMixLM(TemplateLM):
             scoring.Request(prefill.Prompt(tuple(context)), tuple(target))
             for _, context, target in requests
         ]
-        found = dict(
-            scoring.score(self.model.fuser, wanted, self.model.batch_size, self.model.max_length)
+        scores = scoring.score(
+            self.model.fuser, wanted, self.model.batch_size, self.model.max_length
         )
+        found = {i: score for i, _, score in scores}
         return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]
 
     def _progress(
@@ -157,7 +158,7 @@ class TriMixLM(TemplateLM):
 
     def _label(self, weights: Weights) -> str:
         """A point of a grid by its name; a continuous choice to the nearest tenth."""
-        policy = self.model.fuser.policy
+        policy = self.model.fuser.recipes[0].policy
         if policy.scope == "token" or policy.continuous:
             alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
             gamma = None if weights.gamma is None else round(weights.gamma, 1)
@@ -166,7 +167,7 @@ class TriMixLM(TemplateLM):
 
     # ---------------------------------------------------------------- one point per task
 
-    def _points(self, requests: Sequence[Instance]) -> list[Weights] | None:
+    def _points(self, requests: Sequence[Instance]) -> list[Points] | None:
         """The point of each request's task, where the policy chooses by task.
 
         A point is stored before any request is scored with it, and read again on resume: then
@@ -175,7 +176,7 @@ class TriMixLM(TemplateLM):
         Raises:
             TrimixError: The cache file's point was chosen from other prompts.
         """
-        policy = self.model.fuser.policy
+        policy = self.model.fuser.recipes[0].policy
         if policy.scope != "task":
             return None
         arrived = self._prompts(requests)
@@ -191,7 +192,7 @@ class TriMixLM(TemplateLM):
                 del self.task_points[task]
         if set(arrived) - set(self.task_points):  # on every process alike: see set_cache_hook
             self._choose_points(arrived, policy.task_prompts)
-        return [self.task_points[str(r.task_name)].weights for r in requests]
+        return [(self.task_points[str(r.task_name)].weights,) for r in requests]
 
     def _prompts(self, requests: Sequence[Instance]) -> dict[str, dict[int, str]]:
         """The prompts of each task by their place in the draw, which the seed alone decides.

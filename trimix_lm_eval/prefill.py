@@ -7,7 +7,9 @@ prediction, so that a selection costs no forward pass of its own.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
+from operator import or_
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from trimix_lm_eval.ensemble import Ensemble, LogitView, Rows
 from trimix_lm_eval.errors import TrimixError, always, blame, warn_once
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.readers import Choice, Reader
+from trimix_lm_eval.readers import Choice, Readers
 from trimix_lm_eval.weights import Weights
 
 #: Entries of the attention mask of one chunk: 64 MiB in fp32.
@@ -27,20 +29,26 @@ R = TypeVar("R")
 
 
 class Prompt(NamedTuple):
-    """A context, and what a policy may see of it.
+    """A context, and what the policies may see of it.
 
     Attributes:
         ids: Its tokens, at least one.
-        judged: Per token, whether a reader is shown it; None means all. The first token has no
+        judged: Per token (and for ``tail``, if there is one) a bit for each recipe, 1 for the
+            first, whose policy is shown it; None means that all are. The first token has no
             prediction and is never shown.
-        weights: A point chosen elsewhere (for a whole task); None lets the policy choose.
+        weights: Per recipe a point chosen elsewhere (for a whole task), or None, which lets its
+            policy choose; None for all of them lets every policy choose.
         tail: A token after the last that is judged, but not fed (the end of a rolling window).
     """
 
     ids: tuple[int, ...]
-    judged: tuple[bool, ...] | None = None
-    weights: Weights | None = None
+    judged: tuple[int, ...] | None = None
+    weights: tuple[Weights | None, ...] | None = None
     tail: int | None = None
+
+    def given(self, recipe: int) -> Weights | None:
+        """The point chosen elsewhere for a recipe."""
+        return self.weights[recipe] if self.weights else None
 
 
 def halving(
@@ -162,15 +170,15 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def prefill(
     ensemble: Ensemble,
     prompts: Sequence[Prompt],
-    readers: Sequence[Reader | None],
+    readers: Sequence[Readers | None],
     rows: Rows | None = None,
 ) -> tuple[Rows, list[Tensor]]:
-    """Run prompts through all sources, showing each reader its prompt on the way.
+    """Run prompts through all sources, showing its readers each prompt on the way.
 
     Args:
         ensemble: The sources.
         prompts: B prompts.
-        readers: One per prompt; None where nobody looks.
+        readers: One set per prompt; None where nobody looks.
         rows: What the prompts continue, one row each; None starts them empty.
 
     Returns:
@@ -179,18 +187,8 @@ def prefill(
     """
     ids, valid = padded([prompt.ids for prompt in prompts])
     ends = valid.sum(dim=1) - 1
-    after = torch.zeros_like(ids)  # the token that each position predicts
-    after[:, :-1] = ids[:, 1:]
-    shown = torch.zeros_like(valid)
-    for row, (prompt, reader) in enumerate(zip(prompts, readers, strict=True)):
-        if reader is None:
-            continue
-        judged = prompt.judged or (True,) * len(prompt.ids)
-        shown[row, : ends[row]] = torch.tensor(judged[1:], dtype=torch.bool)
-        if prompt.tail is not None:
-            after[row, ends[row]] = prompt.tail
-            shown[row, ends[row]] = True
-    wanted = shown.clone()
+    after, shown = _predicted(prompts, readers, ids)
+    wanted = shown != 0
     wanted[torch.arange(len(prompts)), ends] = True
 
     rows = rows or ensemble.open(len(prompts))
@@ -198,40 +196,93 @@ def prefill(
     for row, slots, hidden in feed(rows, ids, valid, wanted):
         if slots[-1] == ends[row]:
             last[row] = [h[-1:] for h in hidden]
-        reader = readers[row]
-        if reader is not None:
-            keep = shown[row, slots]
+        mine = readers[row]
+        if mine is not None:
+            bits = shown[row, slots]
+            keep = bits != 0
             view = LogitView(ensemble, [h[keep.to(h.device)] for h in hidden])
             with blame(always(row)):
-                reader.read(view, after[row, slots[keep]].to(ensemble.device))
-    for row, reader in enumerate(readers):
-        if reader is not None:
+                mine.read(view, after[row, slots[keep]].to(ensemble.device), bits[keep])
+    for row, mine in enumerate(readers):
+        if mine is not None:
             with blame(always(row)):
-                reader.read_next(LogitView(ensemble, last[row]))
+                mine.read_next(LogitView(ensemble, last[row]))
     order = range(len(prompts))
     return rows, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 
 
+def _predicted(
+    prompts: Sequence[Prompt], readers: Sequence[Readers | None], ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The token that each position predicts, and the bits of the readers that are shown it.
+
+    Args:
+        prompts: B prompts.
+        readers: One set per prompt; None where nobody looks.
+        ids: ``[B, T]`` their tokens, padded.
+
+    Returns:
+        ``[B, T]`` tokens and ``[B, T]`` bits.
+    """
+    after = torch.zeros_like(ids)
+    after[:, :-1] = ids[:, 1:]
+    shown = torch.zeros_like(ids)
+    for row, (prompt, mine) in enumerate(zip(prompts, readers, strict=True)):
+        if mine is None:
+            continue
+        length = len(prompt.ids) + (prompt.tail is not None)
+        if prompt.tail is not None:
+            after[row, length - 2] = prompt.tail
+        everyone = sum(mine.readers)
+        judged = prompt.judged[1:length] if prompt.judged else (everyone,) * (length - 1)
+        shown[row, : length - 1] = torch.tensor(judged, dtype=torch.long) & everyone
+    return after, shown
+
+
 def cut(prompt: Prompt, length: int) -> Prompt:
-    """The last ``length`` tokens of a prompt; if no judged token is among them, all are judged."""
+    """The last ``length`` tokens of a prompt; whoever is shown none of them is shown all."""
     if len(prompt.ids) <= length:
         return prompt
     judged = prompt.judged[-length:] if prompt.judged else None
-    if judged and not any(judged[1:]):
-        judged = None
+    if judged is not None and prompt.judged is not None:
+        left = union(judged[1:])
+        blind = union(prompt.judged[1:]) & ~left
+        judged = tuple(bits | blind for bits in judged) if left else None
     return prompt._replace(ids=prompt.ids[-length:], judged=judged)
 
 
-def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[Reader | None]:
-    """A fresh reader for every prompt that still needs a choice."""
-    policy, names = fuser.policy, fuser.ensemble.names
-    return [policy.reader(names) if p.weights is None else None for p in prompts]
+def union(bits: Iterable[int]) -> int:
+    """All bits of any of them."""
+    return reduce(or_, bits, 0)
 
 
-def choice_of(fuser: Fuser, prompt: Prompt, reader: Reader | None) -> Choice | None:
-    """What the policy chooses for a prompt that was read; None where weights are per token."""
-    if fuser.policy.scope == "token":
-        return None
-    if prompt.weights is not None:
-        return Choice(prompt.weights)
-    return fuser.policy.choose([reader] if reader else [])
+def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[Readers | None]:
+    """Fresh readers for every prompt, of the policies that still need a choice."""
+    names = fuser.ensemble.names
+    found: list[Readers | None] = []
+    for prompt in prompts:
+        readers = {}
+        for i, recipe in enumerate(fuser.recipes):
+            if prompt.given(i) is None and fuser.choosers[i] == i:
+                reader = recipe.policy.reader(names)
+                if reader is not None:
+                    readers[1 << i] = reader
+        found.append(Readers(readers) if readers else None)
+    return found
+
+
+def choices_of(fuser: Fuser, prompt: Prompt, readers: Readers | None) -> tuple[Choice | None, ...]:
+    """What each recipe's policy chooses for a prompt that was read; None: weights per token."""
+    chosen: list[Choice | None] = []
+    for i, recipe in enumerate(fuser.recipes):
+        given = prompt.given(i)
+        if recipe.policy.scope == "token":
+            chosen.append(None)
+        elif given is not None:
+            chosen.append(Choice(given))
+        elif fuser.choosers[i] < i:
+            chosen.append(chosen[fuser.choosers[i]])
+        else:
+            reader = readers.readers.get(1 << i) if readers else None
+            chosen.append(recipe.policy.choose([reader] if reader else []))
+    return tuple(chosen)

@@ -16,8 +16,15 @@ from typing import NamedTuple
 from trimix_lm_eval.ensemble import Rows
 from trimix_lm_eval.errors import always, blame
 from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.prefill import OUT_OF_MEMORY, Prompt, free, halving, prefill, readers_for
-from trimix_lm_eval.readers import Reader
+from trimix_lm_eval.prefill import (
+    OUT_OF_MEMORY,
+    Prompt,
+    free,
+    halving,
+    prefill,
+    readers_for,
+)
+from trimix_lm_eval.readers import Readers
 
 #: A stretch is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
@@ -33,7 +40,7 @@ class Trunk:
         above: What it continues.
         length: Its tokens, from the beginning.
         rows: One row, to be copied; None if nothing is shared.
-        reader: What a policy has seen of it; None if nobody looks.
+        readers: What policies have seen of it; None if nobody looks.
     """
 
     def __init__(
@@ -41,9 +48,9 @@ class Trunk:
         above: Trunk | None = None,
         length: int = 0,
         rows: Rows | None = None,
-        reader: Reader | None = None,
+        readers: Readers | None = None,
     ) -> None:
-        self.above, self.length, self.rows, self.reader = above, length, rows, reader
+        self.above, self.length, self.rows, self.readers = above, length, rows, readers
         self.evicted = False
 
     @property
@@ -56,15 +63,15 @@ class Trunk:
         held = self.held > 0
         trunk: Trunk | None = self
         while trunk:
-            trunk.length, trunk.rows, trunk.reader, trunk.evicted = 0, None, None, True
+            trunk.length, trunk.rows, trunk.readers, trunk.evicted = 0, None, None, True
             trunk = trunk.above
         return held
 
-    def start(self, prompts: Sequence[Prompt], readers: Sequence[Reader | None]) -> Rows | None:
+    def start(self, prompts: Sequence[Prompt], readers: Sequence[Readers | None]) -> Rows | None:
         """Rows to go on from, one per prompt; their readers learn what was seen so far."""
-        for reader in readers:
-            if reader is not None and self.reader is not None:
-                reader.absorb(self.reader)
+        for mine in readers:
+            if mine is not None and self.readers is not None:
+                mine.absorb(self.readers)
         return self.rows.fork([0] * len(prompts)) if self.rows else None
 
     def rest(self, prompt: Prompt) -> Prompt:
@@ -79,7 +86,7 @@ def walk(
     """Go through prompts by what they begin with.
 
     Args:
-        fuser: The sources and the policy.
+        fuser: The sources and the recipes.
         prompts: In any order.
         request_of: From the index of a prompt to what errors are to name.
 
@@ -97,17 +104,17 @@ def read_prompts(
     prompts: Sequence[Prompt],
     batch_size: int,
     request_of: Callable[[int], int] = int,
-) -> Iterator[tuple[int, Reader | None]]:
+) -> Iterator[tuple[int, Readers | None]]:
     """Show prompts to readers and drop their caches (for choices made apart from any scoring).
 
     Yields:
-        The index of a prompt, and its reader; None if the policy reads no prompt.
+        The index of a prompt, and its readers; None if no policy reads prompts.
     """
     for trunk, some in walk(fuser, prompts, request_of):
 
         def work(
             batch: Sequence[int], _: int, trunk: Trunk = trunk
-        ) -> list[tuple[int, Reader | None]]:
+        ) -> list[tuple[int, Readers | None]]:
             mine = [prompts[i] for i in batch]
             readers = readers_for(fuser, mine)
             rows = trunk.start(mine, readers)
@@ -202,20 +209,16 @@ class _Tree(NamedTuple):
 
     def extend(self, trunk: Trunk, index: int, length: int) -> Trunk:
         """Run a prompt from the end of a trunk up to `length` tokens, if memory allows."""
-        prompt = self.prompts[index]
-        judged = prompt.judged or (True,) * len(prompt.ids)
-        stretch = Prompt(
-            prompt.ids[trunk.length : length],
-            judged[trunk.length : length],
-            tail=prompt.ids[length] if judged[length] else None,
-        )
-        policy, ensemble = self.fuser.policy, self.fuser.ensemble
-        reader = policy.reader(ensemble.names) if prompt.weights is None else None
+        prompt, ensemble = self.prompts[index], self.fuser.ensemble
+        judged = prompt.judged[trunk.length : length + 1] if prompt.judged else None
+        tail = prompt.ids[length] if judged is None or judged[-1] else None
+        stretch = Prompt(prompt.ids[trunk.length : length], judged, prompt.weights, tail)
+        readers = readers_for(self.fuser, [stretch])
         try:
             with blame(always(self.request_of(index))):
-                start = trunk.start([prompt], [reader])
-                rows, _ = prefill(ensemble, [stretch], [reader], start)
-            return Trunk(trunk, length, rows, reader)
+                start = trunk.start([stretch], readers)
+                rows, _ = prefill(ensemble, [stretch], readers, start)
+            return Trunk(trunk, length, rows, readers[0])
         except OUT_OF_MEMORY:
             trunk.evict()
         free()
@@ -227,12 +230,17 @@ def _common(a: Prompt, b: Prompt) -> int:
 
     One less than they have in common: a reader is shown the token that follows the stretch, too.
     """
-    if (a.weights is None) != (b.weights is None) or (a.judged is None) != (b.judged is None):
+    if _needs(a) != _needs(b) or (a.judged is None) != (b.judged is None):
         return 0
     same = _same(a.ids, b.ids)
     if a.judged and b.judged:
         same = min(same, _same(a.judged, b.judged))
     return max(0, same - 1)
+
+
+def _needs(prompt: Prompt) -> list[bool] | None:
+    """Which recipes' policies have still to choose, where somebody has chosen for some."""
+    return [point is None for point in prompt.weights] if prompt.weights else None
 
 
 def _same(a: Sequence[int], b: Sequence[int]) -> int:

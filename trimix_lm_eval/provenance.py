@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.trimix import TriMix
+from trimix_lm_eval.trimix import TriMix, needed
 from trimix_lm_eval.weights import Weights
 
 #: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
@@ -26,16 +26,22 @@ _TASK_POINT = "trimix:task-point:"
 _CHOSEN = "trimix:chosen:"
 
 
-def describe(model: TriMix) -> dict[str, Any]:
+def describe(model: TriMix, which: int = 0) -> dict[str, Any]:
     """What a run's numbers depend on, as JSON values.
+
+    Args:
+        model: What runs.
+        which: Index of the recipe; of the sources, only those that it needs are told of.
 
     Returns:
         ``sources`` (path, revision, commit or digest of the local files, dtype, quantization, by
         role), ``policy`` with its options, ``plausibility``, and the context's settings.
     """
-    asked, ensemble = model.settings, model.fuser.ensemble
+    asked, recipe = model.settings, model.fuser.recipes[which]
+    by_name = {source.name: source for source in model.fuser.ensemble.sources}
     sources = {}
-    for source in ensemble.sources:
+    for name in needed(asked, [recipe]):
+        source = by_name[name]
         spec = asked.sources[source.name]
         folder = Path(spec.path)
         sources[source.name] = {
@@ -48,15 +54,15 @@ def describe(model: TriMix) -> dict[str, Any]:
             "dtype": str(source.dtype).removeprefix("torch."),
             "quantization": spec.quantization,
         }
-    policy = model.fuser.policy
+    policy, masked = recipe.policy, recipe.plausibility is not None
     options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
     if "grid" in options:
         options["grid"] = [list(point) for point in options["grid"]]
     return {
         "sources": sources,
         "policy": {"name": policy.name, **options},
-        "plausibility": asked.plausibility,
-        "plausibility_source": asked.plausibility_source if asked.plausibility else None,
+        "plausibility": recipe.plausibility,
+        "plausibility_source": recipe.plausibility_source if masked else None,
         "max_length": model.max_length,
         "tokenizer": _of_vocabulary(model.tokenizer),
         "add_bos_token": asked.add_bos_token,

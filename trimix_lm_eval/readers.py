@@ -6,7 +6,7 @@ prompt, whatever its length (invariant 4).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -27,6 +27,10 @@ class View(Protocol):
         """Raise an error that names the source if ``finite`` is False anywhere."""
         ...
 
+    def part(self, where: slice, keep: Tensor, logits: Sequence[Tensor] = ()) -> View:
+        """Those of the positions ``where`` that ``keep`` marks; their ``logits`` may be there."""
+        ...
+
 
 class Choice(NamedTuple):
     """What a policy chose for a prompt.
@@ -35,11 +39,13 @@ class Choice(NamedTuple):
         weights: The point.
         nll: Mean NLL per judged prompt token at that point, in nats; None if none was judged.
         tokens: How many prompt tokens were judged.
+        nlls: The mean under every point of the policy's grid, in its order; None if there is none.
     """
 
     weights: Weights
     nll: float | None = None
     tokens: int = 0
+    nlls: tuple[float, ...] | None = None
 
 
 class Reader:
@@ -47,7 +53,13 @@ class Reader:
 
     Args:
         names: The sources, in the order of the logits.
+
+    Attributes:
+        later: Whether it keeps the views it is given, and looks at their logits when it is asked.
+        count: Tokens read.
     """
+
+    later = False
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -97,6 +109,8 @@ class GridReader(Reader):
 class NewtonReader(Reader):
     """Keeps the hidden states of the prompt, so that Newton's method can come back to them."""
 
+    later = True
+
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(names)
         self.seen: list[tuple[View, Tensor]] = []
@@ -143,6 +157,61 @@ class EntropyReader(Reader):
             vectors = self.vectors.to(logits[0].device)
             self.entropy = fusion.grid_entropy(logits, vectors)[:, -1].cpu()
             view.check(self.entropy.isfinite())
+
+
+class Readers:
+    """The readers of several policies, side by side on one prompt: logits are made once.
+
+    Args:
+        readers: By the bit that marks their tokens.
+    """
+
+    def __init__(self, readers: Mapping[int, Reader]) -> None:
+        self.readers = dict(readers)
+
+    def absorb(self, other: Readers) -> None:
+        """Take over what others have seen of the beginning of the same prompt."""
+        for bit, reader in self.readers.items():
+            reader.absorb(other.readers[bit])
+
+    def read(self, view: View, targets: Tensor, shown: Tensor) -> None:
+        """Show each reader its tokens of a run of prompt tokens.
+
+        Args:
+            view: N positions.
+            targets: ``[N]``, the prompt tokens that follow those positions.
+            shown: ``[N]`` (on the CPU) the bits of the readers that are shown each of them.
+        """
+        at_once: list[tuple[int, Reader]] = []
+        for bit, reader in self.readers.items():
+            if reader.later:
+                _show(reader, bit, view, targets, shown, slice(0, len(targets)), ())
+            else:
+                at_once.append((bit, reader))
+        if at_once:
+            for where, logits in view.chunks():
+                for bit, reader in at_once:
+                    _show(reader, bit, view, targets, shown, where, logits)
+
+    def read_next(self, view: View) -> None:
+        """Show all of them the last position of the prompt."""
+        for reader in self.readers.values():
+            reader.read_next(view)
+
+
+def _show(
+    reader: Reader,
+    bit: int,
+    view: View,
+    targets: Tensor,
+    shown: Tensor,
+    where: slice,
+    logits: Sequence[Tensor],
+) -> None:
+    """Show one reader what is its own of the positions ``where``."""
+    keep = (shown[where] & bit).bool()
+    if bool(keep.any()):
+        reader.read(view.part(where, keep, logits), targets[where][keep.to(targets.device)])
 
 
 def prequential(nll: Tensor, points: Sequence[Weights]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Requests of token ids in, log-likelihoods out. No text and no lm-eval here.
+"""Requests of token ids in, log-likelihoods out, for all recipes at once. No text, no lm-eval.
 
 A question is one context with several continuations. Its context runs once, and what contexts have
 in common once for all of them; continuations run on copies of the context's cache. Logits exist
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.errors import blame
-from trimix_lm_eval.fuser import Fuser, judge, mean_choice
+from trimix_lm_eval.fuser import Fuser, mean_choice
+from trimix_lm_eval.judging import judge
 from trimix_lm_eval.prefill import (
     Prompt,
-    choice_of,
+    choices_of,
     cut,
     feed,
     halving,
@@ -36,7 +37,7 @@ class Request(NamedTuple):
     Attributes:
         prompt: Its context, untruncated; requests with equal prompts share it.
         continuation: The tokens to be scored.
-        shown: What the policy chooses by, if it is not the whole context: the part of it that all
+        shown: What policies choose by, if it is not the whole context: the part of it that all
             options of a question have in common.
     """
 
@@ -46,7 +47,7 @@ class Request(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A scored request.
+    """A request scored under one recipe.
 
     Attributes:
         log_likelihood: Sum over the continuation, natural logarithm.
@@ -65,11 +66,17 @@ def together(parts: Sequence[Score]) -> Score:
     return Score(total, all(part.is_greedy for part in parts), parts[0].choice)
 
 
+#: What each recipe's policy has chosen.
+Choices = tuple[Choice | None, ...]
+#: (index of the request, index of the recipe, score)
+Found = tuple[int, int, Score]
+
+
 class _Question(NamedTuple):
     """A context with its continuations.
 
     Attributes:
-        prompt: What the policy chooses by: one for all options, whatever their lengths.
+        prompt: What policies choose by: one for all options, whatever their lengths.
         context: What the continuations are scored after: ``prompt`` cut to fit.
         options: Index of the request and its continuation.
     """
@@ -98,18 +105,19 @@ def _questions(requests: Sequence[Request], max_length: int) -> list[_Question]:
 
 def score(
     fuser: Fuser, requests: Sequence[Request], batch_size: int, max_length: int
-) -> Iterator[tuple[int, Score]]:
+) -> Iterator[Found]:
     """Score continuations.
 
     Args:
-        fuser: The sources and the policy.
+        fuser: The sources and the recipes.
         requests: Contexts of at least one token, continuations of at least one and at most
             ``max_length`` tokens.
         batch_size: Rows per forward pass.
         max_length: Context length; longer contexts are cut from the left, as `hf` does.
 
     Yields:
-        (index, score), each as soon as it is known; contexts that begin alike together.
+        (index of the request, index of the recipe, score), each as soon as it is known; contexts
+        that begin alike together.
     """
     questions = _questions(requests, max_length)
     chosen = _choices_apart(fuser, questions, batch_size)
@@ -117,7 +125,7 @@ def score(
         fuser, [q.run for q in questions], lambda i: questions[i].options[0][0]
     ):
 
-        def work(batch: Sequence[int], size: int, trunk: Trunk = trunk) -> list[tuple[int, Score]]:
+        def work(batch: Sequence[int], size: int, trunk: Trunk = trunk) -> list[Found]:
             return _score_batch(fuser, trunk, [questions[i] for i in batch], size, chosen)
 
         for scores in halving(fuser.ensemble, some, batch_size, work, trunk.evict):
@@ -126,17 +134,17 @@ def score(
 
 def _choices_apart(
     fuser: Fuser, questions: Sequence[_Question], batch_size: int
-) -> dict[Prompt, Choice | None]:
+) -> dict[Prompt, Choices]:
     """The choices by prompts that are not run as contexts: those cut, or common to options."""
     apart: dict[Prompt, int] = {}
     for question in questions:
         if question.run is not question.prompt:
             apart.setdefault(question.prompt, question.options[0][0])
     prompts, first = list(apart), list(apart.values())
-    if not any(reader is not None for reader in readers_for(fuser, prompts)):
-        return {prompt: choice_of(fuser, prompt, None) for prompt in prompts}
+    if not any(readers is not None for readers in readers_for(fuser, prompts)):
+        return {prompt: choices_of(fuser, prompt, None) for prompt in prompts}
     read = read_prompts(fuser, prompts, batch_size, first.__getitem__)
-    return {prompts[i]: choice_of(fuser, prompts[i], reader) for i, reader in read}
+    return {prompts[i]: choices_of(fuser, prompts[i], readers) for i, readers in read}
 
 
 def _score_batch(
@@ -144,23 +152,23 @@ def _score_batch(
     trunk: Trunk,
     batch: Sequence[_Question],
     batch_size: int,
-    chosen: dict[Prompt, Choice | None],
-) -> list[tuple[int, Score]]:
+    chosen: dict[Prompt, Choices],
+) -> list[Found]:
     """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
 
     ``chosen`` holds the choices so far, those made apart among them.
     """
     contexts = [q.run for q in batch]
     readers = [
-        None if q.prompt in chosen else reader
-        for reader, q in zip(readers_for(fuser, [q.prompt for q in batch]), batch, strict=True)
+        None if q.prompt in chosen else mine
+        for mine, q in zip(readers_for(fuser, [q.prompt for q in batch]), batch, strict=True)
     ]
     start = trunk.start(contexts, readers)
     with blame(lambda row: batch[row].options[0][0]):
         rows, ends = prefill(fuser.ensemble, [trunk.rest(c) for c in contexts], readers, start)
-    for question, reader in zip(batch, readers, strict=True):
+    for question, mine in zip(batch, readers, strict=True):
         if question.prompt not in chosen:
-            chosen[question.prompt] = choice_of(fuser, question.prompt, reader)
+            chosen[question.prompt] = choices_of(fuser, question.prompt, mine)
     choices = [chosen[q.prompt] for q in batch]
 
     todo = [(row, i, cont) for row, q in enumerate(batch) for i, cont in q.options]
@@ -179,13 +187,13 @@ def _score_options(
     fuser: Fuser,
     rows: Rows,
     ends: Sequence[Tensor],
-    choices: Sequence[Choice | None],
+    choices: Sequence[Choices],
     part: Sequence[tuple[int, int, tuple[int, ...]]],
-) -> list[tuple[int, Score]]:
+) -> list[Found]:
     """Score continuations, given as (row of the context, index of the request, tokens)."""
     of_row = [row for row, _, _ in part]
     at = torch.tensor(of_row)
-    first = [h[at.to(h.device)] for h in ends]  # S times [R, H]: predicts each first token
+    first = [h[at.to(h.device)] for h in ends]  # S times [O, H]: predicts each first token
     pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
     if max(len(c) for _, _, c in part) > 1:
         ids, valid = padded([c[:-1] for _, _, c in part])
@@ -196,14 +204,17 @@ def _score_options(
     device = fuser.ensemble.device
     lengths = [len(c) for _, _, c in part]
     targets = torch.tensor([token for _, _, c in part for token in c], device=device)
-    vectors = torch.tensor([fuser.vector(choices[row]) for row in of_row])
-    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0).to(device)  # [N, S]
+    vectors = torch.tensor([[fuser.vector(c) for c in choices[row]] for row in of_row])  # [O, R, S]
+    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0).to(device)  # [N, R, S]
     owners = [index for _, index, c in part for _ in c]  # of each position, its request
     with blame(owners.__getitem__):
-        log_p, greedy, used = judge(fuser, LogitView(fuser.ensemble, hidden), targets, vectors)
+        view = LogitView(fuser.ensemble, hidden)
+        judged = judge(fuser, view, targets, vectors.transpose(0, 1))
     scores = []
-    split = zip(log_p.split(lengths), greedy.split(lengths), used.split(lengths), strict=True)
-    for (row, index, _), (lp, hit, w) in zip(part, split, strict=True):
-        choice = choices[row] or mean_choice(fuser, w)
-        scores.append((index, Score(float(lp.double().sum()), bool(hit.all()), choice)))
+    for which, found in enumerate(judged):
+        split = zip(*(column.split(lengths) for column in found), strict=True)
+        for (row, index, _), (log_p, hit, used) in zip(part, split, strict=True):
+            choice = choices[row][which] or mean_choice(fuser, used)
+            score = Score(float(log_p.double().sum()), bool(hit.all()), choice)
+            scores.append((index, which, score))
     return scores

@@ -64,7 +64,7 @@ class Account(NamedTuple):
 
     Attributes:
         rounds: Rounds of decoding.
-        rows: Rows in them, counted anew in each round.
+        rows: Rows in them, counted anew in each round; one that splits counts once for each way.
         drafted: Tokens drafted.
         accepted: Drafts that stood.
         judged: Drafts up to the first in a row that did not stand.
@@ -131,13 +131,19 @@ class Speculation:
         seconds = steps * self._draft(rows) + self._verify(rows * (k + 1))
         return rows * gained / max(seconds, 1e-9)
 
-    def learn(self, k: int, gains: Sequence[Gain], cost: Cost) -> None:
-        """Take account of a round of k drafts per row."""
-        rows = len(gains)
+    def learn(self, k: int, rows: int, gains: Sequence[Gain], cost: Cost) -> None:
+        """Take account of a round of k drafts per row.
+
+        Args:
+            k: Drafts.
+            rows: Rows in the batch.
+            gains: What they gained; of a row that split several.
+            cost: What it took.
+        """
         tried, stood = sum(gain.tried for gain in gains), sum(gain.accepted for gain in gains)
         # Behind the first draft that fell nobody knows: it counts as no trial.
         trials = sum(min(gain.accepted + 1, gain.tried) for gain in gains)
-        self.account = self.account.plus(Account(1, rows, tried, stood, trials))
+        self.account = self.account.plus(Account(1, len(gains), tried, stood, trials))
         fade = 0.5 ** (1 / _HALF_LIFE) if trials else 1.0
         self._hits = self._hits * fade + stood
         self._trials = self._trials * fade + trials

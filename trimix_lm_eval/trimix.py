@@ -14,29 +14,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
-from trimix_lm_eval.codec import Codec, StopText, common_length, seed_for
+from trimix_lm_eval.codec import Codec, Points, StopText, common_length, seed_for
 from trimix_lm_eval.decoding import Job
 from trimix_lm_eval.ensemble import Ensemble
 from trimix_lm_eval.errors import TrimixError, blame, unknown, warn_once
-from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.prefill import Prompt, cut
+from trimix_lm_eval.fuser import Fuser, Recipe
+from trimix_lm_eval.prefill import Prompt, choices_of, cut
 from trimix_lm_eval.prefix import read_prompts
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.sampling import Sampling, check_sampling
 from trimix_lm_eval.scoring import Request, Score
-from trimix_lm_eval.settings import Settings
+from trimix_lm_eval.settings import Settings, SourceSpec
 from trimix_lm_eval.sources import Source, load_model
 from trimix_lm_eval.speculation import Speculation
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.weights import SOURCES
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +88,33 @@ class Text(NamedTuple):
     choice: Choice | None
 
 
+def needed(asked: Settings, recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """The sources that some recipe needs, in the order of `SOURCES`.
+
+    Raises:
+        TrimixError: One is not given, or a mask looks at a source that has no weight.
+    """
+    used = {name for recipe in recipes for name in recipe.policy.sources(asked.sources)}
+    names = tuple(name for name in SOURCES if name in used)
+    for recipe in recipes:
+        if recipe.plausibility is not None and recipe.plausibility_source not in names:
+            raise TrimixError(
+                f"plausibility_source={recipe.plausibility_source} has weight 0 and is not loaded.",
+                f"name one of: {', '.join(names)}",
+            )
+    return names
+
+
 class TriMix:
     """Several causal LMs with one tokenizer, fused at every token.
 
+    Most have one recipe: a policy, and perhaps a mask. A sweep has many, and the sources run once
+    for all of them; then what users call answers by the first, and the methods that yield by all.
+
     Args:
-        asked: The settings that it was built from.
+        asked: The settings that it was built from; of several recipes the first one's.
         tokenizer: The common tokenizer.
-        fuser: The loaded sources and the policy.
+        fuser: The loaded sources and the recipes.
         report: What the preflight found (commits, lengths).
     """
 
@@ -101,7 +123,8 @@ class TriMix:
     ) -> None:
         self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
         self.max_length = int(asked.max_length or report.max_length)
-        self.codec = Codec(tokenizer, asked, fuser.policy, report.vocab_size)
+        weighting = [recipe.policy for recipe in fuser.recipes]
+        self.codec = Codec(tokenizer, asked, weighting, report.vocab_size)
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
 
@@ -127,13 +150,30 @@ class TriMix:
             asked: What to load.
             device: Where sources go that name no device; None is the first GPU, or the CPU.
         """
-        policy = policies.build(asked.policy, **asked.policy_options)
-        names = policy.sources(asked.sources)
-        if asked.plausibility is not None and asked.plausibility_source not in names:
-            raise TrimixError(
-                f"plausibility_source={asked.plausibility_source} has weight 0 and is not loaded.",
-                f"name one of: {', '.join(names)}",
+        return cls.load_many([asked], device)
+
+    @classmethod
+    def load_many(
+        cls,
+        variants: Sequence[Settings],
+        device: str | None = None,
+        kept: MutableMapping[SourceSpec, Any] | None = None,
+    ) -> TriMix:
+        """Check, then load the sources that several variants need, once for all of them.
+
+        Args:
+            variants: A recipe each; they differ in policy and plausibility only.
+            device: Where sources go that name no device; None is the first GPU, or the CPU.
+            kept: Models loaded before, which are not loaded again; gets those that are.
+        """
+        asked = variants[0]
+        recipes = tuple(
+            Recipe(
+                policies.build(v.policy, **v.policy_options), v.plausibility, v.plausibility_source
             )
+            for v in variants
+        )
+        names = needed(asked, recipes)
         report = preflight.check(asked, names, device)
         tokenizer = report.tokenizer
         if (asked.prefix_token_id or 0) >= report.vocab_size:
@@ -145,15 +185,16 @@ class TriMix:
         if asked.add_bos_token is not None:
             tokenizer.add_bos_token = asked.add_bos_token
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        models = {} if kept is None else kept
         sources = []
         for name in names:
             # The commit that was checked is the one that runs, whatever a branch does meanwhile.
             spec = asked.sources[name]
             pinned = dataclasses.replace(spec, revision=report.commits[name] or spec.revision)
-            sources.append(Source(name, load_model(pinned, default), report.vocab_size))
-        ensemble = Ensemble(sources, report.unused_ids)
-        fuser = Fuser(ensemble, policy, asked.plausibility, asked.plausibility_source)
-        return cls(asked, tokenizer, fuser, report)
+            if pinned not in models:
+                models[pinned] = load_model(pinned, default)
+            sources.append(Source(name, models[pinned], report.vocab_size))
+        return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), recipes), report)
 
     # ---------------------------------------------------------------- what users call
 
@@ -172,13 +213,13 @@ class TriMix:
                 "loglikelihood takes a list of (context, continuation) pairs.",
                 'e.g. model.loglikelihood([("The capital of Tibet is", " Lhasa")])',
             )
-        found = dict(self.iter_loglikelihood(pairs))
+        found = _by_first(self.iter_loglikelihood(pairs))
         return [found[i] for i in range(len(pairs))]
 
     def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
         """Log-likelihood of whole texts, each token after as much context as fits."""
         _check_list(texts, "loglikelihood_rolling")
-        found = dict(self.iter_rolling(texts))
+        found = _by_first(self.iter_rolling(texts))
         return [found[i] for i in range(len(texts))]
 
     def generate(self, texts: Sequence[str], **options: Any) -> list[str]:
@@ -201,7 +242,7 @@ class TriMix:
             # The same text again is another draw, and which is which depends on no other text.
             jobs.append((text, dataclasses.replace(how, seed=seed_for(how.seed, text, seen[text]))))
             seen[text] += 1
-        found = dict(self.iter_generate(jobs))
+        found = _by_first(self.iter_generate(jobs))
         return [found[i].text for i in range(len(texts))]
 
     # ---------------------------------------------------------------- the same, as they finish
@@ -210,14 +251,15 @@ class TriMix:
     def iter_loglikelihood(
         self,
         pairs: Sequence[tuple[str, str]],
-        points: Sequence[Weights | None] | None = None,
+        points: Sequence[Points] | None = None,
         questions: Sequence[Hashable] | None = None,
-    ) -> Iterator[tuple[int, Score]]:
-        """Yield (index, score) as soon as each is known.
+    ) -> Iterator[tuple[int, int, Score]]:
+        """Yield (index, recipe, score) as soon as each is known.
 
         Args:
             pairs: (context, continuation).
-            points: Weights chosen elsewhere, one per pair; None lets the policy choose.
+            points: Per pair, weights chosen elsewhere, one or None for each recipe; None lets the
+                policies choose.
             questions: What each pair is an option of. Options that differ in context share the
                 weights of the part that their contexts have in common. None: a question is a
                 context.
@@ -231,17 +273,20 @@ class TriMix:
         for i, (prompt, target) in enumerate(encoded):
             if not target:
                 warn_once("An empty continuation has log-likelihood 0: scored so.")
-                yield i, Score(0.0, True, None)
+                for which in range(len(self.fuser.recipes)):
+                    yield i, which, Score(0.0, True, None)
             elif len(target) > self.max_length:
-                yield i, self._score_long(prompt, target)
+                for which, one in enumerate(self._score_long(prompt, target)):
+                    yield i, which, one
             else:
                 self._count_truncated(len(prompt.ids) + len(target) - 1)
                 requests.append(Request(prompt, target, shown.get(i)))
                 order.append(i)
         self._report_truncated()
+        found = scoring.score(self.fuser, requests, self.batch_size, self.max_length)
         with blame(order.__getitem__):
-            for i, one in scoring.score(self.fuser, requests, self.batch_size, self.max_length):
-                yield order[i], one
+            for i, which, one in found:
+                yield order[i], which, one
 
     def _common_contexts(
         self, encoded: Sequence[tuple[Prompt, tuple[int, ...]]], questions: Sequence[Hashable]
@@ -268,8 +313,8 @@ class TriMix:
         return shown
 
     @torch.inference_mode()
-    def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, Score]]:
-        """Yield (index, score of the whole text) as soon as each is known."""
+    def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
+        """Yield (index, recipe, score of the whole text) as soon as each is known."""
         documents = [self.codec.windows(self.codec.encode(text), self.max_length) for text in texts]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
 
@@ -277,24 +322,25 @@ class TriMix:
     def iter_generate(
         self,
         jobs: Sequence[tuple[str, Generation]],
-        points: Sequence[Weights | None] | None = None,
-    ) -> Iterator[tuple[int, Text]]:
-        """Yield (index, text) as soon as each is done.
+        points: Sequence[Points] | None = None,
+    ) -> Iterator[tuple[int, int, Text]]:
+        """Yield (index, recipe, text) as soon as each is done.
 
         Args:
             jobs: Prompts, each with how it is to be continued.
-            points: Weights chosen elsewhere, one per prompt; None lets the policy choose.
+            points: Per prompt, weights chosen elsewhere, one or None for each recipe; None lets
+                the policies choose.
         """
         planned = [
             self.job(text, how, points[i] if points else None) for i, (text, how) in enumerate(jobs)
         ]
         self._report_truncated()
         made_of = decoding.generate(self.fuser, planned, self.batch_size, self.speculation)
-        for i, made in made_of:
+        for i, which, made in made_of:
             text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
-            yield i, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
+            yield i, which, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
 
-    def job(self, text: str, how: Generation, point: Weights | None = None) -> Job:
+    def job(self, text: str, how: Generation, points: Points = None) -> Job:
         """A text to be continued, as token ids; what leaves no room for the new ones is cut off.
 
         Raises:
@@ -308,23 +354,25 @@ class TriMix:
                 "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
                 "models allow it",
             )
-        prompt = self.codec.prompt(text, point)
+        prompt = self.codec.prompt(text, points)
         self.truncated += len(prompt.ids) > room
         sampling = check_sampling(Sampling(how.temperature, how.top_k, how.top_p, how.seed))
         stop = StopText(self.tokenizer, how.stop)
         return Job(cut(prompt, room), how.max_new_tokens, self.end_ids(), stop, sampling)
 
     @torch.inference_mode()
-    def choose_for_task(self, contexts: Sequence[str]) -> Choice:
-        """One point for a whole task, from some of its prompts (see `policies.ppl_task`)."""
-        prompts = [cut(self.codec.prompt(text, None), self.max_length) for text in contexts]
-        return self._choose(prompts)
+    def choose_for_task(self, contexts: Sequence[str], which: int = 0) -> Choice:
+        """One point of a recipe for a whole task, from some of its prompts (see `TaskPerplexity`).
 
-    def _choose(self, prompts: Sequence[Prompt]) -> Choice:
-        """The policy's choice for these prompts together."""
-        read = dict(read_prompts(self.fuser, prompts, self.batch_size))
-        readers = [read[i] for i in range(len(prompts))]
-        return self.fuser.policy.choose([reader for reader in readers if reader is not None])
+        Args:
+            contexts: The prompts.
+            which: Index of the recipe.
+        """
+        prompts = [cut(self.codec.prompt(text), self.max_length) for text in contexts]
+        only = self.fuser.only(which)
+        read = dict(read_prompts(only, prompts, self.batch_size))
+        readers = [mine.readers[1] for i in range(len(prompts)) if (mine := read[i]) is not None]
+        return self.fuser.recipes[which].policy.choose(readers)
 
     # ---------------------------------------------------------------- text and tokens
 
@@ -336,22 +384,27 @@ class TriMix:
         on_cpu = self.fuser.ensemble.device.type == "cpu"
         return _AUTO_ON_CPU if on_cpu else int(self.settings.max_batch_size)
 
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text: the tokenizer's, and those that the loaded sources declare."""
-        ends = [self.tokenizer.eos_token_id]
+    def end_ids(self) -> tuple[frozenset[int], ...]:
+        """By recipe, the tokens that end a text: the tokenizer's, and those its sources declare."""
+        declared: dict[str, set[int]] = {}
         for source in self.fuser.ensemble.sources:
-            declared = getattr(source.model.generation_config, "eos_token_id", None)
-            ends += declared if isinstance(declared, (list, tuple)) else [declared]
-        return frozenset(int(e) for e in ends if e is not None)
+            ends = getattr(source.model.generation_config, "eos_token_id", None)
+            many = ends if isinstance(ends, (list, tuple)) else [ends]
+            declared[source.name] = {int(end) for end in many if end is not None}
+        eos = self.tokenizer.eos_token_id
+        own = set() if eos is None else {int(eos)}
+        return tuple(
+            frozenset(own.union(*(declared[n] for n in recipe.policy.sources(declared))))
+            for recipe in self.fuser.recipes
+        )
 
-    def _score_long(self, prompt: Prompt, target: Sequence[int]) -> Score:
+    def _score_long(self, prompt: Prompt, target: Sequence[int]) -> list[Score]:
         """A continuation longer than the context length: windows, each after its last tokens."""
         self.truncated += 1
-        choice = None
-        if self.fuser.policy.scope in ("prompt", "task"):
-            shown = cut(prompt, self.max_length)
-            choice = Choice(prompt.weights) if prompt.weights else self._choose([shown])
-        weights = choice.weights if choice else None
+        shown = cut(prompt, self.max_length)
+        ((_, readers),) = read_prompts(self.fuser, [shown], 1)
+        choices = choices_of(self.fuser, shown, readers)
+        weights = tuple(choice.weights if choice else None for choice in choices)
         whole = [*prompt.ids[1:], *target]
         windows = self.codec.windows(whole, self.max_length, prefix=prompt.ids[0])
         requests, left = [], len(target)
@@ -361,9 +414,14 @@ class TriMix:
                 before = context + part[: len(part) - len(take)]
                 requests.append(Request(Prompt(before, weights=weights), take))
             left -= len(take)
-        found = scoring.score(self.fuser, requests, 1, self.max_length)
-        score = scoring.together([s for _, s in found])
-        return score._replace(choice=choice or score.choice)
+        parts: list[list[Score]] = [[] for _ in choices]
+        for _, which, score in scoring.score(self.fuser, requests, 1, self.max_length):
+            parts[which].append(score)
+        whole_scores = [scoring.together(mine) for mine in parts]
+        return [
+            score._replace(choice=choice or score.choice)
+            for choice, score in zip(choices, whole_scores, strict=True)
+        ]
 
     def _count_truncated(self, fed: int) -> None:
         self.truncated += fed > self.max_length
@@ -374,6 +432,11 @@ class TriMix:
                 f"{self.truncated} request(s) longer than the context length of {self.max_length} "
                 "tokens: their contexts are cut from the left."
             )
+
+
+def _by_first(found: Iterator[tuple[int, int, T]]) -> dict[int, T]:
+    """What the first recipe answers, by index."""
+    return {i: result for i, which, result in found if which == 0}
 
 
 def _check_list(texts: Sequence[str], method: str) -> None:

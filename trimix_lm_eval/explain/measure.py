@@ -89,11 +89,12 @@ class _Chunk:
         self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
     ) -> None:
         self.fuser, self.logits, self.targets = fuser, logits, targets
-        self.bare, self.weights = fuser._replace(plausibility=None).fused(logits, vectors)
+        self.rule = rule = fuser.recipes[0].rule
+        self.bare, self.weights = fuser.fused(logits, vectors, rule._replace(plausibility=None))
         self.fused = self.bare
-        if fuser.plausibility is not None:
-            reference = logits[fuser.ensemble.names.index(fuser.plausibility_source)]
-            self.fused = fusion.plausible(self.bare.clone(), reference, fuser.plausibility)
+        if rule.plausibility is not None:
+            reference = logits[fuser.ensemble.names.index(rule.reference)]
+            self.fused = fusion.plausible(self.bare.clone(), reference, rule.plausibility)
         rival, lead = _runner_up(self.fused, targets)
         # Where the mask leaves one token only, the runner-up is the best of those it removed.
         self.alone = lead.isneginf()  # [n]
@@ -149,7 +150,7 @@ class _Chunk:
 
     def _cutoffs(self, label: Callable[[int], str]) -> list[Cutoff | None]:
         """What the mask did, None where there is none."""
-        if self.fuser.plausibility is None:
+        if self.rule.plausibility is None:
             return [None] * len(self.targets)
         kept = ~self.fused.isneginf()  # [n, V]
         favourite = self.bare.argmax(dim=1)

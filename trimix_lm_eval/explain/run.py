@@ -50,11 +50,11 @@ def explain(
     if not prompt:
         raise TrimixError("The prompt is empty: there is nothing to continue.", "give some text")
     how = how or Generation()
-    job = model.job(prompt, how, point)
+    job = model.job(prompt, how, (point,))
     with tqdm(total=how.max_new_tokens, desc="generate", disable=not progress) as bar:
         record = _Record(bar)
         with torch.inference_mode():
-            ((_, made),) = decoding.generate(model.fuser, [job], 1, model.speculation, record)
+            ((_, _, made),) = decoding.generate(model.fuser, [job], 1, model.speculation, record)
     tokens, end = list(made.ids), "length"
     if job.stop(tokens):
         end = "stop string"
@@ -65,7 +65,7 @@ def explain(
     noted = [refused for _, refused in drafts]
     found = _measured(model, job.prompt.ids, tokens, made.choice, noted, progress)
     explained = tuple(_drafted(*pair, *draft) for pair, draft in zip(found, drafts, strict=True))
-    cut = len(model.codec.prompt(prompt, point).ids) - len(job.prompt.ids)
+    cut = len(model.codec.prompt(prompt).ids) - len(job.prompt.ids)
     notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
     text = model.tokenizer.decode(made.ids, skip_special_tokens=True)
     kind = "sampled" if how.temperature else "greedy"
@@ -93,7 +93,7 @@ def explain_given(
     Raises:
         TrimixError: A continuation is empty, or longer than the context length.
     """
-    encoded = [model.codec.pair(context, continuation, point) for context, continuation in pairs]
+    encoded = [model.codec.pair(context, continuation) for context, continuation in pairs]
     for (_, continuation), (_, target) in zip(pairs, encoded, strict=True):
         if not target:
             raise TrimixError("A continuation is empty: it has no tokens to explain.")
@@ -104,7 +104,8 @@ def explain_given(
                 "explain a part of it",
             )
     one_question = [0] * len(pairs)
-    scores = dict(model.iter_loglikelihood(pairs, [point] * len(pairs), one_question))
+    scored = model.iter_loglikelihood(pairs, [(point,)] * len(pairs), one_question)
+    scores = {i: score for i, _, score in scored}
     explanations = []
     for i, (prompt, target) in enumerate(encoded):
         cut = max(0, len(prompt.ids) + len(target) - 1 - model.max_length)
@@ -170,7 +171,7 @@ def _measured(
 ) -> list[tuple[Token, Candidate | None]]:
     """Each token with its numbers, and the noted token of its position."""
     fuser, label = model.fuser, Pieces(model.tokenizer).label
-    vector = fuser.vector(None if fuser.policy.scope == "token" else choice)
+    vector = fuser.vector(None if fuser.recipes[0].policy.scope == "token" else choice)
     found = measure(fuser, Text(context, tokens, vector, noted), label)
     bar = tqdm(found, total=len(tokens), desc="explain", disable=not progress)
     return [
@@ -194,7 +195,7 @@ def _explanation(
     log_likelihood: float | None,
 ) -> Explanation:
     """What explanations of given and of generated texts have in common."""
-    chosen = choice if choice and model.fuser.policy.scope != "token" else None
+    chosen = choice if choice and model.fuser.recipes[0].policy.scope != "token" else None
     weights = chosen.weights if chosen else None
     return Explanation(
         prompt=prompt,
@@ -222,7 +223,7 @@ def _told(model: TriMix, point: Weights | None, cut: int) -> list[str]:
             f"The context length of {model.max_length} tokens leaves no room for the first {cut} "
             "tokens of the prompt: the sources did not see them."
         )
-    policy = model.fuser.policy
+    policy = model.fuser.recipes[0].policy
     if policy.scope == "task" and point is None:
         notes.append(
             f"policy={policy.name} chose its point from this one prompt; a run chooses one point "

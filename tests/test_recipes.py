@@ -1,0 +1,328 @@
+"""Many recipes in one pass give what each of them gives alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.running import spied_rows
+from tests.test_invariants import (
+    batches,
+    context,
+    property_test,
+    questions,
+    text,
+)
+from trimix_lm_eval import decoding, grid, policies
+from trimix_lm_eval.fuser import Recipe
+from trimix_lm_eval.trimix import Generation
+from trimix_lm_eval.weights import PAPER_GRID
+
+close = {"rel": 1e-5, "abs": 1e-5}
+
+
+def recipe(policy, plausibility=None, source="large_ins", **options):
+    return Recipe(policies.build(policy, **options), plausibility, source)
+
+
+GRID = [recipe("fixed", alpha=a, beta=b) for a, b, _ in PAPER_GRID]
+CHOOSING = [recipe(name) for name in ("ppl", "ppl_answer", "ent")]
+OTHERS = [
+    *(recipe(name) for name in ("large_ins", "small_cpt", "small_base", "proxy_tuning", "gate")),
+    recipe("gate", floor=0.2),
+    recipe("ppl", optimum="newton"),
+    recipe("ppl", grid="0.2:0.4;0.6:0.8;0.4:0.1"),
+    recipe("ppl", 0.1),
+    recipe("fixed", 0.1, alpha=0.3, beta=0.5),
+    recipe("fixed", 0.1, "small_cpt", alpha=0.3, beta=0.5),
+    recipe("gate", 0.3),
+]
+EVERY = [*GRID, *CHOOSING, *OTHERS]
+
+
+def alone(three, one, **how):
+    """The recipe in a run of its own, with the sources that it needs."""
+    return three.many([one], **how)
+
+
+def every(found):
+    """By recipe and request."""
+    answers = {}
+    for i, which, answer in found:
+        assert (which, i) not in answers, "each once"
+        answers[which, i] = answer
+    return answers
+
+
+some_recipes = st.lists(st.sampled_from(EVERY), min_size=1, max_size=6)
+#: Enough points for them to be judged together.
+points_too = some_recipes.map(lambda some: [*GRID[::7], *some])
+
+
+def assert_same_weights(got, want, newton=False):
+    a, b = ((w.alpha, w.beta, w.alpha if w.gamma is None else w.gamma) for w in (got, want))
+    assert a == pytest.approx(b, abs=1e-2 if newton else 2e-4)
+
+
+def assert_same_score(got, want, newton=False):
+    near = {"rel": 1e-4, "abs": 1e-4} if newton else close
+    assert got.log_likelihood == pytest.approx(want.log_likelihood, **near)
+    assert got.is_greedy == want.is_greedy
+    assert_same_weights(got.choice.weights, want.choice.weights, newton)
+    assert got.choice.tokens == want.choice.tokens
+    if want.choice.nlls is not None:
+        assert got.choice.nlls == pytest.approx(want.choice.nlls, **close)
+
+
+def is_newton(one):
+    return one.policy.continuous
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_scores(trio, family):
+    three = trio(family)
+
+    @property_test(8)
+    @given(some_recipes | points_too, questions(), batches)
+    def check(recipes, pairs, how):
+        found = every(three.many(recipes, **how).iter_loglikelihood(pairs))
+        assert len(found) == len(recipes) * len(pairs)
+        for which, one in enumerate(recipes):
+            wanted = alone(three, one).loglikelihood(pairs)
+            for i, want in enumerate(wanted):
+                assert_same_score(found[which, i], want, is_newton(one))
+
+    check()
+
+
+@property_test(4)
+@given(some_recipes | points_too, batches)
+def test_scores_of_questions_whose_options_differ_in_context(trio, recipes, how):
+    three = trio("llama")
+    stem = "Q: x\nA: y\n\nQ: the trophy did not fit because "
+    pairs = [(stem + "it\nA:", " was big."), (stem + "the case\nA:", " was big."), ("", " was")]
+    pairs.append(("the inn " * 30, " there " * 20))  # longer than the context
+    asked = ["q", "q", "q", "r"]
+    found = every(three.many(recipes, **how).iter_loglikelihood(pairs, questions=asked))
+    for which, one in enumerate(recipes):
+        wanted = every(alone(three, one).iter_loglikelihood(pairs, questions=asked))
+        for i in range(len(pairs)):
+            assert_same_score(found[which, i], wanted[0, i], is_newton(one))
+
+
+@property_test(6)
+@given(some_recipes | points_too, st.lists(text | st.just(""), min_size=1, max_size=4), batches)
+def test_rolling_scores(trio, recipes, texts, how):
+    three = trio("llama")
+    found = every(three.many(recipes, max_length=11, **how).iter_rolling(texts))
+    for which, one in enumerate(recipes):
+        wanted = alone(three, one, max_length=11).loglikelihood_rolling(texts)
+        for i, want in enumerate(wanted):
+            newton = is_newton(one)
+            near = {"rel": 1e-3, "abs": 1e-3} if newton else close
+            assert found[which, i].log_likelihood == pytest.approx(want.log_likelihood, **near)
+            if want.choice is not None and not newton:
+                assert_same_weights(found[which, i].choice.weights, want.choice.weights)
+
+
+def assert_same_text(got, want, newton=False):
+    assert got.text == want.text
+    assert_same_weights(got.choice.weights, want.choice.weights, newton)
+
+
+row = st.builds(
+    Generation,
+    max_new_tokens=st.integers(1, 14),
+    temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
+    top_k=st.sampled_from([0, 5]),
+    seed=st.integers(0, 3),
+    stop=st.lists(st.sampled_from(["a", "the", "\n", "é"]), max_size=2).map(tuple),
+)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_texts(trio, family):
+    three = trio(family)
+    # Newton's optimum is real-valued: rounding moves it, and may move a nearly tied token.
+    exact = [one for one in EVERY if not is_newton(one)]
+    some = st.lists(st.sampled_from(exact), min_size=1, max_size=7)
+
+    @property_test(10)
+    @given(some, st.lists(st.tuples(context, row), min_size=1, max_size=4), batches)
+    def check(recipes, jobs, how):
+        found = every(three.many(recipes, **how).iter_generate(jobs))
+        assert len(found) == len(recipes) * len(jobs)
+        for which, one in enumerate(recipes):
+            wanted = every(alone(three, one, speculative="off").iter_generate(jobs))
+            for i in range(len(jobs)):
+                assert_same_text(found[which, i], wanted[0, i])
+
+    check()
+
+
+@property_test(6)
+@given(
+    st.lists(st.tuples(context, row), min_size=1, max_size=3),
+    batches,
+    st.integers(0, 1000),
+    st.sampled_from([0.02, 0.1]),
+)
+def test_texts_though_memory_runs_out(trio, monkeypatch_once, jobs, how, seed, often):
+    """Every now and then a pass fails; what was finished is kept, the rest is begun anew."""
+    three, rolls = trio("llama"), random.Random(seed)
+    recipes = [*GRID[::8], *CHOOSING[:2], recipe("gate"), recipe("ppl", 0.1)]
+    model = three.many(recipes, **{**how, "batch_size": 5})
+    from trimix_lm_eval.ensemble import Rows
+
+    run = Rows.run
+
+    def refuse(self, which, start, wanted=None):
+        if len(self.layout.ids) > 1 and rolls.random() < often:
+            raise MemoryError("none left")
+        return run(self, which, start, wanted)
+
+    with monkeypatch_once() as patch:
+        patch.setattr(Rows, "run", refuse)
+        found = every(model.iter_generate(jobs))
+    for which, one in enumerate(recipes):
+        wanted = every(alone(three, one, speculative="off").iter_generate(jobs))
+        for i in range(len(jobs)):
+            assert_same_text(found[which, i], wanted[0, i])
+
+
+@pytest.fixture
+def monkeypatch_once():
+    return pytest.MonkeyPatch.context
+
+
+def test_everything_at_once(trio):
+    """All recipes, one request of each kind."""
+    three = trio("llama")
+    model = three.many(EVERY, batch_size=5)
+    pairs = [("Q: x\nA: y\n\nQ: the inn\nA:", option) for option in (" in", " there")]
+    scores = every(model.iter_loglikelihood(pairs))
+    rolling = every(model.iter_rolling(["the inn where brother winters"]))
+    texts = every(model.iter_generate([(pairs[0][0], Generation(12))]))
+    for which, one in enumerate(EVERY):
+        single = alone(three, one)
+        for i, want in enumerate(single.loglikelihood(pairs)):
+            assert_same_score(scores[which, i], want, is_newton(one))
+        (want,) = single.loglikelihood_rolling(["the inn where brother winters"])
+        assert rolling[which, 0].log_likelihood == pytest.approx(want.log_likelihood, rel=1e-4)
+        assert_same_text(
+            texts[which, 0],
+            every(single.iter_generate([(pairs[0][0], Generation(12))]))[0, 0],
+            is_newton(one),
+        )
+
+
+# ---------------------------------------------------------------- what is saved
+
+
+def test_the_sources_run_once_for_all_points(trio, monkeypatch):
+    three = trio("llama")
+    pairs = [("the inn " * 8 + f"{i}", option) for i in range(4) for option in (" in", " there x")]
+    shapes = {}
+    for name, recipes in (("one", [CHOOSING[0]]), ("all", [*GRID, *CHOOSING, *OTHERS[:5]])):
+        model = three.many(recipes, batch_size=4)
+        with spied_rows(monkeypatch) as seen:
+            list(model.iter_loglikelihood(pairs))
+        shapes[name] = list(seen)
+    assert shapes["all"] == shapes["one"]
+
+
+def test_equal_texts_are_written_once(trio, monkeypatch):
+    """Ten recipes that cannot differ cost what one costs."""
+    three, jobs = trio("llama"), [("the inn", Generation(12)), ("x", Generation(9))]
+    tokens = []
+    point = {"alpha": 0.3, "beta": 0.5}
+    for recipes in ([recipe("fixed", **point)], [recipe("fixed", **point) for _ in range(10)]):
+        model = three.many(recipes, batch_size=2, speculative="off")
+        with spied_rows(monkeypatch) as seen:
+            list(model.iter_generate(jobs))
+        tokens.append(sum(rows * columns for rows, columns in seen))
+    assert tokens[0] == tokens[1]
+
+
+def test_paths_are_followed_once_as_far_as_they_agree(trio, monkeypatch):
+    """Tokens run are those of the tree of texts, and what waiting texts take to go on."""
+    three, how = trio("llama"), Generation(10)
+    prompt = "the inn there in the barn over the river winter"
+    model = three.many(GRID, batch_size=64, speculative="off")
+    length = len(model.codec.prompt(prompt).ids)
+    with spied_rows(monkeypatch) as seen:
+        texts = every(model.iter_generate([(prompt, how)]))
+    ids = {}
+    jobs = [model.job(prompt, how)]
+    for _, which, made in decoding.generate(model.fuser, jobs, 64):
+        ids[which] = tuple(made.ids)
+    nodes = {path[:n] for path in ids.values() for n in range(1, min(len(path), 9) + 1)}
+    assert len(set(ids.values())) > 3, "they do differ"
+    assert sum(rows * columns for rows, columns in seen) <= length + len(nodes)
+    assert len(texts) == 36
+
+
+def test_no_more_rows_than_asked_for(trio, monkeypatch):
+    model = trio("llama").many(GRID, batch_size=3)
+    with spied_rows(monkeypatch) as seen:
+        found = every(model.iter_generate([("the inn", Generation(12)), ("x", Generation(12))]))
+    assert len(found) == 72
+    assert max(rows for rows, _ in seen) <= 3
+
+
+def test_choices_come_with_the_whole_grid(trio):
+    model = trio("llama").many([CHOOSING[0]])
+    score = model.loglikelihood([("the inn there", " x")])[0]
+    ids = model.codec.prompt("the inn there").ids
+    naive = trio("llama").naive.grid(list(ids), 1, [p[:2] for p in PAPER_GRID]).mean(dim=1)
+    assert score.choice.nlls == pytest.approx(naive.tolist(), abs=1e-5)
+    assert min(score.choice.nlls) == pytest.approx(score.choice.nll, abs=1e-6)
+
+
+# ---------------------------------------------------------------- the mathematics
+
+
+POINT_SETS = {
+    "paper": [[a, b, 1 - a - b] for a, b, _ in PAPER_GRID],
+    "corners too": [[a, b, 1 - a - b] for a in (0, 0.5, 1) for b in (0, 0.5, 1)],
+    "two": [[0.3, 0.2, 0.5], [0.1, 0.9, 0.0]],
+    "a line": [[0.3, b / 10, 0.7 - b / 10] for b in range(10)],
+    "one": [[0.3, 0.2, 0.5]],
+    "outside": [[a, b, 1 - a - b] for a in (-1, 0, 2) for b in (-0.5, 0, 1.5)],
+    "four sources": [
+        [a, b, 1 - b - c, c - a] for a in (0.1, 0.5, 1) for b in (0.1, 0.9) for c in (0, 0.4, 0.8)
+    ],
+}
+
+
+@pytest.mark.parametrize("name", POINT_SETS)
+@pytest.mark.parametrize("ties", [False, True])
+def test_favourites_under_all_points(name, ties):
+    generator = torch.Generator().manual_seed(3)
+    points = torch.tensor(POINT_SETS[name], dtype=torch.float32)
+    n, vocab = 200, 40
+    base = torch.randn(n, vocab, generator=generator) * 3
+    logits = [
+        base + torch.randn(n, vocab, generator=generator) * s
+        for s in (0.1, 1.0, 3.0, 0.5)[: points.shape[1]]
+    ]
+    if ties:
+        logits = [x.round() for x in logits]
+        points = (points * 8).round() / 8  # exact in fp32, so that equals are equal
+        points[:, -1] = 1 - points[:, :-1].sum(dim=1)
+    targets = torch.where(
+        torch.rand(n, generator=generator) < 0.7,
+        sum(logits).argmax(dim=1),
+        torch.randint(vocab, (n,), generator=generator),
+    )
+    fused = torch.einsum("ps,snv->pnv", points.double(), torch.stack(logits).double())
+    expected = fused.argmax(dim=-1) == targets
+    top = fused.topk(2, dim=-1).values
+    clear = torch.ones_like(expected) if ties else (top[..., 0] - top[..., 1]) > 1e-4
+    got = grid.grid_greedy(logits, targets, points)
+    assert torch.equal(got[clear], expected[clear])
+    assert 0.1 < expected.float().mean() < 0.95
