@@ -14,21 +14,17 @@ nor on the batch, the order, the other recipes or the prompts let in on the way.
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from trimix_lm_eval.drafting import Gain, Pending, Round, judge_next, together
+from trimix_lm_eval.drafting import Gain, Round
 from trimix_lm_eval.ensemble import LogitView, Rows
 from trimix_lm_eval.errors import blame
 from trimix_lm_eval.fuser import Fuser, Voice, mean_choice
 from trimix_lm_eval.prefill import (
     OUT_OF_MEMORY,
-    Prompt,
     choices_of,
     feed,
     free,
@@ -39,43 +35,15 @@ from trimix_lm_eval.prefill import (
 )
 from trimix_lm_eval.prefix import Trunk, walk
 from trimix_lm_eval.readers import Choice
-from trimix_lm_eval.sampling import Draw, Sampling
+from trimix_lm_eval.sampling import Draw
 from trimix_lm_eval.speculation import Speculation
+from trimix_lm_eval.texts import Generated, Job, Row, Stem, Writer
+from trimix_lm_eval.verdicts import judge_next, together
 
 #: Who drafts.
 DRAFTER = "small_cpt"
 #: Caches with more slots than this times what is needed, and some, are packed.
 _WASTE, _SOME = 1.125, 32
-
-
-class Job(NamedTuple):
-    """One prompt to be continued.
-
-    Attributes:
-        prompt: The context.
-        max_new_tokens: Stop after so many, at least 1.
-        ends: By recipe, the token ids that end its text; they are not part of the result.
-        stop: Told all tokens so far after each one; True stops the row.
-        sampling: Greedy by default.
-    """
-
-    prompt: Prompt
-    max_new_tokens: int
-    ends: tuple[frozenset[int], ...]
-    stop: Callable[[list[int]], bool]
-    sampling: Sampling = Sampling()
-
-
-class Generated(NamedTuple):
-    """A finished text.
-
-    Attributes:
-        ids: The new tokens, without an end token.
-        choice: The weights that were used; where they are per token, their mean.
-    """
-
-    ids: list[int]
-    choice: Choice
 
 
 #: (index of the job, index of the recipe, text)
@@ -158,105 +126,6 @@ class _Queue:
         return self.trunk.evict()
 
 
-@dataclasses.dataclass(eq=False)
-class _Writer:
-    """Recipes that write the same text after one prompt: their voices and ends are equal.
-
-    Attributes:
-        voice: How the next token is weighted.
-        ends: Tokens that end the text.
-        choices: By recipe, what was chosen; None where weights are per token.
-        used: ``[S]`` sum of the weights in force.
-        drawn: Tokens in that sum.
-    """
-
-    voice: Voice
-    ends: frozenset[int]
-    choices: dict[int, Choice | None]
-    used: Tensor
-    drawn: int = 0
-
-    def note(self, weights: Tensor) -> None:
-        """Count the weights ``[S]`` of a token, where they are the token's own."""
-        if self.voice.rule.per_token is not None:
-            self.used = self.used + weights
-            self.drawn += 1
-
-
-class _Stem(NamedTuple):
-    """Where a text can be taken up again: a row that ends with its prompt."""
-
-    state: Rows
-    place: int
-
-
-@dataclasses.dataclass(eq=False)
-class _Row:
-    """A text in the making, and who has agreed on it so far.
-
-    Attributes:
-        index: Of the job.
-        job: The job.
-        writers: At least one.
-        tokens: So far.
-        stem: Where it can be taken up again; None if it will not have to be.
-    """
-
-    index: int
-    job: Job
-    writers: list[_Writer]
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    stem: _Stem | None = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens that the sources have seen: the last one is still to be fed."""
-        return len(self.job.prompt.ids) + len(self.tokens) - 1
-
-    @property
-    def room(self) -> int:
-        """Tokens that may still come."""
-        return self.job.max_new_tokens - len(self.tokens)
-
-    @property
-    def voices(self) -> tuple[Voice, ...]:
-        """Of its writers."""
-        return tuple(writer.voice for writer in self.writers)
-
-    @property
-    def pending(self) -> Pending:
-        """Where it stands."""
-        last, place = self.tokens[-1], len(self.tokens)
-        return Pending(last, place, self.room, self.job.sampling, self.voices)
-
-    def way(self, gain: Gain) -> _Row:
-        """The text as some of its writers go on."""
-        writers = [self.writers[voice] for voice in gain.voices]
-        return dataclasses.replace(self, writers=writers, tokens=list(self.tokens))
-
-    def take(self, gain: Gain) -> tuple[list[tuple[_Writer, list[int]]], int]:
-        """Take tokens until nobody goes on.
-
-        Returns:
-            The writers that have come to an end, with their texts, and how many tokens were drawn.
-        """
-        landed: list[tuple[_Writer, list[int]]] = []
-        weights = {id(w): x for w, x in zip(self.writers, gain.weights, strict=True)}
-        for drawn, token in enumerate(gain.tokens, start=1):
-            for writer in self.writers:
-                writer.note(weights[id(writer)][drawn - 1])
-            landed += [(w, list(self.tokens)) for w in self.writers if token in w.ends]
-            self.writers = [w for w in self.writers if token not in w.ends]
-            if not self.writers:
-                return landed, drawn
-            self.tokens.append(token)
-            if self.room == 0 or self.job.stop(self.tokens):
-                landed += [(writer, self.tokens) for writer in self.writers]
-                self.writers = []
-                return landed, drawn
-        return landed, len(gain.tokens)
-
-
 class _Flight:
     """The rows in flight."""
 
@@ -273,10 +142,10 @@ class _Flight:
         # One source alone would draft for itself.
         self.may_draft = DRAFTER in names and len(names) > 1
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
-        self.rows: list[_Row] = []
+        self.rows: list[Row] = []
         self.state: Rows | None = None
         #: Texts that found no room, to be taken up again.
-        self.waiting: list[_Row] = []
+        self.waiting: list[Row] = []
         self.starting: list[int] = []
         self.resuming = 0
         #: By job, the recipes whose texts are written: a job may have to be started again.
@@ -332,17 +201,17 @@ class _Flight:
                 fuser.ensemble, [trunk.rest(p) for p in prompts], readers, begun
             )
             rows = [
-                _Row(i, self.jobs[i], self._writers(i, choices_of(fuser, prompt, mine)))
+                Row(i, self.jobs[i], self._writers(i, choices_of(fuser, prompt, mine)))
                 for i, prompt, mine in zip(indices, prompts, readers, strict=True)
             ]
             view = LogitView(fuser.ensemble, hidden)
             draws = [[Draw(row.job.sampling, 0)] for row in rows]
             first = judge_next(fuser, view, [row.voices for row in rows], draws)
             view.check(first.finite)
-        ways: list[tuple[int, _Row]] = []
+        ways: list[tuple[int, Row]] = []
         for place, (row, said) in enumerate(zip(rows, first.said, strict=True)):
             if len(row.writers) > 1:
-                row.stem = _Stem(state, place)
+                row.stem = Stem(state, place)
             for tokens, voices in together([one.tokens for one in said]):
                 weights = [said[voice].weights for voice in voices]
                 way, _ = self._take(row, Gain(tokens, weights, 0, 0, None, tuple(voices)))
@@ -353,21 +222,21 @@ class _Flight:
             new = state.fork([place for place, _ in staying], width)
             self._join(new, [row for _, row in staying])
 
-    def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[_Writer]:
+    def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[Writer]:
         """Who writes after a prompt: one writer for recipes that cannot differ."""
-        writers: dict[tuple[Voice, frozenset[int]], _Writer] = {}
+        writers: dict[tuple[Voice, frozenset[int]], Writer] = {}
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):
                 voice = Voice(tuple(self.fuser.vector(choice)), self.fuser.recipes[i].rule)
                 ends = self.jobs[index].ends[i]
                 zero = torch.zeros(len(voice.vector), dtype=torch.float64)
-                writer = writers.setdefault((voice, ends), _Writer(voice, ends, {}, zero))
+                writer = writers.setdefault((voice, ends), Writer(voice, ends, {}, zero))
                 writer.choices[i] = choice
         return list(writers.values())
 
-    def _with_room(self, ways: Sequence[tuple[int, _Row]], room: int) -> list[tuple[int, _Row]]:
+    def _with_room(self, ways: Sequence[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
         """As many as there is room for; the others wait, if they can be taken up again."""
-        staying: list[tuple[int, _Row]] = []
+        staying: list[tuple[int, Row]] = []
         for place, row in ways:
             if len(row.writers) == 1 and len(staying) < room:
                 row.stem = None  # it will not split, nor have to wait
@@ -396,14 +265,14 @@ class _Flight:
                 row.stem = None
         self._join(begun, some)
 
-    def _join(self, new: Rows, rows: Sequence[_Row]) -> None:
+    def _join(self, new: Rows, rows: Sequence[Row]) -> None:
         """Let more rows join those in flight."""
         if self.state is not None:
             width = max(row.cached for row in self.rows)
             new = self.state.fork(range(len(self.rows)), width).join(new)
         self.rows, self.state = [*self.rows, *rows], new
 
-    def _take(self, row: _Row, gain: Gain) -> tuple[_Row, int]:
+    def _take(self, row: Row, gain: Gain) -> tuple[Row, int]:
         """Give some writers of a row what they gained.
 
         Returns:
@@ -437,8 +306,8 @@ class _Flight:
         one = Round(self.fuser, self.state, pending, self.drafter, k)
         with blame(lambda place: self.rows[place].index):
             gains = one.play()
-        first: list[tuple[int, _Row]] = []
-        more: list[tuple[int, _Row]] = []
+        first: list[tuple[int, Row]] = []
+        more: list[tuple[int, Row]] = []
         kept = []
         counts: dict[int, int] = {}
         for place, (row, mine) in enumerate(zip(self.rows, gains, strict=True)):
@@ -455,7 +324,7 @@ class _Flight:
         settling = time.perf_counter() - begun if k else 0.0
         self.speculation.learn(k, len(gains), kept, cost._replace(judging=cost.judging + settling))
 
-    def _keep(self, start: int, staying: Sequence[tuple[int, _Row]], counts: list[int]) -> None:
+    def _keep(self, start: int, staying: Sequence[tuple[int, Row]], counts: list[int]) -> None:
         """Go on with some rows, and of their slots from ``start`` on with so many."""
         places, rows = [place for place, _ in staying], [row for _, row in staying]
         if not rows or self.state is None:
