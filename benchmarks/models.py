@@ -33,7 +33,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.ensemble import Ensemble
+from trimix_lm_eval.fuser import Fuser
 from trimix_lm_eval.paths import demo_dir
+from trimix_lm_eval.trimix import needed
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
@@ -178,6 +181,16 @@ def variant(model: TriMix, **settings: Any) -> TriMix:
     """The same loaded models under other settings of the run, e.g. another ``batch_size``."""
     asked = dataclasses.replace(model.settings, **settings)
     return TriMix(asked, model.tokenizer, model.fuser, model.report)
+
+
+def alone(model: TriMix, recipe: int, **settings: Any) -> TriMix:
+    """One recipe of several in a run of its own, over the loaded models that it needs."""
+    mine, whole = model.fuser.recipes[recipe], model.fuser.ensemble
+    names = needed(model.settings, [mine])
+    sources = [source for source in whole.sources if source.name in names]
+    fuser = Fuser(Ensemble(sources, whole.unused.tolist()), (mine,))
+    asked = dataclasses.replace(model.settings, **settings)
+    return TriMix(asked, model.tokenizer, fuser, model.report)
 
 
 def add_arguments(parser: Any, default: str = "cpu") -> None:

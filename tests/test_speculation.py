@@ -285,7 +285,7 @@ def test_drafted_tokens_follow_the_joint_distribution(trio):
         for seed in range(seeds)
     ]
     with torch.inference_mode():
-        found = [tuple(g.ids) for _, g in generate(model.fuser, jobs, 60, model.speculation)]
+        found = [tuple(g.ids) for _, _, g in generate(model.fuser, jobs, 60, model.speculation)]
     assert model.speculation.summary()["acceptance"] > 0.3
     counts = [found.count(triple) for triple in expected]
     assert sum(counts) == seeds
