@@ -41,19 +41,22 @@ def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> li
         fuser: The sources and R recipes.
         view: N positions.
         targets: ``[N]`` the tokens that follow them.
-        vectors: ``[R, N, S]`` source weights.
+        vectors: ``[R, N, S]`` source weights, on the CPU.
 
     Returns:
         One for each recipe.
     """
+    device = fuser.ensemble.device
     points, on_point = _points_in_common(fuser, vectors)
+    points, vectors = points.to(device), vectors.to(device)
+    on_point = {i: which.to(device) for i, which in on_point.items()}
     parts: list[list[Judged]] = [[] for _ in fuser.recipes]
     for where, logits in view.chunks():
         here = targets[where]
         if on_point:
             log_p = -grid.grid_nll(logits, here, points)  # [P, n]
             greedy = grid.grid_greedy(logits, here, points)  # [P, n]
-            columns = torch.arange(len(here), device=here.device)
+            columns = torch.arange(len(here), device=device)
         for i, recipe in enumerate(fuser.recipes):
             mine = vectors[i, where]
             if i in on_point:
@@ -82,7 +85,7 @@ def _points_in_common(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, 
 
     Args:
         fuser: The sources and R recipes.
-        vectors: ``[R, N, S]`` their weights.
+        vectors: ``[R, N, S]`` their weights, on the CPU: what is asked of them must not wait.
 
     Returns:
         ``[P, S]`` points, and by recipe which of them is in force at each position, ``[N]``; no

@@ -202,7 +202,7 @@ def _of_newton(fuser: Fuser, which: int, read: Sequence[NewtonReader]) -> Score:
             past.read(LogitView(ensemble, [h[:done] for h in hidden]), targets[:done])
             point = fuser.recipes[which].policy.choose([past]).weights
         view = LogitView(ensemble, [h[done:end] for h in hidden])
-        vectors = torch.tensor([point.vector(ensemble.names)], device=ensemble.device)
+        vectors = torch.tensor([point.vector(ensemble.names)])
         (judged,) = judge(alone, view, targets[done:end], vectors.expand(1, end - done, -1))
         total += float(judged.log_p.double().sum())
         done = end

@@ -205,7 +205,7 @@ def _score_options(
     lengths = [len(c) for _, _, c in part]
     targets = torch.tensor([token for _, _, c in part for token in c], device=device)
     vectors = torch.tensor([[fuser.vector(c) for c in choices[row]] for row in of_row])  # [O, R, S]
-    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0).to(device)  # [N, R, S]
+    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0)  # [N, R, S]
     owners = [index for _, index, c in part for _ in c]  # of each position, its request
     with blame(owners.__getitem__):
         view = LogitView(fuser.ensemble, hidden)
