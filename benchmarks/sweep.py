@@ -3,8 +3,8 @@
     python benchmarks/sweep.py [--json] [--trio cpu] [--batch 16]
 
 One side is what `trimix sweep` does: the sources run once for all points. The other runs one point
-after the other as `lm_eval --model trimix` does, with drafts, shared beginnings and only the sources
-that the point needs; loading is not counted on either side. Keys:
+after the other as `lm_eval --model trimix` does, with drafts, shared beginnings and none but the
+sources that the point needs; loading is not counted on either side. Keys:
 
 * ``ratio_mc``: all points at once over one point (the mean of the 36 runs), on multiple-choice
   questions after one few-shot prompt.
