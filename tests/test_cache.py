@@ -325,7 +325,7 @@ def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, mon
 
     def failing(self, *args):
         calls.append(self.name)
-        if len(calls) > 21 and self.name == "small_cpt":
+        if len(calls) > 24 and self.name == "small_cpt":
             raise error("device-side assert triggered")
         return hidden(self, *args)
 
@@ -340,7 +340,7 @@ def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, mon
         patch.setattr(sources.Source, "hidden", failing)
         patch.setattr(TriMixLM, "_finish", noting)
         with pytest.raises(TrimixError, match="small_cpt.*device-side assert"):
-            # The trial at loading counts too: three sources, two pieces each.
+            # The trial at loading counts too: three sources, three pieces each.
             run(folders, tasks, tmp_path / "cache", names=["choice"])
     assert finished
     found = stored(tmp_path / "cache")

@@ -13,7 +13,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from tests.naive import Naive
 from tests.running import TRIO, instances, model_args
-from trimix_lm_eval import TriMix, drafting
+from trimix_lm_eval import TriMix, drafting, verdicts
 from trimix_lm_eval.codec import StopText
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.gen_kwargs import generation
@@ -269,7 +269,8 @@ def play(monkeypatch, lm, script):
     def scripted(logits, draws, best=None):
         return torch.tensor([script[min(draw.place, len(script) - 1)] for draw in draws])
 
-    monkeypatch.setattr(drafting, "pick", scripted)
+    for module in (drafting, verdicts):
+        monkeypatch.setattr(module, "pick", scripted)
 
 
 def test_end_of_text_and_special_tokens_stop(monkeypatch, lm):

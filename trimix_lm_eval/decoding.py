@@ -4,8 +4,9 @@ Rows stop one by one, each at its own stop; a finished row leaves the batch at o
 prompt takes its place. A prompt's forward passes serve selection and generation alike.
 
 What several recipes write after one prompt is one row as long as they agree on every token, and is
-run once. Where they differ the row splits; ways that find no room in the batch wait, and go on from
-the prompt's cache when rows are free.
+run once. Where they differ the row splits; all its ways have the prompt's cache in common, so that
+more of them fit into the memory that as many prompts would take. Ways that find no room wait, and
+go on from the prompt when rows are free.
 
 Invariant 2: which token comes is a function of the fused distribution and of the row's own noise
 (see `sampling`). Drafts (see `drafting`) only guess its value, so the text depends neither on them
@@ -44,6 +45,8 @@ from trimix_lm_eval.verdicts import judge_next, together
 DRAFTER = "small_cpt"
 #: Caches with more slots than this times what is needed, and some, are packed.
 _WASTE, _SOME = 1.125, 32
+#: Rows per row that was asked for, at most, where they have prompts in common.
+_WAYS = 8
 
 
 #: (index of the job, index of the recipe, text)
@@ -86,9 +89,10 @@ def generate(
             more = bool(flight.rows)
             flight.round(queue.waiting, size)
         except OUT_OF_MEMORY as error:
-            # Rows in flight may be more than the next batch is to have.
-            most = max(1, min(size, flight.count))
-            give_way(fuser.ensemble, most, error, queue.evict)
+            if flight.count > size and flight.ways > 1:
+                flight.ways //= 2
+            else:  # rows in flight may be more than the next batch is to have
+                give_way(fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict)
             out_of_memory = True
         yield from flight.landed()
         if out_of_memory:
@@ -142,6 +146,11 @@ class _Flight:
         # One source alone would draft for itself.
         self.may_draft = DRAFTER in names and len(names) > 1
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
+        #: Rows per row that was asked for, at most.
+        self.ways = _WAYS if len(fuser.recipes) > 1 and fuser.ensemble.shares else 1
+        #: Tokens of the longest prompt with its text, and of the longest text.
+        self.longest = max((len(j.prompt.ids) + j.max_new_tokens for j in jobs), default=0)
+        self.text = max((job.max_new_tokens for job in jobs), default=1)
         self.rows: list[Row] = []
         self.state: Rows | None = None
         #: Texts that found no room, to be taken up again.
@@ -172,23 +181,42 @@ class _Flight:
 
     # ---------------------------------------------------------------- rows come and go
 
+    def room(self, size: int, new: Sequence[Row] = ()) -> int:
+        """Rows that may still come.
+
+        As many tokens may be held as ``size`` rows with the longest prompt and text would hold.
+
+        Args:
+            size: Rows that were asked for.
+            new: Prompts about to come.
+        """
+        more = size - len(self.rows)
+        if self.ways == 1:
+            return more
+        held = {row.index: len(row.job.prompt.ids) for row in [*self.rows, *self.waiting, *new]}
+        own = sum(row.job.max_new_tokens for row in self.rows)
+        left = size * self.longest - sum(held.values()) - own
+        return min(max(left // self.text, more), self.ways * size - len(self.rows))
+
     def admit(self, queue: _Queue, size: int) -> None:
         """Start prompts, or take up texts that wait, where rows are free.
 
         Not for each single row: to let one in copies the caches of all.
         """
-        if self.rows and size - len(self.rows) < max(1, size // 4):
+        if self.rows and self.room(size) < max(1, max(size, len(self.rows)) // 4):
             return
-        while len(self.rows) < size:
-            room = size - len(self.rows)
-            if self.waiting:
-                self._resume(room)
-            elif group := queue.take(room):
-                trunk, self.starting = group
-                self._start(trunk, self.starting, size)
-                self.starting = []
-            else:
+        while self.waiting and (room := self.room(size)) > 0:
+            self._resume(room)
+        # Where rows split, a few prompts make many rows within a few tokens.
+        left = max(1, size // 4) if self.ways > 1 else size
+        while (left > 0 or not self.rows) and len(self.rows) < size and not self.waiting:
+            group = queue.take(min(max(left, 1), size - len(self.rows)))
+            if group is None:
                 return
+            trunk, self.starting = group
+            left -= len(self.starting)
+            self._start(trunk, self.starting, size)
+            self.starting = []
 
     def _start(self, trunk: Trunk, indices: Sequence[int], size: int) -> None:
         """Run prompts, choose their weights, and draw their first tokens."""
@@ -208,6 +236,8 @@ class _Flight:
             draws = [[Draw(row.job.sampling, 0)] for row in rows]
             first = judge_next(fuser, view, [row.voices for row in rows], draws)
             view.check(first.finite)
+        if any(len(row.writers) > 1 for row in rows):
+            state = state.branch(range(len(rows)))  # however many ways a text goes, once each
         ways: list[tuple[int, Row]] = []
         for place, (row, said) in enumerate(zip(rows, first.said, strict=True)):
             if len(row.writers) > 1:
@@ -216,10 +246,10 @@ class _Flight:
                 weights = [said[voice].weights for voice in voices]
                 way, _ = self._take(row, Gain(tokens, weights, 0, 0, None, tuple(voices)))
                 ways += [(place, way)] if way.writers else []
-        staying = self._with_room(ways, size - len(self.rows))
+        staying = self._with_room(ways, self.room(size, rows))
         if staying:
-            width = max(row.cached for _, row in staying)
-            new = state.fork([place for place, _ in staying], width)
+            cached = [row.cached for _, row in staying]
+            new = state.fork([place for place, _ in staying], cached)
             self._join(new, [row for _, row in staying])
 
     def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[Writer]:
@@ -254,7 +284,7 @@ class _Flight:
         some = [row for row in some if row.stem is not None and row.stem.state is stem.state]
         places = [row.stem.place for row in some if row.stem is not None]
         self.resuming = len(some)
-        begun = stem.state.fork(places, max(len(row.job.prompt.ids) for row in some))
+        begun = stem.state.fork(places)
         ids, valid = padded([row.tokens[:-1] for row in some])
         for _ in feed(begun, ids, valid, torch.zeros_like(valid)):
             pass
@@ -268,8 +298,8 @@ class _Flight:
     def _join(self, new: Rows, rows: Sequence[Row]) -> None:
         """Let more rows join those in flight."""
         if self.state is not None:
-            width = max(row.cached for row in self.rows)
-            new = self.state.fork(range(len(self.rows)), width).join(new)
+            cached = [row.cached for row in self.rows]
+            new = self.state.fork(range(len(self.rows)), cached).join(new)
         self.rows, self.state = [*self.rows, *rows], new
 
     def _take(self, row: Row, gain: Gain) -> tuple[Row, int]:
@@ -317,28 +347,50 @@ class _Flight:
                 if way.writers:
                     counts[id(way)] = gain.accepted + 1
                     (more if first and first[-1][0] == place else first).append((place, way))
-        staying = self._with_room([*first, *more], size)
+        staying = self._with_room([*first, *more], len(self.rows) + self.room(size))
         cost = one.cost()
         begun = time.perf_counter()  # small work that a host waits for, on a GPU too
-        self._keep(one.start, staying, [counts[id(row)] for _, row in staying])
+        self._keep(one.start, {id(row): counts[id(row)] for _, row in staying}, staying)
         settling = time.perf_counter() - begun if k else 0.0
         self.speculation.learn(k, len(gains), kept, cost._replace(judging=cost.judging + settling))
 
-    def _keep(self, start: int, staying: Sequence[tuple[int, Row]], counts: list[int]) -> None:
-        """Go on with some rows, and of their slots from ``start`` on with so many."""
-        places, rows = [place for place, _ in staying], [row for _, row in staying]
-        if not rows or self.state is None:
+    def _keep(self, start: int, counts: dict[int, int], staying: Sequence[tuple[int, Row]]) -> None:
+        """Go on with some rows.
+
+        Args:
+            start: The first slot of this round.
+            counts: By identity of the row, how many slots from there on are kept.
+            staying: The rows, with their places in the batch.
+        """
+        if not staying or self.state is None:
             self.rows, self.state = [], None
             return
-        width = max(row.cached for row in rows)
-        if places == list(range(len(self.rows))):
-            layout = self.state.layout
-            if min(counts) < layout.slots - start:
-                kept = torch.tensor(counts).to(layout.ids.device, non_blocking=True)
-                layout.keep(start, kept)
-                self.state.trim(start + max(counts))
-            if layout.slots > width * _WASTE + _SOME:  # holes that pay for packing
-                self.state = self.state.fork(places, width)
-        else:
-            self.state = self.state.fork(places, width, start, counts)
-        self.rows = rows
+        places = [place for place, _ in staying]
+        if len(set(places)) == len(places):
+            by_place = dict(staying)
+            if len(places) < len(self.rows):
+                places = self.state.shrink(places)
+            self.rows = [by_place[place] for place in places]
+            self._cut(start, [counts[id(row)] for row in self.rows])
+            return
+        # Rows that have a beginning in common lie side by side.
+        ordered = sorted(staying, key=lambda way: way[1].index)
+        self.rows = [row for _, row in ordered]
+        self.state = self.state.fork(
+            [place for place, _ in ordered],
+            [row.cached for row in self.rows],
+            start,
+            [counts[id(row)] for row in self.rows],
+        )
+
+    def _cut(self, start: int, counts: Sequence[int]) -> None:
+        """Of the slots from ``start`` on, keep so many of each row; pack holes where that pays."""
+        assert self.state is not None
+        layout, cached = self.state.layout, [row.cached for row in self.rows]
+        if min(counts) < layout.slots - start:
+            layout.keep(start, torch.tensor(counts).to(layout.ids.device, non_blocking=True))
+            self.state.trim(start + max(counts))
+        everyone = range(len(self.rows))
+        needed = self.state.width(everyone, cached)
+        if self.state.layout.slots - self.state.layout.common > needed * _WASTE + _SOME:
+            self.state = self.state.fork(everyone, cached)

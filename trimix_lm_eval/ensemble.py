@@ -90,10 +90,24 @@ class LogitView:
 
 
 class Rows:
-    """Sequences in flight: one layout, one cache per source."""
+    """Sequences in flight: one layout, one cache per source.
 
-    def __init__(self, ensemble: Ensemble, layout: Layout, caches: list[Any]) -> None:
+    Args:
+        ensemble: The sources.
+        layout: The token table.
+        caches: One per source.
+        begun: Of each row, how many tokens it has in common with others (see `branch`).
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        layout: Layout,
+        caches: list[Any],
+        begun: Sequence[int] | None = None,
+    ) -> None:
         self.ensemble, self.layout, self.caches = ensemble, layout, caches
+        self.begun = list(begun or [0] * layout.ids.shape[0])
 
     def extend(self, ids: Tensor, valid: Tensor, wanted: Tensor) -> list[Tensor]:
         """Feed tokens to every source.
@@ -142,12 +156,40 @@ class Rows:
         self.layout.trim(slots)
         for cache in self.caches:
             if cache is not None:
-                cache.trim(slots)
+                cache.trim(slots - self.layout.common)
+
+    def shrink(self, rows: Sequence[int]) -> list[int]:
+        """Let go of all rows but these, in place: nothing is copied but what closes the gaps.
+
+        Args:
+            rows: Their indices, each once.
+
+        Returns:
+            The same in the order in which they now are.
+        """
+        behind = [row for row in rows if row >= len(rows)]
+        stay = set(rows)
+        order = [row if row in stay else behind.pop() for row in range(len(rows))]
+        self.layout = self.layout.select(torch.tensor(order, dtype=torch.long))
+        for cache in self.caches:
+            if cache is not None:
+                cache.shrink(order)
+        self.begun = [self.begun[row] for row in order]
+        return order
+
+    def width(self, rows: Sequence[int], tokens: Sequence[int]) -> int:
+        """Slots that rows need of their own.
+
+        Args:
+            rows: Their indices.
+            tokens: How many tokens each of them has.
+        """
+        return max(count - self.begun[row] for row, count in zip(rows, tokens, strict=True))
 
     def fork(
         self,
         rows: Sequence[int],
-        width: int | None = None,
+        tokens: Sequence[int] | None = None,
         start: int = 0,
         counts: Sequence[int] | None = None,
     ) -> Rows:
@@ -155,8 +197,7 @@ class Rows:
 
         Args:
             rows: Their indices.
-            width: Slots to keep, as many as the longest row has tokens: holes are left out. None
-                keeps all.
+            tokens: How many tokens each copy has: then holes are left out. None keeps all slots.
             start: A slot; before it, everything is kept.
             counts: How many slots of each copy are kept from ``start`` on; None is all of them.
         """
@@ -165,18 +206,30 @@ class Rows:
         if counts is not None:
             layout.keep(start, torch.tensor(list(counts)).to(layout.ids.device))
         slots = None
-        if width is not None:
-            slots = layout.packed(width)
+        if tokens is not None:
+            slots = layout.packed(self.width(rows, tokens))
             layout = layout.select(torch.arange(len(index)), slots)
         caches = [None if cache is None else cache.taken(index, slots) for cache in self.caches]
-        return Rows(self.ensemble, layout, caches)
+        return Rows(self.ensemble, layout, caches, [self.begun[row] for row in rows])
+
+    def branch(self, rows: Sequence[int]) -> Rows:
+        """New rows that begin with these (repeats allowed), each of which is held once."""
+        if not self.ensemble.shares:
+            return self.fork(rows)
+        distinct = list(dict.fromkeys(rows))
+        of = [distinct.index(row) for row in rows]
+        layout = self.layout.branched(distinct, of)
+        own = [self.layout.own(row) for row in distinct]
+        caches = [None if c is None else c.branched(distinct, own, of) for c in self.caches]
+        return Rows(self.ensemble, layout, caches, layout.length.tolist())
 
     def join(self, other: Rows) -> Rows:
         """These rows and another's below them, as one batch."""
         layout = joined([self.layout, other.layout])
+        own = layout.slots - layout.common
         pairs = zip(self.caches, other.caches, strict=True)
-        caches = [None if a is None else stacked([a, b], layout.slots) for a, b in pairs]
-        return Rows(self.ensemble, layout, caches)
+        caches = [None if a is None else stacked([a, b], own) for a, b in pairs]
+        return Rows(self.ensemble, layout, caches, [*self.begun, *other.begun])
 
 
 class Ensemble:
@@ -196,6 +249,8 @@ class Ensemble:
         self.chunk_tokens = CHUNK_TOKENS
         #: Rows per forward pass that memory has room for, as far as is known.
         self.most_rows = sys.maxsize
+        #: Whether what rows begin with can be held once for all of them.
+        self.shares = all(source.shares or source.plain for source in self.sources)
         #: Bytes that the caches of all sources grow by per token of a row.
         self.token_bytes = sum(source.token_bytes for source in self.sources)
         per_position = 4 * self.vocab_size * (len(self.sources) + 3)

@@ -22,6 +22,8 @@ class Layout:
         positions: ``[B, S]`` position of each token in its row.
         valid: ``[B, S]`` False for padding.
         length: ``[B]`` valid tokens so far.
+        common: Leading columns that are held once for all rows that have them (see `cache`): they
+            stay where they are when slots are packed.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -29,6 +31,7 @@ class Layout:
         self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)
         self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
         self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self.common = 0
         self._masks: dict[tuple[object, ...], Tensor] = {}
 
     @property
@@ -69,22 +72,50 @@ class Layout:
 
         Args:
             rows: ``[R]`` indices; repeats allowed.
-            slots: ``[R, W]`` which columns of each, in order, all valid tokens among them; None
-                takes all.
+            slots: ``[R, W]`` which columns of each, in order, all valid tokens among them, counted
+                behind the common ones, which are taken too; None takes all.
         """
         rows = rows.to(self.ids.device)
         chosen = Layout(0, self.ids.device)
-        chosen.length = self.length[rows]
+        chosen.length, chosen.common = self.length[rows], self.common
         tables = [self.ids[rows], self.positions[rows], self.valid[rows]]
         if slots is not None:
             slots = slots.to(self.ids.device)
-            tables = [table.gather(1, slots) for table in tables]
+            tables = [
+                torch.cat([x[:, : self.common], x[:, self.common :].gather(1, slots)], dim=1)
+                for x in tables
+            ]
         chosen.ids, chosen.positions, chosen.valid = tables
         return chosen
 
+    def branched(self, rows: Sequence[int], of: Sequence[int]) -> Layout:
+        """A table of new rows whose common columns are some rows' tokens.
+
+        Args:
+            rows: ``R`` indices of the rows that are begun with.
+            of: For each new row, which of ``rows`` it begins with.
+        """
+        at = torch.tensor(list(rows)).to(self.ids.device)
+        width = int(self.length[at].max())
+        slots = (~self.valid[at]).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        tables = [x[at].gather(1, slots) for x in (self.ids, self.positions, self.valid)]
+        place = torch.tensor(list(of)).to(self.ids.device)
+        new = Layout(0, self.ids.device)
+        new.ids, new.positions, new.valid = (table[place] for table in tables)
+        new.length, new.common = self.length[at][place], width
+        return new
+
+    def own(self, row: int) -> Tensor:
+        """Valid slots of a row, counted behind the common ones."""
+        return self.valid[row, self.common :].nonzero()[:, 0]
+
     def packed(self, width: int) -> Tensor:
-        """``[B, width]`` each row's valid slots in order; where there are fewer, holes after."""
-        return (~self.valid).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        """``[B, width]`` each row's valid slots in order; where there are fewer, holes after.
+
+        Slots are counted behind the common ones.
+        """
+        holes = (~self.valid[:, self.common :]).to(torch.uint8)
+        return holes.argsort(dim=1, stable=True)[:, :width]
 
     def visible(self, start: int, window: int | None = None, block: int | None = None) -> Tensor:
         """What the tokens from slot ``start`` on may look at.
@@ -134,13 +165,20 @@ class Layout:
 def joined(layouts: Sequence[Layout]) -> Layout:
     """The rows of several tables below each other; narrower ones are filled up with holes."""
     together = Layout(0, layouts[0].ids.device)
-    width = max(layout.slots for layout in layouts)
+    together.common = max(layout.common for layout in layouts)
+    own = max(layout.slots - layout.common for layout in layouts)
 
-    def wide(table: Tensor) -> Tensor:
-        return torch.nn.functional.pad(table, (0, width - table.shape[1]))
+    def wide(table: Tensor, layout: Layout) -> Tensor:
+        pad = torch.nn.functional.pad
+        common, mine = table[:, : layout.common], table[:, layout.common :]
+        parts = [
+            pad(common, (0, together.common - common.shape[1])),
+            pad(mine, (0, own - mine.shape[1])),
+        ]
+        return torch.cat(parts, dim=1)
 
-    together.ids = torch.cat([wide(layout.ids) for layout in layouts])
-    together.positions = torch.cat([wide(layout.positions) for layout in layouts])
-    together.valid = torch.cat([wide(layout.valid) for layout in layouts])
+    together.ids = torch.cat([wide(layout.ids, layout) for layout in layouts])
+    together.positions = torch.cat([wide(layout.positions, layout) for layout in layouts])
+    together.valid = torch.cat([wide(layout.valid, layout) for layout in layouts])
     together.length = torch.cat([layout.length for layout in layouts])
     return together

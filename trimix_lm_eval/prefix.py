@@ -72,7 +72,7 @@ class Trunk:
         for mine in readers:
             if mine is not None and self.readers is not None:
                 mine.absorb(self.readers)
-        return self.rows.fork([0] * len(prompts)) if self.rows else None
+        return self.rows.branch([0] * len(prompts)) if self.rows else None
 
     def rest(self, prompt: Prompt) -> Prompt:
         """What is left of a prompt."""

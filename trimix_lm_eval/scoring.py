@@ -197,7 +197,7 @@ def _score_options(
     pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
     if max(len(c) for _, _, c in part) > 1:
         ids, valid = padded([c[:-1] for _, _, c in part])
-        for r, _, hs in feed(rows.fork(of_row), ids, valid, valid):
+        for r, _, hs in feed(rows.branch(of_row), ids, valid, valid):
             pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
     hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trimix_lm_eval import attention
 from trimix_lm_eval.errors import TrimixError, warn_once
 from trimix_lm_eval.layout import Layout
 from trimix_lm_eval.settings import SourceSpec
@@ -50,6 +51,8 @@ class Source:
         self.plain = False
         self.token_bytes = 0  # of the cache, per token
         self.finish: Callable[[Tensor], Tensor] = _identity
+        #: Whether rows can have a beginning in common (see `attention`).
+        self.shares = False
         self.probe()
 
     def new_cache(self) -> Any:
@@ -78,6 +81,7 @@ class Source:
             attention_mask=self._mask(layout, start),
             past_key_values=cache,
             use_cache=True,
+            **({"trimix_common": cache.common} if cache.common else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
         return states if wanted is None else states[wanted.to(states.device)]
@@ -140,8 +144,24 @@ class Source:
                 "check dtype, quantization and attn_implementation of this source",
             ) from error
         expected = output.logits[0, length // 2 :, : self.vocab_size].float()
+        self.shares = attention.install(self.model)
+        if self.shares and self._found(ids, expected):
+            return
+        if self.shares:
+            attention.uninstall(self.model)
+            self.shares = False
+        if self._found(ids, expected):
+            return
+        self.plain, self.finish, self.token_bytes = True, _identity, 0
+        warn_once(
+            f"{self.name} ({self.config.model_type}) does not follow explicit attention masks; it "
+            "is run row by row without a cache. Results are exact, but slow."
+        )
+
+    def _found(self, ids: Tensor, expected: Tensor) -> bool:
+        """Look for masks and an end under which the model gives what is expected of it."""
         best = math.inf
-        for by_type in dict.fromkeys((self.mask_by_type, False)):
+        for by_type in dict.fromkeys((bool(getattr(self.config, "layer_types", None)), False)):
             self.mask_by_type, self.finish = by_type, _identity
             raw = self._probe_cached(ids)
             if raw is None:
@@ -150,14 +170,10 @@ class Source:
                 off = float((finish(raw) - expected).norm() / expected.norm())
                 if off < best:
                     best, found = off, (by_type, finish)
-        if best <= self._tolerance():
-            self.mask_by_type, self.finish = found
-            return
-        self.plain, self.finish, self.token_bytes = True, _identity, 0
-        warn_once(
-            f"{self.name} ({self.config.model_type}) does not follow explicit attention masks; it "
-            "is run row by row without a cache. Results are exact, but slow."
-        )
+        if best > self._tolerance():
+            return False
+        self.mask_by_type, self.finish = found
+        return True
 
     def _tolerance(self) -> float:
         """Rounding that a probe may show, relative to the logits; a wrong mask is far beyond it."""
@@ -166,27 +182,32 @@ class Source:
         return 1e-3 if self.dtype == torch.float32 else 0.05
 
     def _probe_cached(self, ids: Tensor) -> Tensor | None:
-        """Logits of the second half of a text, fed in two pieces with padding before and between.
+        """Logits of the second half of a text, fed in pieces with padding before and between.
 
-        The first tokens after the hole are those that a window counted in slots gets wrong.
+        The first tokens after the hole are those that a window counted in slots gets wrong. Of the
+        pieces after it one is short and one is long (see `attention.FEW`), and if rows can have a
+        beginning in common, the first half is one.
         """
-        half = len(ids) // 2
-        layout = Layout(2, self.device)
-        cache = self.new_cache()
-        junk = ids.flip(0)
-        first = torch.cat([junk[:5], ids[:half], junk[:6]])
-        second = torch.cat([junk[:3], ids[half:]])
-        real_first = torch.tensor([False] * 5 + [True] * half + [False] * 6)
-        real_second = torch.tensor([False] * 3 + [True] * (len(ids) - half))
+        half, junk = len(ids) // 2, ids.flip(0)
+        middle = half + 4
+        pieces = [(5, ids[:half], 6), (3, ids[half:middle], 0), (attention.FEW, ids[middle:], 0)]
+        layout, cache, found = Layout(2, self.device), self.new_cache(), []
         try:
-            for tokens, real in ((first, real_first), (second, real_second)):
+            for before, real, after in pieces:
                 start = layout.slots
+                tokens = torch.cat([junk[:before], real, junk[:after]])
+                valid = torch.zeros(len(tokens), dtype=torch.bool)
+                valid[before : before + len(real)] = True
                 rows = torch.stack([tokens, tokens.roll(1)])
-                layout.append(rows, torch.stack([real, torch.ones_like(real)]))
-                wanted = real.nonzero().squeeze(1)
-                hidden = self.hidden(layout, start, cache, wanted)
-            self.token_bytes = cache.nbytes // layout.ids.numel()
-            return self.logits(hidden)
+                layout.append(rows, torch.stack([valid, torch.ones_like(valid)]))
+                found.append(self.hidden(layout, start, cache, valid.nonzero().squeeze(1)))
+                if len(found) == 1:
+                    self.token_bytes = cache.nbytes // layout.ids.numel()
+                if len(found) == 1 and self.shares:
+                    both = [0, 1]
+                    cache = cache.branched(both, [layout.own(row) for row in both], both)
+                    layout = layout.branched(both, both)
+            return torch.cat([self.logits(states) for states in found[1:]])
         except torch.OutOfMemoryError:
             raise
         except Exception:  # whatever a foreign forward raises means: it cannot be run this way
