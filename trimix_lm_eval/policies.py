@@ -169,7 +169,7 @@ class PromptPerplexity(_Grid):
         grids = [r for r in used if isinstance(r, GridReader)]
         nll = torch.stack([r.nll / r.count for r in grids]).mean(dim=0)  # [P]
         best = fusion.best_point(nll, 1, self.grid)
-        return Choice(self.grid[best], float(nll[best]), count)
+        return Choice(self.grid[best], float(nll[best]), count, tuple(nll.tolist()))
 
 
 @register("ppl_task")

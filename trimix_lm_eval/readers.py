@@ -35,11 +35,13 @@ class Choice(NamedTuple):
         weights: The point.
         nll: Mean NLL per judged prompt token at that point, in nats; None if none was judged.
         tokens: How many prompt tokens were judged.
+        nlls: The mean under every point of the policy's grid, in its order; None if there is none.
     """
 
     weights: Weights
     nll: float | None = None
     tokens: int = 0
+    nlls: tuple[float, ...] | None = None
 
 
 class Reader:
