@@ -176,7 +176,7 @@ class TriMixLM(TextLM):
 
     def tally(self) -> Tally:
         """What this process has counted."""
-        return Tally(self.chosen, self.model.truncated, self.model.speculation.account)
+        return Tally(self.chosen, self.model.truncated, self.model.speculation.account, {})
 
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""

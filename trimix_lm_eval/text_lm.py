@@ -24,22 +24,27 @@ class Tally(NamedTuple):
         chosen: By task and document, the label of the point.
         truncated: Requests whose context was cut.
         account: What came of drafting.
+        nlls: By task and document, the mean NLL of the prompt under every point of the grid; a
+            sweep keeps them.
     """
 
-    chosen: Mapping[tuple[str, int], str]
+    chosen: dict[tuple[str, int], str]
     truncated: int
     account: Account
+    nlls: dict[tuple[str, int], tuple[float, ...]]
 
     @classmethod
     def over(cls, parts: Iterable[Tally]) -> Tally:
         """All processes together."""
-        chosen: dict[tuple[str, int], str] = {}
-        truncated, account = 0, Account()
+        total = cls({}, 0, Account(), {})
         for part in parts:
-            chosen.update(part.chosen)
-            truncated += part.truncated
-            account = account.plus(part.account)
-        return cls(chosen, truncated, account)
+            total = cls(
+                total.chosen | part.chosen,
+                total.truncated + part.truncated,
+                total.account.plus(part.account),
+                total.nlls | part.nlls,
+            )
+        return total
 
 
 class TextLM(TemplateLM):
