@@ -30,18 +30,22 @@ FREE = {
     "doc_to_target": "{{choices[a]}}",
     "fewshot_split": "test",
     "num_fewshot": 1,
+    "fewshot_config": {"sampler": "first_n"},
     "generation_kwargs": {"until": ["\n"], "max_gen_toks": 6},
     "metric_list": [{"metric": "exact_match"}],
 }
+CHOICE = {
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{q}}",
+    "doc_to_choice": "choices",
+    "doc_to_target": "a",
+    "target_delimiter": "",
+    "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+}
 TASKS: dict[str, dict[str, Any]] = {
-    "choice": {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{q}}",
-        "doc_to_choice": "choices",
-        "doc_to_target": "a",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}, {"metric": "acc_mutual_info"}],
-    },
+    "choice": CHOICE,
+    # Every option a second time, without its context.
+    "mutual": {**CHOICE, "metric_list": [{"metric": "acc_mutual_info"}]},
     "rolling": {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
@@ -54,8 +58,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "repeats": 2,
         "generation_kwargs": {**FREE["generation_kwargs"], "do_sample": True, "temperature": 1.0},
     },
-    "greedy_bo": FREE,
-    "greedy_ug": {**FREE, "doc_to_text": "Q {{q}}"},
+    "shot_bo": FREE,
+    # Exemplars are drawn, by each process for its documents.
+    "shot_ug": {**FREE, "doc_to_text": "Q {{q}}", "fewshot_config": {"sampler": "default"}},
 }
 
 

@@ -18,7 +18,7 @@ from trimix_lm_eval.report.tables import tables
 from trimix_lm_eval.sweep import plan, sweep, table
 from trimix_lm_eval.weights import PAPER_GRID
 
-TASKS = ["choice", "rolling", "free", "drawn"]
+TASKS = ["choice", "mutual", "rolling", "free", "drawn", "shot_ug"]
 BLOCK = {
     "name": "trial",
     "policies": ["all", {"policy": "ppl", "optimum": "newton"}],
@@ -79,7 +79,7 @@ def test_a_variant_equals_a_plain_run(swept, name):
         for mine, theirs in zip(got["samples"][task], want["samples"][task], strict=True):
             assert mine["doc_id"] == theirs["doc_id"]
             assert mine["prompt_hash"] == theirs["prompt_hash"]
-            if task in ("free", "drawn"):
+            if task in ("free", "drawn", "shot_ug"):
                 assert mine["resps"] == theirs["resps"]
             else:
                 values, wanted = (_numbers(sample["resps"]) for sample in (mine, theirs))
@@ -142,7 +142,7 @@ def test_prompt_nll_is_the_naive_mean_over_documents(swept, folders):
     _, files = swept
     (file,) = [f for f in files if f.parents[1].name == "ppl"]
     recorded = written(file)["config"]["trimix"]["prompt_nll"]
-    assert set(recorded) == {"choice", "free", "drawn"}
+    assert set(recorded) == set(TASKS) - {"rolling"}
     naive = Naive({role: folders[role] for role in TRIO}, 265)
     encode = TriMix.from_pretrained(folders["small_cpt"], policy="large_ins").codec.encode
     prompts = [encode(doc["q"])[-96:] for doc in DOCS[:6]]
@@ -190,7 +190,15 @@ def test_the_table(swept):
     _, files = swept
     head, metrics, *rows, last = table.lines(files)
     assert head.split() == TASKS
-    assert metrics.split() == ["acc", "↑", "bits_per_byte", "↓", *["exact_match", "↑"] * 2]
+    assert metrics.split() == [
+        "acc",
+        "↑",
+        "acc_mutual_info",
+        "↑",
+        "bits_per_byte",
+        "↓",
+        *["exact_match", "↑"] * 3,
+    ]
     assert len(rows) == len(files)
     assert rows[0].startswith("ent ")
     assert last.startswith(f"{len(files)} results below ")

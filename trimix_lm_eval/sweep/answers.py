@@ -57,22 +57,28 @@ def missing(
 ) -> dict[tuple[int, ...], list[Asked]]:
     """Requests by the variants that lack an answer to them.
 
-    The options of a question share its weights, so it is asked as a whole or not at all.
+    Options of a question that differ in context share the weights of what their contexts have in
+    common: such a question is asked as a whole or not at all.
 
     Args:
         kind: Of request.
         asked: All of this kind; what occurs twice is returned once.
         known: What is answered, for each variant.
     """
-    questions: dict[Any, dict[bytes, Asked]] = {}
+    contexts: dict[Any, set[str]] = {}
     for one in asked:
-        whole = instances.question_of(one.request) if kind == "loglikelihood" else one.key
-        questions.setdefault(whole, {})[one.key] = one
+        question = instances.question_of(one.request)
+        contexts.setdefault(question, set()).add(one.request.args[0])
+    wholes: dict[Any, dict[bytes, Asked]] = {}
+    for one in asked:
+        question = instances.question_of(one.request)
+        several = kind == "loglikelihood" and len(contexts[question]) > 1
+        wholes.setdefault(question if several else one.key, {})[one.key] = one
     groups: dict[tuple[int, ...], list[Asked]] = {}
-    for options in questions.values():
-        lacking = tuple(i for i, keys in enumerate(known) if not keys.issuperset(options))
+    for whole in wholes.values():
+        lacking = tuple(i for i, keys in enumerate(known) if not keys.issuperset(whole))
         if lacking:
-            groups.setdefault(lacking, []).extend(options.values())
+            groups.setdefault(lacking, []).extend(whole.values())
     return groups
 
 

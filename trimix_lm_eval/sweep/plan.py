@@ -269,7 +269,8 @@ def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> Variant | No
     given.pop("device", None)
     asked = settings.parse(given)
     policy = policies.build(asked.policy, **asked.policy_options)
-    if asked.plausibility and asked.plausibility_source not in policy.sources(asked.sources):
+    used = policy.sources(asked.sources)
+    if asked.plausibility and asked.plausibility_source not in used:
         return None
     return Variant(_folder(policy, asked), policy, model_args, asked)
 
