@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.running import ROOT
 from tests.sweeping import config, make_lm_eval_quick, write_tasks
 from trimix_lm_eval import policies
 from trimix_lm_eval.errors import TrimixError
@@ -190,6 +192,16 @@ def test_the_name_and_what_lm_eval_adds(tmp_path):
     assert plan.read(asked({"name": "other", "policies": "ppl"})).name == "other"
 
 
+def test_the_readme_and_the_example_are_plans():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = [b for b in re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S) if "sweep:" in b]
+    made = plan.read(yaml.safe_load(shown)).settings
+    assert len(made) == 2 * 2 * 2 and made[0].folder == "bo/0shot_seed1234"
+    example = plan.read(ROOT / "examples" / "sweep_demo.yaml")
+    assert len(example.points) == 36
+    assert example.settings[0].tasks[1:] == ["trimix_sib200_bod_Tibt", "trimix_sib200_tel_Telu"]
+
+
 # ---------------------------------------------------------------- what is wrong
 
 
@@ -282,6 +294,15 @@ def test_a_language_that_fills_only_some_placeholders():
     block = {"policies": ["ppl"], "languages": [{"language": "bo"}, {"flores": "x"}]}
     with pytest.raises(TrimixError, match="does not fill {flores}"):
         plan.read(asked(block, tasks=["t_{language}", "u_{flores}"]))
+
+
+def test_two_languages_of_one_name():
+    block = {
+        "policies": ["ppl"],
+        "languages": [{"language": "bo", "cpt": "a"}, {"language": "bo", "cpt": "b"}],
+    }
+    with pytest.raises(TrimixError, match="Two parts of the sweep would write into bo/ppl"):
+        plan.read(asked(block, model_args={**TRIO, "small_cpt": "{cpt}"}))
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "- 1"])

@@ -256,7 +256,6 @@ def _tasks(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    _autoload.install()  # lm-eval's index is to have our tasks, however this was installed
     from trimix_lm_eval import sweep
 
     return sweep.main(args.config)

@@ -235,7 +235,8 @@ class SweepLM(TextLM):
         policy = self.runs[self.which].variant.policy
         task, doc = str(request.task_name), int(request.doc_id or 0)
         self._chosen[task, doc] = instances.label(policy, choice.weights)
-        if choice.nlls is not None and policy.name == _TELLS_NLL:
+        prompted = kind != "loglikelihood_rolling"
+        if prompted and choice.nlls is not None and policy.name == _TELLS_NLL:
             self._nlls.setdefault((task, doc), choice.nlls)
         self._log.write(task, doc, request.idx, kind, choice)
 

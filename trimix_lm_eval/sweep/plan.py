@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from trimix_lm_eval.preflight import runs
 from trimix_lm_eval.results import NAMED
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
+from trimix_lm_eval.sweep import languages
 from trimix_lm_eval.sweep.block import Block
 
 #: What a run config may say and a sweep does not do, with the reason.
@@ -39,7 +40,6 @@ _UNUSED = {
     "trackio_args": "it logs to files only",
     "hf_hub_log_args": "it uploads nothing; `trimix export --push` does",
 }
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 class Variant(NamedTuple):
@@ -112,10 +112,11 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
     _check(run, block, where)
     made = [
         _setting(run, block, where, part, filling, shots, seed)
-        for part, filling in _parts(run, block)
+        for part, filling in languages.parts(run, block)
         for shots in block.num_fewshot or (None,)
         for seed in block.seeds or (None,)
     ]
+    _check_folders([setting for setting, _ in made])
     named = {point.label(): NAMED.get((point.alpha, point.beta), "fixed") for point in block.points}
     masked = {name for _, skipped in made for name in skipped}
     return Plan(
@@ -156,6 +157,20 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
             )
 
 
+def _check_folders(made: list[Setting]) -> None:
+    """No two variants may have one place for their results."""
+    taken: set[tuple[str, str]] = set()
+    for setting in made:
+        for variant in setting.variants:
+            place = (setting.folder, variant.name)
+            if place in taken:
+                raise TrimixError(
+                    f"Two parts of the sweep would write into {'/'.join(filter(None, place))}.",
+                    "give each language a {language} of its own, and no value twice",
+                )
+            taken.add(place)
+
+
 def _swept(block: Block) -> dict[str, tuple[Any, ...]]:
     """What the block sweeps, by the name that it has elsewhere."""
     return {
@@ -163,66 +178,6 @@ def _swept(block: Block) -> dict[str, tuple[Any, ...]]:
         "seed": block.seeds,
         "plausibility": block.plausibility,
     }
-
-
-def _parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Folder, tasks and model_args for each set of models."""
-    known = {name for language in block.languages for name in language}
-    holes = {key: set(_placeholders(run.get(key))) for key in ("tasks", "model_args")}
-    for key, hole in holes.items():
-        for name in sorted(hole - known):
-            raise TrimixError(
-                f"{key} has the placeholder {{{name}}}, which nothing fills.",
-                f"add languages to the sweep block, with {name} in each: "
-                f"languages: [{{{name}: …}}]",
-            )
-    if block.languages and not (holes["tasks"] or holes["model_args"]):
-        raise TrimixError(
-            "The sweep names languages, but neither tasks nor model_args have a placeholder.",
-            "write e.g. tasks: [trimix_sib200_{language}], or leave languages out",
-        )
-    if holes["model_args"]:
-        for language in block.languages:
-            filled = {key: _fill(run.get(key), language) for key in holes}
-            yield language.get("language") or "_".join(language.values()), filled
-        return
-    names = [
-        name
-        for language in block.languages or ({},)
-        for name in runs.task_names(_fill(run.get("tasks"), language))
-    ]
-    yield "", {"tasks": list(dict.fromkeys(names)), "model_args": run.get("model_args")}
-
-
-def _placeholders(value: Any) -> Iterator[str]:
-    """Every {name} in texts, however deep."""
-    if isinstance(value, str):
-        yield from _PLACEHOLDER.findall(value)
-    elif isinstance(value, Mapping):
-        yield from _placeholders(list(value.values()))
-    elif isinstance(value, list):
-        for one in value:
-            yield from _placeholders(one)
-
-
-def _fill(value: Any, language: Mapping[str, str]) -> Any:
-    """A value with its placeholders filled.
-
-    Raises:
-        TrimixError: This language does not fill all of them.
-    """
-    if isinstance(value, Mapping):
-        return {key: _fill(one, language) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_fill(one, language) for one in value]
-    if not isinstance(value, str):
-        return value
-    for name in _PLACEHOLDER.findall(value):
-        if name not in language:
-            raise TrimixError(
-                f"The language {dict(language)} does not fill {{{name}}}.", f"add {name} to it"
-            )
-    return _PLACEHOLDER.sub(lambda match: language[match[1]], value)
 
 
 def _setting(

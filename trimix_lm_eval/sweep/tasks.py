@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from trimix_lm_eval import _autoload
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.preflight import runs
 from trimix_lm_eval.sweep.plan import Setting
@@ -78,6 +79,7 @@ class Tasks:
 
 def manager_for(include_path: str | None) -> Any:
     """lm-eval's index of all tasks, which takes seconds to read; once for a sweep."""
+    _autoload.install()  # so that our tasks are among them, however this was installed
     from lm_eval.tasks import TaskManager
 
     # An empty mapping would not be shared with the tasks, see `Tasks`.
