@@ -113,6 +113,37 @@ def _numbers(resps):
     return [float(one[0] if isinstance(one, list) else one) for one in first]
 
 
+def test_settings_are_as_independent_as_runs(folders, tmp_path):
+    """Shots and seeds: tasks, exemplars and draws of one leave no trace in the next."""
+    asked = config(
+        folders,
+        write_tasks(tmp_path / "tasks", ["shot_ug", "drawn"]),
+        tmp_path / "out",
+        tasks=["shot_ug", "drawn"],
+        limit=3,
+        sweep={"policies": ["ppl_task"], "num_fewshot": [None, 0, 2], "seeds": [5, 6]},
+    )
+    files = sweep(asked)
+    settings = plan.read(asked).settings
+    assert [f.relative_to(asked["output_path"]).parts[:2] for f in files] == [
+        (s.folder, "ppl_task") for s in settings
+    ]
+    prompts = set()
+    for setting, file in zip(settings, files, strict=True):
+        got, want = written(file), plain(setting, setting.variants[0])
+        for task in ("shot_ug", "drawn"):
+            for mine, theirs in zip(got["samples"][task], want["samples"][task], strict=True):
+                assert mine["arguments"]["gen_args_0"]["arg_0"] == theirs["arguments"][0][0]
+                assert mine["resps"] == theirs["resps"]
+        prompts.add(got["samples"]["shot_ug"][0]["prompt_hash"])
+        for info in (got, want):
+            info["config"]["trimix"].pop("speculation")
+        got["config"]["trimix"].pop("sweep")
+        assert got["config"] == want["config"]
+        assert got["n-shot"] == want["n-shot"]
+    assert len(prompts) >= 4, "shots and seeds make a difference"
+
+
 def test_the_order_and_place_of_files(swept):
     asked, files = swept
     assert [f.parents[1].name for f in files] == [

@@ -39,7 +39,7 @@ def parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str,
     if block.languages and not (holes["tasks"] or holes["model_args"]):
         raise TrimixError(
             "The sweep names languages, but neither tasks nor model_args have a placeholder.",
-            "write e.g. tasks: [trimix_sib200_{language}], or leave languages out",
+            "write e.g. tasks: ['trimix_sib200_{language}'], or leave languages out",
         )
     if holes["model_args"]:
         for language in block.languages:

@@ -162,8 +162,9 @@ def _evaluate(work: Work, planned: Plan, place: Place, journal: Journal, kept: K
     title = " ".join(filter(None, [setting.folder, "results"]))
     with _environment_told_once():
         _one(work, work.missing[0], lm, workshop)  # has all of them answered: the long part
-        rest = tqdm(work.missing[1:], desc=title, unit="variant", disable=bool(place.rank))
-        for which, i in enumerate(rest, start=1):
+        rest = work.missing[1:]
+        bar = tqdm(rest, desc=title, unit="variant", disable=not rest or bool(place.rank))
+        for which, i in enumerate(bar, start=1):
             lm.become(which)
             with _quiet():  # lm-eval says the same of every variant: once is enough
                 _one(work, i, lm, workshop)

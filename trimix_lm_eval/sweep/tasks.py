@@ -44,7 +44,11 @@ class Tasks:
         places.USED.clear()
         self.loaded = _loaded(manager, setting.tasks)
         self.data = dict(places.USED)
-        self._metadata = {name: dict(_metadata(task)) for name, task in self._all.items()}
+        self._metadata = {
+            name: dict(task.config.metadata)
+            for name, task in self._all.items()
+            if task.config.metadata
+        }
         self._of_run = {
             key: value
             for key, value in setting.config.metadata.items()
@@ -66,8 +70,8 @@ class Tasks:
 
         They are repeated in the results, in each task's config.
         """
-        for name, task in self._all.items():
-            task.config.metadata = self._metadata[name] | dict(model_args) | self._of_run
+        for name, metadata in self._metadata.items():
+            self._all[name].config.metadata = metadata | dict(model_args) | self._of_run
 
     def digests(self) -> dict[str, Any]:
         """By task, its number of documents and the identity of its definition."""
@@ -105,10 +109,6 @@ def _loaded(manager: Any, names: list[str]) -> Any:
         raise
     except ValueError as error:
         raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
-
-
-def _metadata(task: Any) -> Mapping[str, Any]:
-    return task.config.metadata or {}
 
 
 def _definition(task: Any) -> str:
