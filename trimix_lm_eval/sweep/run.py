@@ -220,15 +220,23 @@ _PASSED_ON = (
 
 @contextlib.contextmanager
 def _environment_told_once() -> Iterator[None]:
-    """lm-eval asks torch what is installed for every results file: half a second each time."""
+    """Let lm-eval find out once what it repeats in every results file.
+
+    It asks torch what is installed, and git which commit the current folder is at: more than half a
+    second each time, and a complaint of git's where there is no commit.
+    """
+    from lm_eval import evaluator
     from torch.utils import collect_env
 
-    asked = collect_env.get_pretty_env_info
-    collect_env.get_pretty_env_info = functools.cache(asked)
+    asked = {"get_pretty_env_info": collect_env, "get_git_commit_hash": evaluator}
+    before = {name: getattr(module, name) for name, module in asked.items()}
     try:
+        for name, module in asked.items():
+            setattr(module, name, functools.cache(before[name]))
         yield
     finally:
-        collect_env.get_pretty_env_info = asked
+        for name, module in asked.items():
+            setattr(module, name, before[name])
 
 
 @contextlib.contextmanager
