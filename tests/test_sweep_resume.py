@@ -339,6 +339,14 @@ def test_a_folder_that_cannot_be_written(asked, tmp_path):
         sweep({**asked, "output_path": str(tmp_path / "file" / "out")})
 
 
+def test_a_weights_log_that_cannot_be_written_costs_no_loading(asked, loads, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    asked["model_args"]["weights_log"] = str(tmp_path / "file" / "log.jsonl")
+    with pytest.raises(TrimixError, match="weights_log"):
+        sweep(asked)
+    assert not loads
+
+
 def test_results_that_cannot_be_written_whole(asked, monkeypatch):
     """lm-eval logs that its file could not be written, and goes on; a sweep does not."""
 

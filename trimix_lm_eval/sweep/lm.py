@@ -58,6 +58,7 @@ class SweepLM(TextLM):
         place: Of this process.
         runs: The variants.
         journal: Holds their answers.
+        log: Of the weights of every request, written as a variant is evaluated.
         title: Of the progress bars.
         data: The benchmarks' files that the tasks were made from.
     """
@@ -70,13 +71,13 @@ class SweepLM(TextLM):
         place: Place,
         runs: Sequence[Run],
         journal: Journal,
-        title: str = "",
-        data: dict[str, Any] | None = None,
+        log: WeightsLog,
+        title: str,
+        data: dict[str, Any],
     ) -> None:
         super().__init__(model, place)
         self.runs, self.journal = runs, journal
-        self.title, self.data = title, data or {}
-        self._log = WeightsLog(runs[0].variant.settings.weights_log, place.rank, place.world)
+        self.title, self.data, self._log = title, data, log
         self._asked: dict[str, list[Asked]] = {}
         self._points: dict[tuple[int, str], TaskPoint] = {}
         self._long: dict[bytes, bool] = {}

@@ -28,6 +28,7 @@ from trimix_lm_eval.sweep.lm import Run, SweepLM, TriMix
 from trimix_lm_eval.sweep.plan import Plan, Setting
 from trimix_lm_eval.sweep.tasks import Tasks, manager_for
 from trimix_lm_eval.weights import SOURCES
+from trimix_lm_eval.weights_log import WeightsLog
 
 #: Models by what they were loaded from.
 Kept = dict[SourceSpec, Any]
@@ -149,6 +150,8 @@ def _evaluate(work: Work, planned: Plan, place: Place, journal: Journal, kept: K
     """Load a setting's models, and let lm-eval evaluate each of its missing variants."""
     setting = work.setting
     variants = [setting.variants[i] for i in work.missing]
+    # Before the models: a path that cannot be written must not cost their loading.
+    log = WeightsLog(variants[0].settings.weights_log, place.rank, place.world)
     model = TriMix.load_many([v.settings for v in variants], _device(setting, place), kept)
     noted = {"name": planned.name, "setting": setting.folder, "points": list(planned.points)}
     named = {label: name for label, name in planned.points.items() if name != "fixed"}
@@ -157,7 +160,7 @@ def _evaluate(work: Work, planned: Plan, place: Place, journal: Journal, kept: K
         digest = fingerprint.digest(work.identities[i])
         told = {**noted, "named": named, "variant": variant.name, "fingerprint": digest}
         runs.append(Run(variant, digest, told))
-    lm = SweepLM(model, place, runs, journal, setting.folder, work.tasks.data)
+    lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
     workshop = journal.folder / f"results{place.rank}"
     title = " ".join(filter(None, [setting.folder, "results"]))
     with _environment_told_once():
