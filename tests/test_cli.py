@@ -171,6 +171,7 @@ def test_shipped_folders_exist():
         ["check", "--help"],
         ["tasks", "--help"],
         ["tasks"],
+        ["sweep", "--help"],
         ["explain", "--help"],
         ["report", "--help"],
         ["export", "--help"],

@@ -102,6 +102,16 @@ def _parser() -> argparse.ArgumentParser:
             "TRIMIX_DATA_DIR, or the Hub)",
         )
 
+    sweep = _add(
+        commands,
+        "sweep",
+        _sweep,
+        "evaluate many points and policies at once, and go on where an earlier run stopped",
+    )
+    sweep.add_argument(
+        "config", metavar="FILE", help="a file for `lm_eval run --config` with a `sweep:` block"
+    )
+
     report = _add(
         commands, "report", _report, "tables, tests and pictures from results files, as a page"
     )
@@ -243,6 +253,12 @@ def _tasks(args: argparse.Namespace) -> int:
         )
     print(*lines, sep="\n")
     return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import sweep
+
+    return sweep.main(args.config)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def describe(model: TriMix, which: int = 0) -> dict[str, Any]:
         "plausibility": recipe.plausibility,
         "plausibility_source": recipe.plausibility_source if masked else None,
         "max_length": model.max_length,
-        "tokenizer": _of_vocabulary(model.tokenizer),
+        "tokenizer": vocabulary_digest(model.tokenizer),
         "add_bos_token": asked.add_bos_token,
         "prefix_token_id": asked.prefix_token_id,
         "enable_thinking": asked.enable_thinking,
@@ -73,7 +73,7 @@ def describe(model: TriMix, which: int = 0) -> dict[str, Any]:
     }
 
 
-def _of_vocabulary(tokenizer: Any) -> str:
+def vocabulary_digest(tokenizer: Any) -> str:
     """Identity of a tokenizer: its tokens and their ids."""
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
@@ -157,7 +157,7 @@ class Guard:
                 raise TrimixError(f"{where} holds the answers of a model other than trimix.", mend)
             self.store[_FINGERPRINT] = mine
             return
-        differences = list(_differences(theirs, mine))
+        differences = list(compared(theirs, mine))
         if differences:
             shown = "; ".join(differences[:5])
             raise TrimixError(
@@ -195,12 +195,12 @@ class Guard:
         return {key.removeprefix(prefix): self.store[key] for key in keys}
 
 
-def _differences(a: Any, b: Any, at: str = "") -> Iterator[str]:
+def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
     """Name what two descriptions differ in."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(k for k in b if k not in a)]:
             if key != "path":
-                yield from _differences(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+                yield from compared(a.get(key), b.get(key), f"{at}.{key}" if at else key)
     elif a != b:
         yield f"{at} ({a} against {b})"
 

@@ -196,6 +196,18 @@ class TriMix:
             sources.append(Source(name, models[pinned], report.vocab_size))
         return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), recipes), report)
 
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """What is made of the logits, one for each variant."""
+        return self.fuser.recipes
+
+    def part(self, which: Sequence[int]) -> TriMix:
+        """The same loaded sources with some of the recipes; the account of drafts is one."""
+        fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.recipes[i] for i in which))
+        part = TriMix(self.settings, self.tokenizer, fuser, self.report)
+        part.speculation = self.speculation
+        return part
+
     # ---------------------------------------------------------------- what users call
 
     def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import glob
@@ -83,25 +84,49 @@ def _needed(wanted: Settings) -> tuple[str, ...]:
 
 def _read(path: str) -> dict[str, Any]:
     """Read a run config with lm-eval's own reader and checks."""
+    run = load(path)
+    configured(run, path)
+    return run
+
+
+def load(path: str) -> dict[str, Any]:
+    """Read the YAML of a run config.
+
+    Raises:
+        TrimixError: It cannot be read, or is no mapping.
+    """
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
     try:
-        run = EvaluatorConfig.load_yaml_config(path)
+        return dict(EvaluatorConfig.load_yaml_config(path))
     except (OSError, TypeError, ValueError) as error:
         raise TrimixError(str(error), "give a YAML file as for `lm_eval run --config`") from error
+
+
+def configured(run: Mapping[str, Any], where: str) -> Any:
+    """What lm-eval makes of a run config, an ``EvaluatorConfig``.
+
+    Args:
+        run: The config, which is not changed.
+        where: Where it comes from, for messages.
+
+    Raises:
+        TrimixError: lm-eval would refuse it, or not know a key.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
     accepted = [field.name for field in dataclasses.fields(EvaluatorConfig)]
     for key in run:
         if key not in accepted:
-            raise unknown(f"key in {path}", str(key), accepted)
+            raise unknown(f"key in {where}", str(key), accepted)
     if not isinstance(run.get("model_args") or {}, dict | str):
         raise TrimixError(
             f"model_args is {run['model_args']!r}.", "write name=value,name=value, or a mapping"
         )
     try:
-        EvaluatorConfig(**run)._configure()
+        return EvaluatorConfig(**copy.deepcopy(dict(run)))._configure()
     except (TypeError, ValueError) as error:
-        raise TrimixError(f"lm-eval refuses {path}: {error}", "correct the file") from error
-    return run
+        raise TrimixError(f"lm-eval refuses {where}: {error}", "correct the file") from error
 
 
 def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str, Any]:
@@ -137,14 +162,7 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
 
 def _check_tasks(run: dict[str, Any]) -> list[str]:
     """Check that the tasks of a run exist; return their names."""
-    given = run.get("tasks") or []
-    entries = [given] if isinstance(given, str) else list(given)
-    for entry in entries:
-        if not isinstance(entry, str):
-            raise TrimixError(
-                f"tasks has {entry!r} in it.", "list names of tasks, or paths to YAML"
-            )
-    names = [name.strip() for entry in entries for name in entry.split(",")]
+    names = task_names(run.get("tasks"))
     for name in names:
         if name.endswith(".yaml"):
             found = bool(glob.glob(name))
@@ -152,12 +170,36 @@ def _check_tasks(run: dict[str, Any]) -> list[str]:
             found = bool(_task_manager(run.get("include_path")).match_tasks([name]))
             found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
         if not found:
-            near = _nearest(name, _task_manager(run.get("include_path")).all_tasks)
-            raise TrimixError(
-                f"There is no task {name!r}.{near}",
-                "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
-            )
+            raise no_task(name, _task_manager(run.get("include_path")).all_tasks)
     return names
+
+
+def task_names(given: Any) -> list[str]:
+    """The names under ``tasks`` in a run config, whether they exist or not.
+
+    Raises:
+        TrimixError: One of them is no text.
+    """
+    entries = [given] if isinstance(given, str) else list(given or [])
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise TrimixError(
+                f"tasks has {entry!r} in it.", "list names of tasks, or paths to YAML"
+            )
+    return [name.strip() for entry in entries for name in entry.split(",")]
+
+
+def no_task(name: str, known: list[str]) -> TrimixError:
+    """The error for a task that does not exist.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+    """
+    return TrimixError(
+        f"There is no task {name!r}.{_nearest(name, known)}",
+        "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
+    )
 
 
 def _metadata(run: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,18 @@
+"""``trimix sweep``: many points and policies over tasks and languages, the sources run once.
+
+block.py        the ``sweep:`` block of a run config
+plan.py         what is to be run: settings, and in each the same variants
+tasks.py        lm-eval's tasks, loaded once
+fingerprint.py  what a variant's numbers depend on
+journal.py      every answer on disk as soon as it is known
+answers.py      requests and answers as the journal has them
+lm.py           SweepLM: all variants as one model of lm-eval
+files.py        a variant's folder of results, there as a whole or not at all
+run.py          the whole
+table.py        what came of it, for reading
+"""
+
+from trimix_lm_eval.sweep.run import sweep
+from trimix_lm_eval.sweep.table import main
+
+__all__ = ["main", "sweep"]

@@ -1,0 +1,102 @@
+"""What a variant's numbers depend on, known before any weight is loaded.
+
+Results of one place must be of one making: a rerun skips what has the fingerprint that it would get
+now, and anything else in its place is an error that names the difference.
+
+Everything that a config says counts, unless it is known to change the time only: what somebody adds
+to `Settings` counts from then on. Of models and data, content counts and not the place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval.preflight import Report
+from trimix_lm_eval.provenance import digest as digest_of_files
+from trimix_lm_eval.provenance import vocabulary_digest
+from trimix_lm_eval.settings import Settings, SourceSpec
+from trimix_lm_eval.sweep.plan import Setting, Variant
+from trimix_lm_eval.sweep.tasks import Tasks
+
+#: Change the time that a run takes, or where it says what it did.
+_TIME_ONLY = {"batch_size", "max_batch_size", "speculative", "weights_log"}
+#: What stands for these is there by its content.
+_BY_CONTENT = {"sources", "policy", "policy_options", "plausibility_source", "tokenizer"}
+_OF_SOURCE = {"name", "path", "revision", "device"}
+#: Of ``metadata``: where the data is; what it holds is in ``data``.
+_PLACES = {"data_dir", "data_password", "data_revision"}
+_OF_RUN = (
+    "limit",
+    "samples",
+    "num_fewshot",
+    "gen_kwargs",
+    "system_instruction",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "seed",
+)
+
+
+def identities(setting: Setting, report: Report, tasks: Tasks) -> list[dict[str, Any]]:
+    """What the numbers of each variant depend on, as JSON values.
+
+    Args:
+        setting: The variants.
+        report: What the preflight found of their sources.
+        tasks: The setting's tasks, as loaded.
+    """
+    config, first = setting.config, setting.variants[0].settings
+    specs = {name: _source(first.sources[name], report) for name in report.commits}
+    given = {k: v for k, v in config.metadata.items() if k not in config.model_args}
+    common = {
+        "run": {name: getattr(config, name) for name in _OF_RUN}
+        | {"metadata": {k: v for k, v in given.items() if k not in _PLACES}},
+        "tokenizer": vocabulary_digest(report.tokenizer),
+        "chat_template": _sha(report.tokenizer.chat_template)
+        if config.apply_chat_template
+        else None,
+        "tasks": tasks.digests(),
+        "data": {name: used["sha256"] for name, used in tasks.data.items()},
+    }
+    made = (_of_variant(variant, specs) | common for variant in setting.variants)
+    return [json.loads(json.dumps(one, default=str)) for one in made]
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """A short name for an identity."""
+    return _sha(json.dumps(identity, sort_keys=True))
+
+
+def _of_variant(variant: Variant, specs: dict[str, Any]) -> dict[str, Any]:
+    asked, policy = variant.settings, variant.policy
+    options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    rest = {
+        field.name: getattr(asked, field.name)
+        for field in dataclasses.fields(Settings)
+        if field.name not in _TIME_ONLY | _BY_CONTENT
+    }
+    return {
+        "sources": {name: specs[name] for name in policy.sources(asked.sources)},
+        "policy": {"name": policy.name, **options},
+        "plausibility_source": asked.plausibility_source if asked.plausibility else None,
+        **rest,
+    }
+
+
+def _source(spec: SourceSpec, report: Report) -> dict[str, Any]:
+    """A source by its content."""
+    folder = Path(spec.path)
+    names = (field.name for field in dataclasses.fields(spec) if field.name not in _OF_SOURCE)
+    return {
+        "commit": report.commits[spec.name],
+        "digest": digest_of_files(folder / spec.subfolder) if folder.is_dir() else None,
+        **{name: getattr(spec, name) for name in names},
+    }
+
+
+def _sha(text: Any) -> str:
+    return hashlib.sha256(str(text).encode()).hexdigest()[:16]

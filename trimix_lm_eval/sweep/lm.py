@@ -1,0 +1,271 @@
+"""`SweepLM`: many variants as one model of lm-eval, which is asked as one of them at a time.
+
+When the first variant is asked a kind of request, all variants are answered, in one pass of the
+sources where that is possible, and every answer goes to the journal at once. The others, and a
+rerun, are answered from there: what a variant tells of its weights is in its answers, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm import tqdm
+
+from trimix_lm_eval import instances
+from trimix_lm_eval.processes import Place
+from trimix_lm_eval.provenance import TaskPoint, describe, text_digest
+from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.sweep import answers
+from trimix_lm_eval.sweep.answers import Asked
+from trimix_lm_eval.sweep.journal import Journal
+from trimix_lm_eval.sweep.plan import Variant
+from trimix_lm_eval.text_lm import Tally, TextLM
+from trimix_lm_eval.trimix import TriMix
+from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.weights_log import WeightsLog
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+#: The policy whose choices tell the perplexity of whole prompts under every point.
+_TELLS_NLL = "ppl"
+
+
+class Run(NamedTuple):
+    """A variant that is run.
+
+    Attributes:
+        variant: Its name and arguments.
+        digest: Stands for everything that its numbers depend on.
+        noted: What its results record about the sweep.
+    """
+
+    variant: Variant
+    digest: str
+    noted: dict[str, Any]
+
+
+class SweepLM(TextLM):
+    """Some variants over common sources.
+
+    Args:
+        model: With a recipe for each run, in their order.
+        place: Of this process.
+        runs: The variants.
+        journal: Holds their answers.
+        log: Of the weights of every request, written as a variant is evaluated.
+        title: Of the progress bars.
+        data: The benchmarks' files that the tasks were made from.
+    """
+
+    def __init__(
+        self,
+        model: TriMix,
+        place: Place,
+        runs: Sequence[Run],
+        journal: Journal,
+        log: WeightsLog,
+        title: str,
+        data: dict[str, Any],
+    ) -> None:
+        super().__init__(model, place)
+        self.runs, self.journal = runs, journal
+        self.title, self.data, self._log = title, data, log
+        self._asked: dict[str, list[Asked]] = {}
+        self._points: dict[tuple[int, str], TaskPoint] = {}
+        self._long: dict[bytes, bool] = {}
+        self.become(0)
+
+    def become(self, which: int) -> None:
+        """Answer as this variant from now on."""
+        self.which = which
+        self.total = None
+        self._chosen: dict[tuple[str, int], str] = {}
+        self._nlls: dict[tuple[str, int], tuple[float, ...]] = {}
+        self._truncated = 0
+        self.description = describe(self.model, which)
+        run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
+        self._log.stamp = {"run": run, "policy": self.runs[which].variant.policy.name}
+
+    # ---------------------------------------------------------------- the three request types
+
+    def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
+        """Score continuations; see `LM.loglikelihood`."""
+        return [(value, greedy) for value, greedy in self._answers("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
+        """Score whole texts; see `LM.loglikelihood_rolling`."""
+        return list(self._answers("loglikelihood_rolling", requests))
+
+    def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
+        """Continue prompts; see `LM.generate_until`."""
+        return list(self._answers("generate_until", requests))
+
+    def _answers(self, kind: str, requests: Sequence[Instance]) -> Iterator[Any]:
+        """One variant's answers; the first time, all variants' are made."""
+        if kind not in self._asked:
+            jobs = None
+            if kind == "generate_until":
+                jobs = instances.jobs(requests, self.tokenizer, self.model.settings.seed)
+            asked = answers.identified(kind, requests, jobs)
+            self._long |= {one.key: self._is_long(kind, one) for one in asked}
+            self._complete(kind, asked)
+            self._asked[kind] = asked
+        found = self.journal.answers(self.runs[self.which].digest)
+        # They are the requests of the first time, see `Tasks`.
+        for one, _ in zip(self._asked[kind], requests, strict=True):
+            result, choice = answers.decoded(found[one.key])
+            self._note(kind, one.request, choice)
+            self._truncated += self._long[one.key]
+            yield result
+
+    def _is_long(self, kind: str, asked: Asked) -> bool:
+        """Whether a context is cut; counted here, since a rerun hands on what is missing only."""
+        if kind == "loglikelihood":
+            context, continuation = asked.request.args
+            prompt, target = self.model.codec.pair(context, continuation, None)
+            return bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
+        if asked.job is not None:
+            text, how = asked.job
+            return len(self.model.codec.encode(text)) > self.max_length - how.max_new_tokens
+        return False
+
+    # ---------------------------------------------------------------- all variants at once
+
+    def _complete(self, kind: str, asked: Sequence[Asked]) -> None:
+        """Make what is not in the journal yet."""
+        if kind != "loglikelihood_rolling":  # which has no prompt to choose by
+            self._choose_points(asked)
+        known = [self.journal.requests(run.digest) for run in self.runs]
+        groups = answers.missing(kind, asked, known)
+        total = sum(len(which) * len(group) for which, group in groups.items())
+        # The rate over all that is done: answers come in bursts, the last ones say little.
+        bar = tqdm(
+            total=total,
+            desc=" ".join(filter(None, [self.title, kind])),
+            unit="answer",
+            smoothing=0,
+            disable=self.rank != 0 or not total,
+        )
+        with bar:
+            for which, group in groups.items():
+                with instances.naming([one.request for one in group]):
+                    for i, variant, answer in self._ask(kind, which, group):
+                        run = self.runs[which[variant]]
+                        self.journal.add(run.digest, group[i].key, answer)
+                        bar.update()
+
+    def _ask(
+        self, kind: str, which: tuple[int, ...], group: Sequence[Asked]
+    ) -> Iterator[tuple[int, int, str]]:
+        """Yield (place in the group, place among the variants, answer for the journal)."""
+        model = self.model if len(which) == len(self.runs) else self.model.part(which)
+        requests = [one.request for one in group]
+        if kind == "loglikelihood":
+            pairs = [request.args for request in requests]
+            questions = [instances.question_of(request) for request in requests]
+            points = self._points_for(which, requests)
+            for i, variant, score in model.iter_loglikelihood(pairs, points, questions):
+                result: Any = (score.log_likelihood, score.is_greedy)
+                yield i, variant, answers.encoded(result, score.choice)
+        elif kind == "loglikelihood_rolling":
+            for i, variant, score in model.iter_rolling([request.args[0] for request in requests]):
+                yield i, variant, answers.encoded(score.log_likelihood, score.choice)
+        else:
+            jobs = [one.job for one in group if one.job is not None]
+            for i, variant, text in model.iter_generate(jobs, self._points_for(which, requests)):
+                yield i, variant, answers.encoded(text.text, text.choice)
+
+    # ---------------------------------------------------------------- one point per task
+
+    def _choose_points(self, asked: Sequence[Asked]) -> None:
+        """The points of policies that choose by task, from prompts of all processes."""
+        by_task = {
+            which: recipe.policy
+            for which, recipe in enumerate(self.model.recipes)
+            if recipe.policy.scope == "task"
+        }
+        if not by_task:  # on every process alike
+            return
+        arrived = instances.prompts([one.request for one in asked], self.model.settings.seed)
+        most = max(policy.task_prompts for policy in by_task.values())
+        for task, prompts in instances.drawn(arrived, most, self.world_size).items():
+            for which, policy in by_task.items():
+                read = dict(list(prompts.items())[: policy.task_prompts])
+                self._points[which, task] = self._point(which, task, read)
+
+    def _point(self, which: int, task: str, read: dict[int, str]) -> TaskPoint:
+        """A variant's point for a task, which a rerun keeps."""
+        drawn = {place: text_digest(text) for place, text in read.items()}
+        key, digest = answers.key("point", task, drawn), self.runs[which].digest
+        stored = self.journal.answer(digest, key)
+        if stored is None:
+            stored = answers.encoded(None, self.model.choose_for_task(list(read.values()), which))
+            self.journal.add(digest, key, stored)
+        _, choice = answers.decoded(stored)
+        assert choice is not None
+        return TaskPoint(choice.weights, drawn)
+
+    def _points_for(
+        self, which: Sequence[int], requests: Sequence[Instance]
+    ) -> list[tuple[Weights | None, ...]] | None:
+        """For each request one point, or none, for each variant; nothing if all choose anew."""
+        if not any(variant in which for variant, _ in self._points):
+            return None
+        return [
+            tuple(
+                point.weights if (point := self._points.get((i, str(r.task_name)))) else None
+                for i in which
+            )
+            for r in requests
+        ]
+
+    # ---------------------------------------------------------------- what is recorded
+
+    def _note(self, kind: str, request: Instance, choice: Choice | None) -> None:
+        """Take down what a choice says."""
+        if choice is None:
+            return
+        policy = self.runs[self.which].variant.policy
+        task, doc = str(request.task_name), int(request.doc_id or 0)
+        self._chosen[task, doc] = instances.label(policy, choice.weights)
+        prompted = kind != "loglikelihood_rolling"
+        if prompted and choice.nlls is not None and policy.name == _TELLS_NLL:
+            self._nlls.setdefault((task, doc), choice.nlls)
+        self._log.write(task, doc, request.idx, kind, choice)
+
+    def tally(self) -> Tally:
+        """What this process has counted for the variant."""
+        account = self.model.speculation.account
+        return Tally(self._chosen, self._truncated, account, self._nlls)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What a plain run of the variant records, and the sweep."""
+        points = {task: point for (i, task), point in self._points.items() if i == self.which}
+        info = self.info(self.description, points, self.data)
+        run, tally = self.runs[self.which], self.total or self.tally()
+        labels = [point.label() for point in run.variant.policy.points()]
+        if tally.nlls:
+            info["trimix"]["prompt_nll"] = _means(tally.nlls, labels)
+        info["trimix"]["sweep"] = run.noted
+        return info
+
+
+def _means(
+    nlls: dict[tuple[str, int], tuple[float, ...]], labels: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """By task and point, the mean over documents, in whatever order they were answered."""
+    by_task: dict[str, list[tuple[float, ...]]] = {}
+    for (task, _), values in sorted(nlls.items()):
+        by_task.setdefault(task, []).append(values)
+    return {
+        task: {
+            label: math.fsum(column) / len(column)
+            for label, column in zip(labels, zip(*rows, strict=True), strict=True)
+        }
+        for task, rows in by_task.items()
+    }

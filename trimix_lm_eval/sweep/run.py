@@ -1,0 +1,255 @@
+"""The whole of a sweep: what is there already, what is missing, one setting after the other.
+
+Each setting's models are loaded for the variants that are missing, every model once for all
+settings that it occurs in; if nothing is missing, nothing is loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from trimix_lm_eval import preflight, processes
+from trimix_lm_eval.lm import usable
+from trimix_lm_eval.processes import Place
+from trimix_lm_eval.settings import SourceSpec
+from trimix_lm_eval.sweep import files, fingerprint, plan
+from trimix_lm_eval.sweep.journal import Journal
+from trimix_lm_eval.sweep.lm import Run, SweepLM, TriMix
+from trimix_lm_eval.sweep.plan import Plan, Setting
+from trimix_lm_eval.sweep.tasks import Tasks, manager_for
+from trimix_lm_eval.weights import SOURCES
+from trimix_lm_eval.weights_log import WeightsLog
+
+#: Models by what they were loaded from.
+Kept = dict[SourceSpec, Any]
+
+
+class Work(NamedTuple):
+    """A setting and what is to be done about it.
+
+    Attributes:
+        setting: With the context length that all its variants share.
+        folders: Of the variants.
+        tasks: Loaded.
+        identities: By variant, what its numbers depend on.
+        missing: Indices of the variants that have no results yet.
+    """
+
+    setting: Setting
+    folders: list[Path]
+    tasks: Tasks
+    identities: list[dict[str, Any]]
+    missing: list[int]
+
+
+def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
+    """Run whatever of a sweep has no results yet.
+
+    Args:
+        config: A run config of lm-eval with a ``sweep:`` block (see `block`), or its path.
+
+    Returns:
+        The results files of all variants, in the order of the settings; on the first of several
+        processes only.
+
+    Raises:
+        TrimixError: Something is wrong that the user can mend. What is finished stays finished.
+    """
+    planned = plan.read(config)
+    place = processes.join()
+    work = list(_looked_at(planned, place))
+    # One process decides, lest the others see the first results of this very sweep.
+    missing = processes.exchanged([one.missing for one in work], place.world)[0]
+    work = [one._replace(missing=m) for one, m in zip(work, missing, strict=True)]
+    if place.rank == 0:
+        _say(planned, work)
+    if any(missing):
+        hidden = planned.output / f".{planned.name}.sweep"
+        digests = {fingerprint.digest(one.identities[i]) for one in work for i in one.missing}
+        journal = Journal(hidden, place, digests)
+        try:
+            kept: Kept = {}
+            for one in work:
+                if one.missing:
+                    _forget(kept, one.setting)
+                    _evaluate(one, planned, place, journal, kept)
+        except BaseException:
+            journal.close()
+            raise
+        journal.remove()
+    if place.rank:
+        return []
+    return [files.results_of(folder)[0] for one in work for folder in one.folders]
+
+
+def _looked_at(planned: Plan, place: Place) -> Iterator[Work]:
+    """What there is of each setting. Models are checked, not loaded."""
+    manager = manager_for(planned.settings[0].config.include_path)
+    reports: dict[str, preflight.Report] = {}
+    for setting in planned.settings:
+        asked = setting.variants[0].settings
+        used = {name for v in setting.variants for name in v.policy.sources(asked.sources)}
+        if setting.part not in reports:
+            needed = [name for name in SOURCES if name in used]
+            reports[setting.part] = preflight.check(asked, needed, _device(setting, place))
+        report = reports[setting.part]
+        # Of a rerun that needs some of the sources only, too.
+        variants = tuple(
+            v._replace(settings=replace(v.settings, max_length=report.max_length))
+            for v in setting.variants
+        )
+        setting = setting._replace(variants=variants)
+        tasks = Tasks(manager, setting)
+        identities = fingerprint.identities(setting, report, tasks)
+        folders = [planned.output / setting.folder / v.name for v in variants]
+        missing = [
+            i
+            for i, (folder, identity) in enumerate(zip(folders, identities, strict=True))
+            if not files.finished(folder, identity)
+        ]
+        yield Work(setting, folders, tasks, identities, missing)
+
+
+def _device(setting: Setting, place: Place) -> str | None:
+    """Where models go that name no device."""
+    return place.device if place.world > 1 else usable(setting.config.device)
+
+
+def _say(planned: Plan, work: list[Work]) -> None:
+    """A line on what is skipped."""
+    total = sum(len(one.folders) for one in work)
+    there = total - sum(len(one.missing) for one in work)
+    if there:
+        print(f"{there} of {total} results are there already and are skipped.", file=sys.stderr)
+    if planned.without_mask:
+        print(
+            f"without a plausibility mask, since they do not use its source: "
+            f"{', '.join(planned.without_mask)}",
+            file=sys.stderr,
+        )
+
+
+def _forget(kept: Kept, setting: Setting) -> None:
+    """Let go of models that a setting does not need, before it loads its own."""
+    needed = {spec.path for spec in setting.variants[0].settings.sources.values()}
+    for spec in [spec for spec in kept if spec.path not in needed]:
+        del kept[spec]
+
+
+def _evaluate(work: Work, planned: Plan, place: Place, journal: Journal, kept: Kept) -> None:
+    """Load a setting's models, and let lm-eval evaluate each of its missing variants."""
+    setting = work.setting
+    variants = [setting.variants[i] for i in work.missing]
+    # Before the models: a path that cannot be written must not cost their loading.
+    log = WeightsLog(variants[0].settings.weights_log, place.rank, place.world)
+    model = TriMix.load_many([v.settings for v in variants], _device(setting, place), kept)
+    noted = {"name": planned.name, "setting": setting.folder, "points": list(planned.points)}
+    named = {label: name for label, name in planned.points.items() if name != "fixed"}
+    runs = []
+    for i, variant in zip(work.missing, variants, strict=True):
+        digest = fingerprint.digest(work.identities[i])
+        told = {**noted, "named": named, "variant": variant.name, "fingerprint": digest}
+        runs.append(Run(variant, digest, told))
+    lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
+    workshop = journal.folder / f"results{place.rank}"
+    title = " ".join(filter(None, [setting.folder, "results"]))
+    with _environment_told_once():
+        _one(work, work.missing[0], lm, workshop)  # has all of them answered: the long part
+        rest = work.missing[1:]
+        bar = tqdm(rest, desc=title, unit="variant", disable=not rest or bool(place.rank))
+        for which, i in enumerate(bar, start=1):
+            lm.become(which)
+            with _quiet():  # lm-eval says the same of every variant: once is enough
+                _one(work, i, lm, workshop)
+
+
+def _one(work: Work, i: int, lm: SweepLM, workshop: Path) -> None:
+    """One variant, as ``lm_eval run`` would evaluate and write it."""
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+
+    config, variant = work.setting.config, work.setting.variants[i]
+    work.tasks.take(variant.model_args)
+    files.clear(workshop)
+    tracker = EvaluationTracker(output_path=str(workshop))
+    seeds = config.seed or [None] * 4
+    results = simple_evaluate(
+        model=lm,
+        model_args=variant.model_args,
+        tasks=work.setting.tasks,
+        task_manager=work.tasks,
+        evaluation_tracker=tracker,
+        random_seed=seeds[0],
+        numpy_random_seed=seeds[1],
+        torch_random_seed=seeds[2],
+        fewshot_random_seed=seeds[3],
+        **{name: getattr(config, name) for name in _PASSED_ON},
+    )
+    if results is None:  # not the first of several processes
+        return
+    # What lm-eval knows of a model that it did not make itself is its class.
+    results["config"]["model"] = config.model
+    tracker.general_config_tracker.model_source = config.model
+    files.write(work.folders[i], workshop, work.identities[i], tracker, results, config.log_samples)
+
+
+#: What goes from the config to `simple_evaluate` as it is.
+_PASSED_ON = (
+    "num_fewshot",
+    "batch_size",
+    "max_batch_size",
+    "device",
+    "limit",
+    "samples",
+    "log_samples",
+    "system_instruction",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "gen_kwargs",
+    "confirm_run_unsafe_code",
+    "metadata",
+)
+
+
+@contextlib.contextmanager
+def _environment_told_once() -> Iterator[None]:
+    """Let lm-eval find out once what it repeats in every results file.
+
+    It asks torch what is installed, and git which commit the current folder is at: more than half a
+    second each time, and a complaint of git's where there is no commit.
+    """
+    from lm_eval import evaluator
+    from torch.utils import collect_env
+
+    asked = {"get_pretty_env_info": collect_env, "get_git_commit_hash": evaluator}
+    before = {name: getattr(module, name) for name, module in asked.items()}
+    try:
+        for name, module in asked.items():
+            setattr(module, name, functools.cache(before[name]))
+        yield
+    finally:
+        for name, module in asked.items():
+            setattr(module, name, before[name])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No logs below errors, no prints and no bars of lm-eval."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

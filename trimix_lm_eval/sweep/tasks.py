@@ -1,0 +1,135 @@
+"""A setting's tasks: loaded once, their requests built once, evaluated for every variant.
+
+lm-eval's `simple_evaluate` loads tasks and builds their prompts each time it is called, which for
+46 variants costs minutes. It asks a task manager for the tasks; a `Tasks` answers in its place.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trimix_lm_eval import _autoload
+from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.preflight import runs
+from trimix_lm_eval.sweep.plan import Setting
+from trimix_lm_eval.tasklib import places
+
+
+class Tasks:
+    """What `simple_evaluate` takes for its task manager.
+
+    Args:
+        manager: lm-eval's, whose metadata become the setting's.
+        setting: Names the tasks.
+
+    Attributes:
+        task_index: Where lm-eval found what.
+        loaded: Tasks and groups by name.
+        data: The benchmarks' files that were read for them, see `places.USED`.
+
+    Raises:
+        TrimixError: A task does not exist, or cannot be loaded.
+    """
+
+    def __init__(self, manager: Any, setting: Setting) -> None:
+        self.task_index = manager.task_index
+        # The manager hands this very mapping to the tasks that it makes.
+        manager.metadata.clear()
+        manager.metadata.update(setting.config.metadata)
+        places.USED.clear()
+        self.loaded = _loaded(manager, setting.tasks)
+        self.data = dict(places.USED)
+        self._metadata = {
+            name: dict(task.config.metadata)
+            for name, task in self._all.items()
+            if task.config.metadata
+        }
+        self._of_run = {
+            key: value
+            for key, value in setting.config.metadata.items()
+            if key not in setting.config.model_args
+        }
+        for task in self._all.values():
+            _build_once(task)
+
+    @property
+    def _all(self) -> dict[str, Any]:
+        return dict(self.loaded["tasks"])
+
+    def load(self, names: Any) -> Any:
+        """What a task manager returns for the names; here they are known."""
+        return self.loaded
+
+    def take(self, model_args: Mapping[str, Any]) -> None:
+        """Show the tasks a variant's arguments in the metadata, as lm-eval does.
+
+        They are repeated in the results, in each task's config.
+        """
+        for name, metadata in self._metadata.items():
+            self._all[name].config.metadata = metadata | dict(model_args) | self._of_run
+
+    def digests(self) -> dict[str, Any]:
+        """By task, its number of documents and the identity of its definition."""
+        return {
+            name: {"documents": len(task.eval_docs), "definition": _definition(task)}
+            for name, task in self._all.items()
+        }
+
+
+def manager_for(include_path: str | None) -> Any:
+    """lm-eval's index of all tasks, which takes seconds to read; once for a sweep."""
+    _autoload.install()  # so that our tasks are among them, however this was installed
+    from lm_eval.tasks import TaskManager
+
+    # An empty mapping would not be shared with the tasks, see `Tasks`.
+    return TaskManager(include_path=include_path, metadata={"model": "trimix"})
+
+
+def _loaded(manager: Any, names: list[str]) -> Any:
+    """Load tasks by name, shell pattern, or path to YAML."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    wanted: list[Any] = []
+    for name in names:
+        if name.endswith(".yaml"):
+            found = [load_yaml(path, resolve_func=True) for path in sorted(glob.glob(name))]
+        else:
+            found = manager.match_tasks([name])
+        if not found:
+            raise runs.no_task(name, manager.all_tasks)
+        wanted += [one for one in found if one not in wanted]
+    try:
+        return manager.load(wanted)
+    except TrimixError:
+        raise
+    except ValueError as error:
+        raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
+
+
+def _definition(task: Any) -> str:
+    """Identity of prompts, filters, metrics and the source of their functions."""
+    # The metadata tell where things lie, too; what a run says of them is told apart.
+    kept = {key: value for key, value in task.dump_config().items() if key != "metadata"}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    # A function that has no source to show is printed with its place in memory.
+    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
+
+
+def _build_once(task: Any) -> None:
+    """Let a task keep the requests that it has built, emptied of the last variant's answers."""
+    build = task.build_all_requests
+    built: list[Any] = []
+
+    def build_or_empty(**how: Any) -> None:
+        if not built:
+            build(**how)
+            built.extend(task.instances)
+        for instance in built:
+            instance.resps, instance.filtered_resps = [], {}
+
+    task.build_all_requests = build_or_empty
