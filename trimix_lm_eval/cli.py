@@ -228,12 +228,11 @@ def _explain(args: argparse.Namespace) -> int:
 def _tasks(args: argparse.Namespace) -> int:
     from difflib import get_close_matches
 
-    from trimix_lm_eval.catalog import list_tasks, read_all
-    from trimix_lm_eval.paths import tasks_dir
+    from trimix_lm_eval.catalog import list_tasks, shipped
     from trimix_lm_eval.tasklib.reach import reach
 
     options = _options(args.metadata)
-    configs = read_all(tasks_dir())
+    configs = shipped()
     lines = list_tasks(configs, args.pattern, lambda config: reach(config, options))
     if not lines:
         near = get_close_matches(args.pattern, configs, n=3, cutoff=0.5)

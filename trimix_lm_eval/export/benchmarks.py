@@ -6,12 +6,10 @@ anybody's may name its language in its YAML, as ``metadata: {language: bo}``.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
-from trimix_lm_eval.catalog import read_all
+from trimix_lm_eval.catalog import shipped
 from trimix_lm_eval.export.origins import is_hub_id
-from trimix_lm_eval.paths import tasks_dir
 from trimix_lm_eval.results import Run
 from trimix_lm_eval.tasklib.languages import ENGLISH
 
@@ -45,9 +43,9 @@ class Benchmark(NamedTuple):
 
 def benchmark(run: Run, task: str) -> Benchmark:
     """Look up what a task of a run measures."""
-    ours = task in _shipped()
+    ours = task in shipped()
     config = dict((run.raw.get("configs") or {}).get(task) or {})
-    merged = {**config, **_shipped().get(task, {})}
+    merged = {**config, **shipped().get(task, {})}
     dataset = str(merged.get("dataset_path") or "")
     dataset = dataset if is_hub_id(dataset) else ""
     shots = int((run.raw.get("n-shot") or {}).get(task) or 0)
@@ -80,8 +78,3 @@ def _revision(run: Run, dataset: str) -> str:
         if dataset and repository == dataset
     }
     return commits.pop() if len(commits) == 1 else ""
-
-
-@cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    return read_all(tasks_dir())

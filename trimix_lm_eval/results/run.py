@@ -1,0 +1,157 @@
+"""One results file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trimix_lm_eval.results import protocol
+from trimix_lm_eval.results.labels import NAMED, options
+from trimix_lm_eval.results.values import mapping
+from trimix_lm_eval.weights import Weights
+
+
+class Problem(NamedTuple):
+    """A file that could not be used.
+
+    Attributes:
+        path: The file.
+        what: What is wrong, in a sentence.
+    """
+
+    path: Path
+    what: str
+
+
+class Score(NamedTuple):
+    """One number of one task.
+
+    Attributes:
+        task: Name of the task or group.
+        metric: Without its filter.
+        filter: lm-eval's, mostly ``none``.
+        value: In the metric's own unit.
+        stderr: Its standard error; None where lm-eval gives none.
+        higher_is_better: Which way is up.
+        n: Documents it was measured on; 0 if unknown.
+        of: Documents that the task has; 0 if unknown.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    n: int
+    of: int
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One results file.
+
+    Attributes:
+        path: The file.
+        raw: All of it, as lm-eval wrote it.
+        scores: Of every task (not group) its metrics, in the order of the file.
+    """
+
+    path: Path
+    raw: dict[str, Any]
+    scores: dict[str, list[Score]]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """lm-eval's ``config``: model, arguments, limit, seeds."""
+        return mapping(self.raw.get("config"))
+
+    @property
+    def trimix(self) -> dict[str, Any]:
+        """What our model records about a run; empty for other models."""
+        return mapping(self.config.get("trimix"))
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """By role, where each model came from; empty for other models."""
+        found = self.trimix.get("sources") or {}
+        return {str(role): dict(source) for role, source in found.items()}
+
+    @property
+    def policy(self) -> str | None:
+        """The policy, with the named points by their names; None for other models."""
+        name = mapping(self.trimix.get("policy")).get("name")
+        if name == "fixed" and self.weights is not None and self.weights.gamma is None:
+            return NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
+        return None if name is None else str(name)
+
+    @property
+    def weights(self) -> Weights | None:
+        """The point of ``policy=fixed`` and of the named points; None for everything else."""
+        policy = mapping(self.trimix.get("policy"))
+        if policy.get("name") != "fixed":
+            named = {name: Weights(*point) for point, name in NAMED.items()}
+            return named.get(str(policy.get("name")))
+        gamma = policy.get("gamma")
+        gamma = None if gamma in (None, policy["alpha"]) else float(gamma)
+        return Weights(float(policy["alpha"]), float(policy["beta"]), gamma)
+
+    @property
+    def label(self) -> str:
+        """What to call it in a table: the policy or point, or the model's name."""
+        if not self.trimix:
+            return str(self.raw.get("model_name") or self.config.get("model") or self.path.stem)
+        name = str(self.policy)
+        if self.policy == "fixed" and self.weights is not None:
+            name = f"fixed {self.weights.label()}"
+        extra = list(options(self.trimix))
+        return f"{name} ({', '.join(extra)})" if extra else name
+
+    @property
+    def variant(self) -> str:
+        """How the whole run departs from the published protocol; empty if it does not.
+
+        Runs of one label with different variants are different rows of a table.
+        """
+        limit = self.config.get("limit")
+        parts = [f"limit {limit:g}"] if limit else []
+        if not limit and any(list(protocol.documents(self, task)) for task in self.scores):
+            parts.append("part of the documents")
+        for task in self.scores:
+            parts += protocol.settings(self, task)
+        return ", ".join(dict.fromkeys(parts))
+
+    def main(self, task: str) -> Score | None:
+        """The number a task is known by: the first metric that its YAML lists."""
+        found = self.scores.get(task) or []
+        listed = mapping(mapping(self.raw.get("configs")).get(task)).get("metric_list") or []
+        first = mapping(listed[0]).get("metric") if listed else None
+        return next((s for s in found if s.metric == first), found[0] if found else None)
+
+    def samples(self, task: str) -> list[dict[str, Any]] | None:
+        """The logged samples of a task, by document; None if there are none beside the file.
+
+        Raises:
+            OSError: They cannot be read.
+            ValueError: They are no samples, or not all of them are there (so do `KeyError` and
+                `TypeError`, of lines that are JSON but no samples).
+        """
+        date = self.path.stem.removeprefix("results_")
+        file = self.path.parent / f"samples_{task}_{date}.jsonl"
+        if "/" in task or not file.is_file():
+            return None
+        # Not splitlines(): texts may hold the other line ends that Unicode knows.
+        lines = file.read_text(encoding="utf-8").split("\n")
+        found = [json.loads(line) for line in lines if line.strip()]
+        return sorted(found, key=lambda sample: int(sample["doc_id"]))
+
+    def deviations(self, task: str) -> list[str]:
+        """Why a task's numbers are not comparable with those of the published protocol.
+
+        Returns:
+            Short phrases for a footnote; empty if nothing was changed. Of tasks that are not ours
+            only what lm-eval itself records is known.
+        """
+        return [*protocol.documents(self, task), *protocol.settings(self, task)]
