@@ -68,8 +68,7 @@ def read_run(path: Path) -> results.Run | None:
 
 def point_of(run: results.Run, task: str) -> Weights | None:
     """The point that a run chose for a whole task; None if it chose otherwise."""
-    label = (run.trimix.get("task_points") or {}).get(task)
-    return Weights(*map(float, label.split(":"))) if isinstance(label, str) else None
+    return run.task_points.get(task)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -87,7 +86,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             f"{path} cannot be read: {error.strerror or error}.",
             "name a samples_….jsonl of a run with --log_samples",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrimixError(
             f"{path} holds no samples: {error}",
             "name a samples_….jsonl of a run with --log_samples",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from trimix_lm_eval.catalog import shipped
 from trimix_lm_eval.export.origins import is_hub_id
 from trimix_lm_eval.results import Run
+from trimix_lm_eval.results.values import mapping
 from trimix_lm_eval.tasklib.languages import ENGLISH
 
 
@@ -44,34 +45,35 @@ class Benchmark(NamedTuple):
 def benchmark(run: Run, task: str) -> Benchmark:
     """Look up what a task of a run measures."""
     ours = task in shipped()
-    config = dict((run.raw.get("configs") or {}).get(task) or {})
+    config = run.task_config(task)
     merged = {**config, **shipped().get(task, {})}
     dataset = str(merged.get("dataset_path") or "")
     dataset = dataset if is_hub_id(dataset) else ""
-    shots = int((run.raw.get("n-shot") or {}).get(task) or 0)
-    select = (merged.get("dataset_kwargs") or {}).get("select") if ours else None
-    told = (select or {}).get("language") or (merged.get("metadata") or {}).get("language")
+    shots = run.shots(task) or 0
+    data = mapping(merged.get("dataset_kwargs"))
+    select = mapping(data.get("select")) if ours else {}
+    told = select.get("language") or mapping(merged.get("metadata")).get("language")
     return Benchmark(
         dataset,
-        _revision(run, dataset) or str((merged.get("dataset_kwargs") or {}).get("revision") or ""),
+        _revision(run, dataset) or str(data.get("revision") or ""),
         str(merged.get("test_split") or merged.get("validation_split") or ""),
         _exemplars(merged) if shots else "",
         str(told or ""),
         shots,
-        str((run.raw.get("versions") or {}).get(task, "")),
+        str(mapping(run.raw.get("versions")).get(task, "")),
     )
 
 
 def _exemplars(config: dict[str, Any]) -> str:
     """The split that lm-eval draws exemplars from: its own rule, in its order."""
-    chosen = (config.get("fewshot_config") or {}).get("split") or config.get("fewshot_split")
+    chosen = mapping(config.get("fewshot_config")).get("split") or config.get("fewshot_split")
     others = (config.get(f"{name}_split") for name in ("training", "validation", "test"))
     return str(chosen or next(filter(None, others), ""))
 
 
 def _revision(run: Run, dataset: str) -> str:
     """The commit of a data set: our loaders note where each file came from."""
-    places = (str(file.get("from") or "") for file in (run.trimix.get("data") or {}).values())
+    places = (str(file.get("from") or "") for file in run.data.values())
     commits = {
         rest.partition("/")[0]
         for repository, _, rest in (place.partition("@") for place in places)

@@ -188,14 +188,9 @@ def _run(number: int, run: Run) -> View:
         "model": f"{run.config.get('model')}: {run.raw.get('model_name')}",
         "sources": sources,
         "weights": run.weights.label() if run.weights else "",
-        "task_points": _object(trimix.get("task_points")),
+        "task_points": {task: point.label() for task, point in run.task_points.items()},
         "seed": trimix.get("seed", run.config.get("random_seed")),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
-        "data": _object(trimix.get("data")),
+        "data": run.data,
         "tasks": list(run.scores),
     }
-
-
-def _object(value: object) -> View:
-    """A part of a file that should be an object, and is left out if it is none."""
-    return value if isinstance(value, dict) else {}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trimix_lm_eval.report.cells import Cell, cell_of
 from trimix_lm_eval.report.systems import Row, System
 from trimix_lm_eval.report.tables import Shown, Table, best_point
 from trimix_lm_eval.results import Run
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.weights import Weights, parse
 
 #: So many points make a map.
 LEAST = 4
@@ -142,34 +141,17 @@ def _prompt_nll(system: System, task: str) -> dict[Weights, float]:
     """From whichever runs recorded it; the newest wins."""
     found: dict[Weights, float] = {}
     for run in system.runs:
-        recorded = run.trimix.get("prompt_nll")
-        by_task = recorded.get(task) if isinstance(recorded, dict) else None
-        for label, value in (by_task if isinstance(by_task, dict) else {}).items():
+        for label, value in run.prompt_nll(task).items():
             weights = parse(label)
-            if weights and isinstance(value, (int, float)) and math.isfinite(value):
-                found[weights] = float(value)
+            if weights:
+                found[weights] = value
     return found
 
 
 def _counts(run: Run, task: str) -> tuple[tuple[Weights, int], ...]:
-    chosen = run.trimix.get("weights_chosen")
-    counts: Any = chosen.get(task) if isinstance(chosen, dict) else None
-    if not isinstance(counts, dict):
-        return ()
-    pairs = [(parse(label), count) for label, count in counts.items() if isinstance(count, int)]
-    known = [(weights, count) for weights, count in pairs if weights and count > 0]
+    pairs = [(parse(label), count) for label, count in run.chosen(task).items()]
+    known = [(weights, count) for weights, count in pairs if weights]
     return tuple(sorted(known, key=lambda pair: -pair[1]))
-
-
-def parse(label: str) -> Weights | None:
-    """``0.1:0.9`` as weights; None if it is none."""
-    try:
-        numbers = [float(part) for part in str(label).split(":")]
-    except ValueError:
-        return None
-    if len(numbers) not in (2, 3) or not all(math.isfinite(x) for x in numbers):
-        return None
-    return Weights(*numbers)
 
 
 def _spearman(points: Sequence[Point]) -> tuple[float | None, float | None]:

@@ -30,14 +30,14 @@ def settings(run: Run, task: str) -> Iterator[str]:
         yield "chat template"
     if run.raw.get("system_instruction"):
         yield "system instruction"
-    config = mapping(mapping(run.raw.get("configs")).get(task))
+    config = run.task_config(task)
     exemplars = mapping(config.get("metadata")).get("exemplars")
     if exemplars not in (None, "train_1"):
         yield f"exemplars {exemplars}"
     ours = shipped().get(task)
     if ours is None:
         return
-    shots = mapping(run.raw.get("n-shot")).get(task)
+    shots = run.shots(task)
     if shots is not None and shots != (ours.get("num_fewshot") or 0):
         yield f"{shots} shots in place of {ours.get('num_fewshot') or 0}"
     if ours.get("generation_kwargs") != config.get("generation_kwargs"):

@@ -50,7 +50,7 @@ def _read(path: Path) -> Run | Problem:
         return Problem(path, f"cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
         return Problem(path, "is not text")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if not path.stat().st_size:
             return Problem(path, "is empty")
         return Problem(path, f"is not JSON, or not all of it is there ({error})")
@@ -75,7 +75,7 @@ def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
         return Problem(path, "holds no numbers of any task")
     run = Run(path, raw, scores)
     # Whatever a damaged file would let fail later fails here, where it has a name.
-    _ = run.label, run.sources, run.variant, [run.deviations(task) for task in scores]
+    _ = run.label, run.sources, run.variant, run.grid, [run.deviations(task) for task in scores]
     return run
 
 

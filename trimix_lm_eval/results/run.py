@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.results import protocol
 from trimix_lm_eval.results.labels import NAMED, options
-from trimix_lm_eval.results.values import mapping
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.results.values import is_number, mapping
+from trimix_lm_eval.weights import Weights, parse
 
 
 class Problem(NamedTuple):
@@ -99,6 +99,51 @@ class Run:
         return Weights(float(policy["alpha"]), float(policy["beta"]), gamma)
 
     @property
+    def grid(self) -> list[Weights]:
+        """The points that a policy chose from; empty if there is no grid."""
+        points = mapping(self.trimix.get("policy")).get("grid") or []
+        return [_point(*point) for point in points]
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """``--model_args``, which lm-eval records as an object or as the text that was given."""
+        given = self.config.get("model_args")
+        if isinstance(given, str):
+            given = dict(part.partition("=")[::2] for part in given.split(",") if part)
+        return mapping(given)
+
+    @property
+    def data(self) -> dict[str, dict[str, Any]]:
+        """The benchmarks' files, each with where it is from and its SHA-256."""
+        return {name: mapping(file) for name, file in mapping(self.trimix.get("data")).items()}
+
+    @property
+    def task_points(self) -> dict[str, Weights]:
+        """The points that a policy chose for whole tasks."""
+        told = mapping(self.trimix.get("task_points"))
+        found = {task: parse(label) for task, label in told.items()}
+        return {task: weights for task, weights in found.items() if weights}
+
+    def chosen(self, task: str) -> dict[str, int]:
+        """How often a policy chose each point on a task, by the point's label."""
+        counts = mapping(mapping(self.trimix.get("weights_chosen")).get(task))
+        return {label: n for label, n in counts.items() if isinstance(n, int) and n > 0}
+
+    def prompt_nll(self, task: str) -> dict[str, float]:
+        """The mean NLL per prompt token of a task under each point, if a sweep recorded it."""
+        values = mapping(mapping(self.trimix.get("prompt_nll")).get(task))
+        return {label: float(nll) for label, nll in values.items() if is_number(nll)}
+
+    def task_config(self, task: str) -> dict[str, Any]:
+        """A task's YAML, as lm-eval recorded it."""
+        return mapping(mapping(self.raw.get("configs")).get(task))
+
+    def shots(self, task: str) -> int | None:
+        """Exemplars in each prompt; None if the file does not tell."""
+        shots = mapping(self.raw.get("n-shot")).get(task)
+        return None if shots is None else int(shots)
+
+    @property
     def label(self) -> str:
         """What to call it in a table: the policy or point, or the model's name."""
         if not self.trimix:
@@ -126,7 +171,7 @@ class Run:
     def main(self, task: str) -> Score | None:
         """The number a task is known by: the first metric that its YAML lists."""
         found = self.scores.get(task) or []
-        listed = mapping(mapping(self.raw.get("configs")).get(task)).get("metric_list") or []
+        listed = self.task_config(task).get("metric_list") or []
         first = mapping(listed[0]).get("metric") if listed else None
         return next((s for s in found if s.metric == first), found[0] if found else None)
 
@@ -147,6 +192,12 @@ class Run:
         found = [json.loads(line) for line in lines if line.strip()]
         return sorted(found, key=lambda sample: int(sample["doc_id"]))
 
+    @property
+    def truncated(self) -> int:
+        """Requests that were longer than the context, and cut."""
+        found = self.trimix.get("truncated_requests")
+        return int(found) if is_number(found) else 0
+
     def deviations(self, task: str) -> list[str]:
         """Why a task's numbers are not comparable with those of the published protocol.
 
@@ -155,3 +206,7 @@ class Run:
             only what lm-eval itself records is known.
         """
         return [*protocol.documents(self, task), *protocol.settings(self, task)]
+
+
+def _point(alpha: Any, beta: Any, gamma: Any = None) -> Weights:
+    return Weights(float(alpha), float(beta), None if gamma is None else float(gamma))
