@@ -81,6 +81,10 @@ def uncounted(content):
     del content["n-samples"]
 
 
+def not_a_number(content):
+    content["results"][TASK]["f1,none"] = float("nan")
+
+
 def other_shots(content):
     content["n-shot"][TASK] = 3
 
@@ -147,6 +151,7 @@ def half_a_policy(content):
         (set_limit, "--limit 1000.0"),
         (fewer, f"{TASK}: 20 of 204 documents"),
         (uncounted, "how many of its documents were scored is not known"),
+        (not_a_number, f"f1 of {TASK} is nan"),
         (other_shots, "3 shots in place of 7"),
         (chat, "chat template"),
         (no_revision, "small_cpt (small_cpt): unknown revision"),

@@ -556,10 +556,25 @@ def test_damaged_files_are_named_and_the_rest_reported(tmp_path, capsys):
     assert cli.main(["report", str(folder), str(missing), "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     for name in [*bad, "missing"]:
-        assert f"not used: {folder}/results_{name}.json " in out, name
+        assert f"problem: {folder}/results_{name}.json " in out, name
         assert f"results_{name}.json" in (tmp_path / "out" / "report.html").read_text()
     assert len(table(tmp_path / "out")) == 1
     assert len(table(tmp_path / "out", "problems")) == len(bad) + 1
+
+
+def test_numbers_that_are_none_are_named(tmp_path, capsys):
+    documents = {"t": coins(1, 0.5), "u": coins(2, 0.5), "v": coins(3, 0.5)}
+    path = write_run(tmp_path, documents, trimix=trimix_config("ppl"))
+    whole = json.loads(path.read_text())
+    whole["results"]["u"]["acc,none"] = math.nan
+    whole["results"]["v"]["more,none"] = -math.inf
+    path.write_text(json.dumps(whole))
+    assert cli.main(["report", str(path), "--output", str(tmp_path / "out")]) == 0
+    told = "is used but for acc of u is nan; more of v is -inf"
+    assert f"problem: {path} {told}" in capsys.readouterr().out
+    assert {x["tasks"] for x in table(tmp_path / "out")} == {"t", "v"}
+    for name in ("report.html", "report.md", "problems.csv"):
+        assert "acc of u is nan" in (tmp_path / "out" / name).read_text(), name
 
 
 def test_nothing_usable_is_one_message(tmp_path, capsys):

@@ -124,6 +124,7 @@ def _unfinished(run: Run) -> Iterator[str]:
         yield f"limited to a part of the documents (--limit {run.config['limit']})"
     if run.config.get("samples"):
         yield "limited to chosen documents (--samples)"
+    yield from run.lost
     for task, scores in run.scores.items():
         for deviation in run.deviations(task):
             yield f"{task}: {deviation}, which is not the published protocol"

@@ -28,7 +28,7 @@ class Written(NamedTuple):
     Attributes:
         files: In order.
         runs: How many results files it is made from.
-        problems: Files that it could not use.
+        problems: Files that it could not use, or not all of.
         superseded: Numbers that newer runs replaced.
     """
 
@@ -63,6 +63,8 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
             "None of the files can be reported on:\n  " + "\n  ".join(lines),
             "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
         )
+    lossy = [run for run in runs if run.lost]
+    problems += [Problem(run.path, f"is used but for {'; '.join(run.lost)}") for run in lossy]
     from trimix_lm_eval.report.frames import frames
     from trimix_lm_eval.report.model import assemble
     from trimix_lm_eval.report.page import picture_name, render
@@ -89,7 +91,7 @@ def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
     """The command: write a report, and say what was written and what could not be used."""
     written = write(places, output, force)
     for problem in written.problems:
-        print(f"not used: {problem.path} {problem.what}")
+        print(f"problem: {problem.path} {problem.what}")
     if written.superseded:
         print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
     pictures = [path for path in written.files if path.suffix == ".png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,30 @@ def _read(path: Path) -> Run | Problem:
 
 def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     groups = mapping(raw.get("groups"))
-    scores = {}
+    scores: dict[str, list[Score]] = {}
+    lost: list[str] = []
     for task, values in raw["results"].items():
         # A group repeats what its tasks have; one that aggregates is listed under `groups`, too.
         if isinstance(values, dict) and task not in groups:
             found = list(_scores(raw, str(task), values))
+            lost += _lost(str(task), values)
             if found:
                 scores[str(task)] = found
     if not scores:
-        return Problem(path, "holds no numbers of any task")
-    run = Run(path, raw, scores)
+        return Problem(path, "; ".join(["holds no numbers of any task", *lost]))
+    run = Run(path, raw, scores, tuple(lost))
     # Whatever a damaged file would let fail later fails here, where it has a name.
     _ = run.label, run.sources, run.variant, run.grid, [run.deviations(task) for task in scores]
     return run
+
+
+def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
+    """Metrics that are no number, as a mask or a broken model gives them."""
+    for key, value in values.items():
+        metric, comma, _ = key.partition(",")
+        no_number = isinstance(value, float) and not math.isfinite(value)
+        if comma and no_number and not metric.endswith("_stderr"):
+            yield f"{metric} of {task} is {value}"
 
 
 def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[Score]:

@@ -57,11 +57,13 @@ class Run:
         path: The file.
         raw: All of it, as lm-eval wrote it.
         scores: Of every task (not group) its metrics, in the order of the file.
+        lost: What the file gives as NaN or infinite, and is therefore not among the scores.
     """
 
     path: Path
     raw: dict[str, Any]
     scores: dict[str, list[Score]]
+    lost: tuple[str, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:
