@@ -90,3 +90,44 @@ def test_depth_without_end_is_a_problem(tmp_path, text):
         run.samples("t")
     (line,) = frames(assemble([run], []))["scores"].to_dict("records")
     assert line["value"] == 1.0
+
+
+def test_the_newest_is_not_the_one_without_a_date(tmp_path):
+    for number, date in enumerate([2e9, None, 1.9e9, "soon"]):
+        path = write_run(tmp_path, {"t": [1.0]}, stamp=str(number), samples=False)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "date": date}))
+    runs, _ = read([tmp_path])
+    assert [run.raw["date"] for run in runs] == [None, "soon", 1.9e9, 2e9]
+
+
+def test_a_file_counts_once(tmp_path, monkeypatch):
+    path = write_run(tmp_path / "a", {"t": [1.0]}, samples=False)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    here = path.relative_to(tmp_path)
+    for places in ([path, here], [here, tmp_path], [tmp_path / "link" / path.name, here]):
+        runs, problems = read(places)
+        assert len(runs) == 1 and not problems
+
+
+@pytest.mark.parametrize(
+    ("told", "listed", "metric", "up"),
+    [
+        ({"t": {"acc": False}}, True, "acc", False),
+        ({"t": {"bits_per_byte": True}}, None, "bits_per_byte", True),
+        ({"t": {"acc": None}}, False, "acc", False),
+        (None, None, "bits_per_byte", False),
+        ({"t": {"word_perplexity": None}}, None, "word_perplexity", False),
+        (None, None, "acc", True),
+        (None, False, "mine", False),
+    ],
+)
+def test_which_way_is_up(tmp_path, told, listed, metric, up):
+    """As the file says; lm-eval before 0.4.3 said it in the YAML only, or not at all."""
+    path = write_run(tmp_path, {"t": [1.0]}, samples=False, higher_is_better=told)
+    content = json.loads(path.read_text())
+    content["results"]["t"] = {f"{metric},none": 1.0}
+    content["configs"]["t"]["metric_list"] = [{"metric": metric, "higher_is_better": listed}]
+    path.write_text(json.dumps(content))
+    ((run,), _) = read([path])
+    assert run.scores["t"][0].higher_is_better is up

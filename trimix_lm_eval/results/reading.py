@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.results.run import Problem, Run, Score
 from trimix_lm_eval.results.values import is_number, mapping
+
+#: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
+_LESS_IS_BETTER = {
+    "perplexity",
+    "word_perplexity",
+    "byte_perplexity",
+    "bits_per_byte",
+    "brier_score",
+    "ter",
+    "likelihood_diff",
+    "pct_stereotype",
+}
 
 
 def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
@@ -22,7 +35,8 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
         The runs, oldest first, and what could not be used.
     """
     runs, problems = [], []
-    for path in dict.fromkeys(_files(places)):
+    # A file counts once, by whatever paths it is reached.
+    for path in {os.path.realpath(file): file for file in _files(places)}.values():
         found = _read(path)
         if isinstance(found, Problem):
             problems.append(found)
@@ -33,7 +47,13 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
         for place in places
         if place.is_dir() and not any(place.rglob("results*.json"))
     ]
-    return sorted(runs, key=lambda r: (str(r.raw.get("date")), str(r.path))), problems
+    return sorted(runs, key=_age), problems
+
+
+def _age(run: Run) -> tuple[float, str]:
+    """When it ran; a run that does not tell is older than all that do, so that it replaces none."""
+    date = run.raw.get("date")
+    return (float(date) if is_number(date) else -math.inf), str(run.path)
 
 
 def _files(places: Sequence[Path]) -> Iterator[Path]:
@@ -82,6 +102,16 @@ def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     return run
 
 
+def _directions(raw: dict[str, Any], task: str) -> dict[str, bool]:
+    """Which way is up, where the file says it: for the task, or in the task's YAML."""
+    listed = mapping(mapping(raw.get("configs")).get(task)).get("metric_list")
+    metrics = [mapping(metric) for metric in (listed if isinstance(listed, list) else [])]
+    in_yaml = {str(metric.get("metric")): metric.get("higher_is_better") for metric in metrics}
+    above = mapping(mapping(raw.get("higher_is_better")).get(task))
+    told = [*in_yaml.items(), *above.items()]  # the later wins
+    return {metric: way for metric, way in told if isinstance(way, bool)}
+
+
 def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
     """Metrics that are no number, as a mask or a broken model gives them."""
     for key, value in values.items():
@@ -94,7 +124,7 @@ def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
 def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[Score]:
     """The metrics of one task: lm-eval writes them as ``metric,filter``."""
     counts = mapping(mapping(raw.get("n-samples")).get(task))
-    better = mapping(mapping(raw.get("higher_is_better")).get(task))
+    better = _directions(raw, task)
     for key, value in values.items():
         metric, comma, name = key.partition(",")
         if not comma or metric.endswith("_stderr") or not is_number(value):
@@ -106,7 +136,7 @@ def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[
             name,
             float(value),
             float(stderr) if is_number(stderr) else None,
-            better.get(metric) is not False,
+            better.get(metric, metric not in _LESS_IS_BETTER),
             int(counts.get("effective") or 0),
             int(counts.get("original") or 0),
         )
