@@ -18,8 +18,10 @@ from tests.results_files import BETTER, trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.report import bootstrap, layout, numbers, page, write
+from trimix_lm_eval.report.model import assemble
 from trimix_lm_eval.report.statistics import read_samples, statistics
 from trimix_lm_eval.results import read
+from trimix_lm_eval.weights import PAPER_GRID
 
 pytest.importorskip("matplotlib", reason="pip install 'trimix-lm-eval[report]'")
 pytest.importorskip("pandas", reason="pip install 'trimix-lm-eval[report]'")
@@ -181,7 +183,7 @@ def test_oracle_is_the_best_point_and_says_so(swept):
     means = [plain.mean(acc(point, task) for task in TASKS) for point in points]
     assert float(line["value"]) == pytest.approx(max(means))
     text = (report / "report.html").read_text()
-    assert text.count("oracle: chosen on the test scores") >= 2
+    assert text.count("oracle of 9 points, chosen on the test scores") >= 2
     ppl = of_policy(results, "ppl")
     for gap in table(report, "gaps"):
         if gap["row"] == "ppl" and gap["column"] in ("tam_Taml_ll", "bod_Tibt_ll"):
@@ -434,6 +436,97 @@ def test_other_models_and_other_trios_keep_apart(tmp_path):
     assert first["hf: org/large_ins"] == plain.mean(coins(3, 0.5))
 
 
+def test_a_point_is_left_to_the_map_only_where_there_is_one(tmp_path):
+    """The middle of a grid was run on one more task, alone: that task's table has to show it."""
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS)):
+        documents = {"t": coins(number, 0.5)} | ({"u": coins(9, 0.5)} if a == b == 0.5 else {})
+        write_run(tmp_path, documents, trimix=fixed(a, b), stamp=stamp(number))
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS), 9):
+        config = trimix_config("fixed", alpha=a, beta=b, gamma=0.3)
+        write_run(tmp_path, {"v": coins(number, 0.5)}, trimix=config, stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    shown = {}
+    for line in table(tmp_path / "out"):
+        shown.setdefault(line["tasks"], set()).add(line["row"])
+    assert shown["t"] == {"proxy_tuning", "oracle by task"}
+    assert shown["u"] == {"fixed 0.5:0.5"}
+    # No map has a third axis: points with a gamma of their own stay in the table.
+    assert shown["v"] == {f"fixed {a:g}:{b:g}:0.3" for a, b in product(ALPHAS, BETAS)} | {
+        "oracle by task"
+    }
+
+
+def test_runs_under_other_circumstances_keep_apart(tmp_path):
+    told = [
+        ({}, {}, "ppl"),
+        ({"plausibility": 0.1, "plausibility_source": "large_ins"}, {}, "ppl (plausibility 0.1)"),
+        (
+            {"plausibility": 0.1, "plausibility_source": "small_cpt"},
+            {},
+            "ppl (plausibility 0.1 of small_cpt)",
+        ),
+        ({"add_bos_token": True}, {}, "ppl (add_bos_token True)"),
+        ({}, {"max_length": 512}, "ppl (max_length 512)"),
+        ({"seed": 5}, {}, "ppl (seed 5)"),
+    ]
+    for number, (more, args, _) in enumerate(told):
+        path = write_run(tmp_path, {"t": coins(number, 0.5)}, stamp=stamp(number),
+                         trimix={**trimix_config("ppl"), **more})  # fmt: skip
+        whole = json.loads(path.read_text())
+        whole["config"]["model_args"].update(args)
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    found = {line["row"]: float(line["value"]) for line in table(tmp_path / "out")}
+    assert found == {row: plain.mean(coins(i, 0.5)) for i, (*_, row) in enumerate(told)}
+
+
+def test_a_masked_sweep_has_a_plane_of_its_own(tmp_path):
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS)):
+        for masked in (0, 1):
+            more = {"plausibility": 0.1, "plausibility_source": "large_ins"} if masked else {}
+            write_run(tmp_path, {"t": coins(repr((number, masked)), 0.5)},
+                      trimix={**fixed(a, b), **more}, stamp=stamp(2 * number + masked))  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    found = {line["row"]: float(line["value"]) for line in table(tmp_path / "out")}
+    for masked, key in enumerate(["oracle by task", "oracle by task [plausibility 0.1]"]):
+        best = max(plain.mean(coins(repr((number, masked)), 0.5)) for number in range(9))
+        assert found.pop(key) == best
+    assert set(found) == {"proxy_tuning", "proxy_tuning (plausibility 0.1)"}
+
+
+def test_a_point_counts_once(tmp_path):
+    """The seed is nothing to a fixed point: of two runs of one, the newer is on the plane."""
+    for number, (a, seed) in enumerate([(0.1, 1234), (0.3, 1234), (0.1, 5)]):
+        write_run(tmp_path, {"t": coins(number, 0.5)}, trimix={**fixed(a, 0.9), "seed": seed},
+                  stamp=stamp(number), date=1.79e9 + number)  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    points = {float(x["alpha"]): float(x["value"]) for x in table(tmp_path / "out", "points")}
+    assert points == {0.1: plain.mean(coins(2, 0.5)), 0.3: plain.mean(coins(1, 0.5))}
+    assert len(table(tmp_path / "out", "points")) == 2
+    assert "oracle of 2 points" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_other_models_with_other_arguments_are_other_rows(tmp_path):
+    told = ["pretrained=org/large_ins,device=cpu", "pretrained=org/large_ins,load_in_8bit=True",
+            {"pretrained": "org/large_ins", "peft": "me/lora", "token": "hf_secret"}]  # fmt: skip
+    write_run(tmp_path, {"t": coins(9, 0.5)}, trimix=trimix_config("ppl"), stamp=stamp(9))
+    for number, args in enumerate(told):
+        path = write_run(tmp_path, {"t": coins(number, 0.9)}, model="hf", stamp=stamp(number))
+        whole = json.loads(path.read_text())
+        whole["config"]["model_args"] = args
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    lines = {line["row"]: line for line in table(tmp_path / "out")}
+    names = ["", " (load_in_8bit=True)", " (peft=me/lora)"]
+    for number, name in enumerate(names):
+        line = lines.pop(f"hf: org/large_ins{name}")
+        assert float(line["value"]) == plain.mean(coins(number, 0.9))
+        # An adapted or rounded model is not the single model that the others are made of.
+        assert line["reference"] == "hf: org/large_ins"
+    assert set(lines) == {"ppl"}
+    assert not any("hf_secret" in path.read_text() for path in (tmp_path / "out").glob("*.*"))
+
+
 def milic(folder, config, number, language, values, limit=None):
     """A run of all seven tasks of a language; every document of a task has the same score."""
     tasks = layout.leaves(f"trimix_milic_{language}")
@@ -483,6 +576,21 @@ def test_columns_of_the_paper_and_its_numbers(tmp_path):
         ours, published = map(float, theirs[column])
         assert published == number and ours == pytest.approx(100 * plain.mean(means[column]))
     assert tuple(map(float, theirs["trimix_milic_bo_math"])) == (40.0, 6.0)
+
+
+@pytest.mark.parametrize("points", [PAPER_GRID, PAPER_GRID[:35], PAPER_GRID[30:]])
+def test_an_upper_bound_is_the_paper_s_if_its_points_are(tmp_path, monkeypatch, points):
+    monkeypatch.setattr("trimix_lm_eval.report.model.pictures", lambda plane: [])
+    for number, (language, point) in enumerate(product(("bo", "ug", "kk", "mn"), points)):
+        config = paper_config(language, "Qwen/Qwen2.5-3B-Instruct")
+        config["policy"] = {"name": "fixed", **point._asdict()}
+        milic(tmp_path, config, number, language, [0.5 + number / 1000] * 7)
+    report = assemble(*read([tmp_path]))
+    (part,) = report.parts
+    found = {it.what: it.published for it in part.published if it.row.kind == "oracle"}
+    bound = {"MC": 52.4, "ENG-G": 21.3, "LRL-G": 17.6, "Avg": 33.6}
+    assert found == (bound if points == PAPER_GRID else {})
+    assert any(f"oracle of {len(points)} points" in row.detail for row, _ in part.tables[0].rows)
 
 
 @pytest.mark.parametrize("languages", [("bo",), ("bo", "ug", "kk", "mn")])

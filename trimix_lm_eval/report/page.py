@@ -87,6 +87,7 @@ def _part(report: Report, number: int, part: Part) -> View:
         "figures": [
             {
                 "task": plane.task,
+                "circumstances": plane.circumstances,
                 "text": _said(plane),
                 "not_comparable": "; ".join(plane.reasons),
                 "pictures": [

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimix_lm_eval.results import protocol
-from trimix_lm_eval.results.labels import NAMED, options
+from trimix_lm_eval.results import labels, protocol
 from trimix_lm_eval.results.values import is_number, mapping
 from trimix_lm_eval.weights import Weights, parse
 
@@ -86,7 +85,7 @@ class Run:
         """The policy, with the named points by their names; None for other models."""
         name = mapping(self.trimix.get("policy")).get("name")
         if name == "fixed" and self.weights is not None and self.weights.gamma is None:
-            return NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
+            return labels.NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
         return None if name is None else str(name)
 
     @property
@@ -94,7 +93,7 @@ class Run:
         """The point of ``policy=fixed`` and of the named points; None for everything else."""
         policy = mapping(self.trimix.get("policy"))
         if policy.get("name") != "fixed":
-            named = {name: Weights(*point) for point, name in NAMED.items()}
+            named = {name: Weights(*point) for point, name in labels.NAMED.items()}
             return named.get(str(policy.get("name")))
         gamma = policy.get("gamma")
         gamma = None if gamma in (None, policy["alpha"]) else float(gamma)
@@ -148,13 +147,12 @@ class Run:
     @property
     def label(self) -> str:
         """What to call it in a table: the policy or point, or the model's name."""
-        if not self.trimix:
-            return str(self.raw.get("model_name") or self.config.get("model") or self.path.stem)
-        name = str(self.policy)
-        if self.policy == "fixed" and self.weights is not None:
-            name = f"fixed {self.weights.label()}"
-        extra = list(options(self.trimix))
-        return f"{name} ({', '.join(extra)})" if extra else name
+        return labels.label(self)
+
+    @property
+    def circumstances(self) -> str:
+        """What changes the numbers of any point, as a mask or a shorter context do."""
+        return ", ".join(labels.circumstances(self))
 
     @property
     def variant(self) -> str:
