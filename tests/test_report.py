@@ -527,6 +527,25 @@ def test_other_models_with_other_arguments_are_other_rows(tmp_path):
     assert not any("hf_secret" in path.read_text() for path in (tmp_path / "out").glob("*.*"))
 
 
+def test_like_is_compared_with_like(tmp_path):
+    """A single model under another protocol is no reference, however good it is."""
+    write_run(tmp_path, {"t": coins(1, 0.4)}, trimix=fixed(1.0, 0.0), stamp=stamp(0))
+    chat = {"chat_template": "{{ messages }}"}
+    write_run(tmp_path, {"t": coins(2, 0.9)}, trimix=fixed(1.0, 0.0), stamp=stamp(1), **chat)
+    write_run(tmp_path, {"t": coins(3, 0.6)}, trimix=trimix_config("ppl"), stamp=stamp(2))
+    changed = {"system_instruction": "Be brief."}
+    write_run(tmp_path, {"t": coins(4, 0.6)}, trimix=trimix_config("ent"), stamp=stamp(3),
+              **changed)  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    lines = {line["row"]: line for line in table(tmp_path / "out")}
+    assert lines["ppl"]["reference"] == "large_ins"
+    assert lines["large_ins [chat template]"]["significance"] == "reference"
+    (other,) = [line for row, line in lines.items() if row.startswith("ent")]
+    assert not other["delta"] and other["significance"] == (
+        "no single model under the same protocol"
+    )
+
+
 def milic(folder, config, number, language, values, limit=None):
     """A run of all seven tasks of a language; every document of a task has the same score."""
     tasks = layout.leaves(f"trimix_milic_{language}")

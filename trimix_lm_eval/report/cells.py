@@ -167,13 +167,15 @@ def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -
 
 
 def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:
-    """Compare each cell of a column with the best single model on as many documents."""
+    """Compare each cell of a column with the best single model on as many documents, run alike."""
     singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
     judged: list[Cell | None] = []
     for row, cell in rows:
-        fitting = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
+        seen = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
+        fitting = [(r, c) for r, c in seen if cell is not None and c.reasons == cell.reasons]
         if cell is None or not fitting:
-            judged.append(cell and replace(cell, why_not="no single model on these documents"))
+            lacking = "under the same protocol" if seen else "on these documents"
+            judged.append(cell and replace(cell, why_not=f"no single model {lacking}"))
             continue
         best, its = max(fitting, key=lambda pair: pair[1].goodness)
         if best is row:
