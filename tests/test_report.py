@@ -359,6 +359,24 @@ def test_samples_that_do_not_fit_are_no_test(tmp_path, damage, said):
     assert said in line["significance"] and not line["p"] and line["delta"]
 
 
+@pytest.mark.parametrize(("n", "tested"), [(1, False), (2, False), (19, False), (20, True)])
+def test_a_few_documents_are_no_test(tmp_path, n, tested):
+    """Of documents that all differ one way, no resample ever says otherwise, were it only one."""
+    tasks = ("trimix_sib200_tam_Taml_ll", "trimix_sib200_bod_Tibt_ll")
+    for number, (name, value) in enumerate([("large_ins", 0.0), ("ppl", 1.0)]):
+        documents = {tasks[0]: [value] * n, tasks[1]: coins(name, 0.5)}
+        write_run(tmp_path, documents, trimix=trimix_config(name), stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    lines = [x for x in table(tmp_path / "out") if x["row"].startswith("ppl")]
+    for line in lines:
+        if tasks[0] in line["tasks"]:
+            assert bool(line["p"]) == tested and line["delta"]
+            assert tested or line["significance"] == "not tested: fewer than 20 documents"
+        else:
+            assert line["p"]
+    assert len(lines) == 3
+
+
 def test_lower_is_better(tmp_path):
     documents = {"large_ins": [1.0, 3.0], "small_cpt": [1.0, 2.0], "ppl": [1.0, 1.0]}
     for number, (name, values) in enumerate(documents.items()):

@@ -160,10 +160,11 @@ def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
 def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -> Cell:
     if isinstance(found, str) or draws is None:
         return replace(cell, resampled=str(found))
-    cell = replace(cell, documents=found.documents, resampled=draws)
     if cell.stderr is None and len(found.documents) > 1:
         cell = replace(cell, stderr=float(draws.std(ddof=1)), stderr_from="bootstrap")
-    return cell
+    if len(found.documents) < bootstrap.LEAST:
+        return replace(cell, resampled=f"not tested: fewer than {bootstrap.LEAST} documents")
+    return replace(cell, documents=found.documents, resampled=draws)
 
 
 def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:

@@ -71,6 +71,7 @@ def _report(report: Report) -> View:
         "citations": [" ".join(text.split()) for text in citations().values()],
         "resamples": f"{bootstrap.RESAMPLES:,}",
         "seed": bootstrap.SEED,
+        "least": bootstrap.LEAST,
     }
 
 
