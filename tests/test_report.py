@@ -14,7 +14,7 @@ from itertools import product
 
 import pytest
 
-from tests.results_files import BETTER, trimix_config, write_run
+from tests.results_files import BETTER, aggregate, trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.report import bootstrap, layout, numbers, page, write
@@ -543,6 +543,56 @@ def test_other_models_with_other_arguments_are_other_rows(tmp_path):
         assert line["reference"] == "hf: org/large_ins"
     assert set(lines) == {"ppl"}
     assert not any("hf_secret" in path.read_text() for path in (tmp_path / "out").glob("*.*"))
+
+
+def test_groups_are_shown_as_lm_eval_aggregates_them(tmp_path):
+    """Weighted by size, over groups, and not again where a mean of ours is the same number."""
+    sizes = {"a": 80, "b": 20, "c": 40, "d": 40}
+    for number, name in enumerate(["large_ins", "ppl", None]):
+        documents = {task: coins(f"{name}{task}", 0.5, n) for task, n in sizes.items()}
+        path = write_run(tmp_path, documents, trimix=trimix_config(name) if name else None,
+                         model="trimix" if name else "hf", stamp=stamp(number))  # fmt: skip
+        aggregate(path, "sized", ["a", "b"], weighted=True)
+        aggregate(path, "equal", ["c", "d"])
+        aggregate(path, "all", ["sized", "equal"])
+    write([tmp_path], tmp_path / "out")
+    lines = [line for line in table(tmp_path / "out") if line["table"] == "Groups"]
+    assert {line["column"] for line in lines} == {"sized", "all"}
+    assert {line["row"] for line in lines} == {"large_ins", "ppl", "hf: org/large_ins"}
+    for line in lines:
+        name = {"large_ins": "large_ins", "ppl": "ppl"}.get(line["row"])
+        said = {task: coins(f"{name}{task}", 0.5, n) for task, n in sizes.items()}
+        means = {task: plain.mean(values) for task, values in said.items()}
+        sized = (80 * means["a"] + 20 * means["b"]) / 100
+        value = sized if line["column"] == "sized" else plain.mean(means.values())
+        assert float(line["value"]) == pytest.approx(value)
+        assert line["tasks"] == ("a b" if line["column"] == "sized" else "a b c d")
+        assert int(line["n"]) == (100 if line["column"] == "sized" else 180)
+    by = {(line["row"], line["column"]): line for line in table(tmp_path / "out")}
+    (row,) = {line["reference"] for line in lines if line["row"] == "ppl"}
+    ours, theirs = (by[name, "sized"] for name in ("ppl", row))
+    assert float(ours["delta"]) == pytest.approx(float(ours["value"]) - float(theirs["value"]))
+    assert 0 < float(ours["p"]) <= 1
+    low, high, delta = (float(ours[key]) for key in ("ci_low", "ci_high", "delta"))
+    assert low < delta < high
+    own = {x["tasks"] for x in table(tmp_path / "out") if x["column"] == "mean of 2"}
+    assert own == {"a b", "c d"}, "of equal weight, which `equal` is, too"
+    for name in ("report.html", "report.md"):
+        assert "as the group has it" in (tmp_path / "out" / name).read_text()
+
+
+def test_a_group_that_is_no_mean_is_not_tested(tmp_path):
+    for number, name in enumerate(["large_ins", "ppl"]):
+        documents = {task: coins(f"{name}{task}", 0.5) for task in "ab"}
+        path = write_run(tmp_path, documents, trimix=trimix_config(name), stamp=stamp(number))
+        aggregate(path, "g", "ab")
+        whole = json.loads(path.read_text())
+        whole["groups"]["g"]["acc,none"] = 0.9 - 0.1 * number
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    (line,) = [x for x in table(tmp_path / "out") if (x["table"], x["row"]) == ("Groups", "ppl")]
+    assert float(line["delta"]) == pytest.approx(-0.1) and not line["p"]
+    assert line["significance"] == "not available: it is no mean of its tasks"
 
 
 def test_like_is_compared_with_like(tmp_path):

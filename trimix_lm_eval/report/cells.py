@@ -76,7 +76,7 @@ class Cell:
 
 
 def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
-    """A run's number of a task, not yet resampled; None if it has no such number."""
+    """A run's number of a task or group, not yet resampled; None if it has no such number."""
     score = score_of(run, task, metric, filter_name)
     if score is None:
         return None
@@ -94,8 +94,8 @@ def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
 
 
 def score_of(run: Run, task: str, metric: str, filter_name: str) -> Score | None:
-    """The score under a metric and filter."""
-    scores = run.scores.get(task, [])
+    """The score of a task or group under a metric and filter."""
+    scores = run.scores.get(task) or run.groups.get(task, [])
     return next((s for s in scores if (s.metric, s.filter) == (metric, filter_name)), None)
 
 

@@ -11,7 +11,8 @@ from trimix_lm_eval.report.paper import Published, published
 from trimix_lm_eval.report.pictures import Picture, pictures
 from trimix_lm_eval.report.plane import Gap, Plane, gaps, planes
 from trimix_lm_eval.report.systems import SINGLE, System, systems
-from trimix_lm_eval.report.tables import Table, tables
+from trimix_lm_eval.report.table import Table
+from trimix_lm_eval.report.tables import tables
 from trimix_lm_eval.results import Problem, Run
 
 

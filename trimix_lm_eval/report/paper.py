@@ -15,7 +15,7 @@ import yaml
 from trimix_lm_eval.report.cells import Cell
 from trimix_lm_eval.report.layout import language, leaves
 from trimix_lm_eval.report.systems import Row, System
-from trimix_lm_eval.report.tables import Column, Table
+from trimix_lm_eval.report.table import Column, Table
 from trimix_lm_eval.results import Run
 from trimix_lm_eval.weights import PAPER_GRID, SOURCES
 

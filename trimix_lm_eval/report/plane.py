@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trimix_lm_eval.report.cells import Cell, cell_of
 from trimix_lm_eval.report.oracles import Shown, candidates
 from trimix_lm_eval.report.systems import Row, System
-from trimix_lm_eval.report.tables import Table
+from trimix_lm_eval.report.table import Table
 from trimix_lm_eval.results import Run
 from trimix_lm_eval.weights import Weights, parse
 

@@ -44,6 +44,7 @@ class Row:
         title: What to call it.
         kind: One of `KINDS`.
         runs: By task, the run that it shows.
+        groups: By group, the run whose number it shows.
         weights: The point, if it is one.
         single: Whether it is one model, to which Δ may refer.
         variant: How its runs depart from the published protocol.
@@ -56,6 +57,7 @@ class Row:
     title: str
     kind: str
     runs: dict[str, Run] = field(default_factory=dict)
+    groups: dict[str, Run] = field(default_factory=dict)
     weights: Weights | None = None
     single: bool = False
     variant: str = ""
@@ -161,6 +163,7 @@ def _place(run: Run, system: System) -> None:
         if task in row.runs:
             system.superseded.append(Superseded(row.runs[task], run, task))
         row.runs[task] = run
+    row.groups.update(dict.fromkeys(run.groups, run))
 
 
 def _row(key: str, run: Run, system: System) -> Row:
@@ -175,7 +178,15 @@ def _row(key: str, run: Run, system: System) -> Row:
     title = run.label.replace(policy, _TITLES.get(policy, policy), 1)
     if kind in ("policy", "fixed"):
         title = f"TriMix {title}"
-    return Row(key, title, kind, {}, run.weights, kind == "single", run.variant, run.circumstances)
+    return Row(
+        key,
+        title,
+        kind,
+        weights=run.weights,
+        single=kind == "single",
+        variant=run.variant,
+        circumstances=run.circumstances,
+    )
 
 
 def _dense(row: Row, points: Sequence[Row], task: str) -> bool:

@@ -3,59 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from trimix_lm_eval.report.cells import Cell, cell_of, judge, mean, resample
+from trimix_lm_eval.report.groups import group_table
 from trimix_lm_eval.report.layout import Across, Layout, across, layouts
 from trimix_lm_eval.report.oracles import Shown, metric_of, of_all, oracles
 from trimix_lm_eval.report.systems import Row, System
-
-
-class Column(NamedTuple):
-    """The head of a column.
-
-    Attributes:
-        title: Short.
-        tasks: One task, or those of a mean.
-        metric: Its name.
-        higher_is_better: Which way is up.
-        is_mean: Whether it is a mean.
-    """
-
-    title: str
-    tasks: tuple[str, ...]
-    metric: str
-    higher_is_better: bool
-    is_mean: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of numbers.
-
-    Attributes:
-        name: Of the group or tag; unique in a system.
-        title: For people.
-        note: What is missing.
-        columns: The heads.
-        rows: With a cell, or None, for each column.
-    """
-
-    name: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Row, tuple[Cell | None, ...]], ...]
-
-    def best(self, column: int) -> float | None:
-        """The best value of a column: oracles do not count, nor limited runs beside whole ones."""
-        cells = [cells[column] for row, cells in self.rows if row.kind != "oracle"]
-        there = [cell for cell in cells if cell is not None]
-        whole = [cell for cell in there if not cell.reasons] or there
-        return max(whole, key=lambda cell: cell.goodness).value if len(whole) > 1 else None
+from trimix_lm_eval.report.table import Cells, Column, Table
 
 
 def tables(system: System) -> list[Table]:
@@ -73,7 +29,9 @@ def tables(system: System) -> list[Table]:
     cells = _cells(plan, rows, shown)
     parts = [_table(part, rows[part.name], shown, cells) for part in plan]
     over = [_across(it, parts) for it in across(plan)]
-    return [table for table in [*over, *parts] if table.columns]
+    made = [table for table in [*over, *parts] if table.columns]
+    groups = group_table(system, made, cells)
+    return [*made, groups] if groups else made
 
 
 def _groups(system: System) -> dict[str, Sequence[str]]:
@@ -87,9 +45,6 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
 
 
 # ---------------------------------------------------------------- cells
-
-#: By task, metric and file of a run.
-Cells = dict[tuple[str, str, str], Cell]
 
 
 def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Shown) -> Cells:

@@ -12,7 +12,7 @@ from trimix_lm_eval.report.model import Report
 from trimix_lm_eval.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.report.plane import Gap
 from trimix_lm_eval.report.systems import KINDS, Row
-from trimix_lm_eval.report.tables import Table
+from trimix_lm_eval.report.table import Table
 from trimix_lm_eval.results import Run
 
 #: Columns that stand side by side before a table goes on below.

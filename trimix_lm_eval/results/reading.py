@@ -90,15 +90,23 @@ def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     for task, values in raw["results"].items():
         # A group repeats what its tasks have; one that aggregates is listed under `groups`, too.
         if isinstance(values, dict) and task not in groups:
-            found = list(_scores(raw, str(task), values))
+            counts = mapping(mapping(raw.get("n-samples")).get(task))
+            found = list(_scores(raw, str(task), values, counts))
             lost += _lost(str(task), values)
             if found:
                 scores[str(task)] = found
     if not scores:
         return Problem(path, "; ".join(["holds no numbers of any task", *lost]))
-    run = Run(path, raw, scores, tuple(lost))
+    run = Run(path, raw, scores, {}, tuple(lost))
+    for name, values in groups.items():
+        leaves = [scores[task][0] for task in run.leaves(name)]
+        counts = {"effective": sum(s.n for s in leaves), "original": sum(s.of for s in leaves)}
+        found = list(_scores(raw, name, values, counts)) if isinstance(values, dict) else []
+        if leaves and found:
+            run.groups[name] = found
     # Whatever a damaged file would let fail later fails here, where it has a name.
-    _ = run.label, run.sources, run.variant, run.grid, [run.deviations(task) for task in scores]
+    _ = run.label, run.sources, run.variant, run.grid
+    _ = [run.deviations(name) for name in (*scores, *run.groups)]
     return run
 
 
@@ -121,9 +129,10 @@ def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
             yield f"{metric} of {task} is {value}"
 
 
-def _scores(raw: dict[str, Any], task: str, values: dict[str, Any]) -> Iterator[Score]:
-    """The metrics of one task: lm-eval writes them as ``metric,filter``."""
-    counts = mapping(mapping(raw.get("n-samples")).get(task))
+def _scores(
+    raw: dict[str, Any], task: str, values: dict[str, Any], counts: dict[str, Any]
+) -> Iterator[Score]:
+    """The metrics of one task or group: lm-eval writes them as ``metric,filter``."""
     better = _directions(raw, task)
     for key, value in values.items():
         metric, comma, name = key.partition(",")

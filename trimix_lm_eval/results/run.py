@@ -56,12 +56,14 @@ class Run:
         path: The file.
         raw: All of it, as lm-eval wrote it.
         scores: Of every task (not group) its metrics, in the order of the file.
+        groups: The same of every group that lm-eval aggregates; its documents are its tasks'.
         lost: What the file gives as NaN or infinite, and is therefore not among the scores.
     """
 
     path: Path
     raw: dict[str, Any]
     scores: dict[str, list[Score]]
+    groups: dict[str, list[Score]]
     lost: tuple[str, ...] = ()
 
     @property
@@ -168,9 +170,26 @@ class Run:
             parts += protocol.settings(self, task)
         return ", ".join(dict.fromkeys(parts))
 
+    def below(self, group: str) -> list[str]:
+        """All tasks and groups below a group, in order; empty for a task."""
+        members = mapping(self.raw.get("group_subtasks"))
+        found: list[str] = []
+        waiting = [group]
+        while waiting:
+            name = waiting.pop(0)
+            if name not in found:
+                found.append(name)
+                below = members.get(name)
+                waiting = [*map(str, below if isinstance(below, list) else []), *waiting]
+        return found[1:]
+
+    def leaves(self, group: str) -> list[str]:
+        """The tasks below a group that have numbers."""
+        return [name for name in self.below(group) if name in self.scores]
+
     def main(self, task: str) -> Score | None:
-        """The number a task is known by: the first metric that its YAML lists."""
-        found = self.scores.get(task) or []
+        """The number a task is known by: the first metric that its YAML lists, or of a group."""
+        found = self.scores.get(task) or self.groups.get(task) or []
         listed = self.task_config(task).get("metric_list") or []
         first = mapping(listed[0]).get("metric") if listed else None
         return next((s for s in found if s.metric == first), found[0] if found else None)
@@ -199,13 +218,16 @@ class Run:
         return int(found) if is_number(found) else 0
 
     def deviations(self, task: str) -> list[str]:
-        """Why a task's numbers are not comparable with those of the published protocol.
+        """Why the numbers of a task or group do not compare with those of the published protocol.
 
         Returns:
             Short phrases for a footnote; empty if nothing was changed. Of tasks that are not ours
             only what lm-eval itself records is known.
         """
-        return [*protocol.documents(self, task), *protocol.settings(self, task)]
+        why = [*protocol.documents(self, task)]
+        for name in self.leaves(task) or [task]:
+            why += protocol.settings(self, name)
+        return list(dict.fromkeys(why))
 
 
 def _point(alpha: Any, beta: Any, gamma: Any = None) -> Weights:
