@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tests.hub_uploads import TOKEN, Uploads
-from tests.results_files import trimix_config, write_run
+from tests.results_files import aggregate, trimix_config, write_run
 from trimix_lm_eval import cli, export, policies, settings
 from trimix_lm_eval.catalog import read_all
 from trimix_lm_eval.errors import TrimixError
@@ -358,6 +358,50 @@ def test_card_holds_what_repeats_the_run(tmp_path):
     assert policies.build(parsed.policy, **parsed.policy_options).points() == PAPER_GRID
     revisions = {role: spec.revision for role, spec in parsed.sources.items()}
     assert revisions == {"large_ins": "1" * 40, "small_cpt": "2" * 40, "small_base": "3" * 40}
+
+
+def grouped(folder):
+    """A run of four tasks in three languages and two data sets, with groups over them."""
+    tamil, math = "trimix_sib200_tam_Taml", "trimix_milic_bo_math"
+    path = submittable(folder, tasks=(TASK, tamil, f"{TASK}_ll", math))
+    aggregate(path, "trimix_indic_sib200", [TASK, tamil])
+    aggregate(path, "mine", ["trimix_indic_sib200", math])
+    return path
+
+
+def test_groups_are_exported_with_their_tasks(tmp_path):
+    path = grouped(tmp_path / "run")
+    (written,) = export.main([path], "csv", tmp_path / "out")
+    rows, problems = table.read_csv(written)
+    assert not problems and rows == table.rows_of(read([path])[0])
+    results = json.loads(path.read_text())["results"]
+    assert {row.task: row.value for row in rows} == {
+        task: values["acc,none"] for task, values in results.items()
+    }
+    by = {row.task: row for row in rows}
+    sib, mine = by["trimix_indic_sib200"], by["mine"]
+    assert (sib.dataset, sib.split, sib.shots, sib.language) == (
+        *("Davlan/sib200", "test", 7),
+        "several",
+    )
+    assert (mine.dataset, mine.shots, mine.language) == ("", None, "several")
+    assert (sib.n, mine.n) == (408, 612) and sib.main and mine.stderr
+    said = []
+    files = export.main([path], "eval-results", tmp_path / "out", say=said.append)
+    assert "left out, for their data is no data set of the Hub: mine" in said
+    entries = [e for f in files for e in parse_eval_result_entries(yaml.safe_load(f.read_text()))]
+    assert {e.task_id: e.value for e in entries} == {
+        row.task: row.value for row in rows if row.task != "mine"
+    }
+    readme, recipe = export.main([path], "card", tmp_path / "out")
+    assert "| mine | several |" in readme.read_text() and "of each task" in readme.read_text()
+    # A group has to be asked for by its name to be aggregated again.
+    assert yaml.safe_load(recipe.read_text())["tasks"] == ["mine", f"{TASK}_ll"]
+
+
+def test_a_group_is_as_good_as_its_tasks(tmp_path):
+    path = changed(grouped(tmp_path / "run"), fewer)
+    assert f"{TASK}: 20 of 204 documents" in reasons(path)
 
 
 def test_recipe_is_a_config_of_lm_eval(tmp_path, demo_run):

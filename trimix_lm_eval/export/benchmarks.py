@@ -14,17 +14,20 @@ from trimix_lm_eval.results import Run
 from trimix_lm_eval.results.values import mapping
 from trimix_lm_eval.tasklib.languages import ENGLISH
 
+#: In place of a language, of groups over more than one.
+SEVERAL = "several"
+
 
 class Benchmark(NamedTuple):
-    """The data behind a task.
+    """The data behind a task; of a group what all of its tasks have in common.
 
     Attributes:
         dataset: Its id on the Hub; empty if it is not there.
         revision: The commit that was read; empty if the results do not tell.
         split: Whose documents were scored.
         exemplars: The split that exemplars come from; empty if there are none.
-        language: Its code, e.g. ``bo`` or ``ben_Beng``; empty if unknown.
-        shots: Exemplars in each prompt.
+        language: Its code, e.g. ``bo`` or ``ben_Beng``; empty if unknown, `SEVERAL` of a group.
+        shots: Exemplars in each prompt; None of a group whose tasks differ.
         version: Of the task's YAML.
     """
 
@@ -33,7 +36,7 @@ class Benchmark(NamedTuple):
     split: str
     exemplars: str
     language: str
-    shots: int
+    shots: int | None
     version: str
 
     @property
@@ -43,7 +46,9 @@ class Benchmark(NamedTuple):
 
 
 def benchmark(run: Run, task: str) -> Benchmark:
-    """Look up what a task of a run measures."""
+    """Look up what a task or group of a run measures."""
+    if task in run.groups:
+        return _common(run, task)
     ours = task in shipped()
     config = run.task_config(task)
     merged = {**config, **shipped().get(task, {})}
@@ -61,6 +66,25 @@ def benchmark(run: Run, task: str) -> Benchmark:
         str(told or ""),
         shots,
         str(mapping(run.raw.get("versions")).get(task, "")),
+    )
+
+
+def _common(run: Run, group: str) -> Benchmark:
+    parts = [benchmark(run, task) for task in run.leaves(group)]
+    shots = {part.shots for part in parts}
+
+    def same(name: str, otherwise: str = "") -> str:
+        found = {str(getattr(part, name)) for part in parts}
+        return found.pop() if len(found) == 1 else otherwise
+
+    return Benchmark(
+        same("dataset"),
+        same("revision"),
+        same("split"),
+        same("exemplars"),
+        same("language", SEVERAL),
+        shots.pop() if len(shots) == 1 else None,
+        str(mapping(run.raw.get("versions")).get(group, "")),
     )
 
 

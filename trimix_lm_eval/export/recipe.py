@@ -30,7 +30,7 @@ def config(run: Run) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model": "trimix",
         "model_args": arguments(run),
-        "tasks": list(run.scores),
+        "tasks": asked(run),
     }
     shots = {benchmark(run, task).shots for task in run.scores}
     if len(shots) == 1:
@@ -40,6 +40,12 @@ def config(run: Run) -> dict[str, Any]:
     if all(isinstance(run.config.get(name), int) for name in _SEEDS):
         made["seed"] = [run.config[name] for name in _SEEDS]
     return {**made, "output_path": "results", "log_samples": True}
+
+
+def asked(run: Run) -> list[str]:
+    """What to give to ``--tasks``: groups, and the tasks that are in none of these."""
+    below = {name for group in run.groups for name in run.below(group)}
+    return [name for name in (*run.groups, *run.scores) if name not in below]
 
 
 def text(run: Run) -> str:
