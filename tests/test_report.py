@@ -794,6 +794,8 @@ def test_output_folder(tmp_path):
     assert (mine / "data.csv").read_text() == "a\n" and not (mine / "gaps.csv").exists()
     with pytest.raises(TrimixError, match="is a file"):
         write([results], results)
+    with pytest.raises(TrimixError, match="cannot be written to .*: Not a directory"):
+        write([results], results / "below")
 
 
 def test_missing_library_has_a_pip_line(tmp_path, monkeypatch):

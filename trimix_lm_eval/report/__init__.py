@@ -49,7 +49,8 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
         force: Write into a folder that holds other files, too.
 
     Raises:
-        TrimixError: No file is usable, a library is missing, or the folder holds something else.
+        TrimixError: No file is usable, a library is missing, or the folder holds something else
+            or cannot be written to.
     """
     _need("matplotlib", "pandas", "scipy")
     if output.exists() and not output.is_dir():
@@ -84,7 +85,13 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
         files.append((output / f"{name}.csv", _bytes(frame.to_csv(index=False))))
     files.append((output / "report.md", _bytes(render(report, "page.md.j2", names))))
     files.append((output / _MARK, _bytes(render(report, "page.html.j2"))))
-    _replace(output, files)
+    try:
+        _replace(output, files)
+    except OSError as error:
+        raise TrimixError(
+            f"The report cannot be written to {output}: {error.strerror or error}.",
+            "name another folder with --output",
+        ) from error
     superseded = sum(len(part.system.superseded) for part in report.parts)
     return Written([path for path, _ in files], len(runs), problems, superseded)
 
