@@ -860,7 +860,7 @@ def test_pictures(swept):
     kinds = [path.stem.rsplit("-", 1)[1] for path in (report / "pictures").iterdir()]
     assert sorted(kinds) == ["choices", "choices", "map", "map", "nll", "nll"]
     text = (report / "report.html").read_text()
-    assert "TriMix ppl: mostly 0.1:1 (67%)" in text
+    assert "TriMix ppl: most often 0.1:1 (67%)" in text
 
 
 def test_as_users_type_it(tmp_path):

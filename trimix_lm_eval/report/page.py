@@ -139,7 +139,7 @@ def _said(plane: Plane) -> str:
         )
     for choice in plane.choices:
         said.append(
-            f"{choice.row.title}: mostly {choice.counts[0][0].label()} ({choice.share:.0%})."
+            f"{choice.row.title}: most often {choice.counts[0][0].label()} ({choice.share:.0%})."
         )
     if plane.rho is not None:
         wanted = "negative" if plane.higher_is_better else "positive"
@@ -195,4 +195,5 @@ def _run(number: int, run: Run) -> View:
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
         "data": run.data,
         "tasks": list(run.scores),
+        "truncated": run.truncated,
     }

@@ -84,7 +84,10 @@ def _blocks(means: list[bool]) -> list[slice]:
 
 def _documents(table: Table, column: int) -> str:
     """How many documents a column is measured on."""
-    found = sorted({sum(cells[column].n) for _, cells in table.rows if cells[column] is not None})  # type: ignore[union-attr]
+    there = [cells[column] for _, cells in table.rows]
+    found = sorted({sum(cell.n) for cell in there if cell is not None} - {0})
+    if not found:
+        return "n not known"
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
 
 
@@ -118,7 +121,7 @@ def _cell(
         "value": unit.text(cell.value),
         "stderr": "" if cell.stderr is None else unit.text(cell.stderr),
         "stderr_from": cell.stderr_from,
-        "n": " + ".join(map(str, dict.fromkeys(cell.n))) if len(set(cell.n)) == 1 else sum(cell.n),
+        "n": sum(cell.n) or "not known",
         "delta": _delta(cell, unit),
         "better": cell.better,
         "worse": cell.delta not in (None, 0) and not cell.better,
@@ -149,7 +152,7 @@ def _details(table: Table, scales: list[Scale]) -> Iterator[View]:
                 "row": row.title,
                 "small": ", ".join(text for text in (row.detail, row.variant) if text),
                 "reference": cell.reference.title if cell.reference else "",
-                "n": sum(cell.n),
+                "n": sum(cell.n) or "",
                 "delta": "" if cell.delta is None else unit.signed(cell.delta),
                 "interval": f"{unit.signed(test.low)} to {unit.signed(test.high)}" if test else "",
                 "p": p_value(test.p) if test else "",
