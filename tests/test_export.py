@@ -530,6 +530,59 @@ def test_push_of_a_model_index_keeps_the_readme(tmp_path, repository):
     assert card.data.eval_results[0].metric_value == sum(ANSWERS) / 204
 
 
+def test_push_of_a_model_index_replaces_its_own_numbers_only(tmp_path, repository):
+    """Their standard errors differ, too: the older must not stay beside the newer."""
+    before = submittable(tmp_path / "before", documents=[1.0] * 204)
+    other = submittable(tmp_path / "other", "ent", documents=[0.0] * 204)
+    (index,) = export.main([before, other], "model-index", tmp_path / "first", repo="me/mix")
+    (repository / "README.md").write_text(f"---\nlicense: mit\n{index.read_text()}---\nMine.\n")
+    with Uploads("me/mix", repository) as hub:
+        done = upload(tmp_path, hub, "--yes", to="model-index")
+    assert done.returncode == 0, done.stderr
+    assert "metadata only; 1 of its results are replaced" in done.stdout
+    card = ModelCard(hub.commits_made[0]["files"]["README.md"])
+    found = {e.metric_name: e.metric_value for e in card.data.eval_results}
+    assert found == {"acc (ppl)": sum(ANSWERS) / 204, "acc (ent)": 0.0}
+    assert card.text.strip() == "Mine." and card.data.license == "mit"
+
+
+def test_push_of_a_model_index_without_a_readme_makes_up_none(tmp_path, repository):
+    (repository / "README.md").unlink()
+    with Uploads("me/mix", repository) as hub:
+        done = upload(tmp_path, hub, "--yes", to="model-index")
+    assert done.returncode == 0, done.stderr
+    card = ModelCard(hub.commits_made[0]["files"]["README.md"])
+    assert not card.text.strip() and card.data.eval_results and "new)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("readme", "message"),
+    [
+        ("---\nmodel-index: [5]\n---\nMine.\n", "the metadata of me/mix's README.md cannot be"),
+        ("---\na: [\n---\nMine.\n", "the metadata of me/mix's README.md cannot be"),
+        (None, "LocalEntryNotFoundError: no network"),
+    ],
+)
+def test_a_readme_that_cannot_be_read_is_not_written_over(
+    tmp_path, repository, monkeypatch, readme, message
+):
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    if readme is None:
+        monkeypatch.setattr(HfApi, "hf_hub_download", fail)
+    else:
+        (repository / "README.md").write_text(readme)
+    with Uploads("me/mix", repository) as hub:
+        path = in_process(monkeypatch, hub, tmp_path)
+        with pytest.raises(TrimixError, match="Nothing was uploaded: .*") as raised:
+            export.main([path], "model-index", tmp_path / "out", repo="me/mix", push=True, yes=True)
+    assert message in str(raised.value) and not hub.commits_made
+
+
 @pytest.mark.parametrize("says", ["n\n", ""])
 def test_nothing_is_uploaded_without_a_yes(tmp_path, repository, says):
     with Uploads("me/mix", repository) as hub:
@@ -547,6 +600,9 @@ def in_process(monkeypatch, hub, tmp_path, token=TOKEN):
     from huggingface_hub.utils import _http
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)
