@@ -20,6 +20,7 @@ from trimix_lm_eval import cli, export, policies, settings
 from trimix_lm_eval.catalog import read_all
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.export import origins, refusals, table
+from trimix_lm_eval.leaderboard import entries
 from trimix_lm_eval.paths import tasks_dir
 from trimix_lm_eval.results import read
 from trimix_lm_eval.weights import PAPER_GRID
@@ -188,6 +189,28 @@ def test_all_reasons_of_all_files_at_once(tmp_path):
     assert "20 of 204" in told and "unknown revision" in told
     assert f"{torn}\n    - is not JSON" in told and f"{gone}\n    - cannot be read" in told
     assert told.endswith(f"the others can, if you name them: {good}")
+
+
+@pytest.mark.parametrize(("count", "refused"), [(3, False), (4, True), (36, True)])
+def test_points_run_one_by_one_are_a_grid_too(tmp_path, count, refused):
+    paths = [submittable(tmp_path / "ppl"), submittable(tmp_path / "corner", "large_ins")]
+    for number, point in enumerate(PAPER_GRID[:count]):
+        told = trimix_config("fixed", **point._asdict())
+        paths.append(submittable(tmp_path / str(number), trimix=told))
+    if not refused:
+        export.main(paths, "csv", tmp_path / "out")
+        return
+    told = reasons(*paths)
+    points = count - (count == 36)  # Proxy Tuning is one, which nobody picks by its score
+    assert told.count(f"is one of {points} of the same models") == points
+    others = [*paths[:2], *(paths[-1:] if count == 36 else [])]
+    assert set(told.rpartition("name them: ")[2].split()) == set(map(str, others))
+    found, left_out = entries.collect(tmp_path)
+    assert len(left_out) == points and {e.row.policy for e in found} <= {
+        *("ppl", "large_ins", "proxy_tuning"),
+    }
+    # Of other models, or of another task, a point stands alone.
+    export.main([paths[2]], "csv", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["large_ins", "small_cpt", "small_base", "proxy_tuning"])
