@@ -348,6 +348,8 @@ def test_draws_do_not_depend_on_how_many_are_held(monkeypatch, tmp_path):
         (lambda file: file.write_text("[]\n"), "cannot be read"),
         (lambda file: file.write_text(file.read_text().replace(": 1.0", ": 0.0")), "samples give"),
         (lambda file: file.write_text(file.read_text().replace("t-0", "other")), "same documents"),
+        # Twice the documents give the same mean, and far too small an error.
+        (lambda file: file.write_text(file.read_text() * 2), "120 samples of 60 documents"),
     ],
 )
 def test_samples_that_do_not_fit_are_no_test(tmp_path, damage, said):

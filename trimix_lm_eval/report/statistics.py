@@ -70,6 +70,8 @@ def statistics(samples: list[dict[str, Any]] | str, score: Score) -> Statistics 
         return f"not available: the samples hold no {score.metric}"
     if not values:
         return f"not available: no samples of the filter {score.filter}"
+    if score.n and len(values) != score.n:
+        return f"not available: {len(values)} samples of {score.n} documents"
     try:
         with np.errstate(all="ignore"):  # of candidates that are not the metric
             return _fitting(documents, values, score)
