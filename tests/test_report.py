@@ -597,6 +597,16 @@ def test_a_group_that_is_no_mean_is_not_tested(tmp_path):
     assert line["significance"] == "not available: it is no mean of its tasks"
 
 
+def test_only_the_best_that_are_comparable_are_bold(tmp_path):
+    for number, (name, limit) in enumerate([("ppl", None), ("ent", None), ("gate", 60)]):
+        values = coins(1, 0.5) if name != "ent" else coins(1, 0.5)[::-1]
+        write_run(tmp_path, {"t": values}, trimix=trimix_config(name), stamp=stamp(number),
+                  limit=limit, of=100 if limit else 60)  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    bold = re.findall(r"\| TriMix (\w+).*\*\*", (tmp_path / "out" / "report.md").read_text())
+    assert bold == ["ppl", "ent"]
+
+
 def test_like_is_compared_with_like(tmp_path):
     """A single model under another protocol is no reference, however good it is."""
     write_run(tmp_path, {"t": coins(1, 0.4)}, trimix=fixed(1.0, 0.0), stamp=stamp(0))

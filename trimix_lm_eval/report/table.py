@@ -48,9 +48,10 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Row, tuple[Cell | None, ...]], ...]
 
-    def best(self, column: int) -> float | None:
-        """The best value of a column: oracles do not count, nor limited runs beside whole ones."""
+    def best(self, column: int) -> list[Cell]:
+        """The best of a column: oracles do not count, nor limited runs beside whole ones."""
         cells = [cells[column] for row, cells in self.rows if row.kind != "oracle"]
         there = [cell for cell in cells if cell is not None]
         whole = [cell for cell in there if not cell.reasons] or there
-        return max(whole, key=lambda cell: cell.goodness).value if len(whole) > 1 else None
+        top = max((cell.goodness for cell in whole), default=0.0)
+        return [cell for cell in whole if cell.goodness == top] if len(whole) > 1 else []

@@ -47,7 +47,7 @@ def table_view(report: Report, table: Table, anchor: str) -> View:
         {
             **_head(report, row, cells),
             "cells": [
-                cell and _cell(row, cell, scales[i], best[i], letters)
+                cell and _cell(row, cell, scales[i], cell in best[i], letters)
                 for i, cell in enumerate(cells)
             ],
         }
@@ -113,9 +113,7 @@ def _models(row: Row, runs: list[Run]) -> Iterator[str]:
         yield from dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
 
 
-def _cell(
-    row: Row, cell: Cell, unit: Scale, best: float | None, letters: Mapping[str, str]
-) -> View:
+def _cell(row: Row, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
     point = point_of(cell) if row.kind == "oracle" else ""
     return {
         "value": unit.text(cell.value),
@@ -125,7 +123,7 @@ def _cell(
         "delta": _delta(cell, unit),
         "better": cell.better,
         "worse": cell.delta not in (None, 0) and not cell.better,
-        "best": row.kind != "oracle" and best is not None and cell.value == best,
+        "best": best,
         "reference": cell.is_reference,
         "letter": letters.get("; ".join(cell.reasons), ""),
         "point": point,
