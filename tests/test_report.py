@@ -626,6 +626,26 @@ def test_like_is_compared_with_like(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("differing", "names"),
+    [
+        ([{"dtype": "bfloat16"}, {"quantization": "int8"}], ["bfloat16", "int8, bfloat16"]),
+        ([{"commit": "a" * 40}, {"commit": "b" * 40}], ["aaaaaaa, 2222222, 3333333", "bbbbbbb, "]),
+        ([{"revision": "x", "commit": None}, {"revision": "y", "commit": None}], ["1", "2"]),
+    ],
+)
+def test_trios_of_one_name_are_told_apart(tmp_path, differing, names):
+    for number, more in enumerate(differing):
+        config = trimix_config("ppl")
+        large = {**config["sources"]["large_ins"], **more}
+        config["sources"] = {**config["sources"], "large_ins": large}
+        write_run(tmp_path, {"t": coins(number, 0.5)}, trimix=config, stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    found = [line["system"] for line in table(tmp_path / "out")]
+    for name, title in zip(names, found, strict=True):
+        assert title.startswith(f"large_ins + small_cpt + small_base ({name}"), found
+
+
 def milic(folder, config, number, language, values, limit=None):
     """A run of all seven tasks of a language; every document of a task has the same score."""
     tasks = layout.leaves(f"trimix_milic_{language}")
