@@ -626,6 +626,21 @@ def test_like_is_compared_with_like(tmp_path):
     )
 
 
+def test_a_folder_that_was_moved_is_the_same_model(tmp_path):
+    for number, folder in enumerate(["/home/a b/", "/mnt/"]):
+        config = trimix_config(("ppl", "ent")[number])
+        config["sources"] = {
+            role: {**it, "path": f"{folder}{role}", "commit": None, "digest": role[-3:] * 4}
+            for role, it in config["sources"].items()
+        }
+        write_run(tmp_path / folder[1:], {"t": coins(number, 0.5)}, trimix=config)
+    write([tmp_path], tmp_path / "out")
+    lines = table(tmp_path / "out")
+    assert {line["row"] for line in lines} == {"ppl", "ent"}
+    assert {line["system"] for line in lines} == {"large_ins + small_cpt + small_base"}
+    assert all((tmp_path / line["files"]).is_file() for line in lines)
+
+
 @pytest.mark.parametrize(
     ("differing", "names"),
     [
@@ -884,7 +899,7 @@ def test_every_row_leads_to_its_files(swept):
     for file in results.glob("results*.json"):
         assert str(file) in text
     for line in table(report):
-        assert line["files"] and all((results / f).is_file() for f in line["files"].split())
+        assert line["files"] and all((results / f).is_file() for f in line["files"].split("; "))
 
 
 def test_pictures(swept):

@@ -64,7 +64,7 @@ def _scores(part: Part) -> Iterator[Line]:
                     "p": test.p if test else None,
                     "significance": cell.why_not or ("reference" if cell.is_reference else ""),
                     "not_comparable": "; ".join(cell.reasons),
-                    "files": " ".join(str(run.path) for run in cell.runs),
+                    "files": "; ".join(str(run.path) for run in cell.runs),
                 }
 
 
@@ -134,7 +134,7 @@ def _published(part: Part) -> Iterator[Line]:
             "difference": it.ours - it.published,
             "note": it.note,
             "citation": it.citation,
-            "files": " ".join(str(run.path) for run in it.cell.runs),
+            "files": "; ".join(str(run.path) for run in it.cell.runs),
         }
 
 

@@ -117,8 +117,9 @@ def _of_sources(system: System, tell: Callable[[dict[str, Any]], Any]) -> str:
 
 def _title(system: System) -> str:
     """The last parts of the models' names."""
-    names = [
-        " / ".join(path.rstrip("/").rsplit("/", 1)[-1] for path in system.paths(role))
-        for role in SINGLE
-    ]
-    return " + ".join(name for name in names if name) or "Other models"
+    names = []
+    for role in SINGLE:
+        # The same files may have lain in several folders.
+        last = dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in system.paths(role))
+        names += [" / ".join(last)] if last else []
+    return " + ".join(names) or "Other models"
