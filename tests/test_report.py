@@ -516,13 +516,25 @@ def test_a_masked_sweep_has_a_plane_of_its_own(tmp_path):
 
 def test_a_point_counts_once(tmp_path):
     """The seed is nothing to a fixed point: of two runs of one, the newer is on the plane."""
-    for number, (a, seed) in enumerate([(0.1, 1234), (0.3, 1234), (0.1, 5)]):
-        write_run(tmp_path, {"t": coins(number, 0.5)}, trimix={**fixed(a, 0.9), "seed": seed},
+    shares = [(0.1, 1234, 0.9), (0.3, 1234, 0.4), (0.1, 5, 0.6)]
+    for number, (a, seed, share) in enumerate(shares):
+        documents = {task: coins(f"{number} {task}", share) for task in TASKS}
+        write_run(tmp_path, documents, trimix={**fixed(a, 0.9), "seed": seed}, **SHOTS,
                   stamp=stamp(number), date=1.79e9 + number)  # fmt: skip
+    means = [
+        plain.mean(plain.mean(coins(f"{number} {task}", share)) for task in TASKS)
+        for number, (*_, share) in enumerate(shares)
+    ]
+    assert means[0] > means[2] > means[1]
     write([tmp_path], tmp_path / "out")
-    points = {float(x["alpha"]): float(x["value"]) for x in table(tmp_path / "out", "points")}
-    assert points == {0.1: plain.mean(coins(2, 0.5)), 0.3: plain.mean(coins(1, 0.5))}
-    assert len(table(tmp_path / "out", "points")) == 2
+    points = table(tmp_path / "out", "points")
+    assert sorted((x["task"], float(x["alpha"])) for x in points) == sorted(
+        product(TASKS, (0.1, 0.3))
+    )
+    lines = [x for x in table(tmp_path / "out") if " " in x["tasks"]]
+    found = {x["row"]: float(x["value"]) for x in lines}
+    for key in ("oracle by task", "oracle by table"):
+        assert found[key] == pytest.approx(means[2])
     assert "oracle of 2 points" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -41,12 +41,11 @@ def _oracle_by_table(
     last = part.means[-1]
     whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
     scored = [(_mean_of(row.runs, part, shown), row) for row in whole]
-    there = [(cell, row) for cell, row in scored if cell is not None]
+    there = {row.weights: (cell, row) for cell, row in scored if cell is not None}
     if len(there) > 1:
-        best = max(there, key=_goodness)[1]
+        best = max(there.values(), key=_goodness)[1]
         title = f"Upper bound, one point for {last.title}"
-        chosen_from = [{row.weights for _, row in there}]
-        oracle = _oracle(title, "oracle by table", dict(best.runs), chosen_from, plane)
+        oracle = _oracle(title, "oracle by table", dict(best.runs), [set(there)], plane)
         point = best.weights.label() if best.weights else ""
         yield replace(oracle, detail=f"{oracle.detail}: {point}")
 
