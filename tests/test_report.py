@@ -673,11 +673,11 @@ def test_trios_of_one_name_are_told_apart(tmp_path, differing, names):
         assert title.startswith(f"large_ins + small_cpt + small_base ({name}"), found
 
 
-def milic(folder, config, number, language, values, limit=None):
+def milic(folder, config, number, language, values, limit=None, **more):
     """A run of all seven tasks of a language; every document of a task has the same score."""
     tasks = layout.leaves(f"trimix_milic_{language}")
     documents = {task: [value] * 4 for task, value in zip(tasks, values, strict=True)}
-    path = write_run(folder, documents, trimix=config, stamp=stamp(number), limit=limit)
+    path = write_run(folder, documents, trimix=config, stamp=stamp(number), limit=limit, **more)
     whole = json.loads(path.read_text())
     for task in tasks:
         entry = whole["results"][task]
@@ -722,6 +722,18 @@ def test_columns_of_the_paper_and_its_numbers(tmp_path):
         ours, published = map(float, theirs[column])
         assert published == number and ours == pytest.approx(100 * plain.mean(means[column]))
     assert tuple(map(float, theirs["trimix_milic_bo_math"])) == (40.0, 6.0)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B"])
+def test_a_baseline_of_lm_eval_has_published_numbers_too(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("trimix_lm_eval.report.model.pictures", lambda plane: [])
+    for number, language in enumerate(("bo", "ug", "kk", "mn")):
+        milic(tmp_path, None, number, language, [0.5] * 7, model="hf", model_name=name)
+    (part,) = assemble(*read([tmp_path])).parts
+    found = {it.what: it.published for it in part.published}
+    known = {"MC": 49.7, "ENG-G": 20.0, "LRL-G": 12.5, "Avg": 30.6}
+    assert found == (known if name.endswith("Instruct") else {})
+    assert all(it.note.startswith("ours in unknown precision") for it in part.published)
 
 
 @pytest.mark.parametrize("points", [PAPER_GRID, PAPER_GRID[:35], PAPER_GRID[30:]])
