@@ -68,8 +68,8 @@ def weights(
         return [fuser.vector(chosen)] * size, chosen
     if policy.continuous:
         raise TrimixError(
-            "Newton's optimum has other weights at every token of a text without a prompt, and "
-            "does not keep them.",
+            "optimum=newton weights every token of a text without a prompt anew, and scoring does "
+            "not keep these weights.",
             "explain it with --model_args …,optimum=grid",
         )
     points = policy.points()
