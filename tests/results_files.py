@@ -42,6 +42,39 @@ def trimix_config(policy: str, **options: Any) -> dict[str, Any]:
     }
 
 
+def aggregate(path: Path, group: str, below: Sequence[str], weighted: bool = False) -> None:
+    """Add a group to a results file, as lm-eval aggregates it.
+
+    Args:
+        path: The results file.
+        group: Its name.
+        below: Its tasks, or groups that were added before.
+        weighted: Whether tasks weigh as much as they have documents.
+    """
+    whole = json.loads(path.read_text())
+    members = whole["group_subtasks"]
+    members[group] = list(below)
+    leaves = [t for name in below for t in members.get(name, [name])]
+    results = [whole["results"][task] for task in leaves]
+    sizes = [r["sample_len"] if weighted else 1 for r in results]
+    metric = next(key for key in results[0] if "," in key and "_stderr" not in key)
+    error = metric.replace(",", "_stderr,")
+    mean = sum(w * r[metric] for w, r in zip(sizes, results, strict=True)) / sum(sizes)
+    made = {
+        "alias": group,
+        "name": group,
+        "sample_len": sum(r["sample_len"] for r in results),
+        metric: mean,
+        error: sum((w * r[error]) ** 2 for w, r in zip(sizes, results, strict=True)) ** 0.5
+        / sum(sizes),
+        "sample_count": {metric: sum(r["sample_len"] for r in results)},
+    }
+    whole.setdefault("groups", {})[group] = whole["results"][group] = made
+    whole["versions"][group] = "1.0"
+    whole["higher_is_better"][group] = whole["higher_is_better"][leaves[0]]
+    path.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+
+
 def write_run(
     folder: Path,
     documents: Mapping[str, Sequence[float]],

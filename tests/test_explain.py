@@ -16,9 +16,10 @@ from tests.running import flat, model_args, program
 from trimix_lm_eval import cli
 from trimix_lm_eval.drafting import Gain
 from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.explain import explain, explain_given, page
+from trimix_lm_eval.explain import explain, explain_given, explain_text, page
 from trimix_lm_eval.explain.pieces import Pieces
 from trimix_lm_eval.explain.run import _compared, _Record
+from trimix_lm_eval.explain.windows import of_continuation
 from trimix_lm_eval.provenance import describe
 from trimix_lm_eval.trimix import Generation
 from trimix_lm_eval.weights import Weights
@@ -154,6 +155,90 @@ def test_cut_prompts_are_told_of(trio):
     check_against_naive(three, context, it.tokens, lambda t: Weights(0.1, 0.9).by_source())
     (given,) = explain_given(model, [(text, "the hen")])
     assert any("no room for the first" in note for note in given.notes)
+
+
+LONG = "The hen went to the བོད་ barn and there were rivers."
+
+
+def check_windows(three, windows, tokens, weights_at):
+    """Windows one after the other, with ``weights_at(t)`` of the whole text."""
+    done = 0
+    for context, part in windows:
+        mine = tokens[done : done + len(part)]
+        assert [token.id for token in mine] == list(part)
+        check_against_naive(three, list(context), mine, lambda t, d=done: weights_at(d + t))
+        done += len(part)
+    assert done == len(tokens)
+
+
+def test_continuations_longer_than_the_context(trio):
+    three = trio("llama")
+    model = three.weighted("ppl", max_length=20, **CHUNKED)
+    pairs = [("The hen", LONG), ("The hen", " a rat")]
+    scores = model.loglikelihood(pairs)
+    found = explain_given(model, pairs)
+    for it, score in zip(found, scores, strict=True):
+        assert it.log_likelihood == pytest.approx(score.log_likelihood, abs=1e-5)
+        total = sum(math.log(token.probability) for token in it.tokens)
+        assert total == pytest.approx(score.log_likelihood, abs=1e-3)
+        assert Weights(it.alpha, it.beta) == score.choice.weights
+    ids, target = model.codec.pair("The hen", LONG, None)
+    windows = of_continuation(model, ids.ids, target)
+    assert len(windows) > 2 and all(len(a) + len(b) - 1 <= 20 for a, b in windows)
+    weights = scores[0].choice.weights.by_source()
+    check_windows(three, windows, found[0].tokens, lambda t: weights)
+    assert any(f"read in {len(windows)} windows" in note for note in found[0].notes)
+    assert not any("windows" in note for note in found[1].notes)
+
+
+@pytest.mark.parametrize("max_length", [20, 90])
+def test_texts_without_a_prompt(trio, max_length):
+    """Each token with the weights that suit those before it, over all windows."""
+    three = trio("llama")
+    model = three.weighted("ppl", max_length=max_length, grid="0.1:0.9;0.7:0.3;1:0", **CHUNKED)
+    (score,) = model.loglikelihood_rolling([LONG])
+    it = explain_text(model, LONG)
+    assert it.text == LONG and it.prompt == "" and it.alpha is None and it.kind == "given"
+    assert it.log_likelihood == pytest.approx(score.log_likelihood, abs=1e-5)
+    total = sum(math.log(token.probability) for token in it.tokens)
+    assert total == pytest.approx(score.log_likelihood, abs=1e-3)
+    assert any("windows" in note for note in it.notes) == (max_length == 20)
+    assert it.notes[-1].startswith("There is no prompt")
+
+    windows = model.codec.windows(model.codec.encode(LONG), max_length)
+    points = model.fuser.recipes[0].policy.points()
+    nll = []  # of each token, under each point
+    for context, part in windows:
+        ids = [*context, *part]
+        logits = {name: three.naive.logits(name, ids) for name in ("large_ins", "small_cpt")}
+        for t, token in enumerate(part, len(context) - 1):
+            fused = [sum(w * logits[s][t] for s, w in p.by_source().items() if w) for p in points]
+            nll.append([float(-z.log_softmax(-1)[token]) for z in fused])
+    used = []
+    for t, token in enumerate(it.tokens):
+        weights = {share.source: share.weight for share in token.shares}
+        sums = [sum(row[p] for row in nll[:t]) for p in range(len(points))]
+        (chosen,) = [
+            p
+            for p, point in enumerate(points)
+            if all(w == pytest.approx(point.by_source()[s]) for s, w in weights.items())
+        ]
+        assert t == 0 or sums[chosen] == pytest.approx(min(sums), abs=1e-3)
+        used.append(points[chosen].by_source())
+    assert len({tuple(weights.values()) for weights in used}) > 1
+    check_windows(three, windows, it.tokens, lambda t: used[t])
+
+
+@pytest.mark.parametrize("policy", ["fixed", "gate"])
+def test_texts_without_a_prompt_under_other_policies(trio, policy):
+    three = trio("llama")
+    given = {"alpha": 0.3, "beta": 0.6} if policy == "fixed" else {}
+    model = three.weighted(policy, max_length=20, **given)
+    (score,) = model.loglikelihood_rolling([LONG])
+    it = explain_text(model, LONG)
+    assert (it.alpha, it.beta) == ((0.3, 0.6) if given else (None, None))
+    total = sum(math.log(token.probability) for token in it.tokens)
+    assert total == pytest.approx(score.log_likelihood, abs=1e-3)
 
 
 # ---------------------------------------------------------------- drafts
@@ -391,9 +476,25 @@ def test_logged_options_and_the_point_of_their_task(pico, tmp_path):
     assert "for a whole task" in found["explanations"][0]["notes"][0]
 
 
+def test_a_logged_text_without_a_prompt(pico, trio, tmp_path):
+    arguments = model_args(pico("llama"), policy="ppl", dtype="float32")
+    sample = {"arguments": {"gen_args_0": {"arg_0": LONG}}, "resps": [["-9.5"]]}
+    file = log(tmp_path, sample, arguments)
+    found, html = asked(tmp_path, "--samples", str(file), "--doc", "3")
+    (it,) = found["explanations"]
+    (score,) = trio("llama").weighted("ppl").loglikelihood_rolling([LONG])
+    assert it["text"] == LONG and found["facts"] == {}
+    assert it["log_likelihood"] == pytest.approx(score.log_likelihood, abs=1e-4)
+    assert "weights chosen anew at every token" in html and "The prompt, 0" not in html
+    # Options without a question have no prompt either, and are no such text.
+    options = {"gen_args_0": {"arg_0": "", "arg_1": "a"}, "gen_args_1": {"arg_0": "", "arg_1": "b"}}
+    file = log(tmp_path, {"arguments": options, "resps": [[["-1", "False"]]] * 2}, arguments)
+    found, _ = asked(tmp_path, "--samples", str(file), "--doc", "3")
+    assert [it["text"] for it in found["explanations"]] == ["a", "b"]
+
+
 RESPONSE = {"resps": [["a"]]}
 GENERATED = {"arguments": {"gen_args_0": {"arg_0": "a", "arg_1": "{'until': []}"}}}
-ROLLING = {"arguments": {"gen_args_0": {"arg_0": "a whole text"}}, "resps": [["-9.5"]]}
 
 
 @pytest.mark.parametrize(
@@ -402,7 +503,6 @@ ROLLING = {"arguments": {"gen_args_0": {"arg_0": "a whole text"}}, "resps": [["-
         (GENERATED, "3", "no responses"),
         (RESPONSE, "3", "no arguments"),
         (GENERATED | RESPONSE, "4", "no document 4.\n  -> it has: 3"),
-        (ROLLING, "3", "likelihood of whole texts"),
         ({"arguments": {"gen_args_0": {"arg_0": "a", "arg_1": "{'until"}}, **RESPONSE}, "3", "not"),
         (GENERATED | {"resps": [[]]}, "3", "not written as lm-eval writes"),
     ],
@@ -451,8 +551,10 @@ def test_texts_that_cannot_be_explained(trio):
         explain(model, "")
     with pytest.raises(TrimixError, match="continuation is empty"):
         explain_given(model, [("The hen", "")])
-    with pytest.raises(TrimixError, match="more than the context length of 12"):
-        explain_given(model, [("The hen", " went to the barn again")])
+    with pytest.raises(TrimixError, match="text is empty"):
+        explain_text(model, "")
+    with pytest.raises(TrimixError, match=r"newton.*\n.*optimum=grid"):
+        explain_text(trio("llama").weighted("ppl", optimum="newton"), "The hen")
 
 
 def test_the_command_on_the_demo(tmp_path):

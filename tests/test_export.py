@@ -15,11 +15,12 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tests.hub_uploads import TOKEN, Uploads
-from tests.results_files import trimix_config, write_run
+from tests.results_files import aggregate, trimix_config, write_run
 from trimix_lm_eval import cli, export, policies, settings
 from trimix_lm_eval.catalog import read_all
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.export import origins, refusals, table
+from trimix_lm_eval.leaderboard import entries
 from trimix_lm_eval.paths import tasks_dir
 from trimix_lm_eval.results import read
 from trimix_lm_eval.weights import PAPER_GRID
@@ -79,6 +80,10 @@ def fewer(content):
 
 def uncounted(content):
     del content["n-samples"]
+
+
+def not_a_number(content):
+    content["results"][TASK]["f1,none"] = float("nan")
 
 
 def other_shots(content):
@@ -147,6 +152,7 @@ def half_a_policy(content):
         (set_limit, "--limit 1000.0"),
         (fewer, f"{TASK}: 20 of 204 documents"),
         (uncounted, "how many of its documents were scored is not known"),
+        (not_a_number, f"f1 of {TASK} is nan"),
         (other_shots, "3 shots in place of 7"),
         (chat, "chat template"),
         (no_revision, "small_cpt (small_cpt): unknown revision"),
@@ -183,6 +189,28 @@ def test_all_reasons_of_all_files_at_once(tmp_path):
     assert "20 of 204" in told and "unknown revision" in told
     assert f"{torn}\n    - is not JSON" in told and f"{gone}\n    - cannot be read" in told
     assert told.endswith(f"the others can, if you name them: {good}")
+
+
+@pytest.mark.parametrize(("count", "refused"), [(3, False), (4, True), (36, True)])
+def test_points_run_one_by_one_are_a_grid_too(tmp_path, count, refused):
+    paths = [submittable(tmp_path / "ppl"), submittable(tmp_path / "corner", "large_ins")]
+    for number, point in enumerate(PAPER_GRID[:count]):
+        told = trimix_config("fixed", **point._asdict())
+        paths.append(submittable(tmp_path / str(number), trimix=told))
+    if not refused:
+        export.main(paths, "csv", tmp_path / "out")
+        return
+    told = reasons(*paths)
+    points = count - (count == 36)  # Proxy Tuning is one, which nobody picks by its score
+    assert told.count(f"is one of {points} of the same models") == points
+    others = [*paths[:2], *(paths[-1:] if count == 36 else [])]
+    assert set(told.rpartition("name them: ")[2].split()) == set(map(str, others))
+    found, left_out = entries.collect(tmp_path)
+    assert len(left_out) == points and {e.row.policy for e in found} <= {
+        *("ppl", "large_ins", "proxy_tuning"),
+    }
+    # Of other models, or of another task, a point stands alone.
+    export.main([paths[2]], "csv", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["large_ins", "small_cpt", "small_base", "proxy_tuning"])
@@ -355,6 +383,50 @@ def test_card_holds_what_repeats_the_run(tmp_path):
     assert revisions == {"large_ins": "1" * 40, "small_cpt": "2" * 40, "small_base": "3" * 40}
 
 
+def grouped(folder):
+    """A run of four tasks in three languages and two data sets, with groups over them."""
+    tamil, math = "trimix_sib200_tam_Taml", "trimix_milic_bo_math"
+    path = submittable(folder, tasks=(TASK, tamil, f"{TASK}_ll", math))
+    aggregate(path, "trimix_indic_sib200", [TASK, tamil])
+    aggregate(path, "mine", ["trimix_indic_sib200", math])
+    return path
+
+
+def test_groups_are_exported_with_their_tasks(tmp_path):
+    path = grouped(tmp_path / "run")
+    (written,) = export.main([path], "csv", tmp_path / "out")
+    rows, problems = table.read_csv(written)
+    assert not problems and rows == table.rows_of(read([path])[0])
+    results = json.loads(path.read_text())["results"]
+    assert {row.task: row.value for row in rows} == {
+        task: values["acc,none"] for task, values in results.items()
+    }
+    by = {row.task: row for row in rows}
+    sib, mine = by["trimix_indic_sib200"], by["mine"]
+    assert (sib.dataset, sib.split, sib.shots, sib.language) == (
+        *("Davlan/sib200", "test", 7),
+        "several",
+    )
+    assert (mine.dataset, mine.shots, mine.language) == ("", None, "several")
+    assert (sib.n, mine.n) == (408, 612) and sib.main and mine.stderr
+    said = []
+    files = export.main([path], "eval-results", tmp_path / "out", say=said.append)
+    assert "left out, for their data is no data set of the Hub: mine" in said
+    entries = [e for f in files for e in parse_eval_result_entries(yaml.safe_load(f.read_text()))]
+    assert {e.task_id: e.value for e in entries} == {
+        row.task: row.value for row in rows if row.task != "mine"
+    }
+    readme, recipe = export.main([path], "card", tmp_path / "out")
+    assert "| mine | several |" in readme.read_text() and "of each task" in readme.read_text()
+    # A group has to be asked for by its name to be aggregated again.
+    assert yaml.safe_load(recipe.read_text())["tasks"] == ["mine", f"{TASK}_ll"]
+
+
+def test_a_group_is_as_good_as_its_tasks(tmp_path):
+    path = changed(grouped(tmp_path / "run"), fewer)
+    assert f"{TASK}: 20 of 204 documents" in reasons(path)
+
+
 def test_recipe_is_a_config_of_lm_eval(tmp_path, demo_run):
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
@@ -481,6 +553,59 @@ def test_push_of_a_model_index_keeps_the_readme(tmp_path, repository):
     assert card.data.eval_results[0].metric_value == sum(ANSWERS) / 204
 
 
+def test_push_of_a_model_index_replaces_its_own_numbers_only(tmp_path, repository):
+    """Their standard errors differ, too: the older must not stay beside the newer."""
+    before = submittable(tmp_path / "before", documents=[1.0] * 204)
+    other = submittable(tmp_path / "other", "ent", documents=[0.0] * 204)
+    (index,) = export.main([before, other], "model-index", tmp_path / "first", repo="me/mix")
+    (repository / "README.md").write_text(f"---\nlicense: mit\n{index.read_text()}---\nMine.\n")
+    with Uploads("me/mix", repository) as hub:
+        done = upload(tmp_path, hub, "--yes", to="model-index")
+    assert done.returncode == 0, done.stderr
+    assert "metadata only; 1 of its results are replaced" in done.stdout
+    card = ModelCard(hub.commits_made[0]["files"]["README.md"])
+    found = {e.metric_name: e.metric_value for e in card.data.eval_results}
+    assert found == {"acc (ppl)": sum(ANSWERS) / 204, "acc (ent)": 0.0}
+    assert card.text.strip() == "Mine." and card.data.license == "mit"
+
+
+def test_push_of_a_model_index_without_a_readme_makes_up_none(tmp_path, repository):
+    (repository / "README.md").unlink()
+    with Uploads("me/mix", repository) as hub:
+        done = upload(tmp_path, hub, "--yes", to="model-index")
+    assert done.returncode == 0, done.stderr
+    card = ModelCard(hub.commits_made[0]["files"]["README.md"])
+    assert not card.text.strip() and card.data.eval_results and "new)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("readme", "message"),
+    [
+        ("---\nmodel-index: [5]\n---\nMine.\n", "the metadata of me/mix's README.md cannot be"),
+        ("---\na: [\n---\nMine.\n", "the metadata of me/mix's README.md cannot be"),
+        (None, "LocalEntryNotFoundError: no network"),
+    ],
+)
+def test_a_readme_that_cannot_be_read_is_not_written_over(
+    tmp_path, repository, monkeypatch, readme, message
+):
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    if readme is None:
+        monkeypatch.setattr(HfApi, "hf_hub_download", fail)
+    else:
+        (repository / "README.md").write_text(readme)
+    with Uploads("me/mix", repository) as hub:
+        path = in_process(monkeypatch, hub, tmp_path)
+        with pytest.raises(TrimixError, match="Nothing was uploaded: .*") as raised:
+            export.main([path], "model-index", tmp_path / "out", repo="me/mix", push=True, yes=True)
+    assert message in str(raised.value) and not hub.commits_made
+
+
 @pytest.mark.parametrize("says", ["n\n", ""])
 def test_nothing_is_uploaded_without_a_yes(tmp_path, repository, says):
     with Uploads("me/mix", repository) as hub:
@@ -498,6 +623,9 @@ def in_process(monkeypatch, hub, tmp_path, token=TOKEN):
     from huggingface_hub.utils import _http
 
     monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_http.time, "sleep", lambda seconds: None)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser import PROGRAM, Browser
-from tests.results_files import trimix_config
+from tests.results_files import aggregate, trimix_config
 from tests.test_export import TASK, add_task, changed, fewer, submittable
 from trimix_lm_eval import cli, export
 from trimix_lm_eval.leaderboard import entries
@@ -68,6 +68,18 @@ def test_less_can_be_better(tmp_path):
         changed(path, lambda content: content["higher_is_better"][TASK].update(acc=False))
     found, _ = entries.collect(tmp_path)
     assert [(e.row.policy, e.best) for e in found] == [("ent", True), ("ppl", False)]
+
+
+def test_groups_are_entries(tmp_path):
+    path = submittable(tmp_path / "run", tasks=(TASK, MATH))
+    aggregate(path, "mine", [TASK, MATH])
+    export.main([path], "csv", tmp_path / "sent")
+    found, problems = entries.collect(tmp_path)
+    assert not problems and {entry.row.task for entry in found} == {TASK, MATH, "mine"}
+    assert cli.main(["leaderboard", str(tmp_path), "--output", str(tmp_path)]) == 0
+    text = (tmp_path / "index.html").read_text()
+    assert 'data-lang="several" data-task="mine"' in text
+    assert '<td data-sort="" class="number">–</td>' in text
 
 
 def test_what_may_not_be_shown_is_named(tmp_path, capsys):

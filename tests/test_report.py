@@ -14,12 +14,14 @@ from itertools import product
 
 import pytest
 
-from tests.results_files import BETTER, trimix_config, write_run
+from tests.results_files import BETTER, aggregate, trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.report import bootstrap, layout, numbers, page, write
+from trimix_lm_eval.report.model import assemble
 from trimix_lm_eval.report.statistics import read_samples, statistics
 from trimix_lm_eval.results import read
+from trimix_lm_eval.weights import PAPER_GRID
 
 pytest.importorskip("matplotlib", reason="pip install 'trimix-lm-eval[report]'")
 pytest.importorskip("pandas", reason="pip install 'trimix-lm-eval[report]'")
@@ -181,7 +183,7 @@ def test_oracle_is_the_best_point_and_says_so(swept):
     means = [plain.mean(acc(point, task) for task in TASKS) for point in points]
     assert float(line["value"]) == pytest.approx(max(means))
     text = (report / "report.html").read_text()
-    assert text.count("oracle: chosen on the test scores") >= 2
+    assert text.count("oracle of 9 points, chosen on the test scores") >= 2
     ppl = of_policy(results, "ppl")
     for gap in table(report, "gaps"):
         if gap["row"] == "ppl" and gap["column"] in ("tam_Taml_ll", "bod_Tibt_ll"):
@@ -346,6 +348,8 @@ def test_draws_do_not_depend_on_how_many_are_held(monkeypatch, tmp_path):
         (lambda file: file.write_text("[]\n"), "cannot be read"),
         (lambda file: file.write_text(file.read_text().replace(": 1.0", ": 0.0")), "samples give"),
         (lambda file: file.write_text(file.read_text().replace("t-0", "other")), "same documents"),
+        # Twice the documents give the same mean, and far too small an error.
+        (lambda file: file.write_text(file.read_text() * 2), "120 samples of 60 documents"),
     ],
 )
 def test_samples_that_do_not_fit_are_no_test(tmp_path, damage, said):
@@ -355,6 +359,24 @@ def test_samples_that_do_not_fit_are_no_test(tmp_path, damage, said):
     write([tmp_path], tmp_path / "out")
     (line,) = [x for x in table(tmp_path / "out") if x["row"] == "ppl"]
     assert said in line["significance"] and not line["p"] and line["delta"]
+
+
+@pytest.mark.parametrize(("n", "tested"), [(1, False), (2, False), (19, False), (20, True)])
+def test_a_few_documents_are_no_test(tmp_path, n, tested):
+    """Of documents that all differ one way, no resample ever says otherwise, were it only one."""
+    tasks = ("trimix_sib200_tam_Taml_ll", "trimix_sib200_bod_Tibt_ll")
+    for number, (name, value) in enumerate([("large_ins", 0.0), ("ppl", 1.0)]):
+        documents = {tasks[0]: [value] * n, tasks[1]: coins(name, 0.5)}
+        write_run(tmp_path, documents, trimix=trimix_config(name), stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    lines = [x for x in table(tmp_path / "out") if x["row"].startswith("ppl")]
+    for line in lines:
+        if tasks[0] in line["tasks"]:
+            assert bool(line["p"]) == tested and line["delta"]
+            assert tested or line["significance"] == "not tested: fewer than 20 documents"
+        else:
+            assert line["p"]
+    assert len(lines) == 3
 
 
 def test_lower_is_better(tmp_path):
@@ -434,11 +456,228 @@ def test_other_models_and_other_trios_keep_apart(tmp_path):
     assert first["hf: org/large_ins"] == plain.mean(coins(3, 0.5))
 
 
-def milic(folder, config, number, language, values, limit=None):
+def test_a_point_is_left_to_the_map_only_where_there_is_one(tmp_path):
+    """The middle of a grid was run on one more task, alone: that task's table has to show it."""
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS)):
+        documents = {"t": coins(number, 0.5)} | ({"u": coins(9, 0.5)} if a == b == 0.5 else {})
+        write_run(tmp_path, documents, trimix=fixed(a, b), stamp=stamp(number))
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS), 9):
+        config = trimix_config("fixed", alpha=a, beta=b, gamma=0.3)
+        write_run(tmp_path, {"v": coins(number, 0.5)}, trimix=config, stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    shown = {}
+    for line in table(tmp_path / "out"):
+        shown.setdefault(line["tasks"], set()).add(line["row"])
+    assert shown["t"] == {"proxy_tuning", "oracle by task"}
+    assert shown["u"] == {"fixed 0.5:0.5"}
+    # No map has a third axis: points with a gamma of their own stay in the table.
+    assert shown["v"] == {f"fixed {a:g}:{b:g}:0.3" for a, b in product(ALPHAS, BETAS)} | {
+        "oracle by task"
+    }
+
+
+def test_runs_under_other_circumstances_keep_apart(tmp_path):
+    told = [
+        ({}, {}, "ppl"),
+        ({"plausibility": 0.1, "plausibility_source": "large_ins"}, {}, "ppl (plausibility 0.1)"),
+        (
+            {"plausibility": 0.1, "plausibility_source": "small_cpt"},
+            {},
+            "ppl (plausibility 0.1 of small_cpt)",
+        ),
+        ({"add_bos_token": True}, {}, "ppl (add_bos_token True)"),
+        ({}, {"max_length": 512}, "ppl (max_length 512)"),
+        ({"seed": 5}, {}, "ppl (seed 5)"),
+    ]
+    for number, (more, args, _) in enumerate(told):
+        path = write_run(tmp_path, {"t": coins(number, 0.5)}, stamp=stamp(number),
+                         trimix={**trimix_config("ppl"), **more})  # fmt: skip
+        whole = json.loads(path.read_text())
+        whole["config"]["model_args"].update(args)
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    found = {line["row"]: float(line["value"]) for line in table(tmp_path / "out")}
+    assert found == {row: plain.mean(coins(i, 0.5)) for i, (*_, row) in enumerate(told)}
+
+
+def test_a_masked_sweep_has_a_plane_of_its_own(tmp_path):
+    for number, (a, b) in enumerate(product(ALPHAS, BETAS)):
+        for masked in (0, 1):
+            more = {"plausibility": 0.1, "plausibility_source": "large_ins"} if masked else {}
+            write_run(tmp_path, {"t": coins(repr((number, masked)), 0.5)},
+                      trimix={**fixed(a, b), **more}, stamp=stamp(2 * number + masked))  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    found = {line["row"]: float(line["value"]) for line in table(tmp_path / "out")}
+    for masked, key in enumerate(["oracle by task", "oracle by task [plausibility 0.1]"]):
+        best = max(plain.mean(coins(repr((number, masked)), 0.5)) for number in range(9))
+        assert found.pop(key) == best
+    assert set(found) == {"proxy_tuning", "proxy_tuning (plausibility 0.1)"}
+
+
+def test_a_point_counts_once(tmp_path):
+    """The seed is nothing to a fixed point: of two runs of one, the newer is on the plane."""
+    shares = [(0.1, 1234, 0.9), (0.3, 1234, 0.4), (0.1, 5, 0.6)]
+    for number, (a, seed, share) in enumerate(shares):
+        documents = {task: coins(f"{number} {task}", share) for task in TASKS}
+        write_run(tmp_path, documents, trimix={**fixed(a, 0.9), "seed": seed}, **SHOTS,
+                  stamp=stamp(number), date=1.79e9 + number)  # fmt: skip
+    means = [
+        plain.mean(plain.mean(coins(f"{number} {task}", share)) for task in TASKS)
+        for number, (*_, share) in enumerate(shares)
+    ]
+    assert means[0] > means[2] > means[1]
+    write([tmp_path], tmp_path / "out")
+    points = table(tmp_path / "out", "points")
+    assert sorted((x["task"], float(x["alpha"])) for x in points) == sorted(
+        product(TASKS, (0.1, 0.3))
+    )
+    lines = [x for x in table(tmp_path / "out") if " " in x["tasks"]]
+    found = {x["row"]: float(x["value"]) for x in lines}
+    for key in ("oracle by task", "oracle by table"):
+        assert found[key] == pytest.approx(means[2])
+    assert "oracle of 2 points" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_other_models_with_other_arguments_are_other_rows(tmp_path):
+    told = ["pretrained=org/large_ins,device=cpu", "pretrained=org/large_ins,load_in_8bit=True",
+            {"pretrained": "org/large_ins", "peft": "me/lora", "token": "hf_secret"}]  # fmt: skip
+    write_run(tmp_path, {"t": coins(9, 0.5)}, trimix=trimix_config("ppl"), stamp=stamp(9))
+    for number, args in enumerate(told):
+        path = write_run(tmp_path, {"t": coins(number, 0.9)}, model="hf", stamp=stamp(number))
+        whole = json.loads(path.read_text())
+        whole["config"]["model_args"] = args
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    lines = {line["row"]: line for line in table(tmp_path / "out")}
+    names = ["", " (load_in_8bit=True)", " (peft=me/lora)"]
+    for number, name in enumerate(names):
+        line = lines.pop(f"hf: org/large_ins{name}")
+        assert float(line["value"]) == plain.mean(coins(number, 0.9))
+        # An adapted or rounded model is not the single model that the others are made of.
+        assert line["reference"] == "hf: org/large_ins"
+    assert set(lines) == {"ppl"}
+    assert not any("hf_secret" in path.read_text() for path in (tmp_path / "out").glob("*.*"))
+
+
+def test_groups_are_shown_as_lm_eval_aggregates_them(tmp_path):
+    """Weighted by size, over groups, and not again where a mean of ours is the same number."""
+    sizes = {"a": 80, "b": 20, "c": 40, "d": 40}
+    for number, name in enumerate(["large_ins", "ppl", None]):
+        documents = {task: coins(f"{name}{task}", 0.5, n) for task, n in sizes.items()}
+        path = write_run(tmp_path, documents, trimix=trimix_config(name) if name else None,
+                         model="trimix" if name else "hf", stamp=stamp(number))  # fmt: skip
+        aggregate(path, "sized", ["a", "b"], weighted=True)
+        aggregate(path, "equal", ["c", "d"])
+        aggregate(path, "all", ["sized", "equal"])
+    write([tmp_path], tmp_path / "out")
+    lines = [line for line in table(tmp_path / "out") if line["table"] == "Groups"]
+    assert {line["column"] for line in lines} == {"sized", "all"}
+    assert {line["row"] for line in lines} == {"large_ins", "ppl", "hf: org/large_ins"}
+    for line in lines:
+        name = {"large_ins": "large_ins", "ppl": "ppl"}.get(line["row"])
+        said = {task: coins(f"{name}{task}", 0.5, n) for task, n in sizes.items()}
+        means = {task: plain.mean(values) for task, values in said.items()}
+        sized = (80 * means["a"] + 20 * means["b"]) / 100
+        value = sized if line["column"] == "sized" else plain.mean(means.values())
+        assert float(line["value"]) == pytest.approx(value)
+        assert line["tasks"] == ("a b" if line["column"] == "sized" else "a b c d")
+        assert int(line["n"]) == (100 if line["column"] == "sized" else 180)
+    by = {(line["row"], line["column"]): line for line in table(tmp_path / "out")}
+    (row,) = {line["reference"] for line in lines if line["row"] == "ppl"}
+    ours, theirs = (by[name, "sized"] for name in ("ppl", row))
+    assert float(ours["delta"]) == pytest.approx(float(ours["value"]) - float(theirs["value"]))
+    assert 0 < float(ours["p"]) <= 1
+    low, high, delta = (float(ours[key]) for key in ("ci_low", "ci_high", "delta"))
+    assert low < delta < high
+    own = {x["tasks"] for x in table(tmp_path / "out") if x["column"] == "mean of 2"}
+    assert own == {"a b", "c d"}, "of equal weight, which `equal` is, too"
+    for name in ("report.html", "report.md"):
+        assert "as the group has it" in (tmp_path / "out" / name).read_text()
+
+
+def test_a_group_that_is_no_mean_is_not_tested(tmp_path):
+    for number, name in enumerate(["large_ins", "ppl"]):
+        documents = {task: coins(f"{name}{task}", 0.5) for task in "ab"}
+        path = write_run(tmp_path, documents, trimix=trimix_config(name), stamp=stamp(number))
+        aggregate(path, "g", "ab")
+        whole = json.loads(path.read_text())
+        whole["groups"]["g"]["acc,none"] = 0.9 - 0.1 * number
+        path.write_text(json.dumps(whole))
+    write([tmp_path], tmp_path / "out")
+    (line,) = [x for x in table(tmp_path / "out") if (x["table"], x["row"]) == ("Groups", "ppl")]
+    assert float(line["delta"]) == pytest.approx(-0.1) and not line["p"]
+    assert line["significance"] == "not available: it is no mean of its tasks"
+
+
+def test_only_the_best_that_are_comparable_are_bold(tmp_path):
+    for number, (name, limit) in enumerate([("ppl", None), ("ent", None), ("gate", 60)]):
+        values = coins(1, 0.5) if name != "ent" else coins(1, 0.5)[::-1]
+        write_run(tmp_path, {"t": values}, trimix=trimix_config(name), stamp=stamp(number),
+                  limit=limit, of=100 if limit else 60)  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    bold = re.findall(r"\| TriMix (\w+).*\*\*", (tmp_path / "out" / "report.md").read_text())
+    assert bold == ["ppl", "ent"]
+
+
+def test_like_is_compared_with_like(tmp_path):
+    """A single model under another protocol is no reference, however good it is."""
+    write_run(tmp_path, {"t": coins(1, 0.4)}, trimix=fixed(1.0, 0.0), stamp=stamp(0))
+    chat = {"chat_template": "{{ messages }}"}
+    write_run(tmp_path, {"t": coins(2, 0.9)}, trimix=fixed(1.0, 0.0), stamp=stamp(1), **chat)
+    write_run(tmp_path, {"t": coins(3, 0.6)}, trimix=trimix_config("ppl"), stamp=stamp(2))
+    changed = {"system_instruction": "Be brief."}
+    write_run(tmp_path, {"t": coins(4, 0.6)}, trimix=trimix_config("ent"), stamp=stamp(3),
+              **changed)  # fmt: skip
+    write([tmp_path], tmp_path / "out")
+    lines = {line["row"]: line for line in table(tmp_path / "out")}
+    assert lines["ppl"]["reference"] == "large_ins"
+    assert lines["large_ins [chat template]"]["significance"] == "reference"
+    (other,) = [line for row, line in lines.items() if row.startswith("ent")]
+    assert not other["delta"] and other["significance"] == (
+        "no single model under the same protocol"
+    )
+
+
+def test_a_folder_that_was_moved_is_the_same_model(tmp_path):
+    for number, folder in enumerate(["/home/a b/", "/mnt/"]):
+        config = trimix_config(("ppl", "ent")[number])
+        config["sources"] = {
+            role: {**it, "path": f"{folder}{role}", "commit": None, "digest": role[-3:] * 4}
+            for role, it in config["sources"].items()
+        }
+        write_run(tmp_path / folder[1:], {"t": coins(number, 0.5)}, trimix=config)
+    write([tmp_path], tmp_path / "out")
+    lines = table(tmp_path / "out")
+    assert {line["row"] for line in lines} == {"ppl", "ent"}
+    assert {line["system"] for line in lines} == {"large_ins + small_cpt + small_base"}
+    assert all((tmp_path / line["files"]).is_file() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("differing", "names"),
+    [
+        ([{"dtype": "bfloat16"}, {"quantization": "int8"}], ["bfloat16", "int8, bfloat16"]),
+        ([{"commit": "a" * 40}, {"commit": "b" * 40}], ["aaaaaaa, 2222222, 3333333", "bbbbbbb, "]),
+        ([{"revision": "x", "commit": None}, {"revision": "y", "commit": None}], ["1", "2"]),
+    ],
+)
+def test_trios_of_one_name_are_told_apart(tmp_path, differing, names):
+    for number, more in enumerate(differing):
+        config = trimix_config("ppl")
+        large = {**config["sources"]["large_ins"], **more}
+        config["sources"] = {**config["sources"], "large_ins": large}
+        write_run(tmp_path, {"t": coins(number, 0.5)}, trimix=config, stamp=stamp(number))
+    write([tmp_path], tmp_path / "out")
+    found = [line["system"] for line in table(tmp_path / "out")]
+    for name, title in zip(names, found, strict=True):
+        assert title.startswith(f"large_ins + small_cpt + small_base ({name}"), found
+
+
+def milic(folder, config, number, language, values, limit=None, **more):
     """A run of all seven tasks of a language; every document of a task has the same score."""
     tasks = layout.leaves(f"trimix_milic_{language}")
     documents = {task: [value] * 4 for task, value in zip(tasks, values, strict=True)}
-    path = write_run(folder, documents, trimix=config, stamp=stamp(number), limit=limit)
+    path = write_run(folder, documents, trimix=config, stamp=stamp(number), limit=limit, **more)
     whole = json.loads(path.read_text())
     for task in tasks:
         entry = whole["results"][task]
@@ -483,6 +722,33 @@ def test_columns_of_the_paper_and_its_numbers(tmp_path):
         ours, published = map(float, theirs[column])
         assert published == number and ours == pytest.approx(100 * plain.mean(means[column]))
     assert tuple(map(float, theirs["trimix_milic_bo_math"])) == (40.0, 6.0)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-7B"])
+def test_a_baseline_of_lm_eval_has_published_numbers_too(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("trimix_lm_eval.report.model.pictures", lambda plane: [])
+    for number, language in enumerate(("bo", "ug", "kk", "mn")):
+        milic(tmp_path, None, number, language, [0.5] * 7, model="hf", model_name=name)
+    (part,) = assemble(*read([tmp_path])).parts
+    found = {it.what: it.published for it in part.published}
+    known = {"MC": 49.7, "ENG-G": 20.0, "LRL-G": 12.5, "Avg": 30.6}
+    assert found == (known if name.endswith("Instruct") else {})
+    assert all(it.note.startswith("ours in unknown precision") for it in part.published)
+
+
+@pytest.mark.parametrize("points", [PAPER_GRID, PAPER_GRID[:35], PAPER_GRID[30:]])
+def test_an_upper_bound_is_the_paper_s_if_its_points_are(tmp_path, monkeypatch, points):
+    monkeypatch.setattr("trimix_lm_eval.report.model.pictures", lambda plane: [])
+    for number, (language, point) in enumerate(product(("bo", "ug", "kk", "mn"), points)):
+        config = paper_config(language, "Qwen/Qwen2.5-3B-Instruct")
+        config["policy"] = {"name": "fixed", **point._asdict()}
+        milic(tmp_path, config, number, language, [0.5 + number / 1000] * 7)
+    report = assemble(*read([tmp_path]))
+    (part,) = report.parts
+    found = {it.what: it.published for it in part.published if it.row.kind == "oracle"}
+    bound = {"MC": 52.4, "ENG-G": 21.3, "LRL-G": 17.6, "Avg": 33.6}
+    assert found == (bound if points == PAPER_GRID else {})
+    assert any(f"oracle of {len(points)} points" in row.detail for row, _ in part.tables[0].rows)
 
 
 @pytest.mark.parametrize("languages", [("bo",), ("bo", "ug", "kk", "mn")])
@@ -556,10 +822,25 @@ def test_damaged_files_are_named_and_the_rest_reported(tmp_path, capsys):
     assert cli.main(["report", str(folder), str(missing), "--output", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     for name in [*bad, "missing"]:
-        assert f"not used: {folder}/results_{name}.json " in out, name
+        assert f"problem: {folder}/results_{name}.json " in out, name
         assert f"results_{name}.json" in (tmp_path / "out" / "report.html").read_text()
     assert len(table(tmp_path / "out")) == 1
     assert len(table(tmp_path / "out", "problems")) == len(bad) + 1
+
+
+def test_numbers_that_are_none_are_named(tmp_path, capsys):
+    documents = {"t": coins(1, 0.5), "u": coins(2, 0.5), "v": coins(3, 0.5)}
+    path = write_run(tmp_path, documents, trimix=trimix_config("ppl"))
+    whole = json.loads(path.read_text())
+    whole["results"]["u"]["acc,none"] = math.nan
+    whole["results"]["v"]["more,none"] = -math.inf
+    path.write_text(json.dumps(whole))
+    assert cli.main(["report", str(path), "--output", str(tmp_path / "out")]) == 0
+    told = "is used but for acc of u is nan; more of v is -inf"
+    assert f"problem: {path} {told}" in capsys.readouterr().out
+    assert {x["tasks"] for x in table(tmp_path / "out")} == {"t", "v"}
+    for name in ("report.html", "report.md", "problems.csv"):
+        assert "acc of u is nan" in (tmp_path / "out" / name).read_text(), name
 
 
 def test_nothing_usable_is_one_message(tmp_path, capsys):
@@ -584,6 +865,8 @@ def test_output_folder(tmp_path):
     assert (mine / "data.csv").read_text() == "a\n" and not (mine / "gaps.csv").exists()
     with pytest.raises(TrimixError, match="is a file"):
         write([results], results)
+    with pytest.raises(TrimixError, match="cannot be written to .*: Not a directory"):
+        write([results], results / "below")
 
 
 def test_missing_library_has_a_pip_line(tmp_path, monkeypatch):
@@ -640,7 +923,7 @@ def test_every_row_leads_to_its_files(swept):
     for file in results.glob("results*.json"):
         assert str(file) in text
     for line in table(report):
-        assert line["files"] and all((results / f).is_file() for f in line["files"].split())
+        assert line["files"] and all((results / f).is_file() for f in line["files"].split("; "))
 
 
 def test_pictures(swept):
@@ -648,7 +931,7 @@ def test_pictures(swept):
     kinds = [path.stem.rsplit("-", 1)[1] for path in (report / "pictures").iterdir()]
     assert sorted(kinds) == ["choices", "choices", "map", "map", "nll", "nll"]
     text = (report / "report.html").read_text()
-    assert "TriMix ppl: mostly 0.1:1 (67%)" in text
+    assert "TriMix ppl: most often 0.1:1 (67%)" in text
 
 
 def test_as_users_type_it(tmp_path):

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from trimix_lm_eval.paths import tasks_dir
 
 Config = dict[str, Any]
 #: What happened, by data set and remedy.
@@ -52,6 +55,12 @@ def read_all(folder: Path) -> dict[str, Config]:
     configs = (_read(path) for path in sorted(folder.glob("**/*.yaml")))
     named = ((config.get("group") or config.get("task"), config) for config in configs)
     return {name: config for name, config in named if isinstance(name, str)}
+
+
+@cache
+def shipped() -> dict[str, Config]:
+    """The package's own tasks and groups, read once: they are hundreds of files."""
+    return read_all(tasks_dir())
 
 
 def tasks_of(configs: dict[str, Config], pattern: str) -> Iterator[tuple[str, Config]]:

@@ -7,6 +7,7 @@ What reads results imports this without importing torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -60,6 +61,17 @@ class Weights(NamedTuple):
     def label(self) -> str:
         """A short text for tables and keys, e.g. ``0.1:0.9`` or ``0.1:0.9:0.3``."""
         return ":".join(f"{x:g}" for x in self if x is not None)
+
+
+def parse(label: object) -> Weights | None:
+    """What `Weights.label` wrote; None if it is something else."""
+    try:
+        numbers = [float(part) for part in str(label).split(":")]
+    except ValueError:
+        return None
+    if len(numbers) not in (2, 3) or not all(map(math.isfinite, numbers)):
+        return None
+    return Weights(*numbers)
 
 
 #: alpha and beta of the released code: 36 points.

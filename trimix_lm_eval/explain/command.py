@@ -77,7 +77,11 @@ def main(asked: Asked) -> int:
 
     model = TriMix.from_settings(settings.parse(subject.model_args))
     explanations = _explained(model, subject, asked)
-    facts = [("right answer, as logged", subject.sample.target)] if subject.sample else []
+    sample = subject.sample
+    # The right answer to a text without a prompt is the text.
+    facts = []
+    if sample and not sample.whole:
+        facts.append(("right answer, as logged", sample.target))
     about = page.About(subject.title, facts, describe(model))
     _write(asked.output, page.render(about, explanations))
     print(f"wrote {asked.output}")
@@ -137,12 +141,14 @@ def _logged(asked: Asked, path: Path) -> _Subject:
 def _explained(model: TriMix, subject: _Subject, asked: Asked) -> list[Explanation]:
     """Generate or take the text, and explain it."""
     from trimix_lm_eval.codec import seed_for
-    from trimix_lm_eval.explain.run import explain, explain_given
+    from trimix_lm_eval.explain.run import explain, explain_given, explain_text
     from trimix_lm_eval.gen_kwargs import generation
 
     if subject.pairs:
         if asked.gen_kwargs:
             raise TrimixError("--gen_kwargs changes nothing where nothing is generated.")
+        if subject.sample and subject.sample.whole:
+            return [explain_text(model, text, progress=True) for _, text in subject.pairs]
         return explain_given(model, subject.pairs, subject.point, progress=True)
     sample = subject.sample
     kwargs = dict(sample.kwargs or {}) if sample else {"until": [], "max_gen_toks": _NEW_TOKENS}

@@ -28,13 +28,13 @@ class Text(NamedTuple):
     Attributes:
         context: Tokens before it, at least one.
         tokens: Its own.
-        vector: One weight per source; a policy per token replaces it.
+        vectors: Of each token one weight per source; a policy per token replaces them.
         noted: Of each position a token whose fused probability is wanted, too.
     """
 
     context: Sequence[int]
     tokens: Sequence[int]
-    vector: Sequence[float]
+    vectors: Sequence[Sequence[float]]
     noted: Sequence[int | None]
 
 
@@ -52,21 +52,43 @@ def measure(
     Yields:
         The token, and the fused probability of the noted one; in order.
     """
-    ids = torch.tensor([[*text.context, *text.tokens[:-1]]])
-    wanted = torch.arange(ids.shape[1])[None] >= len(text.context) - 1
-    device = fuser.ensemble.device
+    for here, logits, targets in chunks(fuser, text.context, text.tokens):
+        vectors = torch.tensor(text.vectors[here], device=targets.device)
+        chunk = _Chunk(fuser, logits, targets, vectors)
+        yield from zip(chunk.tokens(label), chunk.noted(text.noted[here]), strict=True)
+
+
+@torch.inference_mode()
+def chunks(
+    fuser: Fuser, context: Sequence[int], tokens: Sequence[int]
+) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
+    """Run a text through all sources, and give the logits that judge its tokens bit by bit.
+
+    Args:
+        fuser: The sources.
+        context: Tokens before the text, at least one.
+        tokens: The text's own.
+
+    Yields:
+        Which tokens, one ``[n, V]`` tensor of logits per source, and the tokens ``[n]``.
+    """
+    ids = torch.tensor([[*context, *tokens[:-1]]])
+    wanted = torch.arange(ids.shape[1])[None] >= len(context) - 1
     done = 0
     for _, _, hidden in feed(fuser.ensemble.open(1), ids, torch.ones_like(wanted), wanted):
         view = LogitView(fuser.ensemble, hidden)
         for where, logits in view.chunks():
-            count = where.stop - where.start
-            here = slice(done, done + count)
-            targets = torch.tensor(text.tokens[here], device=device)
-            vectors = torch.tensor([text.vector], device=device).expand(count, -1)
-            chunk = _Chunk(fuser, logits, targets, vectors)
-            view.check(chunk.finite(where, len(view)))
-            yield from zip(chunk.tokens(label), chunk.noted(text.noted[here]), strict=True)
-            done += count
+            view.check(_finite(logits, where, len(view)))
+            here = slice(done, done + where.stop - where.start)
+            yield here, logits, torch.tensor(tokens[here], device=fuser.ensemble.device)
+            done = here.stop
+
+
+def _finite(logits: Sequence[Tensor], where: slice, size: int) -> Tensor:
+    """``[size]`` whether the logits are numbers, for `LogitView.check`."""
+    finite = torch.ones(size, dtype=torch.bool)
+    finite[where] = torch.stack([z.isfinite().all(dim=1) for z in logits]).all(dim=0).cpu()
+    return finite
 
 
 def owner(contributions: Mapping[str, float]) -> str | None:
@@ -99,12 +121,6 @@ class _Chunk:
         # Where the mask leaves one token only, the runner-up is the best of those it removed.
         self.alone = lead.isneginf()  # [n]
         self.rival = torch.where(self.alone, _runner_up(self.bare, targets)[0], rival)
-
-    def finite(self, where: slice, size: int) -> Tensor:
-        """``[size]`` whether the fused logits are numbers, for `LogitView.check`."""
-        finite = torch.ones(size, dtype=torch.bool)
-        finite[where] = self.bare.isfinite().all(dim=1).cpu()
-        return finite
 
     def tokens(self, label: Callable[[int], str]) -> Iterator[Token]:
         """What is found out about each position."""

@@ -1,4 +1,4 @@
-"""`explain` and `explain_given`: a text by the ordinary way, then its numbers in one more pass.
+"""`explain`, `explain_given`, `explain_text`: the ordinary way, then the numbers in one more pass.
 
 The text is the one that generation or scoring gives; nothing is decoded differently in order to be
 explained. One pass over prompt and text then looks at all positions, and what it finds is compared
@@ -17,10 +17,13 @@ from tqdm import tqdm
 from trimix_lm_eval import decoding
 from trimix_lm_eval.drafting import Gain
 from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.explain import windows
 from trimix_lm_eval.explain.measure import Text, measure
 from trimix_lm_eval.explain.pieces import Pieces
 from trimix_lm_eval.explain.records import Candidate, Draft, Drafting, Explanation, Token
 from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.rolling import Window
+from trimix_lm_eval.scoring import Score
 from trimix_lm_eval.trimix import Generation, TriMix
 from trimix_lm_eval.weights import Weights
 
@@ -63,7 +66,8 @@ def explain(
 
     drafts = record.drafts[: len(tokens)]
     noted = [refused for _, refused in drafts]
-    found = _measured(model, job.prompt.ids, tokens, made.choice, noted, progress)
+    vectors = [_vector(model, made.choice)] * len(tokens)
+    found = _measured(model, [(job.prompt.ids, tuple(tokens))], vectors, noted, progress)
     explained = tuple(_drafted(*pair, *draft) for pair, draft in zip(found, drafts, strict=True))
     cut = len(model.codec.prompt(prompt).ids) - len(job.prompt.ids)
     notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
@@ -91,40 +95,66 @@ def explain_given(
         progress: Whether to show a bar.
 
     Raises:
-        TrimixError: A continuation is empty, or longer than the context length.
+        TrimixError: A continuation is empty.
     """
     encoded = [model.codec.pair(context, continuation) for context, continuation in pairs]
-    for (_, continuation), (_, target) in zip(pairs, encoded, strict=True):
-        if not target:
-            raise TrimixError("A continuation is empty: it has no tokens to explain.")
-        if len(target) > model.max_length:
-            raise TrimixError(
-                f"The continuation {continuation[:40]!r}… has {len(target)} tokens, more than the "
-                f"context length of {model.max_length}.",
-                "explain a part of it",
-            )
+    if not all(target for _, target in encoded):
+        raise TrimixError("A continuation is empty: it has no tokens to explain.")
     one_question = [0] * len(pairs)
     scored = model.iter_loglikelihood(pairs, [(point,)] * len(pairs), one_question)
     scores = {i: score for i, _, score in scored}
     explanations = []
     for i, (prompt, target) in enumerate(encoded):
-        cut = max(0, len(prompt.ids) + len(target) - 1 - model.max_length)
-        score, context = scores[i], prompt.ids[cut:]
-        none = [None] * len(target)
-        found = _measured(model, context, list(target), score.choice, none, progress)
-        explained = tuple(token for token, _ in found)
-        notes = _told(model, point, cut)
-        total, likelihood = _log_likelihood(explained), score.log_likelihood
-        if total is not None and abs(total - likelihood) > _ROUNDING * len(target):
-            notes.append(
-                f"Scoring gave the text a log-likelihood of {likelihood:.4f}, the single pass that "
-                f"these numbers come from {total:.4f}: rounding at these sources' precision."
-            )
-        known = likelihood if math.isfinite(likelihood) else None
-        context_text = pairs[i][0]
-        plain = _explanation(model, context_text, explained, score.choice, notes, known)
-        explanations.append(dataclasses.replace(plain, text=pairs[i][1]))
+        parts = windows.of_continuation(model, prompt.ids, target)
+        cut = len(prompt.ids) - len(parts[0][0]) if len(parts) == 1 else 0
+        notes = [*_told(model, point, cut), *windows.told(model, parts)]
+        vectors = [_vector(model, scores[i].choice)] * len(target)
+        found = _given(model, parts, vectors, scores[i], scores[i].choice, notes, progress)
+        explanations.append(dataclasses.replace(found, prompt=pairs[i][0], text=pairs[i][1]))
     return explanations
+
+
+def explain_text(model: TriMix, text: str, progress: bool = False) -> Explanation:
+    """Explain the tokens of a text without a prompt, as rolling log-likelihood scores it.
+
+    Args:
+        model: The sources and the policy.
+        text: The text.
+        progress: Whether to show a bar.
+
+    Raises:
+        TrimixError: The text is empty, or the policy's weights are not known at each token.
+    """
+    parts = windows.of_text(model, text)
+    (score,) = model.loglikelihood_rolling([text])
+    vectors, choice = windows.weights(model, parts, score.choice)
+    notes = windows.told(model, parts)
+    if choice is None and model.fuser.recipes[0].policy.scope != "token":
+        notes.append("There is no prompt: each token has the weights that suit those before it.")
+    found = _given(model, parts, vectors, score, choice, notes, progress)
+    return dataclasses.replace(found, text=text)
+
+
+def _given(
+    model: TriMix,
+    parts: Sequence[Window],
+    vectors: Sequence[Sequence[float]],
+    score: Score,
+    choice: Choice | None,
+    notes: list[str],
+    progress: bool,
+) -> Explanation:
+    """Explain the tokens of windows, and compare them with what scoring said."""
+    found = _measured(model, parts, vectors, [None] * len(vectors), progress)
+    explained = tuple(token for token, _ in found)
+    total, likelihood = _log_likelihood(explained), score.log_likelihood
+    if total is not None and abs(total - likelihood) > _ROUNDING * len(vectors):
+        notes.append(
+            f"Scoring gave the text a log-likelihood of {likelihood:.4f}, the single pass that "
+            f"these numbers come from {total:.4f}: rounding at these sources' precision."
+        )
+    known = likelihood if math.isfinite(likelihood) else None
+    return _explanation(model, "", explained, choice, notes, known)
 
 
 class _Record:
@@ -161,23 +191,31 @@ class _Record:
         return Drafting(tried, stood, len(drafts) - stood)
 
 
+def _vector(model: TriMix, choice: Choice | None) -> list[float]:
+    """One weight per source; of a policy per token none is known beforehand."""
+    return model.fuser.vector(None if model.fuser.recipes[0].policy.scope == "token" else choice)
+
+
 def _measured(
     model: TriMix,
-    context: Sequence[int],
-    tokens: Sequence[int],
-    choice: Choice | None,
+    parts: Sequence[Window],
+    vectors: Sequence[Sequence[float]],
     noted: Sequence[int | None],
     progress: bool,
 ) -> list[tuple[Token, Candidate | None]]:
     """Each token with its numbers, and the noted token of its position."""
-    fuser, label = model.fuser, Pieces(model.tokenizer).label
-    vector = fuser.vector(None if fuser.recipes[0].policy.scope == "token" else choice)
-    found = measure(fuser, Text(context, tokens, vector, noted), label)
-    bar = tqdm(found, total=len(tokens), desc="explain", disable=not progress)
-    return [
-        (token, None if other is None or p is None else Candidate(other, label(other), p))
-        for (token, p), other in zip(bar, noted, strict=True)
-    ]
+    label = Pieces(model.tokenizer).label
+    made: list[tuple[Token, Candidate | None]] = []
+    with tqdm(total=len(vectors), desc="explain", disable=not progress) as bar:
+        for context, tokens in parts:
+            here = slice(len(made), len(made) + len(tokens))
+            text = Text(context, tokens, vectors[here], noted[here])
+            for token, p in measure(model.fuser, text, label):
+                other = noted[len(made)]
+                known = None if other is None or p is None else Candidate(other, label(other), p)
+                made.append((token, known))
+                bar.update()
+    return made
 
 
 def _drafted(token: Token, other: Candidate | None, stood: bool, refused: int | None) -> Token:

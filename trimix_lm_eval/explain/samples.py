@@ -28,9 +28,10 @@ class Sample(NamedTuple):
         doc: ``doc_id``.
         target: The right answer, as it was logged.
         pairs: (context, continuation) of its options; for generation one context and no
-            continuation.
+            continuation, for the likelihood of a whole text no context.
         kwargs: ``generation_kwargs``; None where nothing is generated.
         response: What the model wrote; None where nothing is generated.
+        whole: Whether the texts of `pairs` have no prompt at all, as of rolling log-likelihood.
     """
 
     task: str
@@ -39,6 +40,7 @@ class Sample(NamedTuple):
     pairs: list[tuple[str, str]]
     kwargs: dict[str, Any] | None
     response: str | None
+    whole: bool = False
 
 
 def read_sample(path: Path, doc: int) -> Sample:
@@ -68,8 +70,7 @@ def read_run(path: Path) -> results.Run | None:
 
 def point_of(run: results.Run, task: str) -> Weights | None:
     """The point that a run chose for a whole task; None if it chose otherwise."""
-    label = (run.trimix.get("task_points") or {}).get(task)
-    return Weights(*map(float, label.split(":"))) if isinstance(label, str) else None
+    return run.task_points.get(task)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -87,7 +88,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             f"{path} cannot be read: {error.strerror or error}.",
             "name a samples_….jsonl of a run with --log_samples",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrimixError(
             f"{path} holds no samples: {error}",
             "name a samples_….jsonl of a run with --log_samples",
@@ -120,11 +121,8 @@ def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:
     if options and all(len(request) == 2 for request in requests):
         pairs = [(str(context), str(continuation)) for context, continuation in requests]
         return Sample(task, doc, target, pairs, None, None)
-    raise TrimixError(
-        f"{task} asks for the likelihood of whole texts: there is no prompt whose continuation "
-        "could be explained.",
-        "name a task that generates, or compares continuations",
-    )
+    texts = [("", str(request[0])) for request in requests]
+    return Sample(task, doc, target, texts, None, None, whole=True)
 
 
 def _in_order(arguments: Any) -> list[Any]:

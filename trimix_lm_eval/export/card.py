@@ -95,7 +95,7 @@ def _body(
         runs=recipes,
         weights={path: _weights(run) for path, run in recipes.items()},
         data=_data(runs),
-        truncated=sum(int(run.trimix.get("truncated_requests") or 0) for run in runs),
+        truncated=sum(run.truncated for run in runs),
         version=runs[0].trimix.get("version") or __version__,
         lm_eval=", ".join(sorted({row.lm_eval for row in rows if row.lm_eval})),
         transformers=", ".join(sorted({str(run.raw.get("transformers_version")) for run in runs})),
@@ -107,9 +107,11 @@ def _weights(run: Run) -> str:
     if run.weights is not None:
         by = ", ".join(f"{role} {w:g}" for role, w in run.weights.by_source().items() if w)
         return f"One point for all documents, given beforehand: {by}."
-    chosen = run.trimix.get("weights_chosen") or {}
     parts = []
-    for task, counts in chosen.items():
+    for task in run.scores:
+        counts = run.chosen(task)
+        if not counts:
+            continue
         most = sorted(counts.items(), key=lambda item: -item[1])[:3]
         shown = ", ".join(f"{label} ({count})" for label, count in most)
         parts.append(f"{task}: {shown}{', …' if len(counts) > 3 else ''}")
@@ -121,7 +123,7 @@ def _data(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
     """The benchmarks' files with their digests; of local ones not where they lay."""
     found = {}
     for run in runs:
-        for name, file in (run.trimix.get("data") or {}).items():
+        for name, file in run.data.items():
             place, at, rest = str(file.get("from") or "").partition("@")
             commit = rest.partition("/")[0]
             where = f"{place}@{commit}" if at and is_hub_id(place) else "a local copy"

@@ -84,7 +84,8 @@ def notes(row: Row) -> str:
     metric = row.metric if row.filter == "none" else f"{row.metric} ({row.filter})"
     error = "" if row.stderr is None else f", standard error {row.stderr:.4g}"
     sources = ", ".join(f"{role}={name}@{short(at)}" for role, name, at in row.sources())
+    shots = "shots of each task" if row.shots is None else f"{row.shots}-shot"
     return (
-        f"{metric}, n={row.n}{error}, {row.shots}-shot; TriMix logit fusion, {row.setting}, "
+        f"{metric}, n={row.n}{error}, {shots}; TriMix logit fusion, {row.setting}, "
         f"of {sources}; lm-eval {row.lm_eval}"
     )

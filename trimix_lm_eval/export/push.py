@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.errors import TrimixError
@@ -15,7 +16,9 @@ from trimix_lm_eval.export import model_index
 from trimix_lm_eval.export.origins import is_hub_id
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import EvalResult, HfApi
+
+README = "README.md"
 
 
 def ready(repo: str) -> None:
@@ -51,21 +54,71 @@ def push(files: Mapping[str, str], repo: str, *, yes: bool, pull_request: bool) 
     Raises:
         TrimixError: The user said no, or the Hub did.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
     with _explained(repo):
-        there = {sibling.rfilename for sibling in api.model_info(repo).siblings or ()}
+        found = api.model_info(repo)
+        there = {sibling.rfilename for sibling in found.siblings or ()}
+        old, replaced = "", 0
+        if model_index.NAME in files:
+            old = _readme(api, repo, found.sha) if README in there else ""
+            text, replaced = _merged(old, files[model_index.NAME], repo)
+            files = {README: text}
     print(f"To {api.endpoint}/{repo}{', as a pull request' if pull_request else ''}:")
     for path, text in files.items():
-        target = "README.md" if path == model_index.NAME else path
-        what = "metadata of " if path == model_index.NAME else ""
-        state = "changes" if what and target in there else "replaces" if target in there else "new"
-        print(f"  {what}{target} ({len(text.encode())} bytes, {state})")
+        state = "replaces" if path in there else "new"
+        if path == README and old:
+            state = f"metadata only; {replaced} of its results are replaced"
+        print(f"  {path} ({len(text.encode())} bytes, {state})")
     if not yes:
         _ask()
     with _explained(repo):
-        return _upload(api, files, repo, pull_request)
+        done = api.create_commit(
+            repo,
+            [CommitOperationAdd(path, text.encode()) for path, text in files.items()],
+            commit_message="Add evaluation results of TriMix",
+            create_pr=pull_request,
+            # Of a README that somebody has changed meanwhile nothing is lost.
+            parent_commit=found.sha,
+        )
+    return str(done.pr_url or done.commit_url)
+
+
+def _readme(api: HfApi, repo: str, commit: str | None) -> str:
+    """The README as it is at a commit; one that cannot be had is an error, and not an empty one."""
+    return Path(api.hf_hub_download(repo, README, revision=commit)).read_text(encoding="utf-8")
+
+
+def _merged(readme: str, index: str, repo: str) -> tuple[str, int]:
+    """A README with our results in its metadata, and how many of its own they replace.
+
+    huggingface_hub's `metadata_update` is not used: it takes a README that it cannot fetch for
+    none, and writes a template over it; and of two numbers of one metric it keeps both.
+    """
+    import yaml
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    try:
+        card: Any = ModelCard(readme)
+        before = list(card.data.eval_results or [])
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise _failed(
+            f"the metadata of {repo}'s README.md cannot be read: {_first(error)}",
+            "mend them there first",
+        ) from error
+    name, ours = model_index_to_eval_results(yaml.safe_load(index)["model-index"])
+    mine = {_identity(result) for result in ours}
+    kept = [result for result in before if _identity(result) not in mine]
+    card.data.model_name = card.data.model_name or name
+    card.data.eval_results = [*kept, *ours]
+    return str(card), len(before) - len(kept)
+
+
+def _identity(result: EvalResult) -> tuple[Any, ...]:
+    """What a number is of."""
+    return (*result.unique_identifier, result.metric_type, result.metric_name)
 
 
 def _ask() -> None:
@@ -77,24 +130,6 @@ def _ask() -> None:
         ) from error
     if answer.strip().casefold() not in ("y", "yes"):
         raise TrimixError("Nothing was uploaded, as you said.")
-
-
-def _upload(api: HfApi, files: Mapping[str, str], repo: str, pull_request: bool) -> str:
-    from huggingface_hub import CommitOperationAdd, metadata_update
-
-    message = "Add evaluation results of TriMix"
-    if model_index.NAME in files:
-        import yaml
-
-        told: dict[str, Any] = yaml.safe_load(files[model_index.NAME])
-        return metadata_update(repo, told, commit_message=message, create_pr=pull_request)
-    done = api.create_commit(
-        repo,
-        [CommitOperationAdd(path, text.encode()) for path, text in files.items()],
-        commit_message=message,
-        create_pr=pull_request,
-    )
-    return str(done.pr_url or done.commit_url)
 
 
 @contextmanager

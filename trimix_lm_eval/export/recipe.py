@@ -11,7 +11,7 @@ from typing import Any
 from trimix_lm_eval.export.benchmarks import benchmark
 from trimix_lm_eval.export.origins import local_name, sources_of
 from trimix_lm_eval.results import Run
-from trimix_lm_eval.weights import PAPER_GRID, Weights
+from trimix_lm_eval.weights import PAPER_GRID
 
 #: Arguments that change no number but name places on the machine.
 _PRIVATE = ("weights_log", "token", "cache_dir")
@@ -30,7 +30,7 @@ def config(run: Run) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model": "trimix",
         "model_args": arguments(run),
-        "tasks": list(run.scores),
+        "tasks": asked(run),
     }
     shots = {benchmark(run, task).shots for task in run.scores}
     if len(shots) == 1:
@@ -40,6 +40,12 @@ def config(run: Run) -> dict[str, Any]:
     if all(isinstance(run.config.get(name), int) for name in _SEEDS):
         made["seed"] = [run.config[name] for name in _SEEDS]
     return {**made, "output_path": "results", "log_samples": True}
+
+
+def asked(run: Run) -> list[str]:
+    """What to give to ``--tasks``: groups, and the tasks that are in none of these."""
+    below = {name for group in run.groups for name in run.below(group)}
+    return [name for name in (*run.groups, *run.scores) if name not in below]
 
 
 def text(run: Run) -> str:
@@ -60,10 +66,7 @@ def text(run: Run) -> str:
 
 def arguments(run: Run) -> dict[str, Any]:
     """``model_args``: as given, with policy, seed and revisions as recorded."""
-    given = run.config.get("model_args") or {}
-    if isinstance(given, str):
-        given = dict(part.partition("=")[::2] for part in given.split(",") if part)
-    args = {key: _public(value) for key, value in given.items() if key not in _PRIVATE}
+    args = {key: _public(v) for key, v in run.model_args.items() if key not in _PRIVATE}
     # `large_ins` is another name of `pretrained`; a file with both would contradict itself.
     large = args.pop("large_ins", None)
     if large is not None:
@@ -71,7 +74,7 @@ def arguments(run: Run) -> dict[str, Any]:
     _set(args, "policy", run.trimix["policy"]["name"])
     for option, value in run.trimix["policy"].items():
         if option != "name":
-            _set(args, option, _grid(value) if option == "grid" else value)
+            _set(args, option, _grid(run) if option == "grid" else value)
     for option in ("plausibility", "plausibility_source", "seed"):
         if option in run.trimix:
             _set(args, option, run.trimix[option])
@@ -89,12 +92,9 @@ def _set(args: dict[str, Any], name: str, value: Any) -> None:
         args[name] = value
 
 
-def _grid(points: Any) -> str:
-    """A recorded grid as an argument."""
-    if isinstance(points, str):
-        return points
-    weights = [Weights(*point) for point in points]
-    return "paper" if weights == list(PAPER_GRID) else ";".join(w.label() for w in weights)
+def _grid(run: Run) -> str:
+    """The recorded grid as an argument."""
+    return "paper" if run.grid == list(PAPER_GRID) else ";".join(w.label() for w in run.grid)
 
 
 def _public(value: Any) -> Any:

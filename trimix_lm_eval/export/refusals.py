@@ -3,8 +3,8 @@
 The rules are the same for every format, and all reasons of all files are told at once:
 
 * all documents of every task, under the published protocol;
-* nothing chosen by its score on the test split: no upper bound, and no point of a sweep's grid,
-  for a reader cannot tell the one that was picked before from the best of 36;
+* nothing chosen by its score on the test split: no upper bound, and no point of a grid, be it a
+  sweep's or run after run, for a reader cannot tell the one picked before from the best of 36;
 * every source that the numbers depend on at a known commit, or with a digest of its files;
 * a run of ours, in a file that can be read.
 """
@@ -17,10 +17,14 @@ from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.export.benchmarks import benchmark
 from trimix_lm_eval.export.origins import relative, sources_of, used
 from trimix_lm_eval.results import NAMED, Problem, Run
+from trimix_lm_eval.weights import Weights
 
 #: Policies that see no answer of the test split (see each one's docstring in `policies.py`). A new
 #: one belongs here once its docstring says when it is honest.
 HONEST = {"fixed", "ppl", "ppl_task", "ppl_answer", "ent", "gate", *NAMED.values()}
+
+#: So many points of the same models are a grid.
+_GRID = 4
 
 #: What a result that was chosen by its score is called.
 _ORACLES = ("upper bound", "oracle")
@@ -38,8 +42,7 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
     """
     refused = [(problem.path, [problem.what]) for problem in problems]
     passed = []
-    for run in runs:
-        why = reasons(run)
+    for run, why in judged(runs):
         if why:
             refused.append((run.path, why))
         else:
@@ -62,8 +65,35 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
         )
 
 
+def judged(runs: Sequence[Run]) -> list[tuple[Run, list[str]]]:
+    """Of each run why it must not be submitted beside the others; empty if it may."""
+    found = [(run, reasons(run)) for run in runs]
+    fixed = [(run, why) for run, why in found if not why and run.policy == "fixed"]
+    tried: dict[tuple[str, ...], set[Weights | None]] = {}
+    for run, _ in fixed:
+        for subject in _subjects(run):
+            tried.setdefault(subject, set()).add(run.weights)
+    for run, why in fixed:
+        points = max(len(tried[subject]) for subject in _subjects(run))
+        if points >= _GRID:
+            why.append(
+                f"the point {run.label.removeprefix('fixed ')} is one of {points} of the same "
+                "models that are given: a grid, and picking a point of it by its score is tuning "
+                "on the test split"
+            )
+    return found
+
+
+def _subjects(run: Run) -> Iterator[tuple[str, ...]]:
+    """Of which models, and on which task, a run tries its point."""
+    sources = sources_of(run).items()  # small_base is not there where its weight is 0
+    models = [f"{it.name}@{it.revision}" for role, it in sources if role != "small_base"]
+    for task in run.scores:
+        yield (*models, task)
+
+
 def reasons(run: Run) -> list[str]:
-    """Why a run must not be submitted; empty if it may."""
+    """Why a run by itself must not be submitted; empty if it may."""
     if not run.trimix:
         return [f"not a run of TriMix: model {run.config.get('model')!r}"]
     sources = run.trimix.get("sources")
@@ -124,6 +154,7 @@ def _unfinished(run: Run) -> Iterator[str]:
         yield f"limited to a part of the documents (--limit {run.config['limit']})"
     if run.config.get("samples"):
         yield "limited to chosen documents (--samples)"
+    yield from run.lost
     for task, scores in run.scores.items():
         for deviation in run.deviations(task):
             yield f"{task}: {deviation}, which is not the published protocol"

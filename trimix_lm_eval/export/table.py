@@ -1,4 +1,4 @@
-"""Results as plain rows, one for each task and metric: the CSV, and what all other formats say.
+"""Results as plain rows, one for each number of a task or group: the CSV, and what all formats say.
 
 The CSV is complete: the leaderboard is built from it, and reading it back gives the same rows.
 """
@@ -25,13 +25,13 @@ class Row:
     """One number and what it depends on.
 
     Attributes:
-        task: lm-eval's name of the task.
+        task: lm-eval's name of the task or group.
         version: Of the task.
-        language: In English; empty if unknown.
+        language: In English; empty if unknown, ``several`` of a group.
         dataset: Id on the Hub; empty if it is not there.
         dataset_revision: Commit; empty if the results do not tell.
         split: Whose documents were scored.
-        shots: Exemplars in each prompt.
+        shots: Exemplars in each prompt; None of a group whose tasks differ.
         metric: The metric.
         filter: lm-eval's, mostly ``none``.
         main: Whether this is the number that the task is known by.
@@ -57,7 +57,7 @@ class Row:
     dataset: str
     dataset_revision: str
     split: str
-    shots: int
+    shots: int | None
     metric: str
     filter: str
     main: bool
@@ -94,7 +94,12 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
     """All numbers of all runs, in the order of the files."""
-    return [_row(run, s) for run in runs for scores in run.scores.values() for s in scores]
+    return [
+        _row(run, score)
+        for run in runs
+        for scores in (*run.groups.values(), *run.scores.values())
+        for score in scores
+    ]
 
 
 def _row(run: Run, score: Score) -> Row:
@@ -185,7 +190,7 @@ def _parse(line: list[str]) -> Row:
         if name not in ("shots", "n", "main", "higher_is_better", "value", "stderr")
     }
     return Row(
-        shots=int(told["shots"]),
+        shots=int(told["shots"]) if told["shots"] else None,
         n=int(told["n"]),
         main=_truth(told["main"]),
         higher_is_better=_truth(told["higher_is_better"]),

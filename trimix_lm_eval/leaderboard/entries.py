@@ -45,8 +45,7 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
     places = sorted(folder.rglob("results*.json"))
     runs, problems = read(places)
     left_out += problems
-    for run in runs:
-        why = refusals.reasons(run)
+    for run, why in refusals.judged(runs):
         if why:
             left_out.append(Problem(run.path, "; ".join(why)))
         else:

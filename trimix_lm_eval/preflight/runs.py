@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval import policies, settings
-from trimix_lm_eval.catalog import read_all, tasks_of
+from trimix_lm_eval.catalog import shipped, tasks_of
 from trimix_lm_eval.errors import TrimixError, unknown
-from trimix_lm_eval.paths import tasks_dir
 from trimix_lm_eval.preflight.report import check
 from trimix_lm_eval.settings import Settings
 from trimix_lm_eval.tasklib.reach import reach
@@ -212,7 +211,7 @@ def _metadata(run: dict[str, Any]) -> dict[str, Any]:
 
 def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
     """Check that the data of those tasks that are ours can be had; say where it is."""
-    configs = _shipped()
+    configs = shipped()
     places: set[str] = set()
     named_by: dict[str, str] = {}
     for name in names:
@@ -227,12 +226,6 @@ def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
             if "dataset_path" in config:
                 places.add(f"{config['dataset_path']} ({reach(config, metadata)})")
     return [f"data: {', '.join(sorted(places))}"] if places else []
-
-
-@functools.cache
-def _shipped() -> dict[str, Any]:
-    """The package's own tasks, read once: they are hundreds of files."""
-    return read_all(tasks_dir())
 
 
 def _nearest(name: str, accepted: list[str]) -> str:

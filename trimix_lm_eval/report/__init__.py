@@ -3,7 +3,9 @@
 systems.py     runs of the same models, one row for each way to weight them
 layout.py      which tasks stand side by side, and which may be averaged
 statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model
-tables.py  plane.py  paper.py           tables and oracles; alpha and beta; published numbers
+table.py  tables.py  groups.py          tables, and those of lm-eval's own groups
+oracles.py                              the upper bounds in tables
+plane.py   paper.py                     alpha and beta; published numbers
 model.py       all of it together
 numbers.py  pictures.py  frames.py  views.py  page.py   rounded, drawn, as CSV, as words
 """
@@ -13,10 +15,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.results import Problem, read
+
+if TYPE_CHECKING:
+    from trimix_lm_eval.report.model import Report
 
 #: Tells a folder that an earlier report wrote from one that holds something else.
 _MARK = "report.html"
@@ -28,7 +33,7 @@ class Written(NamedTuple):
     Attributes:
         files: In order.
         runs: How many results files it is made from.
-        problems: Files that it could not use.
+        problems: Files that it could not use, or not all of.
         superseded: Numbers that newer runs replaced.
     """
 
@@ -47,15 +52,11 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
         force: Write into a folder that holds other files, too.
 
     Raises:
-        TrimixError: No file is usable, a library is missing, or the folder holds something else.
+        TrimixError: No file is usable, a library is missing, or the folder holds something else
+            or cannot be written to.
     """
     _need("matplotlib", "pandas", "scipy")
-    if output.exists() and not output.is_dir():
-        raise TrimixError(f"{output} is a file.", "name a folder with --output")
-    if output.is_dir() and any(output.iterdir()) and not ((output / _MARK).is_file() or force):
-        raise TrimixError(
-            f"{output} holds files, but no report.", "name another folder, or add --force"
-        )
+    _check(output, force)
     runs, problems = read(places)
     if not runs:
         lines = [f"{p.path} {p.what}" for p in problems] or ["no files were named"]
@@ -63,33 +64,61 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
             "None of the files can be reported on:\n  " + "\n  ".join(lines),
             "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
         )
-    from trimix_lm_eval.report.frames import frames
+    lossy = [run for run in runs if run.lost]
+    problems += [Problem(run.path, f"is used but for {'; '.join(run.lost)}") for run in lossy]
     from trimix_lm_eval.report.model import assemble
-    from trimix_lm_eval.report.page import picture_name, render
 
     report = assemble(runs, problems)
-    names: dict[str, str] = {}
-    files: list[tuple[Path, bytes]] = []
-    for number, part in enumerate(report.parts, 1):
-        for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1):
-            for picture in drawn:
-                name = picture_name(number, place, plane.task, picture.kind)
-                names[name] = f"pictures/{name}"
-                files.append((output / "pictures" / name, picture.png))
-    for name, frame in frames(report).items():
-        files.append((output / f"{name}.csv", _bytes(frame.to_csv(index=False))))
-    files.append((output / "report.md", _bytes(render(report, "page.md.j2", names))))
-    files.append((output / _MARK, _bytes(render(report, "page.html.j2"))))
-    _replace(output, files)
+    files = [(output / name, content) for name, content in _contents(report).items()]
+    try:
+        _replace(output, files)
+    except OSError as error:
+        raise TrimixError(
+            f"The report cannot be written to {output}: {error.strerror or error}.",
+            "name another folder with --output",
+        ) from error
     superseded = sum(len(part.system.superseded) for part in report.parts)
     return Written([path for path, _ in files], len(runs), problems, superseded)
+
+
+def _check(output: Path, force: bool) -> None:
+    """See that no files of somebody's are mixed with a report, before anything is read."""
+    if output.exists() and not output.is_dir():
+        raise TrimixError(f"{output} is a file.", "name a folder with --output")
+    if output.is_dir() and any(output.iterdir()) and not ((output / _MARK).is_file() or force):
+        raise TrimixError(
+            f"{output} holds files, but no report.", "name another folder, or add --force"
+        )
+
+
+def _contents(report: Report) -> dict[str, bytes]:
+    """All files of a report by their names in its folder; the page last, which marks it whole."""
+    from trimix_lm_eval.report.frames import frames
+    from trimix_lm_eval.report.page import picture_name, render
+
+    pictures = {
+        picture_name(number, place, plane.task, picture.kind): picture.png
+        for number, part in enumerate(report.parts, 1)
+        for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
+        for picture in drawn
+    }
+    places = {name: f"pictures/{name}" for name in pictures}
+    return {
+        **{places[name]: png for name, png in pictures.items()},
+        **{
+            f"{name}.csv": _bytes(frame.to_csv(index=False))
+            for name, frame in frames(report).items()
+        },
+        "report.md": _bytes(render(report, "page.md.j2", places)),
+        _MARK: _bytes(render(report, "page.html.j2")),
+    }
 
 
 def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
     """The command: write a report, and say what was written and what could not be used."""
     written = write(places, output, force)
     for problem in written.problems:
-        print(f"not used: {problem.path} {problem.what}")
+        print(f"problem: {problem.path} {problem.what}")
     if written.superseded:
         print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
     pictures = [path for path in written.files if path.suffix == ".png"]

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 RESAMPLES = 10_000
 SEED = 1234
 
+#: On fewer documents nothing is tested: resamples of one document that only one row gets right
+#: never contradict it, and p would be as small as of a thousand such documents.
+LEAST = 20
+
 #: Draws times documents that are held at once: some tens of megabytes.
 _CHUNK = 4_000_000
 

@@ -76,7 +76,7 @@ class Cell:
 
 
 def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
-    """A run's number of a task, not yet resampled; None if it has no such number."""
+    """A run's number of a task or group, not yet resampled; None if it has no such number."""
     score = score_of(run, task, metric, filter_name)
     if score is None:
         return None
@@ -94,8 +94,8 @@ def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
 
 
 def score_of(run: Run, task: str, metric: str, filter_name: str) -> Score | None:
-    """The score under a metric and filter."""
-    scores = run.scores.get(task, [])
+    """The score of a task or group under a metric and filter."""
+    scores = run.scores.get(task) or run.groups.get(task, [])
     return next((s for s in scores if (s.metric, s.filter) == (metric, filter_name)), None)
 
 
@@ -160,20 +160,23 @@ def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
 def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -> Cell:
     if isinstance(found, str) or draws is None:
         return replace(cell, resampled=str(found))
-    cell = replace(cell, documents=found.documents, resampled=draws)
     if cell.stderr is None and len(found.documents) > 1:
         cell = replace(cell, stderr=float(draws.std(ddof=1)), stderr_from="bootstrap")
-    return cell
+    if len(found.documents) < bootstrap.LEAST:
+        return replace(cell, resampled=f"not tested: fewer than {bootstrap.LEAST} documents")
+    return replace(cell, documents=found.documents, resampled=draws)
 
 
 def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:
-    """Compare each cell of a column with the best single model on as many documents."""
+    """Compare each cell of a column with the best single model on as many documents, run alike."""
     singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
     judged: list[Cell | None] = []
     for row, cell in rows:
-        fitting = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
+        seen = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
+        fitting = [(r, c) for r, c in seen if cell is not None and c.reasons == cell.reasons]
         if cell is None or not fitting:
-            judged.append(cell and replace(cell, why_not="no single model on these documents"))
+            lacking = "under the same protocol" if seen else "on these documents"
+            judged.append(cell and replace(cell, why_not=f"no single model {lacking}"))
             continue
         best, its = max(fitting, key=lambda pair: pair[1].goodness)
         if best is row:

@@ -54,8 +54,8 @@ def _scores(part: Part) -> Iterator[Line]:
                     "value": cell.value,
                     "stderr": cell.stderr,
                     "stderr_from": cell.stderr_from,
-                    "n": sum(cell.n),
-                    "of": sum(cell.of),
+                    "n": sum(cell.n) or None,
+                    "of": sum(cell.of) or None,
                     "point": point_of(cell),
                     "reference": cell.reference.key if cell.reference else None,
                     "delta": cell.delta,
@@ -64,7 +64,7 @@ def _scores(part: Part) -> Iterator[Line]:
                     "p": test.p if test else None,
                     "significance": cell.why_not or ("reference" if cell.is_reference else ""),
                     "not_comparable": "; ".join(cell.reasons),
-                    "files": " ".join(str(run.path) for run in cell.runs),
+                    "files": "; ".join(str(run.path) for run in cell.runs),
                 }
 
 
@@ -85,7 +85,7 @@ def _points(part: Part) -> Iterator[Line]:
                 "beta": weights.beta,
                 "gamma": weights.alpha if weights.gamma is None else weights.gamma,
                 "value": cell.value,
-                "n": cell.n[0],
+                "n": cell.n[0] or None,
                 "prompt_nll": nll,
                 "oracle": weights == plane.oracle,
                 "not_comparable": "; ".join(cell.reasons),
@@ -134,7 +134,7 @@ def _published(part: Part) -> Iterator[Line]:
             "difference": it.ours - it.published,
             "note": it.note,
             "citation": it.citation,
-            "files": " ".join(str(run.path) for run in it.cell.runs),
+            "files": "; ".join(str(run.path) for run in it.cell.runs),
         }
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from os.path import commonprefix
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from trimix_lm_eval.catalog import read_all
-from trimix_lm_eval.paths import tasks_dir
+from trimix_lm_eval.catalog import shipped
 
 
 class Mean(NamedTuple):
@@ -100,14 +99,14 @@ def across(tables: Sequence[Layout]) -> list[Across]:
 
 def language(task: str) -> str:
     """The language code of one of our tasks; empty for others."""
-    select = ((_shipped().get(task) or {}).get("dataset_kwargs") or {}).get("select") or {}
+    select = ((shipped().get(task) or {}).get("dataset_kwargs") or {}).get("select") or {}
     return str(select.get("language") or "")
 
 
 def _place(name: str) -> tuple[bool, str, int, str]:
     """Tables of our own groups first, as the group above them lists them (bo, ug, kk, mn)."""
     parent = _home(name)
-    return name not in _shipped(), parent, _members(parent).index(name) if parent else 0, name
+    return name not in shipped(), parent, _members(parent).index(name) if parent else 0, name
 
 
 def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
@@ -140,8 +139,8 @@ def _table(task: str, present: frozenset[str], groups: Mapping[str, Sequence[str
     table = _home(column) if column else ""
     if table and any(present.issuperset(below) for _, below in _columns(table)[:-1]):
         return table
-    if table or task in _shipped():
-        tag = (_shipped().get(task) or {}).get("tag")
+    if table or task in shipped():
+        tag = (shipped().get(task) or {}).get("tag")
         return tag if isinstance(tag, str) else column or task
     holding = [group for group, members in groups.items() if task in members]
     return min(holding, key=lambda group: (len(groups[group]), group)) if holding else task
@@ -153,7 +152,7 @@ def _columns(table: str) -> list[tuple[str, list[str]]]:
     found = []
     for member in _members(table):
         before, title = _alias(member)
-        if "group" in _shipped().get(member, {}):
+        if "group" in shipped().get(member, {}):
             found.append((title if before == prefix else f"{before} {title}", leaves(member)))
     return [*found, ("Avg", leaves(table))] if found else []
 
@@ -168,13 +167,13 @@ def _title(name: str) -> str:
 
 def _alias(group: str) -> tuple[str, str]:
     """``bo: MC`` as ``("bo", "MC")``."""
-    alias = str((_shipped().get(group) or {}).get("group_alias") or group)
+    alias = str((shipped().get(group) or {}).get("group_alias") or group)
     before, _, after = alias.partition(": ")
     return before, after
 
 
 def _members(group: str) -> list[str]:
-    members = (_shipped().get(group) or {}).get("task")
+    members = (shipped().get(group) or {}).get("task")
     return [str(member) for member in members] if isinstance(members, list) else []
 
 
@@ -194,11 +193,5 @@ def leaves(group: str) -> list[str]:
 @cache
 def _home(name: str) -> str:
     """The smallest group that lists a task or group; empty if none does."""
-    holding = [group for group in _shipped() if name in _members(group)]
+    holding = [group for group in shipped() if name in _members(group)]
     return min(holding, key=lambda group: (len(leaves(group)), group)) if holding else ""
-
-
-@cache
-def _shipped() -> dict[str, dict[str, Any]]:
-    """Our own tasks and groups."""
-    return read_all(tasks_dir())

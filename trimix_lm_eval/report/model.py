@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,7 +12,8 @@ from trimix_lm_eval.report.paper import Published, published
 from trimix_lm_eval.report.pictures import Picture, pictures
 from trimix_lm_eval.report.plane import Gap, Plane, gaps, planes
 from trimix_lm_eval.report.systems import SINGLE, System, systems
-from trimix_lm_eval.report.tables import Table, tables
+from trimix_lm_eval.report.table import Table
+from trimix_lm_eval.report.tables import tables
 from trimix_lm_eval.results import Problem, Run
 
 
@@ -64,17 +66,19 @@ def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> Report:
         runs: From `results.read`, oldest first.
         problems: Files that could not be used.
     """
-    return Report([_part(system) for system in systems(runs)], list(runs), list(problems))
+    found = systems(runs)
+    parts = [_part(it, title) for it, title in zip(found, titles(found), strict=True)]
+    return Report(parts, list(runs), list(problems))
 
 
-def _part(system: System) -> Part:
+def _part(system: System, title: str) -> Part:
     made = tables(system)
     found = planes(system, made)
     drawn = [
         list(pictures(plane)) for plane in tqdm(found, desc="drawing", unit="task", leave=False)
     ]
     return Part(
-        _title(system),
+        title,
         system,
         made,
         found,
@@ -84,10 +88,38 @@ def _part(system: System) -> Part:
     )
 
 
+def titles(found: Sequence[System]) -> list[str]:
+    """What to call each system: its models, and in what it differs from others of that name."""
+    names = [_title(system) for system in found]
+    made = []
+    for system, name in zip(found, names, strict=True):
+        alike = [other for other, its in zip(found, names, strict=True) if its == name]
+        told = [tell for tell in (_precision, _version) if len(set(map(tell, alike))) == len(alike)]
+        tell = told[0] if told else lambda it, alike=alike: str(1 + alike.index(it))
+        made.append(f"{name} ({tell(system)})" if len(alike) > 1 else name)
+    return made
+
+
+def _precision(system: System) -> str:
+    """How its models were loaded."""
+    return _of_sources(system, lambda it: it.get("quantization") or it.get("dtype"))
+
+
+def _version(system: System) -> str:
+    """Which files its models are, in short."""
+    return _of_sources(system, lambda it: str(it.get("commit") or it.get("digest"))[:7])
+
+
+def _of_sources(system: System, tell: Callable[[dict[str, Any]], Any]) -> str:
+    found = [str(tell(source)) for run in system.runs for source in run.sources.values()]
+    return ", ".join(dict.fromkeys(found))
+
+
 def _title(system: System) -> str:
     """The last parts of the models' names."""
-    names = [
-        " / ".join(path.rstrip("/").rsplit("/", 1)[-1] for path in system.paths(role))
-        for role in SINGLE
-    ]
-    return " + ".join(name for name in names if name) or "Other models"
+    names = []
+    for role in SINGLE:
+        # The same files may have lain in several folders.
+        last = dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in system.paths(role))
+        names += [" / ".join(last)] if last else []
+    return " + ".join(names) or "Other models"

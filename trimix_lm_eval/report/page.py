@@ -71,6 +71,7 @@ def _report(report: Report) -> View:
         "citations": [" ".join(text.split()) for text in citations().values()],
         "resamples": f"{bootstrap.RESAMPLES:,}",
         "seed": bootstrap.SEED,
+        "least": bootstrap.LEAST,
     }
 
 
@@ -87,6 +88,7 @@ def _part(report: Report, number: int, part: Part) -> View:
         "figures": [
             {
                 "task": plane.task,
+                "circumstances": plane.circumstances,
                 "text": _said(plane),
                 "not_comparable": "; ".join(plane.reasons),
                 "pictures": [
@@ -137,7 +139,7 @@ def _said(plane: Plane) -> str:
         )
     for choice in plane.choices:
         said.append(
-            f"{choice.row.title}: mostly {choice.counts[0][0].label()} ({choice.share:.0%})."
+            f"{choice.row.title}: most often {choice.counts[0][0].label()} ({choice.share:.0%})."
         )
     if plane.rho is not None:
         wanted = "negative" if plane.higher_is_better else "positive"
@@ -188,14 +190,10 @@ def _run(number: int, run: Run) -> View:
         "model": f"{run.config.get('model')}: {run.raw.get('model_name')}",
         "sources": sources,
         "weights": run.weights.label() if run.weights else "",
-        "task_points": _object(trimix.get("task_points")),
+        "task_points": {task: point.label() for task, point in run.task_points.items()},
         "seed": trimix.get("seed", run.config.get("random_seed")),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
-        "data": _object(trimix.get("data")),
+        "data": run.data,
         "tasks": list(run.scores),
+        "truncated": run.truncated,
     }
-
-
-def _object(value: object) -> View:
-    """A part of a file that should be an object, and is left out if it is none."""
-    return value if isinstance(value, dict) else {}

@@ -1,6 +1,7 @@
 """The paper's numbers beside ours, where models and tasks are exactly the same (`paper.yaml`).
 
-The same means: Hub ids equal letter for letter, and all tasks of a column in all four languages.
+The same means: Hub ids equal letter for letter, and all tasks of a column in all four languages;
+large_ins may have been run as a model of lm-eval's own.
 What differs nonetheless (quantization, a limit) is said beside the number.
 """
 
@@ -15,9 +16,10 @@ import yaml
 from trimix_lm_eval.report.cells import Cell
 from trimix_lm_eval.report.layout import language, leaves
 from trimix_lm_eval.report.systems import Row, System
-from trimix_lm_eval.report.tables import Column, Table
+from trimix_lm_eval.report.table import Column, Table
 from trimix_lm_eval.results import Run
-from trimix_lm_eval.weights import SOURCES
+from trimix_lm_eval.results.labels import is_named_model
+from trimix_lm_eval.weights import PAPER_GRID, SOURCES
 
 
 class Published(NamedTuple):
@@ -82,9 +84,15 @@ def _numbers(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
 
 
 def _name(row: Row) -> str:
-    """What `paper.yaml` calls a row."""
+    """What `paper.yaml` calls a row; an oracle is one if it chose from the paper's points.
+
+    What lm-eval's own models may be is large_ins: `_same` looks whether it is the one.
+    """
+    if row.kind == "other":
+        return "large_ins"
     name = row.key.removesuffix(f" [{row.variant}]")
-    return "oracle" if name == "oracle by task" else name
+    is_oracle = name == "oracle by task" and row.points == set(PAPER_GRID)
+    return "oracle" if is_oracle else name
 
 
 def _tasks(book: dict[str, Any], column: str) -> Iterator[str]:
@@ -99,6 +107,8 @@ def _same(cell: Cell, entry: dict[str, Any]) -> bool:
 
 
 def _sources_match(run: Run, entry: dict[str, Any]) -> bool:
+    if not run.trimix:
+        return is_named_model(run, {entry["large_ins"]})
     sources = run.sources
     codes = {language(task) for task in run.scores} - {""}
     if not sources or not codes:
@@ -123,6 +133,8 @@ def _published(
         for run in cell.runs
         for it in run.sources.values()
     }
+    others = [run.config.get("model_dtype") for run in cell.runs if not run.trimix]
+    loaded |= {str(dtype or "unknown precision").removeprefix("torch.") for dtype in others}
     note = "; ".join([f"ours in {' and '.join(sorted(loaded))}", *cell.reasons])
     citation = " ".join(book["citations"][source].split())
     ours = cell.value * (100 if share else 1)

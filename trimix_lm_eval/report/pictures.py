@@ -7,7 +7,9 @@ nothing is told by colour alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trimix_lm_eval.report.numbers import Scale, minus, scale
@@ -17,8 +19,10 @@ from trimix_lm_eval.weights import Weights
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#666666"
-PURPLE = "#CC79A7"
+BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
+
+#: Panels side by side: more would be too small to read on a narrow screen.
+_ACROSS = 3
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -76,13 +80,17 @@ def _draw(kind: str, alt: str, draw: Callable[[], Figure]) -> Picture:
 
 
 def _figure(
-    width: float, height: float, columns: int = 1, layout: Literal["constrained"] | None = None
-) -> tuple[Figure, Any]:
+    width: float, height: float, panels: int = 1, layout: Literal["constrained"] | None = None
+) -> tuple[Figure, list[Any]]:
     # Not pyplot: no window system, no figures that are kept.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout=layout)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    rows, columns = -(-panels // _ACROSS), min(panels, _ACROSS)
+    figure = Figure(figsize=(width * columns, height * rows), layout=layout)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[panels:]:
+        spare.set_axis_off()
+    return figure, axes[:panels]
 
 
 def _scale(plane: Plane) -> Scale:
@@ -140,26 +148,32 @@ def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> N
         share = "" if choice.share == 1 else f" ({choice.share:.0%} of its choices)"
         ringed.setdefault(choice.counts[0][0], []).append(f"{choice.row.title}{share}")
     handles: dict[str, Any] = {}
-    for weights, names in ringed.items():
-        if _on_map(weights, alphas, betas):
-            at = alphas.index(weights.alpha), betas.index(weights.beta)
-            colour = (RED, PURPLE, ORANGE, GREY)[len(handles) % 4]
-            look: Any = {"marker": "o", "mfc": "none", "ls": ""}
-            axes.plot(*at, ms=25, mec="white", mew=3.6, **look)
-            axes.plot(*at, ms=25, mec=colour, mew=1.8, **look)
-            (handle,) = axes.plot([], [], ms=8, mec=colour, mew=1.8, **look)
-            handles[f"{weights.label()}: {', '.join(names)}"] = handle
+    shown = [weights for weights in ringed if _on_map(weights, alphas, betas)]
+    look: Any = {"marker": "o", "mfc": "none", "ls": ""}
+    for letter, weights in zip(ascii_lowercase, shown, strict=False):
+        column, row = alphas.index(weights.alpha), betas.index(weights.beta)
+        axes.plot(column, row, ms=25, mec="white", mew=4, **look)
+        axes.plot(column, row, ms=25, mec=RED, mew=2, **look)
+        tag: Any = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": RED, "lw": 0.6}
+        corner = column - 0.36, row + 0.32
+        axes.text(*corner, letter, ha="center", va="center", fontsize=6, bbox=tag)
+        (handle,) = axes.plot([], [], ms=8, mec=RED, mew=2, **look)
+        handles[f"{letter}  {weights.label()}: {', '.join(ringed[weights])}"] = handle
     best = plane.oracle
     if best and _on_map(best, alphas, betas):
         corner = alphas.index(best.alpha) + 0.36, betas.index(best.beta) + 0.32
         star = axes.plot(*corner, "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
         handles[f"{best.label()}: oracle (best test score)"] = star[0]
+    _legend(axes, handles)
+
+
+def _legend(axes: Any, handles: Mapping[str, Any]) -> None:
+    """What marks mean, half an inch below the axes: under their label, whatever their height."""
     if handles:
-        # Half an inch below the map: under the label of its axis, whatever its height.
         below = 0.5 / (axes.get_position().height * axes.figure.get_figheight())
         axes.legend(
             handles.values(),
-            handles.keys(),
+            [textwrap.fill(text, 64, subsequent_indent="    ") for text in handles],
             loc="upper left",
             bbox_to_anchor=(-0.02, -below),
             frameon=False,
@@ -175,45 +189,37 @@ def _nll(plane: Plane) -> Figure:
     """Each point's prompt NLL and score."""
     unit, points = _scale(plane), plane.scattered
     figure, (axes,) = _figure(3.7, 2.9)
-    for point in points:
-        is_best = point.weights == plane.oracle
-        axes.plot(
-            point.nll,
-            point.cell.value * unit.factor,
-            "*" if is_best else "o",
-            ms=10 if is_best else 5,
-            color=ORANGE if is_best else BLUE,
-            mec="black" if is_best else "white",
-            mew=0.6,
-            zorder=3 if is_best else 2,
-        )
     lowest = min(points, key=lambda point: point.nll or 0.0)
-    named = [(lowest, "lowest NLL", 9)]
-    named += [(point, "oracle", -12) for point in points if point.weights == plane.oracle]
-    for point, name, side in named:
-        axes.annotate(
-            f"{name} {point.weights.label()}",
-            (point.nll, point.cell.value * unit.factor),
-            xytext=(4, side),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axes.margins(0.14)
+    looks = [
+        ("", BLUE, "o", 5, [point for point in points]),
+        ("lowest NLL", RED, "D", 6, [lowest]),
+        ("oracle", ORANGE, "*", 11, [p for p in points if p.weights == plane.oracle]),
+    ]
+    handles: dict[str, Any] = {}
+    for name, colour, marker, size, some in looks:
+        at = [p.nll for p in some], [p.cell.value * unit.factor for p in some]
+        edge: Any = {"mec": "black" if name else "white", "mew": 0.6}
+        (drawn,) = axes.plot(*at, marker, ms=size, color=colour, **edge)
+        if name and some:
+            handles[f"{name}: {some[0].weights.label()}"] = drawn
+    axes.margins(0.08)
     axes.grid(alpha=0.25)
     axes.set_xlabel("mean NLL per prompt token (nats)")
     axes.set_ylabel(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
     rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
     axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
+    _legend(axes, handles)
     return figure
 
 
 def _choices(plane: Plane) -> Figure:
     """Of each policy, how often it chose each point: the area of a dot is its share."""
-    figure, panels = _figure(2.3 * len(plane.choices) + 0.4, 2.6, len(plane.choices), "constrained")
-    for axes, choice in zip(panels, plane.choices, strict=True):
+    figure, panels = _figure(2.4, 2.6, len(plane.choices), "constrained")
+    for place, (axes, choice) in enumerate(zip(panels, plane.choices, strict=True)):
         _panel(axes, choice)
-    panels[0].set_ylabel("β (small_cpt)")
-    figure.suptitle(plane.task, x=0.01, ha="left", fontsize=8, fontweight="bold")
+        if place % _ACROSS == 0:
+            axes.set_ylabel("β (small_cpt)")
+    figure.suptitle(f"{plane.task}\n", x=0.01, ha="left", fontsize=8, fontweight="bold")
     return figure
 
 

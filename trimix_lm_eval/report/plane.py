@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trimix_lm_eval.report.cells import Cell, cell_of
+from trimix_lm_eval.report.oracles import Shown, candidates
 from trimix_lm_eval.report.systems import Row, System
-from trimix_lm_eval.report.tables import Shown, Table, best_point
+from trimix_lm_eval.report.table import Table
 from trimix_lm_eval.results import Run
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.weights import Weights, parse
 
 #: So many points make a map.
 LEAST = 4
@@ -64,6 +64,7 @@ class Plane:
         rho: Spearman's rank correlation of prompt NLL and score.
         p: Of no correlation.
         reasons: Why the scores are not comparable with published ones.
+        circumstances: What all of its points have in common, see `Run.circumstances`.
     """
 
     task: str
@@ -75,6 +76,7 @@ class Plane:
     rho: float | None
     p: float | None
     reasons: tuple[str, ...]
+    circumstances: str
 
     @property
     def flat(self) -> list[Point]:
@@ -103,24 +105,25 @@ def planes(system: System, tables: Sequence[Table]) -> list[Plane]:
 
 
 def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
-    # Runs of one kind only: those with the most points, of these the first.
-    by_variant: dict[str, list[Row]] = {}
+    # One plane only: that with the most points, of these the first.
+    by_plane: dict[tuple[str, str], list[Row]] = {}
     for row in system.points:
         if task in row.runs:
-            by_variant.setdefault(row.variant, []).append(row)
-    rows = max(by_variant.values(), key=len, default=[])
-    variant = rows[0].variant if rows else None
+            by_plane.setdefault(row.plane, []).append(row)
+    rows = max(by_plane.values(), key=len, default=[])
+    variant, circumstances = rows[0].plane if rows else (None, "")
     nll = _prompt_nll(system, task)
-    points = []
+    at: dict[Weights, Point] = {}
     for row in rows:
         cell = cell_of(row.runs[task], task, *shown)
         if cell is not None and row.weights is not None:
-            points.append(Point(row.weights, cell, nll.get(row.weights), row.runs[task]))
-    points.sort(key=lambda point: point.weights.by_source()["large_ins"])
-    best = best_point(rows, task, shown)
+            at[row.weights] = Point(row.weights, cell, nll.get(row.weights), row.runs[task])
+    points = sorted(at.values(), key=lambda point: point.weights[:2])
+    there = candidates(rows, task, shown)
+    best = max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
     choices = tuple(
         Choice(row, counts)
-        for row in system.shown
+        for row in system.rows.values()
         if row.kind == "policy" and variant in (None, row.variant)
         if task in row.runs and (counts := _counts(row.runs[task], task))
     )
@@ -135,6 +138,7 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
         rho,
         p,
         tuple(dict.fromkeys(reason for point in points for reason in point.cell.reasons)),
+        circumstances,
     )
 
 
@@ -142,34 +146,17 @@ def _prompt_nll(system: System, task: str) -> dict[Weights, float]:
     """From whichever runs recorded it; the newest wins."""
     found: dict[Weights, float] = {}
     for run in system.runs:
-        recorded = run.trimix.get("prompt_nll")
-        by_task = recorded.get(task) if isinstance(recorded, dict) else None
-        for label, value in (by_task if isinstance(by_task, dict) else {}).items():
+        for label, value in run.prompt_nll(task).items():
             weights = parse(label)
-            if weights and isinstance(value, (int, float)) and math.isfinite(value):
-                found[weights] = float(value)
+            if weights:
+                found[weights] = value
     return found
 
 
 def _counts(run: Run, task: str) -> tuple[tuple[Weights, int], ...]:
-    chosen = run.trimix.get("weights_chosen")
-    counts: Any = chosen.get(task) if isinstance(chosen, dict) else None
-    if not isinstance(counts, dict):
-        return ()
-    pairs = [(parse(label), count) for label, count in counts.items() if isinstance(count, int)]
-    known = [(weights, count) for weights, count in pairs if weights and count > 0]
+    pairs = [(parse(label), count) for label, count in run.chosen(task).items()]
+    known = [(weights, count) for weights, count in pairs if weights]
     return tuple(sorted(known, key=lambda pair: -pair[1]))
-
-
-def parse(label: str) -> Weights | None:
-    """``0.1:0.9`` as weights; None if it is none."""
-    try:
-        numbers = [float(part) for part in str(label).split(":")]
-    except ValueError:
-        return None
-    if len(numbers) not in (2, 3) or not all(math.isfinite(x) for x in numbers):
-        return None
-    return Weights(*numbers)
 
 
 def _spearman(points: Sequence[Point]) -> tuple[float | None, float | None]:
@@ -203,12 +190,13 @@ class Gap(NamedTuple):
 
 def gaps(table: Table) -> Iterator[Gap]:
     """How much each row leaves to the oracle of each task, on the same number of documents."""
-    oracles: Mapping[str, tuple[Cell | None, ...]] = {
-        row.variant: cells for row, cells in table.rows if row.key.startswith("oracle by task")
+    oracles: Mapping[tuple[str, str], tuple[Cell | None, ...]] = {
+        row.plane: cells for row, cells in table.rows if row.key.startswith("oracle by task")
     }
     for row, cells in table.rows:
-        if row.kind == "oracle" or row.variant not in oracles:
+        its = oracles.get(row.plane) or oracles.get((row.variant, ""))
+        if row.kind == "oracle" or its is None:
             continue
-        for column, cell, oracle in zip(table.columns, cells, oracles[row.variant], strict=True):
+        for column, cell, oracle in zip(table.columns, cells, its, strict=True):
             if cell is not None and oracle is not None and cell.n == oracle.n:
                 yield Gap(row, column.title, cell, oracle, oracle.goodness - cell.goodness)

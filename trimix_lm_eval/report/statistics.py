@@ -43,7 +43,7 @@ def read_samples(run: Run, task: str) -> list[dict[str, Any]] | str:
     """The logged samples of a task, or why there are none, in a phrase."""
     try:
         samples = run.samples(task)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return f"not available: the samples cannot be read ({type(error).__name__}: {error})"
     return samples or "no samples"
 
@@ -66,10 +66,12 @@ def statistics(samples: list[dict[str, Any]] | str, score: Score) -> Statistics 
         of_filter = [s for s in samples if s.get("filter", score.filter) == score.filter]
         documents = tuple((int(s["doc_id"]), str(s.get("doc_hash", ""))) for s in of_filter)
         values = [s[score.metric] for s in of_filter]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return f"not available: the samples hold no {score.metric}"
     if not values:
         return f"not available: no samples of the filter {score.filter}"
+    if score.n and len(values) != score.n:
+        return f"not available: {len(values)} samples of {score.n} documents"
     try:
         with np.errstate(all="ignore"):  # of candidates that are not the metric
             return _fitting(documents, values, score)

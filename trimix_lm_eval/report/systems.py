@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.results import SINGLE, Run
+from trimix_lm_eval.results.labels import is_named_model
 from trimix_lm_eval.weights import SOURCES, Weights
 
 #: The kinds of rows, in the order in which they are shown.
@@ -43,9 +44,12 @@ class Row:
         title: What to call it.
         kind: One of `KINDS`.
         runs: By task, the run that it shows.
+        groups: By group, the run whose number it shows.
         weights: The point, if it is one.
         single: Whether it is one model, to which Δ may refer.
         variant: How its runs depart from the published protocol.
+        circumstances: What changes the numbers of any point, see `Run.circumstances`.
+        points: Of an oracle, those that it chose from, if they are the same on all of its tasks.
         detail: More about it, in small.
     """
 
@@ -53,10 +57,18 @@ class Row:
     title: str
     kind: str
     runs: dict[str, Run] = field(default_factory=dict)
+    groups: dict[str, Run] = field(default_factory=dict)
     weights: Weights | None = None
     single: bool = False
     variant: str = ""
+    circumstances: str = ""
+    points: frozenset[Weights] = frozenset()
     detail: str = ""
+
+    @property
+    def plane(self) -> tuple[str, str]:
+        """Points that are equal in this are of one plane, and an oracle may choose among them."""
+        return self.variant, self.circumstances
 
 
 @dataclass
@@ -105,12 +117,14 @@ class System:
         """The fixed points that an oracle may choose from: Proxy Tuning is one, models are not."""
         return [row for row in self.rows.values() if row.weights is not None and not row.single]
 
-    @property
-    def shown(self) -> list[Row]:
-        """The rows of the tables: without the points of a dense grid, which maps show."""
-        points = [row for row in self.points if row.weights is not None]
-        dense = {row.key for row in points if row.kind == "fixed" and _dense(row, points)}
-        rows = [row for row in self.rows.values() if row.key not in dense]
+    def shown(self, tasks: Sequence[str]) -> list[Row]:
+        """The rows of a table of tasks: without the points that maps of all of them show."""
+        rows = []
+        for row in self.rows.values():
+            mine = [task for task in tasks if task in row.runs]
+            mapped = row.kind == "fixed" and all(_dense(row, self.points, task) for task in mine)
+            if mine and not mapped:
+                rows.append(row)
         return sorted(rows, key=lambda row: KINDS.index(row.kind))
 
 
@@ -149,12 +163,13 @@ def _place(run: Run, system: System) -> None:
         if task in row.runs:
             system.superseded.append(Superseded(row.runs[task], run, task))
         row.runs[task] = run
+    row.groups.update(dict.fromkeys(run.groups, run))
 
 
 def _row(key: str, run: Run, system: System) -> Row:
     if not run.trimix:
         known = {path for role in SOURCES for path in system.paths(role)}
-        single = run.label in known
+        single = is_named_model(run, known)
         return Row(key, run.label, "other", single=single, variant=run.variant)
     policy = str(run.policy)
     kind = {"proxy_tuning": "proxy", "fixed": "fixed"}.get(policy, "policy")
@@ -163,18 +178,24 @@ def _row(key: str, run: Run, system: System) -> Row:
     title = run.label.replace(policy, _TITLES.get(policy, policy), 1)
     if kind in ("policy", "fixed"):
         title = f"TriMix {title}"
-    # A plausibility mask makes another system of the same point: no part of the plane.
-    weights = None if run.trimix.get("plausibility") else run.weights
-    return Row(key, title, kind, {}, weights, kind == "single", run.variant)
+    return Row(
+        key,
+        title,
+        kind,
+        weights=run.weights,
+        single=kind == "single",
+        variant=run.variant,
+        circumstances=run.circumstances,
+    )
 
 
-def _dense(row: Row, points: Sequence[Row]) -> bool:
-    """Whether a point has two neighbours each along alpha and along beta."""
+def _dense(row: Row, points: Sequence[Row], task: str) -> bool:
+    """Whether a point has two neighbours each along alpha and along beta: then a map shows it."""
     mine = row.weights
-    others = [p.weights for p in points if p is not row and p.variant == row.variant]
-    if mine is None:
+    others = [p.weights for p in points if p.plane == row.plane and task in p.runs]
+    if mine is None or mine.gamma is not None:
         return False
-    near = [w for w in others if w is not None and w.gamma == mine.gamma]
+    near = [w for w in others if w is not None and w != mine and w.gamma is None]
     along_alpha = {w.alpha for w in near if w.beta == mine.beta}
     along_beta = {w.beta for w in near if w.alpha == mine.alpha}
     return len(along_alpha) >= 2 and len(along_beta) >= 2

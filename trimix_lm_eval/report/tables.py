@@ -1,71 +1,17 @@
-"""The tables of one system: languages and benchmarks, means over them, oracles.
-
-An oracle is a row whose runs were chosen by their test scores: never a method, and named so.
-"""
+"""The tables of one system: languages and benchmarks, and means over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from trimix_lm_eval.report.cells import Cell, cell_of, judge, mean, resample, score_of
+from trimix_lm_eval.report.cells import Cell, cell_of, judge, mean, resample
+from trimix_lm_eval.report.groups import group_table
 from trimix_lm_eval.report.layout import Across, Layout, across, layouts
+from trimix_lm_eval.report.oracles import Shown, metric_of, of_all, oracles
 from trimix_lm_eval.report.systems import Row, System
-from trimix_lm_eval.results import Run
-
-#: Said of every row that is one.
-ORACLE = "oracle: chosen on the test scores"
-
-
-class Column(NamedTuple):
-    """The head of a column.
-
-    Attributes:
-        title: Short.
-        tasks: One task, or those of a mean.
-        metric: Its name.
-        higher_is_better: Which way is up.
-        is_mean: Whether it is a mean.
-    """
-
-    title: str
-    tasks: tuple[str, ...]
-    metric: str
-    higher_is_better: bool
-    is_mean: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of numbers.
-
-    Attributes:
-        name: Of the group or tag; unique in a system.
-        title: For people.
-        note: What is missing.
-        columns: The heads.
-        rows: With a cell, or None, for each column.
-    """
-
-    name: str
-    title: str
-    note: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Row, tuple[Cell | None, ...]], ...]
-
-    def best(self, column: int) -> float | None:
-        """The best value of a column: oracles do not count, nor limited runs beside whole ones."""
-        cells = [cells[column] for row, cells in self.rows if row.kind != "oracle"]
-        there = [cell for cell in cells if cell is not None]
-        whole = [cell for cell in there if not cell.reasons] or there
-        return max(whole, key=lambda cell: cell.goodness).value if len(whole) > 1 else None
-
-
-#: The metric that a task is shown by, and lm-eval's filter.
-Shown = Mapping[str, tuple[str, str]]
+from trimix_lm_eval.report.table import Cells, Column, Table
 
 
 def tables(system: System) -> list[Table]:
@@ -79,11 +25,13 @@ def tables(system: System) -> list[Table]:
     if not shown:
         return []
     plan = layouts(list(shown), {t: metric for t, (metric, _) in shown.items()}, _groups(system))
-    rows = {part.name: [*system.shown, *_oracles(system, part, shown)] for part in plan}
+    rows = {part.name: [*system.shown(part.tasks), *oracles(system, part, shown)] for part in plan}
     cells = _cells(plan, rows, shown)
     parts = [_table(part, rows[part.name], shown, cells) for part in plan]
     over = [_across(it, parts) for it in across(plan)]
-    return [*over, *parts]
+    made = [table for table in [*over, *parts] if table.columns]
+    groups = group_table(system, made, cells)
+    return [*made, groups] if groups else made
 
 
 def _groups(system: System) -> dict[str, Sequence[str]]:
@@ -96,62 +44,7 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
     return found
 
 
-# ---------------------------------------------------------------- oracles
-
-
-def _oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
-    """Of each kind of runs: the best point of each task, and the best of the whole table."""
-    for variant in dict.fromkeys(row.variant for row in system.points):
-        points = [row for row in system.points if row.variant == variant]
-        chosen = {t: best for t in part.tasks if (best := best_point(points, t, shown[t]))}
-        if not chosen:
-            continue
-        runs = {task: row.runs[task] for task, row in chosen.items()}
-        suffix = f" [{variant}]" if variant else ""
-        key = f"oracle by task{suffix}"
-        yield Row(key, "Upper bound, each task", "oracle", runs, variant=variant, detail=ORACLE)
-        if part.means:
-            last = part.means[-1]
-            whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
-            scored = [(_mean_of(row.runs, part, shown), row) for row in whole]
-            there = [(cell.goodness, row) for cell, row in scored if cell is not None]
-            if len(there) > 1:
-                best = max(there, key=lambda pair: pair[0])[1]
-                key = f"oracle by table{suffix}"
-                detail = f"{ORACLE}: {best.weights.label() if best.weights else ''}"
-                title = f"Upper bound, one point for {last.title}"
-                yield Row(key, title, "oracle", dict(best.runs), variant=variant, detail=detail)
-
-
-def best_point(points: Sequence[Row], task: str, shown: tuple[str, str]) -> Row | None:
-    """The point with the best test score on a task; None if fewer than two have one.
-
-    Points that saw fewer documents than others do not take part.
-    """
-    there = [
-        (cell, row)
-        for row in points
-        if task in row.runs and (cell := cell_of(row.runs[task], task, *shown)) is not None
-    ]
-    most = max((cell.n for cell, _ in there), default=(0,))
-    there = [(cell, row) for cell, row in there if cell.n == most]
-    return max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
-
-
-def _mean_of(runs: Mapping[str, Run], part: Layout, shown: Shown) -> Cell | None:
-    last = part.means[-1]
-    return mean([cell_of(runs[t], t, *_metric(last.by_score, t, shown)) for t in last.tasks])
-
-
-def _metric(by_score: bool, task: str, shown: Shown) -> tuple[str, str]:
-    metric, filter_name = shown[task]
-    return ("score" if by_score else metric), filter_name
-
-
 # ---------------------------------------------------------------- cells
-
-#: By task, metric and file of a run.
-Cells = dict[tuple[str, str, str], Cell]
 
 
 def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Shown) -> Cells:
@@ -180,15 +73,15 @@ def _table(part: Layout, rows: Sequence[Row], shown: Shown, cells: Cells) -> Tab
     rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
     columns, found = [], []
     for task, title in zip(part.tasks, part.short, strict=True):
-        metric, filter_name = shown[task]
-        run = next(row.runs[task] for row in rows if task in row.runs)
-        score = score_of(run, task, metric, filter_name)
-        better = score is None or score.higher_is_better
-        columns.append(Column(title, (task,), metric, better, False))
-        found.append(judge([(row, cell(row, task, metric)) for row in rows]))
+        metric, _ = shown[task]
+        made = [(row, cell(row, task, metric)) for row in rows]
+        there = [it for _, it in made if it is not None]
+        if there:
+            columns.append(Column(title, (task,), metric, there[0].higher_is_better, False))
+            found.append(judge(made))
     for it in part.means:
         made = [
-            (row, mean([cell(row, t, _metric(it.by_score, t, shown)[0]) for t in it.tasks]))
+            (row, mean([cell(row, t, metric_of(it.by_score, t, shown)[0]) for t in it.tasks]))
             for row in rows
         ]
         there = [c for _, c in made if c is not None]
@@ -207,8 +100,7 @@ def _across(plan: Across, parts: Sequence[Table]) -> Table:
     by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
     keys = [key for key in by_key[0] if all(key in others for others in by_key)]
     rows = [by_key[0][key][0] for key in keys]
-    # Each part has an oracle's point of its own.
-    rows = [replace(row, detail=ORACLE) if row.kind == "oracle" else row for row in rows]
+    rows = [of_all(row, [others[row.key][0] for others in by_key]) for row in rows]
     for title in plan.columns:
         heads = [[c.title for c in part.columns if c.is_mean] for part in used]
         if not all(title in titles for titles in heads):

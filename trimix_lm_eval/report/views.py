@@ -12,7 +12,7 @@ from trimix_lm_eval.report.model import Report
 from trimix_lm_eval.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.report.plane import Gap
 from trimix_lm_eval.report.systems import KINDS, Row
-from trimix_lm_eval.report.tables import Table
+from trimix_lm_eval.report.table import Table
 from trimix_lm_eval.results import Run
 
 #: Columns that stand side by side before a table goes on below.
@@ -47,7 +47,7 @@ def table_view(report: Report, table: Table, anchor: str) -> View:
         {
             **_head(report, row, cells),
             "cells": [
-                cell and _cell(row, cell, scales[i], best[i], letters)
+                cell and _cell(row, cell, scales[i], cell in best[i], letters)
                 for i, cell in enumerate(cells)
             ],
         }
@@ -84,7 +84,10 @@ def _blocks(means: list[bool]) -> list[slice]:
 
 def _documents(table: Table, column: int) -> str:
     """How many documents a column is measured on."""
-    found = sorted({sum(cells[column].n) for _, cells in table.rows if cells[column] is not None})  # type: ignore[union-attr]
+    there = [cells[column] for _, cells in table.rows]
+    found = sorted({sum(cell.n) for cell in there if cell is not None} - {0})
+    if not found:
+        return "n not known"
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
 
 
@@ -110,19 +113,17 @@ def _models(row: Row, runs: list[Run]) -> Iterator[str]:
         yield from dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
 
 
-def _cell(
-    row: Row, cell: Cell, unit: Scale, best: float | None, letters: Mapping[str, str]
-) -> View:
+def _cell(row: Row, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
     point = point_of(cell) if row.kind == "oracle" else ""
     return {
         "value": unit.text(cell.value),
         "stderr": "" if cell.stderr is None else unit.text(cell.stderr),
         "stderr_from": cell.stderr_from,
-        "n": " + ".join(map(str, dict.fromkeys(cell.n))) if len(set(cell.n)) == 1 else sum(cell.n),
+        "n": sum(cell.n) or "not known",
         "delta": _delta(cell, unit),
         "better": cell.better,
         "worse": cell.delta not in (None, 0) and not cell.better,
-        "best": row.kind != "oracle" and best is not None and cell.value == best,
+        "best": best,
         "reference": cell.is_reference,
         "letter": letters.get("; ".join(cell.reasons), ""),
         "point": point,
@@ -149,7 +150,7 @@ def _details(table: Table, scales: list[Scale]) -> Iterator[View]:
                 "row": row.title,
                 "small": ", ".join(text for text in (row.detail, row.variant) if text),
                 "reference": cell.reference.title if cell.reference else "",
-                "n": sum(cell.n),
+                "n": sum(cell.n) or "",
                 "delta": "" if cell.delta is None else unit.signed(cell.delta),
                 "interval": f"{unit.signed(test.low)} to {unit.signed(test.high)}" if test else "",
                 "p": p_value(test.p) if test else "",
