@@ -288,6 +288,17 @@ def test_strange_texts_are_scored(model, text):
     assert isinstance(model.generate([text], max_new_tokens=2)[0], str)
 
 
+def test_the_tokenizer_does_not_warn_of_a_long_text(model, monkeypatch):
+    """transformers says once per process that it "will result in indexing errors"."""
+    told = {}
+    monkeypatch.setattr(model.tokenizer, "model_max_length", 64)
+    monkeypatch.setattr(model.tokenizer, "deprecation_warnings", told)
+    model.loglikelihood_rolling(["a b " * 100])
+    assert not told
+    model.tokenizer.encode("a b " * 100)
+    assert told, "else there would be nothing to see here"
+
+
 def test_truncation_is_told_once_with_its_count(folders, caplog):
     from trimix_lm_eval import errors
 

@@ -51,7 +51,9 @@ class Codec:
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids, each text judged on its own: no second BOS where it begins with one."""
         text = whole_characters(text)
-        ids = list(self.tokenizer.encode(text, **self._special(text, add_special_tokens)))
+        special = self._special(text, add_special_tokens)
+        # Not verbose: what is longer than the context is cut into windows, or cut with a warning.
+        ids = list(self.tokenizer.encode(text, verbose=False, **special))
         if ids and max(ids) >= self.vocab_size:
             token = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise TrimixError(
