@@ -126,6 +126,7 @@ def test_interrupted_and_taken_up_again(command, tmp_path):
     assert head.split() == TASKS and last.startswith("4 results below")
     for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
         assert f"{kind}: 100%" in ended.stderr
+    assert "weights: 100%" in ended.stderr, "a task's prompts are read before any is answered"
     assert "results: 100%" in ended.stderr
 
 

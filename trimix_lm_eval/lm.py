@@ -151,7 +151,8 @@ class TriMixLM(TextLM):
         """Draw prompts over all processes, choose on each of them alike, and store."""
         new = {t: found for t, found in arrived.items() if t not in self.task_points}
         for task, prompts in instances.drawn(new, most, self.world_size).items():
-            choice = self.model.choose_for_task(list(prompts.values()))
+            title = None if self.rank else f"trimix {task}: weights"
+            choice = self.model.choose_for_task(list(prompts.values()), title=title)
             point = TaskPoint(choice.weights, {p: text_digest(t) for p, t in prompts.items()})
             self.task_points[task] = point
             self.guard.keep_task_point(task, point)

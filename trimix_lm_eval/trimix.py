@@ -18,6 +18,7 @@ from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from tqdm import tqdm
 
 from trimix_lm_eval import decoding, policies, preflight, rolling, scoring, settings
 from trimix_lm_eval.codec import Codec, Points, StopText, common_length, seed_for
@@ -372,16 +373,21 @@ class TriMix:
         return Job(cut(prompt, room), how.max_new_tokens, self.end_ids(), stop, sampling)
 
     @torch.inference_mode()
-    def choose_for_task(self, contexts: Sequence[str], which: int = 0) -> Choice:
+    def choose_for_task(
+        self, contexts: Sequence[str], which: int = 0, title: str | None = None
+    ) -> Choice:
         """One point of a recipe for a whole task, from some of its prompts (see `TaskPerplexity`).
 
         Args:
             contexts: The prompts.
             which: Index of the recipe.
+            title: Of a progress bar; None shows none.
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
         prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
-        read = dict(read_prompts(only.fuser, prompts, self.batch_size))
+        made = read_prompts(only.fuser, prompts, self.batch_size)
+        bar = tqdm(made, total=len(prompts), desc=title, unit="prompt", disable=title is None)
+        read = dict(bar)
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
         readers = [reader for mine in found for reader in mine.readers.values()]
         return self.recipes[which].policy.choose(readers)

@@ -204,11 +204,15 @@ class SweepLM(TextLM):
         key, digest = answers.key("point", task, drawn), self.runs[which].digest
         stored = self.journal.answer(digest, key)
         if stored is None:
-            stored = answers.encoded(None, self.model.choose_for_task(list(read.values()), which))
+            title = " ".join(filter(None, [self.title, f"{task}: weights"]))
+            choice = self.model.choose_for_task(
+                list(read.values()), which, None if self.rank else title
+            )
+            stored = answers.encoded(None, choice)
             self.journal.add(digest, key, stored)
-        _, choice = answers.decoded(stored)
-        assert choice is not None
-        return TaskPoint(choice.weights, drawn)
+        _, kept = answers.decoded(stored)
+        assert kept is not None
+        return TaskPoint(kept.weights, drawn)
 
     def _points_for(
         self, which: Sequence[int], requests: Sequence[Instance]
