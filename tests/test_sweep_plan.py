@@ -214,7 +214,7 @@ def test_the_readme_and_the_example_are_plans():
     assert len(example.points) == 36
     assert example.settings[0].tasks[1:] == [
         "trimix_sib200_bod_Tibt_ll",
-        "trimix_sib200_tel_Telu_ll",
+        "trimix_sib200_uig_Arab_ll",
     ]
 
 
