@@ -8,6 +8,7 @@ only where a token is judged, a chunk at a time, and only gather minus logsumexp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -68,6 +69,8 @@ def together(parts: Sequence[Score]) -> Score:
 
 #: What each recipe's policy has chosen.
 Choices = tuple[Choice | None, ...]
+#: (row of the context, index of the request, continuation)
+Option = tuple[int, int, tuple[int, ...]]
 #: (index of the request, index of the recipe, score)
 Found = tuple[int, int, Score]
 
@@ -154,7 +157,7 @@ def _score_batch(
     batch_size: int,
     chosen: dict[Prompt, Choices],
 ) -> list[Found]:
-    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
+    """Prefill the contexts, choose, then run the continuations, some at a time.
 
     ``chosen`` holds the choices so far, those made apart among them.
     """
@@ -176,28 +179,63 @@ def _score_batch(
     scores = []
     # A continuation of one token needs no forward pass: it is predicted where the context ends.
     single = [item for item in todo if len(item[2]) == 1]
+    if single:
+        scores += _score_options(fuser, None, ends, choices, single)
     several = [item for item in todo if len(item[2]) > 1]
-    runs = [several[s : s + batch_size] for s in range(0, len(several), batch_size)]
-    for part in [*runs, single] if single else runs:
-        scores += _score_options(fuser, rows, ends, choices, part)
+    for part, begun in _begun(rows, several, batch_size):
+        scores += _score_options(fuser, begun, ends, choices, part)
     return scores
+
+
+#: Rows per row that was asked for, at most, where a context is held once for all of its options.
+_WAYS = 8
+
+
+def _begun(
+    rows: Rows, todo: Sequence[Option], batch_size: int
+) -> Iterator[tuple[Sequence[Option], Rows]]:
+    """Split options into batches, each with rows that hold its contexts.
+
+    Args:
+        rows: Of the contexts.
+        todo: The options, the longest first.
+        batch_size: Rows at a time, where each takes a copy of its context. Where contexts are held
+            once, options are so many more as take no more tokens than the contexts took.
+    """
+    if not todo:
+        return
+    shares = rows.ensemble.shares
+    ways = min(_WAYS, int(rows.layout.length.max()) // len(todo[0][2])) if shares else 1
+    size = batch_size * max(1, ways)
+    # Those of one context side by side: then attention takes slices of them.
+    parts = [sorted(todo[s : s + size]) for s in range(0, len(todo), size)]
+    contexts = [[row for row, _, _ in part] for part in parts]
+    if not shares:
+        yield from ((part, rows.fork(mine)) for part, mine in zip(parts, contexts, strict=True))
+        return
+    branches = rows.branch([row for mine in contexts for row in mine])
+    ends = accumulate(map(len, parts))
+    yield from (
+        (part, branches.fork(range(end - len(part), end)))
+        for part, end in zip(parts, ends, strict=True)
+    )
 
 
 def _score_options(
     fuser: Fuser,
-    rows: Rows,
+    begun: Rows | None,
     ends: Sequence[Tensor],
     choices: Sequence[Choices],
-    part: Sequence[tuple[int, int, tuple[int, ...]]],
+    part: Sequence[Option],
 ) -> list[Found]:
-    """Score continuations, given as (row of the context, index of the request, tokens)."""
+    """Score continuations on rows that hold their contexts; single tokens need none."""
     of_row = [row for row, _, _ in part]
     at = torch.tensor(of_row)
     first = [h[at.to(h.device)] for h in ends]  # S times [O, H]: predicts each first token
     pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
-    if max(len(c) for _, _, c in part) > 1:
+    if begun is not None:
         ids, valid = padded([c[:-1] for _, _, c in part])
-        for r, _, hs in feed(rows.branch(of_row), ids, valid, valid):
+        for r, _, hs in feed(begun, ids, valid, valid):
             pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
     hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
 
