@@ -351,6 +351,7 @@ def test_model_index_reads_back(tmp_path):
 
 def test_card_holds_what_repeats_the_run(tmp_path):
     told = {**trimix_config("ppl", grid=[[*p[:2], None] for p in PAPER_GRID], optimum="grid")}
+    told["max_length"] = 2048  # as of a sweep, where model_args do not have it
     path = submittable(tmp_path, trimix=told)
     args = {
         "pretrained": "org/large_ins",
@@ -377,7 +378,7 @@ def test_card_holds_what_repeats_the_run(tmp_path):
     assert content["tasks"] == [TASK] and content["model"] == "trimix"
     assert content["seed"] == [0, 1234, 1234, 1234]
     parsed = settings.parse(content["model_args"])
-    assert parsed.policy == "ppl" and parsed.seed == 1234
+    assert parsed.policy == "ppl" and parsed.seed == 1234 and parsed.max_length == 2048
     assert policies.build(parsed.policy, **parsed.policy_options).points() == PAPER_GRID
     revisions = {role: spec.revision for role, spec in parsed.sources.items()}
     assert revisions == {"large_ins": "1" * 40, "small_cpt": "2" * 40, "small_base": "3" * 40}

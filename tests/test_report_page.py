@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from itertools import product
@@ -12,6 +13,7 @@ from tests.browser import PROGRAM, Browser
 from tests.results_files import trimix_config, write_run
 from trimix_lm_eval.report import pictures, write
 from trimix_lm_eval.report.model import assemble
+from trimix_lm_eval.report.page import _said
 from trimix_lm_eval.results import read
 from trimix_lm_eval.weights import PAPER_GRID
 
@@ -82,6 +84,15 @@ def test_every_ring_has_a_letter_of_its_own(plane):
         assert line[1:].split() == told.split()
     assert said[5] == f"{plane.oracle.label()}: oracle (best test score)"
     assert max(len(line) for text in said for line in text.split("\n")) <= 70
+
+
+def test_a_choice_without_a_ring_is_told(plane):
+    assert "not run as a point" not in _said(plane)
+    favourite = plane.choices[0].counts[0][0]
+    fewer = tuple(point for point in plane.points if point.weights != favourite)
+    told = _said(dataclasses.replace(plane, points=fewer, oracle=None))
+    assert f"{favourite.label()} (60%, not run as a point)." in told
+    assert told.count("not run as a point") == 1
 
 
 def test_points_of_the_scatter_are_named_beside_it(plane):

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 
 from tests.conftest import FAMILIES
 from tests.loaded import by_index
+from tests.running import spied_rows
 from trimix_lm_eval.weights import PRIOR, Weights
 
 PAIRS = [
@@ -112,6 +113,35 @@ def test_a_context_that_does_not_fit_is_cut_from_the_left(trio, family, max_leng
         prompt = kept[: -len(target)]
         value, _ = likelihood(three.naive.fused(kept[:-1], 0.3, 0.9), prompt, target)
         assert score.log_likelihood == pytest.approx(value, **close)
+
+
+@pytest.mark.parametrize("options", [1, 2])
+def test_the_first_answers_do_not_wait_for_all_choices(trio, monkeypatch, options):
+    """Contexts that are cut, and what options have in common, are read before they are scored."""
+    from trimix_lm_eval import scoring
+
+    cut = options == 1
+    model = trio("llama").weighted("ppl", batch_size=2, max_length=12 if cut else None)
+    words = ("her", "one", "two", "six", "ten", "inn", "ice", "man")
+    ends = ("",) if cut else (" old", " new")
+    pairs = [(f"{word} went on {word} and on to the{end}", " x") for word in words for end in ends]
+    questions = [i // options for i in range(len(pairs))]
+
+    def answered():
+        return {i: s for i, _, s in model.iter_loglikelihood(pairs, questions=questions)}
+
+    at_once = answered()
+    monkeypatch.setattr(scoring, "BLOCK", 1)
+    with spied_rows(monkeypatch) as shapes:
+        found = model.iter_loglikelihood(pairs, questions=questions)
+        first = next(found)
+        before = len(shapes)
+        rest = list(found)
+        assert before <= len(shapes) / 4
+    assert sorted(i for i, _, _ in [first, *rest]) == list(range(len(pairs)))
+    for i, _, score in [first, *rest]:
+        assert score.log_likelihood == pytest.approx(at_once[i].log_likelihood, **close)
+        assert score.choice.weights == at_once[i].choice.weights
 
 
 def test_a_mask_removes_implausible_tokens(trio):

@@ -67,6 +67,10 @@ def together(parts: Sequence[Score]) -> Score:
     return Score(total, all(part.is_greedy for part in parts), parts[0].choice)
 
 
+#: So many batches of contexts are scored at a time, where their choices take a pass of their own.
+#: What they begin with runs once for each such block.
+BLOCK = 16
+
 #: What each recipe's policy has chosen.
 Choices = tuple[Choice | None, ...]
 #: (row of the context, index of the request, continuation)
@@ -122,8 +126,41 @@ def score(
         (index of the request, index of the recipe, score), each as soon as it is known; contexts
         that begin alike together.
     """
-    questions = _questions(requests, max_length)
-    chosen = _choices_apart(fuser, questions, batch_size)
+    chosen: dict[Prompt, Choices] = {}
+    for questions in _blocks(fuser, _questions(requests, max_length), batch_size):
+        chosen |= _choices_apart(fuser, questions, batch_size)
+        yield from _score_questions(fuser, questions, batch_size, chosen)
+
+
+def _blocks(fuser: Fuser, questions: list[_Question], batch_size: int) -> Iterator[list[_Question]]:
+    """What to choose for before any of it is scored: all, if that takes no pass of its own.
+
+    Otherwise a few batches, those that begin alike together: the first answers must not wait for
+    all choices, which are half of the work, nor a process that dies lose them.
+    """
+    apart = [q for q in questions if q.run is not q.prompt]
+    if all(readers is None for readers in readers_for(fuser, [q.prompt for q in apart])):
+        yield questions
+        return
+    apart.sort(key=lambda q: (q.prompt.ids, q.context))
+    size = BLOCK * batch_size
+    ends = [
+        end
+        for end in range(1, len(apart) + 1)
+        if end == len(apart) or apart[end].prompt != apart[end - 1].prompt
+    ]
+    start = 0
+    for end in ends:  # never between the options of a question
+        if end - start >= size or end == len(apart):
+            yield apart[start:end]
+            start = end
+    yield [q for q in questions if q.run is q.prompt]
+
+
+def _score_questions(
+    fuser: Fuser, questions: Sequence[_Question], batch_size: int, chosen: dict[Prompt, Choices]
+) -> Iterator[Found]:
+    """Score questions; ``chosen`` has the choices that were made apart."""
     for trunk, some in walk(
         fuser, [q.run for q in questions], lambda i: questions[i].options[0][0]
     ):

@@ -75,7 +75,9 @@ def arguments(run: Run) -> dict[str, Any]:
     for option, value in run.trimix["policy"].items():
         if option != "name":
             _set(args, option, _grid(run) if option == "grid" else value)
-    for option in ("plausibility", "plausibility_source", "seed"):
+    # The context length, too: a sweep's is that of its shortest source, which a recipe of one model
+    # would not load.
+    for option in ("plausibility", "plausibility_source", "seed", "max_length"):
         if option in run.trimix:
             _set(args, option, run.trimix[option])
     for role, origin in sources_of(run).items():

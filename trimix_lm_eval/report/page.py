@@ -137,9 +137,13 @@ def _said(plane: Plane) -> str:
             f"Oracle of {len(plane.points)} points: {plane.oracle.label()} with "
             f"{unit.text(best.cell.value)}{unit.unit}."
         )
+    measured = {point.weights for point in plane.points}
     for choice in plane.choices:
+        favourite = choice.counts[0][0]
+        # A map may have no place for its ring: say why.
+        unknown = "" if favourite in measured or not measured else ", not run as a point"
         said.append(
-            f"{choice.row.title}: most often {choice.counts[0][0].label()} ({choice.share:.0%})."
+            f"{choice.row.title}: most often {favourite.label()} ({choice.share:.0%}{unknown})."
         )
     if plane.rho is not None:
         wanted = "negative" if plane.higher_is_better else "positive"
