@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,7 @@ def test_two_processes_share_the_documents(command, tmp_path, monkeypatch):
     ended = program(*LAUNCH, *words, timeout=60, PYTHONPATH=".")
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("4 results below") == 1, "one process tells"
+    assert re.search(r"\| [1-9]\d*/\d+ \[00:00<", ended.stderr), "a bar begins where it was killed"
     assert not (tmp_path / "out" / ".trial.sweep").exists()
     differences = compared(numbers(tmp_path / "alone"), numbers(tmp_path / "out"))
     assert not list(differences)

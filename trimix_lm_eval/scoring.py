@@ -8,7 +8,6 @@ only where a token is judged, a chunk at a time, and only gather minus logsumexp
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -224,38 +223,23 @@ def _score_batch(
     return scores
 
 
-#: Rows per row that was asked for, at most, where a context is held once for all of its options.
-_WAYS = 8
-
-
 def _begun(
     rows: Rows, todo: Sequence[Option], batch_size: int
 ) -> Iterator[tuple[Sequence[Option], Rows]]:
-    """Split options into batches, each with rows that hold its contexts.
+    """Split options into batches, each with rows that begin with its contexts.
 
-    Args:
-        rows: Of the contexts.
-        todo: The options, the longest first.
-        batch_size: Rows at a time, where each takes a copy of its context. Where contexts are held
-            once, options are so many more as take no more tokens than the contexts took.
+    Where the sources let rows share what they begin with, each context is held once for all of
+    its options, in whatever batches they are; else a batch has copies of its own.
     """
-    if not todo:
-        return
-    shares = rows.ensemble.shares
-    ways = min(_WAYS, int(rows.layout.length.max()) // len(todo[0][2])) if shares else 1
-    size = batch_size * max(1, ways)
-    # Those of one context side by side: then attention takes slices of them.
-    parts = [sorted(todo[s : s + size]) for s in range(0, len(todo), size)]
-    contexts = [[row for row, _, _ in part] for part in parts]
-    if not shares:
-        yield from ((part, rows.fork(mine)) for part, mine in zip(parts, contexts, strict=True))
-        return
-    branches = rows.branch([row for mine in contexts for row in mine])
-    ends = accumulate(map(len, parts))
-    yield from (
-        (part, branches.fork(range(end - len(part), end)))
-        for part, end in zip(parts, ends, strict=True)
-    )
+    # Within a batch those of one context side by side: then attention takes slices of them.
+    parts = [sorted(todo[s : s + batch_size]) for s in range(0, len(todo), batch_size)]
+    whole = [row for part in parts for row, _, _ in part]
+    held = rows.branch(whole) if whole and rows.ensemble.shares else None
+    start = 0
+    for part in parts:
+        end = start + len(part)
+        yield part, held.fork(range(start, end)) if held else rows.fork(whole[start:end])
+        start = end
 
 
 def _score_options(

@@ -142,14 +142,16 @@ class SweepLM(TextLM):
             self._choose_points(asked)
         known = [self.journal.requests(run.digest) for run in self.runs]
         groups = answers.missing(kind, asked, known)
-        total = sum(len(which) * len(group) for which, group in groups.items())
+        left = sum(len(which) * len(group) for which, group in groups.items())
+        total = len({one.key for one in asked}) * len(self.runs)
         # The rate over all that is done: answers come in bursts, the last ones say little.
         bar = tqdm(
             total=total,
+            initial=total - left,  # what the journal has
             desc=" ".join(filter(None, [self.title, kind])),
             unit="answer",
             smoothing=0,
-            disable=self.rank != 0 or not total,
+            disable=self.rank != 0 or not left,
         )
         with bar:
             for which, group in groups.items():
