@@ -61,6 +61,23 @@ def page(results, tmp_path_factory):
     return folder / "report" / "report.html"
 
 
+def test_rows_tell_how_they_depart_only_where_they_differ_in_it(tmp_path):
+    for place, (name, limit) in enumerate([("ent", 30), ("ppl", 30), ("gate", None)]):
+        given = {"limit": limit, "of": 60 if limit else None, "stamp": f"2026-11-01T00-00-0{place}"}
+        write_run(
+            tmp_path / ("whole" if limit is None else "limited"),
+            {TASKS[0]: [1.0, 0.0] * 15},
+            trimix=trimix_config(name),
+            **given,
+        )
+    write([tmp_path / "limited"], tmp_path / "alike")
+    write([tmp_path], tmp_path / "unlike")
+    tables = [(tmp_path / name / "report.md").read_text("utf-8") for name in ("alike", "unlike")]
+    alike, unlike = ([x for x in text.split("\n") if x.startswith("| TriMix")] for text in tables)
+    assert len(alike) == 2 and not any("limit 30" in line for line in alike)
+    assert len([line for line in unlike if "(limit 30, " in line]) == 2
+
+
 # ---------------------------------------------------------------- pictures
 
 

@@ -45,7 +45,7 @@ def table_view(report: Report, table: Table, anchor: str) -> View:
     ]
     rows = [
         {
-            **_head(report, row, cells),
+            **_head(report, table, row, cells),
             "cells": [
                 cell and _cell(row, cell, scales[i], cell in best[i], letters)
                 for i, cell in enumerate(cells)
@@ -91,7 +91,13 @@ def _documents(table: Table, column: int) -> str:
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
 
 
-def _head(report: Report, row: Row, cells: tuple[Cell | None, ...]) -> View:
+def _small(table: Table, row: Row) -> str:
+    """What tells a row from others of its name; how it departs, only if not all do so alike."""
+    alike = len({other.variant for other, _ in table.rows}) == 1
+    return ", ".join(text for text in (row.detail, "" if alike else row.variant) if text)
+
+
+def _head(report: Report, table: Table, row: Row, cells: tuple[Cell | None, ...]) -> View:
     runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
     numbers = sorted(report.number(run) for run in runs)
     first = KINDS.index(row.kind)
@@ -99,7 +105,7 @@ def _head(report: Report, row: Row, cells: tuple[Cell | None, ...]) -> View:
         "title": row.title,
         "kind": row.kind,
         "group": "single" if first < KINDS.index("proxy") else row.kind,
-        "small": ", ".join(text for text in (row.detail, row.variant) if text),
+        "small": _small(table, row),
         "models": list(_models(row, list(runs))),
         "runs": numbers,
     }
@@ -110,7 +116,8 @@ def _models(row: Row, runs: list[Run]) -> Iterator[str]:
     if row.kind == "single" and runs:
         role = str(runs[0].policy)
         paths = [str((run.sources.get(role) or {}).get("path") or "") for run in runs]
-        yield from dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
+        names = dict.fromkeys(path.rstrip("/").rsplit("/", 1)[-1] for path in paths if path)
+        yield from (name for name in names if name != row.title)
 
 
 def _cell(row: Row, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
@@ -148,7 +155,7 @@ def _details(table: Table, scales: list[Scale]) -> Iterator[View]:
             yield {
                 "column": column.title,
                 "row": row.title,
-                "small": ", ".join(text for text in (row.detail, row.variant) if text),
+                "small": _small(table, row),
                 "reference": cell.reference.title if cell.reference else "",
                 "n": sum(cell.n) or "",
                 "delta": "" if cell.delta is None else unit.signed(cell.delta),
@@ -181,7 +188,7 @@ def gap_views(table: Table, found: list[Gap]) -> Iterator[View]:
             "rows": [
                 {
                     "title": row.title,
-                    "small": row.variant,
+                    "small": _small(table, row),
                     "cells": [
                         units[c.title].signed(gap.gap)
                         if (gap := by.get((row.key, c.title)))

@@ -39,6 +39,7 @@ def settings(run: Run, task: str) -> Iterator[str]:
         return
     shots = run.shots(task)
     if shots is not None and shots != (ours.get("num_fewshot") or 0):
-        yield f"{shots} shots in place of {ours.get('num_fewshot') or 0}"
+        unit = "shot" if shots == 1 else "shots"
+        yield f"{shots} {unit} in place of {ours.get('num_fewshot') or 0}"
     if ours.get("generation_kwargs") != config.get("generation_kwargs"):
         yield "generation_kwargs changed"
