@@ -101,6 +101,16 @@ def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
     return AutoModelForCausalLM.from_pretrained(base.spec.path, dtype=torch.float32, **arguments)
 
 
+def quiet_about_ties(model: Any) -> None:
+    """Tell transformers which weights a checkpoint lacks because they are those of others.
+
+    Args:
+        model: That checkpoints will be loaded into.
+    """
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        model._keys_to_ignore_on_save = list(model._tied_weights_keys or ())
+
+
 def check_memory(base: Base, config: Config) -> None:
     """See whether weights, gradients and the optimizer's sums fit; rows of a batch come on top.
 

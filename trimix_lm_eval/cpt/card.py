@@ -46,6 +46,9 @@ def write(
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
+    environment.filters["short"] = lambda name: (
+        Path(name).name if Path(name).is_absolute() else name
+    )
     on_hub = base.files.commit is not None
     page = f"https://huggingface.co/{config.base}"
     body = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -59,6 +62,7 @@ def write(
         plan=plan,
         step=step,
         recipe=_recipe(config),
+        demo=config.base == DEMO,
         identity=base.identity(),
     )
     body = re.sub(r"\n{3,}", "\n\n", body)
@@ -82,7 +86,14 @@ def _metadata(config: Config, on_hub: bool) -> str:
 def _recipe(config: Config) -> str:
     import yaml
 
-    return yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+    plain = {**config.plain(), "output": config.output.name}
+    # Where files lay on one machine is of no use on another: the table has their SHA-256.
+    for key in ("text", "english"):
+        plain[key] = [Path(one).name if isinstance(one, str) else one for one in plain[key]]
+    for key in ("held_out", "test"):
+        if isinstance(plain[key], str):
+            plain[key] = Path(plain[key]).name
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _versions(config: Config) -> dict[str, str]:

@@ -113,10 +113,10 @@ def _after_last_break(piece: bytes) -> int:
 
 
 def _pass_over(stream: BinaryIO) -> int:
-    """Read to the end of the line; how many bytes that were."""
+    """Read to the end of the line; how many bytes there were before it."""
     passed = 0
     while got := stream.readline(LONGEST):
-        passed += len(got)
         if got.endswith(b"\n"):
-            break
+            return passed + len(got) - 1
+        passed += len(got)
     return passed

@@ -155,7 +155,7 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
     """
     file = config.work / "run.json"
     mend = "give this run another output, or delete that folder"
-    if file.exists():
+    if file.exists() and (config.work / "data").is_dir():
         differences = list(compared(_read(file), json.loads(json.dumps(identity))))
         if differences:
             shown = "; ".join(differences[:5])
@@ -191,6 +191,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Place
         if some
     }
     model = bases.load(base, config)
+    bases.quiet_about_ties(model)
     before = config.work / "before.json"
     if not before.exists():
         found = _measure(model, windows, planned, place)

@@ -50,7 +50,7 @@ class Place(NamedTuple):
     def plain(self) -> Any:
         """As in YAML."""
         kind = "hub" if self.hub else "file"
-        given = {kind: self.where, **self._asdict()}
+        given = {**self._asdict(), kind: self.where}
         usual = Place("")._asdict()
         kept = {k: given[k] for k in _KEYS[kind] if k == kind or given[k] != usual[k]}
         return self.where if list(kept) == ["file"] else kept

@@ -8,7 +8,6 @@ there, so that training goes on from it after any end, as if there had been none
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +161,8 @@ def make(
         callbacks.append(Patience(config.patience))
     if place.rank == 0:
         callbacks.append(Bar())
+        if "tensorboard" in config.report_to:
+            callbacks.append(_tensorboard(config.work / "tensorboard"))
     rows = Mixed(corpus, mixture, plan.steps * plan.batch)
     return CptTrainer(
         windows,
@@ -174,10 +175,17 @@ def make(
     )
 
 
+def _tensorboard(folder: Path) -> TrainerCallback:
+    """The Trainer's own callback; the environment is the other way to tell it the folder."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
 def _arguments(config: Config, plan: Plan) -> TrainingArguments:
     """What the Trainer is told."""
     gpu = torch.accelerator.is_available()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.work / "tensorboard"))
     checkpointing = gpu if config.gradient_checkpointing is None else config.gradient_checkpointing
     made = TrainingArguments(
         output_dir=str(config.work / "checkpoints"),
@@ -203,7 +211,7 @@ def _arguments(config: Config, plan: Plan) -> TrainingArguments:
         greater_is_better=False,
         restore_callback_states_from_checkpoint=True,
         logging_steps=min(10, plan.every),
-        report_to=list(config.report_to) or "none",
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
         seed=config.seed,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
