@@ -98,6 +98,15 @@ def test_scaling(run):
     assert all(set(values[a]) == {"exponent", "per_doubling", "seconds"} for a in axes)
 
 
+def test_sweep(run):
+    small = ("--questions", 2, "--prompts", 3, "--new-tokens", 12, "--points", 6, "--batch", 3)
+    values = run("sweep", *SMALL, *small)
+    assert positive(values, "ratio_mc", "ratio_gen")
+    assert values["max_abs_diff"] <= 1e-4
+    assert values["texts_identical"] == 1.0
+    assert 1 / 6 < values["distinct_tokens"] <= 1
+
+
 def test_the_exponent_of_a_power_is_found():
     assert program("scaling").exponent({1: 3.0, 2: 3.0 * 2**0.7, 8: 3.0 * 8**0.7}) == pytest.approx(
         0.7

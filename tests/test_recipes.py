@@ -19,7 +19,7 @@ from tests.test_invariants import (
 )
 from trimix_lm_eval import decoding, grid, policies
 from trimix_lm_eval.ensemble import Rows
-from trimix_lm_eval.fuser import Recipe
+from trimix_lm_eval.fuser import Fuser, Recipe
 from trimix_lm_eval.trimix import Generation
 from trimix_lm_eval.weights import PAPER_GRID
 
@@ -353,6 +353,27 @@ def test_every_family_takes_beginnings_in_common(trio, family):
     assert [(s.shares, s.plain) for s in sources] == [(True, False)] * 4
 
 
+def test_who_asks_for_an_attention_gets_it(pico, trio):
+    """Sources that cannot have beginnings in common give the same texts, from copies."""
+    from trimix_lm_eval import TriMix
+
+    jobs = [("the inn there in the barn", Generation(12)), ("x", Generation(9))]
+    recipes = [*GRID[::5], CHOOSING[0]]
+    expected = {
+        k: t.text for k, t in every(trio("llama").many(recipes).iter_generate(jobs)).items()
+    }
+    for asked in ("sdpa", "eager"):
+        model = TriMix.from_pretrained(**pico("llama"), policy="ppl", attn_implementation=asked)
+        ensemble = model.fuser.ensemble
+        assert not ensemble.shares
+        assert {s.config._attn_implementation for s in ensemble.sources} == {asked}
+        several = TriMix(
+            model.settings, model.tokenizer, Fuser(ensemble, tuple(recipes)), model.report
+        )
+        found = every(several.iter_generate(jobs))
+        assert {key: text.text for key, text in found.items()} == expected
+
+
 @property_test(12)
 @given(st.data())
 def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
@@ -447,3 +468,25 @@ def test_attention_is_that_of_sdpa(heads, n):
             attn_mask=at,
         )
         torch.testing.assert_close(got[row].transpose(0, 1), want, rtol=1e-5, atol=1e-5)
+
+
+def test_models_that_are_there_need_no_room_and_are_not_loaded_again(pico, monkeypatch):
+    """The second language of a sweep, on a machine that the first one's models have filled."""
+    from trimix_lm_eval import TriMix, settings, trimix
+    from trimix_lm_eval.errors import TrimixError
+    from trimix_lm_eval.preflight import memory
+
+    folders = pico("llama")
+    given = {k: folders[k] for k in ("large_ins", "small_cpt", "small_base")}
+    asked = settings.parse({**given, "policy": "ppl", "device": "cpu"})
+    kept, loaded = {}, []
+    load = trimix.load_model
+    monkeypatch.setattr(trimix, "load_model", lambda s, d: loaded.append(s.name) or load(s, d))
+    first = TriMix.load_many([asked], kept=kept)
+    monkeypatch.setattr(memory, "free_memory", lambda devices: dict.fromkeys(devices, 1))
+    with pytest.raises(TrimixError, match="free"):
+        TriMix.load_many([asked])
+    second = TriMix.load_many([asked], kept=kept)
+    assert loaded == ["large_ins", "small_cpt", "small_base"]
+    pairs = [("the inn", " there")]
+    assert second.loglikelihood(pairs) == first.loglikelihood(pairs)

@@ -134,3 +134,21 @@ def test_errors_have_no_traceback(tmp_path):
     ended = program("-m", "trimix_lm_eval", "sweep", str(tmp_path / "s.yaml"))
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: There is no `sweep:` block")
+
+
+def test_a_look_at_a_sweep_loads_nothing_and_writes_nothing(command, monkeypatch, capsys, tmp_path):
+    """What would be run, from small files only; and `trimix check` says who checks a sweep."""
+    from trimix_lm_eval import cli, trimix
+
+    def never(*_):
+        raise AssertionError("loaded")
+
+    given, words = command
+    monkeypatch.setattr(trimix, "load_model", never)
+    assert cli.main(["sweep", str(tmp_path / "trial.yaml"), "--check"]) == 0
+    told = capsys.readouterr().out
+    assert "results: 4 variants, 0 of them there; choice (7 documents)" in told
+    assert "context: 96 tokens" in told
+    assert not (tmp_path / "out").exists()
+    assert cli.main(["check", "--config", str(tmp_path / "trial.yaml")]) == 1
+    assert "trimix sweep" in capsys.readouterr().out

@@ -199,7 +199,10 @@ def test_the_readme_and_the_example_are_plans():
     assert len(made) == 2 * 2 * 2 and made[0].folder == "bo/0shot_seed1234"
     example = plan.read(ROOT / "examples" / "sweep_demo.yaml")
     assert len(example.points) == 36
-    assert example.settings[0].tasks[1:] == ["trimix_sib200_bod_Tibt", "trimix_sib200_tel_Telu"]
+    assert example.settings[0].tasks[1:] == [
+        "trimix_sib200_bod_Tibt_ll",
+        "trimix_sib200_tel_Telu_ll",
+    ]
 
 
 # ---------------------------------------------------------------- what is wrong

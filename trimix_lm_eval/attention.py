@@ -130,12 +130,12 @@ def _whole(own: Tensor, width: int, begun: list[tuple[slice | Tensor, Tensor]]) 
 
 def install(model: Any) -> bool:
     """Let a model attend in this way, if it lets itself be told; returns whether it does."""
-    if model.config.get_text_config()._attn_implementation != "sdpa":
-        return False
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
-    return bool(model.config.get_text_config()._attn_implementation == NAME)
+    config = model.config.get_text_config()
+    if config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+    return bool(config._attn_implementation == NAME)
 
 
 def uninstall(model: Any) -> None:

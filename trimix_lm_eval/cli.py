@@ -78,7 +78,7 @@ def _tasks(args: argparse.Namespace) -> int:
 def _sweep(args: argparse.Namespace) -> int:
     from trimix_lm_eval import sweep
 
-    return sweep.main(args.config)
+    return sweep.main(args.config, args.check)
 
 
 def _report(args: argparse.Namespace) -> int:

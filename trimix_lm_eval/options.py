@@ -93,6 +93,9 @@ def _add_sweep(commands: Commands) -> None:
     sweep.add_argument(
         "config", metavar="FILE", help="a file for `lm_eval run --config` with a `sweep:` block"
     )
+    sweep.add_argument(
+        "--check", action="store_true", help="say what would be run, before any weights are loaded"
+    )
 
 
 def _add_metadata(command: argparse.ArgumentParser) -> None:

@@ -111,11 +111,6 @@ class Settings:
     enable_thinking: bool | None = None
     think_end_token: str | None = None
 
-    @property
-    def mask(self) -> tuple[float | None, str]:
-        """The plausibility mask: its fraction, and the source that it looks at."""
-        return self.plausibility, self.plausibility_source
-
 
 _SPEC_FIELDS = tuple(
     f.name for f in dataclasses.fields(SourceSpec) if f.name not in ("name", "path")

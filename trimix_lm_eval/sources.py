@@ -35,10 +35,12 @@ class Source:
         name: Its role.
         model: A transformers causal LM in evaluation mode.
         vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
+        own_attention: Whether `attention` may take the place of sdpa; False if the user chose.
     """
 
-    def __init__(self, name: str, model: Any, vocab_size: int) -> None:
+    def __init__(self, name: str, model: Any, vocab_size: int, own_attention: bool = True) -> None:
         self.name, self.model, self.vocab_size = name, model, vocab_size
+        self.own_attention = own_attention
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self.dtype = model.dtype
@@ -144,7 +146,7 @@ class Source:
                 "check dtype, quantization and attn_implementation of this source",
             ) from error
         expected = output.logits[0, length // 2 :, : self.vocab_size].float()
-        self.shares = attention.install(self.model)
+        self.shares = self.own_attention and attention.install(self.model)
         if self.shares and self._found(ids, expected):
             return
         if self.shares:

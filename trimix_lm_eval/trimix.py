@@ -174,7 +174,8 @@ class TriMix:
             for v in variants
         )
         names = needed(asked, recipes)
-        report = preflight.check(asked, names, device)
+        models = {} if kept is None else kept
+        report = preflight.check(asked, names, device, models)
         tokenizer = report.tokenizer
         if (asked.prefix_token_id or 0) >= report.vocab_size:
             raise TrimixError(
@@ -185,15 +186,13 @@ class TriMix:
         if asked.add_bos_token is not None:
             tokenizer.add_bos_token = asked.add_bos_token
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        models = {} if kept is None else kept
         sources = []
         for name in names:
-            # The commit that was checked is the one that runs, whatever a branch does meanwhile.
-            spec = asked.sources[name]
-            pinned = dataclasses.replace(spec, revision=report.commits[name] or spec.revision)
-            if pinned not in models:
-                models[pinned] = load_model(pinned, default)
-            sources.append(Source(name, models[pinned], report.vocab_size))
+            spec = preflight.pinned(asked.sources[name], report.commits[name])
+            if spec not in models:
+                models[spec] = load_model(spec, default)
+            own = spec.attn_implementation is None
+            sources.append(Source(name, models[spec], report.vocab_size, own))
         return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), recipes), report)
 
     @property

@@ -12,8 +12,8 @@ their small files could tell. `check` looks, and either returns a `Report` or ra
     runs.py        ordinary lm-eval run configs, for ``trimix check``
 """
 
-from trimix_lm_eval.preflight.report import Report, check
+from trimix_lm_eval.preflight.report import Report, check, pinned
 from trimix_lm_eval.preflight.runs import main
 from trimix_lm_eval.preflight.vocabulary import Difference, first_difference
 
-__all__ = ["Difference", "Report", "check", "first_difference", "main"]
+__all__ = ["Difference", "Report", "check", "first_difference", "main", "pinned"]

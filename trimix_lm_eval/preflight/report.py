@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -61,7 +61,12 @@ class Report:
         return lines
 
 
-def check(settings: Settings, needed: Iterable[str], device: str | None = None) -> Report:
+def check(
+    settings: Settings,
+    needed: Iterable[str],
+    device: str | None = None,
+    kept: Container[SourceSpec] = (),
+) -> Report:
     """Check a run before any weight is loaded.
 
     Args:
@@ -69,6 +74,7 @@ def check(settings: Settings, needed: Iterable[str], device: str | None = None) 
         needed: Roles of the sources that will be loaded. The tokenizer is large_ins's (or
             ``settings.tokenizer``) even if large_ins itself is not among them.
         device: Where sources go that name no device; None is the first GPU, or the CPU.
+        kept: Models that are in memory already (see `pinned`): they need no room any more.
 
     Raises:
         TrimixError: Something would fail later, or silently give wrong numbers.
@@ -86,7 +92,8 @@ def check(settings: Settings, needed: Iterable[str], device: str | None = None) 
         memory.estimate(spec, configs[spec.name], files[spec.name], devices[spec.name])
         for spec in specs
     )
-    memory.check_fit(estimates, free)
+    new = [spec.name for spec in specs if pinned(spec, files[spec.name].commit) not in kept]
+    memory.check_fit([one for one in estimates if one.source in new], free)
     return Report(
         configs,
         {name: found.commit for name, found in files.items()},
@@ -99,6 +106,11 @@ def check(settings: Settings, needed: Iterable[str], device: str | None = None) 
         unused,
         tokenizer,
     )
+
+
+def pinned(spec: SourceSpec, commit: str | None) -> SourceSpec:
+    """A source at the commit that was checked, whatever a branch does meanwhile."""
+    return replace(spec, revision=commit or spec.revision)
 
 
 def load_tokenizer(spec: SourceSpec, files: Files) -> Any:

@@ -84,6 +84,8 @@ def _needed(wanted: Settings) -> tuple[str, ...]:
 def _read(path: str) -> dict[str, Any]:
     """Read a run config with lm-eval's own reader and checks."""
     run = load(path)
+    if "sweep" in run:
+        raise TrimixError(f"{path} is a sweep.", f"check it with `trimix sweep {path} --check`")
     configured(run, path)
     return run
 

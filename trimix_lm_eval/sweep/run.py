@@ -39,6 +39,7 @@ class Work(NamedTuple):
 
     Attributes:
         setting: With the context length that all its variants share.
+        report: What the preflight found of its sources.
         folders: Of the variants.
         tasks: Loaded.
         identities: By variant, what its numbers depend on.
@@ -46,6 +47,7 @@ class Work(NamedTuple):
     """
 
     setting: Setting
+    report: preflight.Report
     folders: list[Path]
     tasks: Tasks
     identities: list[dict[str, Any]]
@@ -92,6 +94,29 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
     return [files.results_of(folder)[0] for one in work for folder in one.folders]
 
 
+def look(config: str | Path | Mapping[str, Any]) -> list[str]:
+    """What a sweep would do, in lines for reading; nothing is loaded.
+
+    Args:
+        config: As for `sweep`.
+
+    Raises:
+        TrimixError: Something is wrong that the user can mend.
+    """
+    lines: list[str] = []
+    reports: list[preflight.Report] = []
+    for one in _looked_at(plan.read(config), Place()):
+        if not any(report is one.report for report in reports):
+            reports.append(one.report)
+            lines += one.report.lines()
+        counts = {name: task["documents"] for name, task in one.tasks.digests().items()}
+        told = ", ".join(f"{name} ({count} documents)" for name, count in counts.items())
+        where = one.setting.folder or "results"
+        ready = len(one.folders) - len(one.missing)
+        lines.append(f"{where}: {len(one.folders)} variants, {ready} of them there; {told}")
+    return lines
+
+
 def _looked_at(planned: Plan, place: Place) -> Iterator[Work]:
     """What there is of each setting. Models are checked, not loaded."""
     manager = manager_for(planned.settings[0].config.include_path)
@@ -117,7 +142,7 @@ def _looked_at(planned: Plan, place: Place) -> Iterator[Work]:
             for i, (folder, identity) in enumerate(zip(folders, identities, strict=True))
             if not files.finished(folder, identity)
         ]
-        yield Work(setting, folders, tasks, identities, missing)
+        yield Work(setting, report, folders, tasks, identities, missing)
 
 
 def _device(setting: Setting, place: Place) -> str | None:

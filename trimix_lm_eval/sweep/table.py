@@ -8,21 +8,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.results import Run, read
-from trimix_lm_eval.sweep.run import sweep
+from trimix_lm_eval.sweep.run import look, sweep
 
 #: More columns than a terminal shows are left to the report.
 _COLUMNS = 6
 
 
-def main(config: str) -> int:
+def main(config: str, check: bool = False) -> int:
     """``trimix sweep``: run it, and show what came of it.
 
     Args:
         config: The YAML file.
+        check: Say what would be run, and load nothing.
 
     Returns:
         0, or 130 after Ctrl-C.
     """
+    if check:
+        print(*look(config), sep="\n")
+        return 0
     try:
         written = sweep(config)
     except KeyboardInterrupt:
