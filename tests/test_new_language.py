@@ -181,6 +181,9 @@ def test_from_text_to_numbers(tmp_path, monkeypatch, capsys):
     for command in ("trimix cpt new/cpt.yaml", "trimix sweep new/sweep.yaml"):
         assert f"{command}\n" in said
     train({**read(tmp_path / "new" / "cpt.yaml"), "steps": 8, "evaluations": 1})
+    files = ("new/small_cpt/cpt/data/held_out.jsonl", "new/test.jsonl")
+    held_out, test = (set((tmp_path / name).read_text().split()) for name in files)
+    assert not {word for word in held_out & test if "." in word}, "lines end with their number"
     make_lm_eval_quick(monkeypatch)
     written = sweep(tmp_path / "new" / "sweep.yaml")
     found = {}
