@@ -27,6 +27,7 @@ from trimix_lm_eval.cpt.plan import plan
 from trimix_lm_eval.errors import TrimixError
 
 _NEAR = "near held-out text"
+_LEAST = 4  # documents that are held out, whatever the share: one or two tell little
 _SOME = 64  # documents of English that are tokenized before their tokens are counted
 
 
@@ -170,7 +171,7 @@ def _text(
         raise no_text(account, "text")
     held: dict[int, str] = {}
     if not isinstance(config.held_out, Path):
-        held = drawn.chosen(config.held_out)
+        held = drawn.chosen(config.held_out, _LEAST)
         given["held_out"] = list(held.values())
         shield = holdout.Shield(given["held_out"])
     packer = Packer(tokenizer, folder / "text.tokens")
