@@ -93,16 +93,25 @@ def at(cell: dict[str, float], point: tuple[float, float]) -> float:
     return cell["proxy_tuning" if point == (1.0, 1.0) else f"{point[0]:g}:{point[1]:g}"]
 
 
-def oracle(cell: dict[str, float]) -> tuple[float, float]:
-    """The point of the grid that is best on the very items it is judged on."""
-    return max(GRID, key=lambda point: at(cell, point))
+def oracle(cell: dict[str, float]) -> tuple[float, float, float]:
+    """The best of the grid on the very items it is judged on.
+
+    Returns:
+        Its number, alpha and beta; of several equally good points, the mean of each.
+    """
+    top = max(at(cell, point) for point in GRID)
+    best = [point for point in GRID if at(cell, point) == top]
+    return (
+        top,
+        statistics.fmean(alpha for alpha, _ in best),
+        statistics.fmean(beta for _, beta in best),
+    )
 
 
 def claims(cell: dict[str, float]) -> dict[str, float]:
     """What the paper says, as numbers that are positive where it is right."""
     single = max(cell[name] for name in CORNERS)
-    alpha, beta = oracle(cell)
-    top = at(cell, (alpha, beta))
+    top, alpha, beta = oracle(cell)
     return {
         "TriMix (ppl) above every single model": cell["ppl"] - single,
         "TriMix (ppl) above Proxy Tuning": cell["ppl"] - cell["proxy_tuning"],
@@ -144,7 +153,7 @@ def scores_table(table: Table, language: str) -> str:
         shown = []
         for cell in cells:
             by_seed = [scores[cell] for scores in table.values()]
-            values = [at(c, oracle(c)) if name == "oracle" else c[name] for c in by_seed]
+            values = [oracle(c)[0] if name == "oracle" else c[name] for c in by_seed]
             mean, error = spread([abs(value) for value in values])
             digits = 3 if cell[1] == "rolling" else 1
             shown.append(f"{mean:.{digits}f} ± {error:.{digits}f}")

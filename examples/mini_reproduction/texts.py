@@ -81,18 +81,19 @@ def without_overlap(train: list[str], held_out: list[str], run: int = OVERLAP) -
         run: Length, in characters, of a shared run that counts as a quotation.
 
     Returns:
-        The documents of `train` that share no sampled run with `held_out`.
+        The documents of `train` that share no sampled run with `held_out`, and equal none of it.
     """
 
     def squeeze(text: str) -> str:
         return text.replace(" ", "").replace("་", "")
 
+    whole = set(map(squeeze, held_out))
     seen = set()
-    for text in map(squeeze, held_out):
+    for text in whole:
         seen.update(text[i : i + run] for i in range(0, len(text) - run, run // 2))
 
     def quotes(text: str) -> bool:
-        return any(text[i : i + run] in seen for i in range(len(text) - run))
+        return text in whole or any(text[i : i + run] in seen for i in range(len(text) - run))
 
     return [document for document in train if not quotes(squeeze(document))]
 
