@@ -25,6 +25,7 @@ def main() -> None:
     add("--only", metavar="STEP", help="do one step, e.g. large_ins or seed1/large_ins")
     add("--dev", action="store_true", help="judge on development text, for settling a recipe")
     add("--smoke", action="store_true", help="all of it at toy size, one seed: a minute or two")
+    add("--demo", action="store_true", help="of the first seed, make the models of pretrained=demo")
     add("--threads", type=int, default=2, help="CPU threads; numbers depend on it; default: 2")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
@@ -35,9 +36,20 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    recipe, seeds = (SMOKE, args.seeds[:1]) if args.smoke else (EXPERIMENT, args.seeds)
-    part = "dev" if args.dev else "test"
-    run(steps(recipe, args.texts, args.out.absolute(), seeds, part), args.out.absolute(), args.only)
+    recipe = SMOKE if args.smoke else EXPERIMENT
+    seeds = args.seeds[:1] if args.smoke or args.demo else args.seeds
+    part, out = "dev" if args.dev else "test", args.out.absolute()
+    planned = steps(recipe, args.texts, out, seeds, part)
+    if args.demo:  # the report and the claims are about several seeds
+        planned = [step for step in planned if not step.name.startswith(("report", "claims"))]
+    run(planned, out, args.only)
+    if args.demo:
+        import demo
+        import texts
+
+        held_out = texts.load(args.texts)["bo"].test
+        models = out / f"seed{seeds[0]}"
+        demo.install(models, models / f"results_{part}", held_out, Path(__file__).parents[2])
 
 
 if __name__ == "__main__":
