@@ -8,6 +8,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# Tests run in as many processes as there are processors, up to four; JOBS=0 runs them in one.
+JOBS ?= auto
 DEMO_LIMIT ?= 16
 
 VENV := .venv
@@ -33,10 +35,10 @@ demo: $(STAMP)
 	$(BIN)/python examples/demo_table.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 4 $(PYTEST_ARGS)
 
 test-floor: $(FLOOR_STAMP)
-	$(FLOOR_VENV)/bin/python -m pytest -q $(PYTEST_ARGS)
+	$(FLOOR_VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 4 $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -76,7 +78,7 @@ $(FLOOR_STAMP): $(INPUTS)
 	$(check_python)
 	@echo "Installing into $(FLOOR_VENV) with transformers $(FLOOR)."
 	$(PYTHON) -m venv --clear $(FLOOR_VENV)
-	grep -E '^(torch|lm_eval|build|hatchling|hypothesis|pytest)==' constraints.txt \
+	grep -E '^(torch|lm_eval|build|hatchling|hypothesis|pytest|pytest-xdist)==' constraints.txt \
 		> $(FLOOR_VENV)/constraints.txt
 	$(FLOOR_VENV)/bin/pip install --quiet -c $(FLOOR_VENV)/constraints.txt \
 		-e '.[dev]' transformers==$(FLOOR)

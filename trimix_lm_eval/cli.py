@@ -108,6 +108,18 @@ def _leaderboard(args: argparse.Namespace) -> int:
     return leaderboard.main(args.folder, args.output, args.title)
 
 
+def _cpt(args: argparse.Namespace) -> int:
+    from trimix_lm_eval import cpt
+
+    return cpt.main(args.config)
+
+
+def _new_language(args: argparse.Namespace) -> int:
+    from trimix_lm_eval.new_language import Asked, main
+
+    return main(Asked(**{name: getattr(args, name) for name in Asked._fields}))
+
+
 def _metadata(given: Sequence[str]) -> dict[str, object]:
     """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times."""
     text = " ".join(given)
@@ -131,6 +143,8 @@ _COMMANDS = {
     "explain": _explain,
     "export": _export,
     "leaderboard": _leaderboard,
+    "cpt": _cpt,
+    "new-language": _new_language,
 }
 
 

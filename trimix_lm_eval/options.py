@@ -15,6 +15,7 @@ examples:
   trimix tasks '*_choice'
   trimix sweep examples/sweep_demo.yaml
   trimix explain --model_args pretrained=demo --prompt 'The old king'
+  trimix new-language swh_Latn --text swahili.txt
 
 `trimix run …` is `lm_eval run …`, which knows --model trimix too once this package is installed.
 """
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
         _add_explain,
         _add_export,
         _add_leaderboard,
+        _add_cpt,
+        _add_new_language,
     ):
         add(commands)
     return made
@@ -193,6 +196,44 @@ def _add_leaderboard(commands: Commands) -> None:
         "--output", type=Path, default=Path("site"), metavar="DIR", help="default: site"
     )
     board.add_argument("--title", default="TriMix leaderboard", help="default: TriMix leaderboard")
+
+
+def _add_cpt(commands: Commands) -> None:
+    cpt = _add(
+        commands,
+        "cpt",
+        "train a small base model further on raw text of one language, and go on where an earlier "
+        "run stopped",
+    )
+    cpt.add_argument("config", metavar="FILE", help="YAML: base, text, output …; see new-language")
+
+
+def _add_new_language(commands: Commands) -> None:
+    new = _add(
+        commands,
+        "new-language",
+        "write what a language needs, from text in it: configs to train and compare, tasks",
+    )
+    new.add_argument("code", metavar="CODE", help="as in FLORES-200 (swh_Latn), or any other")
+    new.add_argument(
+        "--text",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="raw text: .txt, .jsonl, .parquet, or folders",
+    )
+    new.add_argument(
+        "--base", default="demo", metavar="MODEL", help="small base model (default: demo's)"
+    )
+    new.add_argument("--large", metavar="MODEL", help="large model of the same family")
+    new.add_argument("--output", type=Path, metavar="DIR", help="default: CODE")
+    new.add_argument("--name", help="of the language in prompts (default: that in FLORES-200)")
+    new.add_argument(
+        "--english", nargs="+", default=[], metavar="FILE", help="English text to be mixed in"
+    )
+    new.add_argument("--text-field", default="text", help="column of JSONL and Parquet")
+    new.add_argument("--license", default="", help="of the text, for the model's card")
+    new.add_argument("--force", action="store_true", help="write over files that are there")
 
 
 def _add(commands: Commands, name: str, description: str) -> argparse.ArgumentParser:

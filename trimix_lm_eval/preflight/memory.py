@@ -123,7 +123,7 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
         TrimixError: Its ``attn_implementation`` cannot be had.
     """
     stored = getattr(config, "quantization_config", None)
-    dtype = spec.dtype if spec.dtype != "auto" else str(_stored_dtype(config)).split(".")[-1]
+    dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
     size = _BYTES.get(dtype, 4)
     counted = _count(spec, config)
     weights: int | None = None
@@ -187,7 +187,7 @@ def gib(size: int | None) -> str:
     return "?" if size is None else f"{size / GIB:.2f} GiB"
 
 
-def _stored_dtype(config: Any) -> Any:
+def stored_dtype(config: Any) -> Any:
     """The dtype of a checkpoint; where it does not say, the one that costs most."""
     for part in (config, config.get_text_config()):
         for name in ("dtype", "torch_dtype"):

@@ -85,7 +85,7 @@ def check(
     files = {spec.name: locate(spec) for spec in specs}
     configs = {spec.name: load_config(spec, files[spec.name]) for spec in specs}
     tokenizer, vocab_size, unused = _vocabulary(settings, specs, files, configs)
-    contexts = {name: _context(config, tokenizer) for name, config in configs.items()}
+    contexts = {name: context_of(config, tokenizer) for name, config in configs.items()}
     used = present[1:] if memory.SPREAD in devices.values() else []
     free = memory.free_memory(n for n in present if n in used or n in devices.values())
     estimates = tuple(
@@ -189,7 +189,7 @@ def _rows(spec: SourceSpec, config: Any) -> int:
     return rows
 
 
-def _context(config: Any, tokenizer: Any) -> int:
+def context_of(config: Any, tokenizer: Any) -> int:
     """Context length of a source, found as lm-eval finds it."""
     text = config.get_text_config()
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):

@@ -1,0 +1,281 @@
+"""Text -> rows of tokens on disk, with an account of it; done once, by one process.
+
+    <output>/cpt/data/text.tokens, english.tokens     see `packing`
+    <output>/cpt/data/held_out.jsonl, test.jsonl      documents
+    <output>/cpt/data/dropped.jsonl                   every line that is not used, and why
+    <output>/cpt/data/report.json                     the account
+
+The folder appears when all of it is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from tqdm import tqdm
+
+from trimix_lm_eval.cpt import holdout, texts
+from trimix_lm_eval.cpt.cleaning import Account, Cleaner, Document, write_dropped
+from trimix_lm_eval.cpt.config import Config
+from trimix_lm_eval.cpt.packing import Packer, Rows
+from trimix_lm_eval.cpt.plan import plan
+from trimix_lm_eval.errors import TrimixError
+
+_NEAR = "near held-out text"
+_SOME = 64  # documents of English that are tokenized before their tokens are counted
+
+
+class Corpus(NamedTuple):
+    """What `prepare` made.
+
+    Attributes:
+        text: Rows of the language.
+        english: Rows of English.
+        held_out: Documents that decide.
+        test: Documents that decide nothing.
+        report: The account.
+    """
+
+    text: Rows
+    english: Rows
+    held_out: list[str]
+    test: list[str]
+    report: dict[str, Any]
+
+
+class Read(NamedTuple):
+    """What there is to be read.
+
+    Attributes:
+        text: Of the language.
+        english: Of English.
+        kept_out: Identities of the held-out files, by key of the config.
+    """
+
+    text: list[texts.Source]
+    english: list[texts.Source]
+    kept_out: dict[str, str]
+
+    def identity(self) -> dict[str, Any]:
+        """What of it the weights depend on."""
+        known = {"text": self.text, "english": self.english}
+        found: dict[str, Any] = {
+            key: [one.sha256 or f"{one.name}@{one.commit}" for one in some]
+            for key, some in known.items()
+        }
+        return {**found, **self.kept_out}
+
+
+def look(config: Config) -> Read:
+    """Find the sources of a run.
+
+    Raises:
+        TrimixError: Something is not there.
+    """
+    kept_out = {}
+    for key, path in (("held_out", config.held_out), ("test", config.test)):
+        if isinstance(path, Path):
+            (source,) = texts.sources((texts.Place(str(path)),), config.text_field, key)
+            kept_out[f"{key} file"] = source.sha256
+    return Read(
+        texts.sources(config.text, config.text_field, "text"),
+        texts.sources(config.english, config.text_field, "english"),
+        kept_out,
+    )
+
+
+def load(config: Config, length: int, filler: int) -> Corpus | None:
+    """What was made before; None if nothing was.
+
+    Args:
+        config: Of the run.
+        length: Tokens per row.
+        filler: See `Rows`.
+    """
+    folder = config.work / "data"
+    if not folder.is_dir():
+        return None
+    return Corpus(
+        Rows(folder / "text.tokens", length, filler),
+        Rows(folder / "english.tokens", length, filler),
+        _read_documents(folder / "held_out.jsonl"),
+        _read_documents(folder / "test.jsonl"),
+        json.loads((folder / "report.json").read_text(encoding="utf-8")),
+    )
+
+
+def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> None:
+    """Read, clean, hold out, tokenize.
+
+    Args:
+        config: Of the run.
+        found: Its sources.
+        tokenizer: Of the base.
+        length: Tokens per row.
+        world: Processes of the run.
+
+    Raises:
+        TrimixError: A file cannot be read, or no text is left.
+    """
+    folder, new = config.work / "data", config.work / "data.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
+        report: dict[str, Any] = {}
+        tokens = _text(config, found.text, tokenizer, new, dropped, report)
+        rows = -(-tokens // length)
+        wanted = plan(config, length, rows, world).english_rows * length
+        _english(config, found.english, tokenizer, new, dropped, wanted, report)
+    (new / "report.json").write_text(
+        json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    new.rename(folder)
+
+
+def _text(
+    config: Config,
+    found: list[texts.Source],
+    tokenizer: Any,
+    folder: Path,
+    dropped: TextIO,
+    report: dict[str, Any],
+) -> int:
+    """Prepare the text of the language; returns its tokens."""
+    cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
+    drawn = holdout.Drawn(config.seed)
+    clean = folder / "clean.jsonl"
+    with clean.open("w", encoding="utf-8") as out:
+        for document in documents(cleaner, found, "reading", config.max_bytes):
+            drawn.add(document.text)
+            _write(out, document)
+    account = cleaner.account
+    if not account.documents:
+        raise no_text(account, "text")
+    held: dict[int, str] = {}
+    if isinstance(config.held_out, Path):
+        held_out = holdout.read(config.held_out, config.text_field)
+    else:
+        held = drawn.chosen(config.held_out)
+        held_out = list(held.values())
+    test = holdout.read(config.test, config.text_field) if config.test else []
+    for name, some in (("held_out", held_out), ("test", test)):
+        rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+    shield = holdout.Shield([*held_out, *test])
+    packer = Packer(tokenizer, folder / "text.tokens")
+    packer.add(_shielded(clean, set(held), shield, account, dropped))
+    packer.close()
+    clean.unlink()
+    if not packer.tokens:
+        raise no_text(account, "text")
+    report["text"] = {**account.plain(), **_fertility(packer, account)}
+    for name, some in (("held_out", held_out), ("test", test)):
+        report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
+    return packer.tokens
+
+
+def _shielded(
+    clean: Path, held: set[int], shield: holdout.Shield, account: Account, dropped: TextIO
+) -> Iterator[str]:
+    """The documents to train on; the account's sums are of these from then on."""
+    account.documents = account.characters = account.bytes = 0
+    with clean.open(encoding="utf-8") as rows:
+        for place, row in enumerate(rows):
+            document = Document(*json.loads(row))
+            if place in held:
+                account.kept -= len(document.lines)
+                account.held_out += len(document.lines)
+                continue
+            kept = []
+            for number, line in zip(document.numbers, document.lines, strict=True):
+                if shield.hits(line):
+                    size = len(line.encode())
+                    account.kept -= 1
+                    account.drop(_NEAR, size)
+                    write_dropped(dropped, _NEAR, line, document.file, number, size)
+                else:
+                    kept.append(line)
+            if kept:
+                text = "\n".join(kept)
+                account.add(text)
+                yield text
+
+
+def _english(
+    config: Config,
+    found: list[texts.Source],
+    tokenizer: Any,
+    folder: Path,
+    dropped: TextIO,
+    wanted: int,
+    report: dict[str, Any],
+) -> None:
+    """Prepare as much English as the run reads."""
+    cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, nfc=False)
+    packer = Packer(tokenizer, folder / "english.tokens")
+    stream = documents(cleaner, found, "reading English")
+    while found and packer.tokens < wanted:
+        some = [document.text for document in itertools.islice(stream, _SOME)]
+        if not some:
+            break
+        packer.add(some)
+    stream.close()
+    packer.close()
+    if found and not packer.tokens:
+        raise no_text(cleaner.account, "english")
+    if found:
+        account = cleaner.account
+        wants = {"tokens wanted": wanted}
+        report["english"] = {**account.plain(), **_fertility(packer, account), **wants}
+
+
+def documents(
+    cleaner: Cleaner, found: list[texts.Source], title: str, most: int | None = None
+) -> Generator[Document, None, None]:
+    """The documents of all sources, or those up to so many bytes."""
+    total = sum(source.size for source in found)
+    read = 0
+    with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, delay=1) as bar:
+        for source in found:
+            for document in cleaner.documents(source):
+                size = sum(len(line.encode()) + 1 for line in document.lines)
+                bar.update(size)
+                yield document
+                read += size
+                if most is not None and read >= most:
+                    return
+
+
+def _fertility(packer: Packer, account: Account) -> dict[str, Any]:
+    """How many tokens text takes: what low-resource languages pay for a tokenizer not theirs."""
+    return {
+        "tokens": packer.tokens,
+        "tokens per character": packer.text_tokens / max(1, account.characters),
+        "bytes per token": account.bytes / max(1, packer.text_tokens),
+    }
+
+
+def no_text(account: Account, key: str) -> TrimixError:
+    """The error for text of which nothing is left."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.dropped.most_common())
+    return TrimixError(
+        f"{key}: no text is left of {account.lines:,} lines in {len(account.files)} files"
+        + (f" ({reasons})." if reasons else "."),
+        "look at the files; a text in another encoding is converted by "
+        "`iconv -f UTF-16 -t UTF-8 old.txt > new.txt`",
+    )
+
+
+def _write(out: TextIO, document: Document) -> None:
+    json.dump(document, out, ensure_ascii=False)
+    out.write("\n")
+
+
+def _read_documents(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as rows:
+        return [json.loads(row)["text"] for row in rows]

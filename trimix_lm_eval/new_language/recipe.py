@@ -1,0 +1,62 @@
+"""Steps, batch and learning rate for a text and a model, by a rule that is written beside them.
+
+The recipe of the paper's checkpoints is made for a 7B model and hundreds of millions of tokens. It
+stays as it is where there is that much; below, these rules of thumb take over. They were tried on
+the demo's models only: what held-out text says counts for more.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+#: Read so often, the text being so many tokens or more. Up to four times is nearly as good as
+#: text that was not read before (Muennighoff et al. 2023); early stopping cuts short what is not.
+EPOCHS = ((100_000_000, 1), (10_000_000, 2), (1_000_000, 4), (0, 8))
+#: Optimizer steps that an epoch has at least, if rows are many enough.
+STEPS = 100
+_BATCH = 2**20
+_LEARNING_RATE, _PARAMETERS, _MOST = 3e-5, 7e9, 2e-3
+_END = 30  # the recipe's learning rate ends at a thirtieth
+
+
+class Suited(NamedTuple):
+    """What suits a text and a model.
+
+    Attributes:
+        sequence_length: Tokens per row.
+        batch_tokens: Per step.
+        epochs: How often the text is read.
+        learning_rate: At its peak.
+        min_learning_rate: At its end.
+        warmup: Share of the steps.
+    """
+
+    sequence_length: int
+    batch_tokens: int
+    epochs: int
+    learning_rate: float
+    min_learning_rate: float
+    warmup: float
+
+
+def suited(tokens: int, parameters: int | None, context: int) -> Suited:
+    """Choose.
+
+    Args:
+        tokens: Of the text.
+        parameters: Of the model; None if unknown.
+        context: Of the model.
+    """
+    length = min(2048, context)
+    batch = _BATCH
+    while batch > length and tokens / batch < STEPS:
+        batch //= 2
+    batch = max(batch, length)
+    epochs = next(times for least, times in EPOCHS if tokens >= least)
+    rate = _LEARNING_RATE
+    if parameters:
+        rate = min(_MOST, max(rate, rate * math.sqrt(_PARAMETERS / parameters)))
+    rate = float(f"{rate:.1g}")
+    warmup = 0.01 if batch == _BATCH else 0.05
+    return Suited(length, batch, epochs, rate, float(f"{rate / _END:.1g}"), warmup)
