@@ -1,12 +1,15 @@
-"""Items of the three tasks, made from running text by seeded functions; prompts stand here alone.
+"""Items of the tasks, made from running text by seeded functions; prompts stand here alone.
 
-* choice: four words are offered, and a text that one of them continues.
-* order: are the words of a clause in order, or shuffled?
-* jumble: the words of a clause, shuffled, are to be put in order.
+* choice: a text goes on, with a sign after every other word. Of four continuations one has the
+  right words and the sign that was asked for; in the others the words are shuffled, the sign is
+  another one, or both. Which words, only the language tells; which sign, only the instruction.
+* write: the same is written, not chosen.
+* sign: one of six signs stands somewhere in a text; its English name is asked for. The language
+  is of no use here.
 
-All three need the language (which word comes next?) and the task (only words that are offered may
-come; "yes" and "no" are the answers). The same functions make the English items that large_ins
-learns from and the Tibetan and Uyghur ones that everybody is judged on.
+large_ins learns from English items and from items over nonsense: words of all the text that the
+bases have read, drawn at random. Without nonsense it learns the tasks for English alone (the README
+has the numbers). Everybody is judged on Tibetan and Uyghur.
 """
 
 from __future__ import annotations
@@ -15,126 +18,115 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import regex
-
 Item = dict[str, Any]
 Maker = Callable[[list[str], int, random.Random], list[Item]]
 
-CHOICE = "Go on with one of these words: {words}\nAnswer: {text}"
-ORDER = "Are these words in order, yes or no? {words}\nAnswer:"
-JUMBLE = "Put these words in order: {words}\nAnswer:"
+GO_ON = "Go on, with {sign} after two words.\n{text}\nAnswer:"
+SIGN = "{text}\nWhich sign is in it?\nAnswer:"
+SIGNS = {"+": "plus", "/": "slash", "*": "star", "=": "equals", "#": "hash", "~": "tilde"}
 
-_WORD = regex.compile(r"\p{L}[\p{L}\p{M}\p{N}་'-]*")
-_BREAK = regex.compile(r"[^\p{L}\p{M}\p{N}\s་'-]+")  # everything that ends a clause
-OPTIONS = 4
-TEXT_WORDS = (5, 14)  # words of context in a choice
-CLAUSE_WORDS = (5, 8)  # words of a clause that is put in order
+PIECE = 15  # words that an item is made of, at most
+LEAST = 12  # and at least
+TAIL = 6  # words that a text goes on with
 
 
 def pieces(documents: list[str]) -> Iterator[list[str]]:
     """Cuts every line of the documents into disjoint runs of words.
 
     Yields:
-        Words with what is attached to them; at most one more than the longest context.
+        Words with what is attached to them.
     """
-    size = TEXT_WORDS[1] + 1
     for document in documents:
         for line in document.split("\n"):
-            words = line.split()
-            for i in range(0, len(words), size):
-                yield words[i : i + size]
+            words = [word for word in line.split() if word not in SIGNS]
+            for i in range(0, len(words), PIECE):
+                yield words[i : i + PIECE]
 
 
-def clauses(documents: list[str]) -> Iterator[list[str]]:
-    """Finds what stands between two marks of punctuation, if its length is right.
+def drawn(documents: list[str], count: int, rng: random.Random) -> list[list[str]]:
+    """Draws so many pieces that are long enough, or all there are, in random order."""
+    pool = [words for words in pieces(documents) if len(words) >= LEAST]
+    return rng.sample(pool, min(count, len(pool)))
 
-    Yields:
-        Words, no two of them equal: the order of equal ones could not be told.
+
+def nonsense(documents: list[list[str]], count: int, rng: random.Random) -> list[str]:
+    """Makes texts of random words, half of them of one language.
+
+    Args:
+        documents: Of each language.
+        count: Texts wanted.
+        rng: Draws.
+
+    Returns:
+        Texts as long as a piece.
     """
-    low, high = CLAUSE_WORDS
-    for document in documents:
-        for line in document.split("\n"):
-            for part in _BREAK.split(line):
-                words = part.split()
-                if low <= len(words) <= high and len(set(words)) == len(words):
-                    yield words
+    words = [[word for document in some for word in document.split()] for some in documents]
+    made = []
+    for i in range(count):
+        pools = [rng.choice(words)] if i % 2 else words
+        made.append(" ".join(rng.choice(rng.choice(pools)) for _ in range(PIECE)))
+    return made
 
 
 def shuffled(words: list[str], rng: random.Random) -> list[str]:
-    """Gives the words in another order."""
+    """Gives the words in another order, if there is one."""
     found = words
-    while found == words:
+    while found == words and len(set(words)) > 1:
         found = rng.sample(words, len(words))
     return found
 
 
-def drawn(found: Iterator[list[str]], count: int, rng: random.Random) -> list[list[str]]:
-    """Draws so many of what was found, or all of it, in random order."""
-    pool = list(found)
-    return rng.sample(pool, min(count, len(pool)))
+def signed(words: list[str], sign: str) -> str:
+    """Puts a sign after every other word."""
+    return " ".join(f"{word} {sign}" if i % 2 else word for i, word in enumerate(words))
 
 
 def choice(documents: list[str], count: int, rng: random.Random) -> list[Item]:
-    """Makes questions: which of four words goes on with the text?
-
-    The wrong ones are drawn from the running text, so that frequent words are offered often.
+    """Makes texts to go on with.
 
     Returns:
         Items with `prompt`, `answer`, `choices` and `label`.
     """
-    low, _ = TEXT_WORDS
-    pool = [words for words in pieces(documents) if len(words) > low]
-    every = [word for words in pool for word in words if _WORD.fullmatch(word)]
     items = []
-    for words in rng.sample(pool, len(pool)):
-        places = [i for i in range(low, len(words)) if _WORD.fullmatch(words[i])]
-        if not places or len(items) == count:
-            continue
-        place = rng.choice(places)
-        options = [words[place]]
-        while len(options) < OPTIONS:
-            options = list(dict.fromkeys([*options, rng.choice(every)]))
+    for words in drawn(documents, count, rng):
+        tail = words[-TAIL:]
+        right, wrong = rng.sample(list(SIGNS), 2)
+        answer = signed(tail, right)
+        mixed = shuffled(tail, rng)
+        options = [answer, signed(mixed, right), signed(tail, wrong), signed(mixed, wrong)]
         rng.shuffle(options)
-        text = " ".join(words[:place])
         items.append(
             {
-                "prompt": CHOICE.format(words=", ".join(options), text=text),
-                "answer": words[place],
+                "prompt": GO_ON.format(sign=right, text=" ".join(words[:-TAIL])),
+                "answer": answer,
                 "choices": options,
-                "label": options.index(words[place]),
+                "label": options.index(answer),
             }
         )
     return items
 
 
-def order(documents: list[str], count: int, rng: random.Random) -> list[Item]:
-    """Makes questions: are these words in order? Every other clause is shuffled.
+def sign(documents: list[str], count: int, rng: random.Random) -> list[Item]:
+    """Makes texts with a sign in them.
 
     Returns:
         Items with `prompt`, `answer`, `choices` and `label`.
     """
     items = []
-    for i, words in enumerate(drawn(clauses(documents), count, rng)):
-        seen = shuffled(words, rng) if i % 2 else words
-        answer = ("yes", "no")[i % 2]
-        prompt = ORDER.format(words=" ".join(seen))
-        items.append({"prompt": prompt, "answer": answer, "choices": ["yes", "no"], "label": i % 2})
+    names = list(SIGNS.values())
+    for words in drawn(documents, count, rng):
+        place, (mark, name) = rng.randrange(1, len(words)), rng.choice(list(SIGNS.items()))
+        text = " ".join([*words[:place], mark, *words[place:]])
+        items.append(
+            {
+                "prompt": SIGN.format(text=text),
+                "answer": name,
+                "choices": names,
+                "label": names.index(name),
+            }
+        )
     return items
 
 
-def jumble(documents: list[str], count: int, rng: random.Random) -> list[Item]:
-    """Makes shuffled clauses that are to be put in order.
-
-    Returns:
-        Items with `prompt` and `answer`.
-    """
-    return [
-        {
-            "prompt": JUMBLE.format(words=" ".join(shuffled(words, rng))),
-            "answer": " ".join(words),
-        }
-        for words in drawn(clauses(documents), count, rng)
-    ]
-
-
-MAKERS: dict[str, Maker] = {"choice": choice, "order": order, "jumble": jumble}
+MAKERS: dict[str, Maker] = {"choice": choice, "write": choice, "sign": sign}
+TUNED = ("choice", "sign")  # write is choice without the options

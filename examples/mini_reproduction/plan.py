@@ -77,8 +77,14 @@ def trained(recipe: Recipe, load: Load, out: Path, seed: int) -> list[Step]:
 
     def tuned(folder: Path) -> None:
         rng = random.Random(seed)
-        english = [make(load()["en"].base, recipe.tuning, rng) for make in tasks.MAKERS.values()]
-        items = [item for made in english for item in made]
+        read = {name: corpus.base for name, corpus in load().items()}
+        nonsense = tasks.nonsense(list(read.values()), recipe.tuning, rng)
+        made = [
+            tasks.MAKERS[name](documents, recipe.tuning, rng)
+            for documents in (read["en"], nonsense)
+            for name in tasks.TUNED
+        ]
+        items = [item for some in made for item in some]
         models.tune(recipe, load(), items, out / here / "large_base", seed, folder)
 
     def adapted(language: str) -> Step:

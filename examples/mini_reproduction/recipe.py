@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 LANGUAGES = {"bo": "Tibetan", "ug": "Uyghur"}
-TASKS = ("choice", "order", "jumble", "rolling")
 CONTEXT = 1024  # positions of all models
 
 
@@ -61,7 +60,7 @@ class Recipe(NamedTuple):
         large_base: How the large base is pretrained.
         large_ins: How the large base is instruction-tuned.
         cpt: By language, keys of the YAML of `trimix cpt` that differ from `cpt.yaml`.
-        tuning: Items per English task that `large_ins` learns from.
+        tuning: Items that `large_ins` learns from, per task: in English, and as many of nonsense.
         items: Items per task, by task, that all models are judged on.
     """
 
@@ -78,12 +77,12 @@ class Recipe(NamedTuple):
 EXPERIMENT = Recipe(
     vocabulary=2048,
     shapes={"small": Shape(3, 128, 384, 4), "large": Shape(5, 224, 640, 4)},
-    small_base=Stage(800, 5e-3, {"en": 0.8, "bo": 0.12, "ug": 0.08}),
-    large_base=Stage(900, 5e-3, {"en": 0.75, "bo": 0.15, "ug": 0.10}),
-    large_ins=Stage(500, 2e-3, {"tasks": 0.7, "en": 0.2, "bo": 0.06, "ug": 0.04}),
-    cpt={"bo": {}, "ug": {}},
-    tuning=8000,
-    items={"choice": 300, "order": 300, "jumble": 150, "rolling": 40},
+    small_base=Stage(700, 5e-3, {"en": 0.8, "bo": 0.12, "ug": 0.08}, long=0.1),
+    large_base=Stage(700, 5e-3, {"en": 0.75, "bo": 0.15, "ug": 0.10}, long=0.1),
+    large_ins=Stage(300, 2e-3, {"tasks": 0.6, "en": 0.2, "bo": 0.12, "ug": 0.08}, long=0.1),
+    cpt={"bo": {"steps": 300}, "ug": {"steps": 150}},
+    tuning=6000,
+    items={"choice": 300, "write": 40, "sign": 150, "rolling": 30},
 )
 
 _TOY = Stage(20, 5e-3, {"en": 0.6, "bo": 0.2, "ug": 0.2}, warmup=5, batch=256, length=64)
@@ -95,5 +94,5 @@ SMOKE = Recipe(
     large_ins=_TOY._replace(mixture={"tasks": 0.7, "en": 0.3}, length=256),
     cpt={name: {"steps": 4, "batch_tokens": 256, "sequence_length": 64} for name in LANGUAGES},
     tuning=100,
-    items={"choice": 4, "order": 4, "jumble": 4, "rolling": 2},
+    items={"choice": 4, "write": 4, "sign": 4, "rolling": 2},
 )

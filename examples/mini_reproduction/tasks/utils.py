@@ -25,16 +25,10 @@ def load(*, items: str, language: str, task: str, **_: Any) -> dict[str, dataset
     return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
 
 
-def first_word(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """Is the first word that was written the right one? What follows it is not looked at."""
-    written = results[0].split()
-    return {"acc": float(bool(written) and written[0] == doc["answer"])}
-
-
 def as_many_words(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """Pairs the answer with as many words of what was written as the answer has.
 
-    How many there are is known from the prompt, so no method is judged by where it stops.
+    They are always equally many, so no method is judged by where it stops.
     """
     written = " ".join(results[0].split()[: len(doc["answer"].split())])
     return {"chrf++": (doc["answer"], written), "exact": float(written == doc["answer"])}
