@@ -77,10 +77,10 @@ class Recipe(NamedTuple):
 EXPERIMENT = Recipe(
     vocabulary=2048,
     shapes={"small": Shape(3, 128, 384, 4), "large": Shape(5, 224, 640, 4)},
-    small_base=Stage(700, 5e-3, {"en": 0.8, "bo": 0.12, "ug": 0.08}, long=0.1),
-    large_base=Stage(700, 5e-3, {"en": 0.75, "bo": 0.15, "ug": 0.10}, long=0.1),
-    large_ins=Stage(300, 2e-3, {"tasks": 0.6, "en": 0.2, "bo": 0.12, "ug": 0.08}, long=0.1),
-    cpt={"bo": {"steps": 300}, "ug": {"steps": 150}},
+    small_base=Stage(500, 5e-3, {"en": 0.8, "bo": 0.12, "ug": 0.08}, long=0.1),
+    large_base=Stage(500, 5e-3, {"en": 0.75, "bo": 0.15, "ug": 0.10}, long=0.1),
+    large_ins=Stage(250, 2e-3, {"tasks": 0.6, "en": 0.2, "bo": 0.12, "ug": 0.08}, long=0.1),
+    cpt={"bo": {"steps": 200}, "ug": {"steps": 120}},
     tuning=6000,
     items={"choice": 300, "write": 40, "sign": 150, "rolling": 30},
 )
