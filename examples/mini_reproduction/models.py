@@ -39,6 +39,8 @@ def save(model: LlamaForCausalLM, tokenizer: Path, folder: Path, chat: str | Non
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # written 0600: unreadable once installed by root
     words.chat_template = chat
+    for key in ("is_local", "local_files_only"):  # of this loading, no matter of the next
+        words.init_kwargs.pop(key, None)
     words.save_pretrained(folder)
 
 
