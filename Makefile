@@ -58,6 +58,7 @@ wheel-check: $(STAMP)
 	print(get_model('hf'), get_model('trimix'))" \
 	&& "$$bin/lm_eval" ls tasks > listed.txt && grep trimix_demo listed.txt \
 	&& "$$bin/trimix" tasks \
+	&& "$$bin/trimix" new-language swh_Latn --text listed.txt \
 	&& cd / && rm -r "$$empty"
 	@echo "wheel-check: ok"
 

@@ -4,12 +4,13 @@
 
 One side is what `trimix sweep` does: the sources run once for all points. The other runs one point
 after the other as `lm_eval --model trimix` does, with drafts, shared beginnings and none but the
-sources that the point needs; loading is not counted on either side. Keys:
+sources that the point needs; of the 36, ``--singles`` points spread over the grid are run, whose
+mean stands for all. Loading is not counted on either side. Keys:
 
-* ``ratio_mc``: all points at once over one point (the mean of the 36 runs), on multiple-choice
-  questions after one few-shot prompt.
-* ``ratio_gen``: all points at once over the 36 runs, on texts of exactly ``--new-tokens`` tokens
-  after one few-shot prompt; both with ``--batch`` rows in flight.
+* ``ratio_mc``: all points at once over one point, on multiple-choice questions after one few-shot
+  prompt.
+* ``ratio_gen``: all points at once over 36 times one point, on texts of exactly ``--new-tokens``
+  tokens after one few-shot prompt; both with the same ``batch_size``.
 * ``max_abs_diff`` of log-likelihoods between the sides; ``texts_identical``: the share of the texts
   that both sides wrote alike, 1.0 in fp32.
 * ``distinct_tokens``: of all points' texts, the share of the tokens that differ in what stands
@@ -27,7 +28,7 @@ from models import Texts, Trio, add_arguments, alone, open_trio
 
 from trimix_lm_eval import TriMix, settings
 from trimix_lm_eval.trimix import Generation
-from trimix_lm_eval.weights import PAPER_GRID, Weights
+from trimix_lm_eval.weights import PAPER_GRID
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--option-tokens", type=timing.count, default=10)
     parser.add_argument("--prompts", type=timing.count, default=16, help="to be continued")
     parser.add_argument("--new-tokens", type=timing.count, default=250)
-    parser.add_argument("--points", type=timing.count, default=36, help="of the grid, evenly")
+    parser.add_argument("--singles", type=timing.count, default=6, help="points run one by one")
     asked = parser.parse_args(argv)
     with open_trio(asked.trio, asked.device, asked.models) as trio:
         values = measure(trio, asked)
@@ -49,8 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(trio: Trio, asked: argparse.Namespace) -> dict[str, Any]:
-    points = [PAPER_GRID[i * 36 // asked.points] for i in range(asked.points)]
-    model = load(trio, points, asked.batch)
+    model = load(trio, asked.batch)
     texts = Texts(trio)
     shots = texts.text(asked.shots_tokens)
 
@@ -66,8 +66,8 @@ def measure(trio: Trio, asked: argparse.Namespace) -> dict[str, Any]:
     return {**choices(model, pairs, asked), **writing(model, jobs, asked)}
 
 
-def load(trio: Trio, points: Sequence[Weights], batch: int) -> TriMix:
-    """All points at once."""
+def load(trio: Trio, batch: int) -> TriMix:
+    """All points of the paper's grid at once."""
     variants = [
         settings.parse(
             {
@@ -78,29 +78,35 @@ def load(trio: Trio, points: Sequence[Weights], batch: int) -> TriMix:
                 "beta": point.beta,
             }
         )
-        for point in points
+        for point in PAPER_GRID
     ]
     return TriMix.load_many(variants)
+
+
+def singles(asked: argparse.Namespace) -> list[int]:
+    """Points to run one by one: 6 of them are the diagonal of the grid."""
+    last, count = len(PAPER_GRID) - 1, min(asked.singles, len(PAPER_GRID))
+    return [i * last // max(count - 1, 1) for i in range(count)]
 
 
 def choices(
     model: TriMix, pairs: Sequence[tuple[str, str]], asked: argparse.Namespace
 ) -> dict[str, Any]:
     """Multiple choice: all at once over the mean of the single runs."""
-    everyone = range(len(model.fuser.recipes))
+    some = singles(asked)
 
     def at_once() -> dict[tuple[int, int], float]:
         return {(w, i): s.log_likelihood for i, w, s in model.iter_loglikelihood(pairs)}
 
     def one_by_one() -> dict[tuple[int, int], float]:
-        runs = {which: alone(model, which).loglikelihood(pairs) for which in everyone}
+        runs = {which: alone(model, which).loglikelihood(pairs) for which in some}
         return {(w, i): s.log_likelihood for w, run in runs.items() for i, s in enumerate(run)}
 
     sides = {"at_once": at_once, "one_by_one": one_by_one}
     spent, found = timing.alternate(sides, asked.rounds, asked.device)
     a, b = found.values()
     return {
-        "ratio_mc": round(spent["at_once"] / (spent["one_by_one"] / len(everyone)), 4),
+        "ratio_mc": round(spent["at_once"] / (spent["one_by_one"] / len(some)), 4),
         "max_abs_diff": max(abs(a[key] - b[key]) for key in b),
         "seconds_mc": {name: round(time, 3) for name, time in spent.items()},
     }
@@ -109,21 +115,22 @@ def choices(
 def writing(
     model: TriMix, jobs: Sequence[tuple[str, Generation]], asked: argparse.Namespace
 ) -> dict[str, Any]:
-    """Generation: all at once over the sum of the single runs."""
-    everyone = range(len(model.fuser.recipes))
+    """Generation: all at once over as many single runs."""
+    some = singles(asked)
 
     def at_once() -> dict[tuple[int, int], str]:
         return {(w, i): text.text for i, w, text in model.iter_generate(jobs)}
 
     def one_by_one() -> dict[tuple[int, int], str]:
-        runs = {which: alone(model, which).iter_generate(jobs) for which in everyone}
+        runs = {which: alone(model, which).iter_generate(jobs) for which in some}
         return {(which, i): text.text for which, run in runs.items() for i, _, text in run}
 
     sides = {"at_once": at_once, "one_by_one": one_by_one}
     spent, found = timing.alternate(sides, asked.rounds, asked.device)
     a, b = found.values()
+    each = spent["one_by_one"] / len(some)
     return {
-        "ratio_gen": round(spent["at_once"] / spent["one_by_one"], 4),
+        "ratio_gen": round(spent["at_once"] / (each * len(model.fuser.recipes)), 4),
         "texts_identical": round(sum(a[key] == b[key] for key in b) / len(b), 4),
         "distinct_tokens": round(distinct(model, a), 4),
         "seconds_gen": {name: round(time, 3) for name, time in spent.items()},

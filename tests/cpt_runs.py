@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 WORDS = ["the", "hen", "in", "a", "barn", "ran", "over", "rivers", "then", "rain", "fell"]
+UYGHUR = ["ئۇيغۇر", "تىلى", "ناھايىتى", "گۈزەل", "ئۆرۈك", "مايمۇن", "كۆچەت", "يىلدا"]
 ENGLISH = ["quick", "brown", "foxes", "jump", "across", "lazy", "dogs", "while", "nobody", "sees"]
 
 

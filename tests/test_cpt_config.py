@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.running import ROOT
 from trimix_lm_eval import paths
 from trimix_lm_eval.cpt import config as configs
 from trimix_lm_eval.cpt.config import _CHECKS, Config
@@ -36,6 +38,14 @@ def test_the_defaults_are_the_recipe():
     assert (config.ratio, config.epochs) == (4, 1)
     assert config.base_path == str(paths.demo_dir() / "small_base")
     assert config.text == (Place("a.txt"),) and config.output == Path("out").resolve()
+
+
+def test_the_example_of_the_readme_is_the_recipe():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(base: .*?)^```", readme, flags=re.M | re.S)
+    found, usual = configs.read(yaml.safe_load(example)), read()
+    own = dict.fromkeys(("base", "output", "text", "english", "test"))
+    assert {**found.plain(), **own} == {**usual.plain(), **own}
 
 
 def test_every_key_has_a_check_and_is_told_of():

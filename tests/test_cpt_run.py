@@ -89,6 +89,8 @@ def test_what_was_printed(done):
     for part in ("1 file, 400 lines", "Latin 100.0%", "tokens per character", "12 steps of 4 x 32"):
         assert part in said, part
     report = json.loads((folder / "out" / "cpt" / "data" / "report.json").read_text())
+    held_out = (folder / "out" / "cpt" / "data" / "held_out.jsonl").read_text()
+    assert not any(json.loads(row)["text"] in held_out for row in dropped), "chosen by the test"
     account = report["text"]
     lost = sum(one["lines"] for one in account["dropped"].values())
     assert account["lines"] == account["kept"] + account["held out"] + lost
@@ -165,7 +167,7 @@ def test_a_changed_config_is_refused_and_the_difference_named(done, small_base):
     lines = (folder / "text.txt").read_text().splitlines()[:-1]
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
     train({**given, "license": "mit", "micro_batch": 2})
-    with pytest.raises(TrimixError, match="a model that was not made by such a run"):
+    with pytest.raises(TrimixError, match="holds config.json, which no such run has made"):
         train({**given, "output": small_base})
 
 
@@ -233,7 +235,7 @@ def test_an_end_anywhere_changes_nothing(done, tmp_path, monkeypatch, module, na
     train(given)
     assert difference(tmp_path / "out", folder / "out") <= 1e-6
     left = {path.name for path in (tmp_path / "out" / "cpt").iterdir()}
-    assert not left & {"data.new", "model.new", "best"}
+    assert not left & {"data.new", "model.new", "best", "checkpoints"}
 
 
 def test_a_checkpoint_that_lacks_something_is_passed_over(tmp_path):

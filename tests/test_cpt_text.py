@@ -233,10 +233,17 @@ def test_places_that_have_nothing(tmp_path):
     (source,) = texts.sources((Place(str(tmp_path / "d.parquet")),), "text", "text")
     with pytest.raises(TrimixError, match="no column 'text'; there are content"):
         list(source.lines())
+
+
+def test_damaged_files_are_named(tmp_path):
+    Dataset.from_dict({"text": ["x" * 99] * 99}).to_parquet(str(tmp_path / "d.parquet"))
+    data = (tmp_path / "d.parquet").read_bytes()
+    (tmp_path / "d.parquet").write_bytes(data[: len(data) // 2])
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"x" * 10_000)[:-20])
-    (source,) = texts.sources((Place(str(tmp_path / "e.txt.gz")),), "text", "text")
-    with pytest.raises(TrimixError, match="cannot be read"):
-        list(source.lines())
+    for name in ("d.parquet", "e.txt.gz"):
+        (source,) = texts.sources((Place(str(tmp_path / name)),), "text", "text")
+        with pytest.raises(TrimixError, match=f"{name} cannot be read"):
+            list(source.lines())
 
 
 # ---------------------------------------------------------------- held-out text

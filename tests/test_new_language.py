@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import yaml
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from tests.cpt_runs import write_text
+from tests.cpt_runs import UYGHUR, write_text
+from tests.running import ROOT
 from tests.sweeping import make_lm_eval_quick
+from tests.test_readme import run
 from trimix_lm_eval import cli, paths
 from trimix_lm_eval.cpt import config as configs
 from trimix_lm_eval.cpt import train
@@ -95,8 +98,9 @@ def test_what_is_written_for_a_language_of_both_benchmarks(asked, tmp_path):
     config = configs.read(folder / "cpt.yaml")
     assert config.language == "swh_Latn" and config.license == "cc0-1.0"
     assert config.test == folder / "test.jsonl" and config.dtype == "float32"
-    for name in ("sweep.yaml", "benchmarks.yaml"):
-        assert plan.read(folder / name).output == folder / "results"
+    # Apart, for a sweep takes no results of another; the report is one over both.
+    for name, part in (("sweep.yaml", "text"), ("benchmarks.yaml", "benchmarks")):
+        assert plan.read(folder / name).output == folder / "results" / part
     run = runs.load(str(folder / "model.yaml"))
     assert runs.configured(run, "model.yaml").model_args["pretrained"] == "demo"
     manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
@@ -172,6 +176,21 @@ def test_what_is_there_is_not_written_over(asked, capsys):
 # ---------------------------------------------------------------- from text to numbers
 
 
+def test_the_commands_of_the_guide_as_printed(tmp_path):
+    """On less text than the guide has, which makes fewer steps."""
+    guide = (ROOT / "examples" / "new_language.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```sh\n(.*?)^```", guide, flags=re.M | re.S)
+    write_text(tmp_path / "ug_udt_train.txt", 85, UYGHUR)
+    said = [run(["bash", "-euc", script], tmp_path) for script in scripts]
+    commands = said[0].partition("Now:\n\n")[2].partition("\n\n")[0].splitlines()
+    assert commands == "".join(scripts[1:]).splitlines(), "what is printed is what the guide says"
+    table = (tmp_path / "uig_Arab/report/report.md").read_text(encoding="utf-8")
+    for row in ("small\\_cpt", "large\\_ins", "TriMix ppl", "Proxy Tuning"):
+        assert re.search(rf"^\| {re.escape(row)} .*\d\.\d", table, flags=re.M), row
+    card = (tmp_path / "uig_Arab/small_cpt/README.md").read_text(encoding="utf-8")
+    assert "license: cc-by-sa-4.0" in card
+
+
 def test_from_text_to_numbers(tmp_path, monkeypatch, capsys):
     """The command as typed, then each of the files as written, with fewer steps."""
     monkeypatch.chdir(tmp_path)
@@ -181,6 +200,9 @@ def test_from_text_to_numbers(tmp_path, monkeypatch, capsys):
     for command in ("trimix cpt new/cpt.yaml", "trimix sweep new/sweep.yaml"):
         assert f"{command}\n" in said
     train({**read(tmp_path / "new" / "cpt.yaml"), "steps": 8, "evaluations": 1})
+    files = ("new/small_cpt/cpt/data/held_out.jsonl", "new/test.jsonl")
+    held_out, test = (set((tmp_path / name).read_text().split()) for name in files)
+    assert not {word for word in held_out & test if "." in word}, "lines end with their number"
     make_lm_eval_quick(monkeypatch)
     written = sweep(tmp_path / "new" / "sweep.yaml")
     found = {}

@@ -19,6 +19,7 @@ from tests.test_invariants import (
 )
 from trimix_lm_eval import decoding, grid, policies
 from trimix_lm_eval.ensemble import Rows
+from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.fuser import Fuser, Recipe
 from trimix_lm_eval.trimix import Generation
 from trimix_lm_eval.weights import PAPER_GRID
@@ -298,6 +299,34 @@ def test_choices_come_with_the_whole_grid(trio):
     assert min(score.choice.nlls) == pytest.approx(score.choice.nll, abs=1e-6)
 
 
+SHOTS = "Q: hen\nA: zzz\n\nQ: x\nA:"
+
+
+def test_each_policy_sees_its_part_of_a_prompt_among_a_hundred_recipes(trio):
+    """More recipes than a tensor's whole numbers have bits, and exemplars that one reads alone."""
+    three = trio("llama")
+    fine = [recipe("fixed", alpha=a / 10, beta=b / 10) for a in range(10) for b in range(10)]
+    pairs = [(SHOTS, " yes")]
+    found = every(three.many([*fine, *CHOOSING]).iter_loglikelihood(pairs))
+    for which, one in enumerate(CHOOSING, start=len(fine)):
+        (want,) = alone(three, one).loglikelihood(pairs)
+        assert_same_score(found[which, 0], want)
+    grids = [recipe("ppl", grid=f"0.1:{i / 100}") for i in range(64)]
+    with pytest.raises(TrimixError, match="64 policies are to read the same prompts"):
+        three.many(grids)
+
+
+def test_the_point_of_a_task_does_not_depend_on_the_other_recipes(trio):
+    three = trio("llama")
+    contexts = [SHOTS, "Q: barn ab\nA: yes\n\nQ: ox\nA:"]
+    task = recipe("ppl_task")
+    want = alone(three, task).choose_for_task(contexts)
+    assert want.tokens > 40, "the whole of both prompts"
+    for others in (["ppl_answer"], ["ent", "ppl_answer"]):
+        model = three.many([*map(recipe, others), task])
+        assert model.choose_for_task(contexts, len(others)) == want
+
+
 # ---------------------------------------------------------------- the mathematics
 
 
@@ -473,7 +502,6 @@ def test_attention_is_that_of_sdpa(heads, n):
 def test_models_that_are_there_need_no_room_and_are_not_loaded_again(pico, monkeypatch):
     """The second language of a sweep, on a machine that the first one's models have filled."""
     from trimix_lm_eval import TriMix, settings, trimix
-    from trimix_lm_eval.errors import TrimixError
     from trimix_lm_eval.preflight import memory
 
     folders = pico("llama")

@@ -13,6 +13,7 @@ from tests.test_export import TASK, submittable
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.explain.samples import point_of
 from trimix_lm_eval.export import card, eval_results, model_index, refusals, table
+from trimix_lm_eval.leaderboard.entries import collect
 from trimix_lm_eval.report.frames import frames
 from trimix_lm_eval.report.model import assemble
 from trimix_lm_eval.results import read
@@ -108,6 +109,16 @@ def test_a_file_counts_once(tmp_path, monkeypatch):
     for places in ([path, here], [here, tmp_path], [tmp_path / "link" / path.name, here]):
         runs, problems = read(places)
         assert len(runs) == 1 and not problems
+
+
+def test_what_a_sweep_is_still_writing_is_no_result(tmp_path):
+    done = write_run(tmp_path / "out" / "ppl" / "model", {TASK: [1.0]})
+    half = write_run(tmp_path / "out" / ".paper.sweep" / "results0" / "model", {TASK: [0.0]})
+    runs, problems = read([tmp_path])
+    assert [run.path for run in runs] == [done] and not problems
+    entries, left_out = collect(tmp_path)
+    assert half not in [x.path for x in left_out] and not any(e.row.value == 0.0 for e in entries)
+    assert read([half.parents[1]])[0], "unless one asks for it"
 
 
 @pytest.mark.parametrize(

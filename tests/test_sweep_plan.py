@@ -192,6 +192,19 @@ def test_the_name_and_what_lm_eval_adds(tmp_path):
     assert plan.read(asked({"name": "other", "policies": "ppl"})).name == "other"
 
 
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ({}, "auto"),
+        ({"batch_size": 2}, 2),
+        ({"model_args": {**TRIO, "batch_size": 3}}, 3),
+    ],
+)
+def test_a_sweep_has_more_than_one_row_in_flight_unless_told_otherwise(given, size):
+    made = plan.read(asked(**given))
+    assert {one.settings.batch_size for one in made.settings[0].variants} == {size}
+
+
 def test_the_readme_and_the_example_are_plans():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (shown,) = [b for b in re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S) if "sweep:" in b]

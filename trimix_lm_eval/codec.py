@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trimix_lm_eval.errors import TrimixError, warn_once
-from trimix_lm_eval.policies import Policy
+from trimix_lm_eval.policies import Policy, reading
 from trimix_lm_eval.prefill import Prompt
 from trimix_lm_eval.rolling import Window
 from trimix_lm_eval.settings import Settings
@@ -27,14 +27,14 @@ class Codec:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        policies: One for each recipe; they say which part of a prompt they judge.
+        policies: Those of the recipes; they say which part of a prompt they judge.
         vocab_size: Token ids that all sources know.
     """
 
     def __init__(
-        self, tokenizer: Any, asked: Settings, policies: Sequence[Policy], vocab_size: int
+        self, tokenizer: Any, asked: Settings, policies: Iterable[Policy], vocab_size: int
     ) -> None:
-        self.tokenizer, self.policies, self.vocab_size = tokenizer, tuple(policies), vocab_size
+        self.tokenizer, self.bits, self.vocab_size = tokenizer, reading(policies), vocab_size
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
@@ -79,28 +79,30 @@ class Codec:
         return self._last[1]
 
     def _judged(self, text: str, length: int) -> tuple[int, ...] | None:
-        """Which tokens the policies want to judge, a bit for each recipe; None for all of all."""
+        """Which tokens the policies want to judge, by their bits; None for all of all."""
         added = self.tokenizer.added_tokens_decoder.values()
         ends = [str(token) for token in added if token.special]
-        wanted = {i: policy.judged(text, ends) for i, policy in enumerate(self.policies)}
-        if all(spans is None for spans in wanted.values()):
+        wanted = {
+            bit: spans
+            for policy, bit in self.bits.items()
+            if (spans := policy.judged(text, ends)) is not None
+        }
+        if not wanted:
             return None
         text = whole_characters(text)
         encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
         offsets = encoded["offset_mapping"]
         if len(offsets) != length:
             return None
-        judged = [(1 << len(wanted)) - 1] * length
-        for recipe, spans in wanted.items():
+        judged = [sum(self.bits.values())] * length
+        for bit, spans in wanted.items():
             mine = [
-                spans is None
-                or any(start < end and start < right and end > left for left, right in spans)
+                any(start < end and start < right and end > left for left, right in spans)
                 for start, end in offsets
             ]
             if any(mine[1:]):
                 judged = [
-                    bits if hit else bits & ~(1 << recipe)
-                    for bits, hit in zip(judged, mine, strict=True)
+                    bits if hit else bits & ~bit for bits, hit in zip(judged, mine, strict=True)
                 ]
         return tuple(judged)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trimix_lm_eval import fusion
 from trimix_lm_eval.ensemble import Ensemble
-from trimix_lm_eval.policies import Policy
+from trimix_lm_eval.policies import Policy, reading
 from trimix_lm_eval.readers import Choice
 from trimix_lm_eval.weights import Weights
 
@@ -86,6 +86,11 @@ class Fuser:
         """For each recipe the first one with the same policy, which reads and chooses for it."""
         first: dict[Policy, int] = {}
         return tuple(first.setdefault(r.policy, i) for i, r in enumerate(self.recipes))
+
+    @cached_property
+    def bits(self) -> dict[Policy, int]:
+        """The policies that read prompts, with their bits."""
+        return reading(recipe.policy for recipe in self.recipes)
 
     def only(self, recipe: int) -> Fuser:
         """The same sources with one of the recipes."""

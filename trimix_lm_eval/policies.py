@@ -32,12 +32,13 @@ from trimix_lm_eval.policy import (
     option_names,
     parse_grid,
     present,
+    reading,
     register,
 )
 from trimix_lm_eval.readers import Choice, EntropyReader, GridReader, NewtonReader, Reader
 from trimix_lm_eval.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
-__all__ = ["Policy", "build", "names", "option_names", "parse_grid", "register"]
+__all__ = ["Policy", "build", "names", "option_names", "parse_grid", "reading", "register"]
 
 
 @register("fixed")

@@ -17,6 +17,8 @@ from trimix_lm_eval.readers import Choice, Reader
 from trimix_lm_eval.weights import PAPER_GRID, SOURCES, Weights
 
 PAPER = "https://arxiv.org/abs/2604.18106"
+#: Of the whole numbers that tensors hold, without the sign.
+_BITS = 63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +130,23 @@ def build(policy: str, **options: Any) -> Policy:
         if option not in accepted:
             raise unknown(f"option of policy={policy}", option, accepted or ["(none)"])
     return _REGISTRY[policy](**options)
+
+
+def reading(policies: Iterable[Policy]) -> dict[Policy, int]:
+    """The policies that read prompts, each once, with the bit that marks what it is shown.
+
+    Only these have one: a grid of points has more of them than a whole number has bits.
+
+    Raises:
+        TrimixError: They are too many, too.
+    """
+    found = dict.fromkeys(policy for policy in policies if policy.scope in ("prompt", "task"))
+    if len(found) > _BITS:
+        raise TrimixError(
+            f"{len(found)} policies are to read the same prompts; at most {_BITS} can.",
+            "spread them over several sweeps",
+        )
+    return {policy: 1 << i for i, policy in enumerate(found)}
 
 
 def parse_grid(text: Any) -> tuple[Weights, ...]:

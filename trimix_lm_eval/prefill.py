@@ -33,8 +33,8 @@ class Prompt(NamedTuple):
 
     Attributes:
         ids: Its tokens, at least one.
-        judged: Per token (and for ``tail``, if there is one) a bit for each recipe, 1 for the
-            first, whose policy is shown it; None means that all are. The first token has no
+        judged: Per token (and for ``tail``, if there is one) the bits of the policies that are
+            shown it (see `policies.reading`); None means that all are. The first token has no
             prediction and is never shown.
         weights: Per recipe a point chosen elsewhere (for a whole task), or None, which lets its
             policy choose; None for all of them lets every policy choose.
@@ -263,10 +263,11 @@ def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[Readers | None]
     for prompt in prompts:
         readers = {}
         for i, recipe in enumerate(fuser.recipes):
-            if prompt.given(i) is None and fuser.choosers[i] == i:
+            bit = fuser.bits.get(recipe.policy)
+            if bit and prompt.given(i) is None and fuser.choosers[i] == i:
                 reader = recipe.policy.reader(names)
                 if reader is not None:
-                    readers[1 << i] = reader
+                    readers[bit] = reader
         found.append(Readers(readers) if readers else None)
     return found
 
@@ -283,6 +284,6 @@ def choices_of(fuser: Fuser, prompt: Prompt, readers: Readers | None) -> tuple[C
         elif fuser.choosers[i] < i:
             chosen.append(chosen[fuser.choosers[i]])
         else:
-            reader = readers.readers.get(1 << i) if readers else None
+            reader = readers.readers.get(fuser.bits.get(recipe.policy, 0)) if readers else None
             chosen.append(recipe.policy.choose([reader] if reader else []))
     return tuple(chosen)

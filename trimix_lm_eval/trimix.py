@@ -379,11 +379,12 @@ class TriMix:
             contexts: The prompts.
             which: Index of the recipe.
         """
-        prompts = [cut(self.codec.prompt(text), self.max_length) for text in contexts]
-        only = self.fuser.only(which)
-        read = dict(read_prompts(only, prompts, self.batch_size))
-        readers = [mine.readers[1] for i in range(len(prompts)) if (mine := read[i]) is not None]
-        return self.fuser.recipes[which].policy.choose(readers)
+        only = self.part([which])  # with a codec that marks what this policy is shown
+        prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
+        read = dict(read_prompts(only.fuser, prompts, self.batch_size))
+        found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
+        readers = [reader for mine in found for reader in mine.readers.values()]
+        return self.recipes[which].policy.choose(readers)
 
     # ---------------------------------------------------------------- text and tokens
 

@@ -97,7 +97,7 @@ class Config:
     gradient_checkpointing: bool | None = None
     dtype: str = "auto"
     evaluations: int = 20
-    patience: int = 3
+    patience: int = 5
     report_to: tuple[str, ...] = ()
     seed: int = 1234
     trust_remote_code: bool = False

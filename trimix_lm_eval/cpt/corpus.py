@@ -27,6 +27,7 @@ from trimix_lm_eval.cpt.plan import plan
 from trimix_lm_eval.errors import TrimixError
 
 _NEAR = "near held-out text"
+_LEAST = 4  # documents that are held out, whatever the share: one or two tell little
 _SOME = 64  # documents of English that are tokenized before their tokens are counted
 
 
@@ -62,11 +63,14 @@ class Read(NamedTuple):
     kept_out: dict[str, str]
 
     def identity(self) -> dict[str, Any]:
-        """What of it the weights depend on."""
+        """What of it the weights depend on.
+
+        Of the Hub's data sets the name, not the commit: text is read once, and a run that has been
+        read for must go on where the Hub cannot be reached.
+        """
         known = {"text": self.text, "english": self.english}
         found: dict[str, Any] = {
-            key: [one.sha256 or f"{one.name}@{one.commit}" for one in some]
-            for key, some in known.items()
+            key: [one.sha256 or one.name for one in some] for key, some in known.items()
         }
         return {**found, **self.kept_out}
 
@@ -146,64 +150,79 @@ def _text(
     report: dict[str, Any],
 ) -> int:
     """Prepare the text of the language; returns its tokens."""
+    given = {
+        name: holdout.read(path, config.text_field)
+        for name, path in (("held_out", config.held_out), ("test", config.test))
+        if isinstance(path, Path)
+    }
     cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
+    account = cleaner.account
+    shield = holdout.Shield(itertools.chain(*given.values()))
     drawn = holdout.Drawn(config.seed)
     clean = folder / "clean.jsonl"
     with clean.open("w", encoding="utf-8") as out:
         for document in documents(cleaner, found, "reading", config.max_bytes):
-            drawn.add(document.text)
-            _write(out, document)
-    account = cleaner.account
-    if not account.documents:
+            # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
+            document = _away_from(shield, document, account, dropped)
+            if document.lines:
+                drawn.add(document.text)
+                _write(out, document)
+    if not account.kept:
         raise no_text(account, "text")
     held: dict[int, str] = {}
-    if isinstance(config.held_out, Path):
-        held_out = holdout.read(config.held_out, config.text_field)
-    else:
-        held = drawn.chosen(config.held_out)
-        held_out = list(held.values())
-    test = holdout.read(config.test, config.text_field) if config.test else []
-    for name, some in (("held_out", held_out), ("test", test)):
-        rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
-        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
-    shield = holdout.Shield([*held_out, *test])
+    if not isinstance(config.held_out, Path):
+        held = drawn.chosen(config.held_out, _LEAST)
+        given["held_out"] = list(held.values())
+        shield = holdout.Shield(given["held_out"])
     packer = Packer(tokenizer, folder / "text.tokens")
-    packer.add(_shielded(clean, set(held), shield, account, dropped))
+    packer.add(_to_train_on(clean, set(held), shield, account, dropped))
     packer.close()
     clean.unlink()
     if not packer.tokens:
         raise no_text(account, "text")
     report["text"] = {**account.plain(), **_fertility(packer, account)}
-    for name, some in (("held_out", held_out), ("test", test)):
+    for name in ("held_out", "test"):
+        some = given.get(name, [])
+        rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
         report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
     return packer.tokens
 
 
-def _shielded(
+def _away_from(
+    shield: holdout.Shield, document: Document, account: Account, dropped: TextIO
+) -> Document:
+    """A document without the lines that repeat held-out text, which count as dropped from then."""
+    kept = Document(document.file, [], [])
+    for number, line in zip(document.numbers, document.lines, strict=True):
+        if shield.hits(line):
+            size = len(line.encode())
+            account.kept -= 1
+            account.drop(_NEAR, size)
+            write_dropped(dropped, _NEAR, line, document.file, number, size)
+        else:
+            kept.numbers.append(number)
+            kept.lines.append(line)
+    return kept
+
+
+def _to_train_on(
     clean: Path, held: set[int], shield: holdout.Shield, account: Account, dropped: TextIO
 ) -> Iterator[str]:
-    """The documents to train on; the account's sums are of these from then on."""
+    """The documents that are not held out; the account's sums are of these from then on."""
+    total = account.documents
     account.documents = account.characters = account.bytes = 0
     with clean.open(encoding="utf-8") as rows:
-        for place, row in enumerate(rows):
+        for place, row in enumerate(tqdm(rows, "tokenizing", total, unit="document", delay=1)):
             document = Document(*json.loads(row))
             if place in held:
                 account.kept -= len(document.lines)
                 account.held_out += len(document.lines)
                 continue
-            kept = []
-            for number, line in zip(document.numbers, document.lines, strict=True):
-                if shield.hits(line):
-                    size = len(line.encode())
-                    account.kept -= 1
-                    account.drop(_NEAR, size)
-                    write_dropped(dropped, _NEAR, line, document.file, number, size)
-                else:
-                    kept.append(line)
-            if kept:
-                text = "\n".join(kept)
-                account.add(text)
-                yield text
+            document = _away_from(shield, document, account, dropped)
+            if document.lines:
+                account.add(document.text)
+                yield document.text
 
 
 def _english(

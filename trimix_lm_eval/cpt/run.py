@@ -3,7 +3,7 @@
     <output>/                      the model, when it is finished
     <output>/cpt/run.json          what the weights depend on
     <output>/cpt/data/             see `corpus`
-    <output>/cpt/checkpoints/      of the Trainer
+    <output>/cpt/checkpoints/      of the Trainer, until the model is finished
     <output>/cpt/measured.json     bits per byte of held-out text, before and after
     <output>/cpt/log.json          the Trainer's log
 
@@ -14,6 +14,7 @@ twice: the same command goes on from any end, kill -9 included.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -38,6 +39,9 @@ from trimix_lm_eval.cpt.plan import Plan, plan
 from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.processes import Place
 from trimix_lm_eval.provenance import compared
+
+#: What the system says of a disk that is full or not for us to write on.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
 
 Measured = dict[str, dict[str, float]]
 
@@ -118,14 +122,15 @@ def _alone(config: Config, place: Place) -> Iterator[None]:
 
     try:
         config.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(config.work / ".lock", timeout=0)
-        with lock:
+        with FileLock(config.work / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise TrimixError(
             f"{config.output} is in use by another run.", "wait for it, or give another output"
         ) from error
     except OSError as error:
+        if error.errno not in _DISK:
+            raise
         raise TrimixError(
             f"{config.output} cannot be written: {error}.",
             "make room, see to its permissions, or give another output",
@@ -161,8 +166,9 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
             shown = "; ".join(differences[:5])
             raise TrimixError(f"{config.output} holds another run: {shown}.", mend)
         return
-    if (config.output / "config.json").exists():
-        raise TrimixError(f"{config.output} holds a model that was not made by such a run.", mend)
+    others = sorted(path.name for path in config.output.iterdir() if path != config.work)
+    if others:
+        raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", mend)
     _write(file, identity)
 
 
@@ -254,6 +260,7 @@ def _finish(
     saving.move(new, config.output)
     _write(config.work / "finished.json", {"step": step})
     shutil.rmtree(best)
+    shutil.rmtree(config.work / "checkpoints")  # several times the model's size, and of no use now
 
 
 # --- small things ------------------------------------------------------------------------------

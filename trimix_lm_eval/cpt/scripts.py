@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import regex
 
@@ -111,9 +111,3 @@ def expected(language: str) -> tuple[str, ...]:
     """The scripts that a language's code names (``swh_Latn``); none if it names none we know."""
     code = language.partition("_")[2]
     return _SEVERAL.get(code, (code,) if code in NAMES else ())
-
-
-def mostly(characters: Iterable[str]) -> str:
-    """The script of most letters of a line; nothing if it has none."""
-    counts = histogram(Counter(characters))
-    return next(iter(counts), "")

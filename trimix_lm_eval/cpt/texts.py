@@ -116,22 +116,18 @@ class Source(NamedTuple):
         Raises:
             TrimixError: It cannot be read.
         """
-        if self.path is None:
-            yield from _of_table(_hub(self), self.field)
-            return
-        suffix = _suffix(self.path)
-        if suffix in _TABLES:
-            yield from _of_table(_table(self.path, _TABLES[suffix]), self.field)
-            return
-        import fsspec
-
         try:
-            with fsspec.open(str(self.path), "rb", compression="infer") as stream:
-                yield from of_rows(stream, self.field) if suffix in _ROWS else of_text(stream)
-        except (OSError, EOFError, ValueError) as error:
+            if self.path is None:
+                yield from _of_table(_hub(self), self.field)
+            elif (suffix := _suffix(self.path)) in _TABLES:
+                yield from _of_table(_table(self.path, _TABLES[suffix]), self.field)
+            else:
+                yield from _of_file(self.path, self.field if suffix in _ROWS else None)
+        except (OSError, EOFError, ValueError) as error:  # pyarrow's are ValueErrors
+            mend = "see to its permissions, or copy or unpack it again"
             raise TrimixError(
-                f"{self.path} cannot be read: {error}.",
-                "see to its permissions, or copy or unpack it again",
+                f"{self.name} cannot be read: {_first(error)}.",
+                mend if self.path else "try again; what the Hub has can also be given as files",
             ) from error
 
 
@@ -194,6 +190,14 @@ def _sha256(path: Path) -> str:
         while block := stream.read(2**20):
             total.update(block)
     return total.hexdigest()
+
+
+def _of_file(path: Path, field: str | None) -> Iterator[Line]:
+    """The lines of a text, or, where a field is named, of the rows of JSONL."""
+    import fsspec
+
+    with fsspec.open(str(path), "rb", compression="infer") as stream:
+        yield from of_text(stream) if field is None else of_rows(stream, field)
 
 
 def _of_table(rows: Any, field: str) -> Iterator[Line]:

@@ -98,6 +98,15 @@ class Patience(EarlyStoppingCallback):
             control.should_training_stop = True
 
 
+class Last(TrainerCallback):
+    """Measures after the last step, too, as newer versions of transformers do by themselves."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for it."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
 class Seals(TrainerCallback):
     """Seals each checkpoint when all processes have written their part of it."""
 
@@ -156,7 +165,7 @@ def make(
         place: Of this process.
     """
     mixture = Mixture(plan.rows, len(corpus.english), config.ratio, config.seed)
-    callbacks: list[TrainerCallback] = [Seals(place)]
+    callbacks: list[TrainerCallback] = [Last(), Seals(place)]
     if config.patience:
         callbacks.append(Patience(config.patience))
     if place.rank == 0:

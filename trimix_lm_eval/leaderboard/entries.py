@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimix_lm_eval.export import refusals
 from trimix_lm_eval.export.table import Row, read_csv, rows_of
-from trimix_lm_eval.results import Problem, read
+from trimix_lm_eval.results import Problem, below, read
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,7 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
         found, problems = read_csv(path)
         rows += found
         left_out += problems
-    places = sorted(folder.rglob("results*.json"))
-    runs, problems = read(places)
+    runs, problems = read(below(folder))
     left_out += problems
     for run, why in refusals.judged(runs):
         if why:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -64,8 +65,9 @@ def main(asked: Asked) -> int:
         0.
     """
     folder, written = write(asked)
-    shown = Path(os.path.relpath(folder))
-    print(*(f"wrote {shown / name}" for name in written), sep="\n")
+    relative = os.path.relpath(folder)
+    print(*(f"wrote {os.path.join(relative, name)}" for name in written), sep="\n")
+    shown = shlex.quote(relative)
     print("\nNow:\n")
     print(f"trimix cpt {shown}/cpt.yaml")
     print(f"trimix sweep {shown}/sweep.yaml")

@@ -9,7 +9,7 @@ file that cannot be read is a `Problem` and never the end of what reads the othe
 """
 
 from trimix_lm_eval.results.labels import NAMED, SINGLE
-from trimix_lm_eval.results.reading import read
+from trimix_lm_eval.results.reading import below, read
 from trimix_lm_eval.results.run import Problem, Run, Score
 
-__all__ = ["NAMED", "SINGLE", "Problem", "Run", "Score", "read"]
+__all__ = ["NAMED", "SINGLE", "Problem", "Run", "Score", "below", "read"]

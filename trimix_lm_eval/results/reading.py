@@ -45,9 +45,15 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     problems += [
         Problem(place, "no results*.json below this folder")
         for place in places
-        if place.is_dir() and not any(place.rglob("results*.json"))
+        if place.is_dir() and not below(place)
     ]
     return sorted(runs, key=_age), problems
+
+
+def below(folder: Path) -> list[Path]:
+    """The results files below a folder, but for hidden ones: there a sweep is still writing."""
+    files = ((file, file.relative_to(folder)) for file in folder.rglob("results*.json"))
+    return sorted(file for file, at in files if not any(x.startswith(".") for x in at.parts))
 
 
 def _age(run: Run) -> tuple[float, str]:
@@ -59,7 +65,7 @@ def _age(run: Run) -> tuple[float, str]:
 def _files(places: Sequence[Path]) -> Iterator[Path]:
     for place in places:
         if place.is_dir():
-            yield from sorted(place.rglob("results*.json"))
+            yield from below(place)
         else:
             yield place
 

@@ -110,6 +110,8 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
     block = blocks.read(run.pop("sweep", None), Path(where).stem if is_file else "sweep")
     run.setdefault("log_samples", True)  # without them no report can test a difference
     _check(run, block, where)
+    if "batch_size" not in {**run, **runs.model_arguments(run, None)}:
+        run["batch_size"] = "auto"  # lm-eval's own 1 leaves the points hardly a row to share
     made = [
         _setting(run, block, where, part, filling, shots, seed)
         for part, filling in languages.parts(run, block)
