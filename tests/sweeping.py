@@ -44,8 +44,8 @@ CHOICE = {
 }
 TASKS: dict[str, dict[str, Any]] = {
     "choice": CHOICE,
-    # Every option a second time, without its context.
-    "mutual": {**CHOICE, "metric_list": [{"metric": "acc_mutual_info"}]},
+    # Every option a second time, without its context; the name begins with that of another task.
+    "choice_mutual": {**CHOICE, "metric_list": [{"metric": "acc_mutual_info"}]},
     "rolling": {
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",

@@ -108,6 +108,7 @@ def test_bits_per_byte_are_those_of_lm_eval_and_of_trimix(done, pico, task_yaml)
         doc_to_target="{{text}}",
         metric_list=[{"metric": "bits_per_byte"}],
     )
+    assert json.loads((folder / "out" / "config.json").read_text())["use_cache"]
     wanted = measured(folder)["test"]["after"]
     hf = HFLM(pretrained=str(folder / "out"), dtype="float32", device="cpu", max_length=32)
     found = evaluate(hf, tasks, ["own"])["results"]["own"]["bits_per_byte,none"]

@@ -106,7 +106,7 @@ def test_large_ins_is_the_better_model_in_english():
     for role in SINGLES:
         model = TriMix.from_pretrained("demo", policy=role)
         nll[role] = -model.loglikelihood_rolling([text])[0].log_likelihood
-    assert nll["large_ins"] < nll["small_base"] < nll["small_cpt"]
+    assert nll["large_ins"] < min(nll["small_base"], nll["small_cpt"])
 
 
 def test_the_trio_is_small_and_carries_its_attribution():

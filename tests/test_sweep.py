@@ -18,7 +18,7 @@ from trimix_lm_eval.report.tables import tables
 from trimix_lm_eval.sweep import plan, sweep, table
 from trimix_lm_eval.weights import PAPER_GRID
 
-TASKS = ["choice", "mutual", "rolling", "free", "drawn", "shot_ug"]
+TASKS = ["choice", "choice_mutual", "rolling", "free", "drawn", "shot_ug"]
 BLOCK = {
     "name": "trial",
     "policies": ["all", {"policy": "ppl", "optimum": "newton"}],

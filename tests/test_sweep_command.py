@@ -19,7 +19,7 @@ from trimix_lm_eval.provenance import compared
 from trimix_lm_eval.sweep import sweep
 
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-TASKS = ["choice", "mutual", "rolling", "free", "drawn"]
+TASKS = ["choice", "choice_mutual", "rolling", "free", "drawn"]
 BLOCK = {"policies": ["ppl", "ppl_task", "gate"], "grid": ["0.3:0.5"]}
 #: The command without the seconds that lm-eval reads its own tasks for; dies when told to.
 QUICK = """

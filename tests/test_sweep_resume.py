@@ -252,10 +252,10 @@ def test_kill_at_any_time(asked, whole, seconds):
 
 def test_a_question_whose_options_differ_in_context_keeps_its_weights(asked, tasks, tmp_path):
     """Half of its options are answered: it is asked anew, or the other half would choose anew."""
-    write_tasks(tasks, ["mutual"])
-    alone = {**asked, "tasks": ["mutual"], "output_path": str(tmp_path / "alone")}
+    write_tasks(tasks, ["choice_mutual"])
+    alone = {**asked, "tasks": ["choice_mutual"], "output_path": str(tmp_path / "alone")}
     want = by_variant(sweep(alone))
-    mutual = {**asked, "tasks": ["mutual"]}
+    mutual = {**asked, "tasks": ["choice_mutual"]}
     for answers in (4, 30):
         assert live(mutual, ("answers", answers), tmp_path / "log") == -signal.SIGKILL
     assert by_variant(sweep(mutual)) == want

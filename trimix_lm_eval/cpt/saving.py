@@ -62,6 +62,8 @@ def save(model: Any, base: Base, folder: Path) -> None:
         folder: Made anew.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    # The Trainer switches it off for itself; whoever generates with the model wants it.
+    model.config.use_cache = getattr(base.config, "use_cache", True)
     model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):

@@ -104,8 +104,10 @@ def _check(workshop: Path, samples: dict[str, Any]) -> None:
     if not files:
         raise ValueError("lm-eval wrote no results file")
     json.loads(files[0].read_text(encoding="utf-8"))
+    date = files[0].stem.removeprefix("results_")
     for task, documents in samples.items():
-        (file,) = workshop.glob(f"*/samples_{task}_*.jsonl")
+        # Not by a pattern: one task's name may be the beginning of another's.
+        file = files[0].parent / f"samples_{task}_{date}.jsonl"
         with file.open("rb") as stream:
             lines = sum(line.endswith(b"\n") for line in stream)
         if lines != len(documents):

@@ -1,104 +1,16 @@
-"""Texts of the embedded demo: reading, the held-out split, and the items of `trimix_demo`.
-
-Invariant: the held-out text is the tail of each corpus and nothing is fitted on it, neither the
-tokenizer nor a model. A training document that shares a long run of characters with it is dropped.
-"""
+"""The items of `trimix_demo`, the three tasks on Tibetan folk tales that ship in the package."""
 
 from __future__ import annotations
 
 import json
 import random
 from pathlib import Path
-from typing import NamedTuple
 
-HELD_OUT_TIBETAN = 60  # last documents (lines) of the Tibetan file: folk tales
-HELD_OUT_ENGLISH = 1600  # last lines (verses) of the English file
-OVERLAP = 40  # characters: a training document sharing such a run with held-out text is dropped
 N_ROLLING, N_CHOICE, N_GENERATE = 40, 390, 48  # items per task
-# Lengths in characters; the demo's tokenizer makes a token of about 2.5 characters of Tibetan.
+# Lengths in characters; the tokenizer makes a token of about two characters of Tibetan.
 PASSAGE = 600
 CHOICE_CONTEXT, CHOICE_ANSWER = 300, 50
 GENERATE_CONTEXT, GENERATE_REFERENCE = 400, 110
-
-
-class Texts(NamedTuple):
-    """Documents of both languages, split.
-
-    Attributes:
-        tibetan: Training documents in Tibetan.
-        english: Training documents in English.
-        tibetan_held_out: Documents no model has seen, in Tibetan.
-        english_held_out: Documents no model has seen, in English.
-    """
-
-    tibetan: list[str]
-    english: list[str]
-    tibetan_held_out: list[str]
-    english_held_out: list[str]
-
-
-def read_lines(path: Path) -> list[str]:
-    """Reads the non-empty lines of a UTF-8 file.
-
-    Args:
-        path: Plain text.
-
-    Returns:
-        Lines without byte-order marks, each run of blanks made one space.
-    """
-    lines = path.read_text(encoding="utf-8").replace("\ufeff", "").split("\n")
-    return [" ".join(line.split()) for line in lines if line.strip()]
-
-
-def without_overlap(train: list[str], held_out: list[str], run: int = OVERLAP) -> list[str]:
-    """Drops training documents that quote the held-out ones.
-
-    Blanks and tseks are ignored, because the corpus separates words in two ways.
-
-    Args:
-        train: Candidate training documents.
-        held_out: Documents to stay unseen.
-        run: Length, in characters, of a shared run that counts as a quotation.
-
-    Returns:
-        The documents of `train` that share no sampled run with `held_out`.
-    """
-
-    def squeeze(text: str) -> str:
-        return text.replace(" ", "").replace("་", "")
-
-    seen = set()
-    for text in map(squeeze, held_out):
-        seen.update(text[i : i + run] for i in range(0, len(text) - run, run // 2))
-
-    def quotes(text: str) -> bool:
-        return any(text[i : i + run] in seen for i in range(len(text) - run))
-
-    return [document for document in train if not quotes(squeeze(document))]
-
-
-def load_texts(tibetan: Path, english: Path) -> Texts:
-    """Reads both files and splits them.
-
-    Args:
-        tibetan: One document per line.
-        english: One verse per line.
-
-    Returns:
-        The split texts; English verses are joined into documents of 20 lines.
-    """
-    bo, en = read_lines(tibetan), read_lines(english)
-    bo_held_out = bo[-HELD_OUT_TIBETAN:]
-    en_documents = [
-        ["\n".join(part[i : i + 20]) for i in range(0, len(part), 20)]
-        for part in (en[:-HELD_OUT_ENGLISH], en[-HELD_OUT_ENGLISH:])
-    ]
-    return Texts(
-        tibetan=without_overlap(bo[:-HELD_OUT_TIBETAN], bo_held_out),
-        english=en_documents[0],
-        tibetan_held_out=bo_held_out,
-        english_held_out=en_documents[1],
-    )
 
 
 def cut(text: str, size: int) -> tuple[str, str]:

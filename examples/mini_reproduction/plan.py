@@ -1,0 +1,121 @@
+"""The experiment as a list of steps: which folder comes from which, and by what recipe."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import check
+import items as tasks
+import judge
+import models
+import texts
+import tokenizer as tokenizers
+from recipe import LANGUAGES, Recipe
+from steps import Step
+
+Load = Callable[[], dict[str, texts.Corpus]]
+
+
+def steps(recipe: Recipe, sources: Path, out: Path, seeds: list[int], part: str) -> list[Step]:
+    """Lists the whole experiment.
+
+    Args:
+        recipe: Its sizes and mixtures.
+        sources: Folder of the texts.
+        out: Folder of the steps' folders.
+        seeds: Each trains models of its own.
+        part: The text that models are judged on, "test" or "dev".
+
+    Returns:
+        Steps in an order in which they can be done.
+    """
+    load: Load = functools.cache(lambda: texts.load(sources))
+    files = {name: _sha256(sources / name) for name in texts.FILES}
+    found = [
+        Step("texts", (), files, lambda folder: judge.write_texts(load(), folder)),
+        Step(
+            "tokenizer",
+            ("texts",),
+            {"vocabulary": recipe.vocabulary},
+            lambda folder: tokenizers.train(load(), recipe.vocabulary).save_pretrained(folder),
+        ),
+        Step(
+            f"items_{part}",
+            ("texts",),
+            {"items": recipe.items},
+            lambda folder: judge.write_items(recipe, load(), part, folder),
+        ),
+    ]
+    for seed in seeds:
+        found += trained(recipe, load, out, seed)
+        found.append(judged(out, seed, part))
+    results = tuple(step.name for step in found if "results" in step.name)
+    places = [out / name for name in results]
+    return [
+        *found,
+        Step(f"report_{part}", results, {}, functools.partial(judge.report, places)),
+        Step(f"claims_{part}", results, {}, functools.partial(check.write, places)),
+    ]
+
+
+def trained(recipe: Recipe, load: Load, out: Path, seed: int) -> list[Step]:
+    """The steps that train a seed's models."""
+    here = f"seed{seed}"
+
+    def base(role: str) -> Step:
+        stage = {"shape": recipe.shapes[role.split("_")[0]], "stage": getattr(recipe, role)}
+        return Step(
+            f"{here}/{role}",
+            ("tokenizer",),
+            stage,
+            lambda folder: models.pretrain(role, recipe, load(), out / "tokenizer", seed, folder),
+        )
+
+    def tuned(folder: Path) -> None:
+        rng = random.Random(seed)
+        read = {name: corpus.base for name, corpus in load().items()}
+        nonsense = tasks.nonsense(list(read.values()), recipe.tuning, rng)
+        made = [
+            tasks.MAKERS[name](documents, recipe.tuning, rng)
+            for documents in (read["en"], nonsense)
+            for name in tasks.TUNED
+        ]
+        items = [item for some in made for item in some]
+        models.tune(recipe, load(), items, out / here / "large_base", seed, folder)
+
+    def adapted(language: str) -> Step:
+        return Step(
+            f"{here}/small_cpt_{language}",
+            ("texts", f"{here}/small_base"),
+            judge.cpt_config(recipe, language),
+            lambda folder: judge.adapt(recipe, language, out, seed, folder),
+            resumes=True,
+        )
+
+    tuning = {"stage": recipe.large_ins, "items": recipe.tuning}
+    return [
+        base("small_base"),
+        base("large_base"),
+        Step(f"{here}/large_ins", (f"{here}/large_base",), tuning, tuned),
+        *map(adapted, LANGUAGES),
+    ]
+
+
+def judged(out: Path, seed: int, part: str) -> Step:
+    """The step that sweeps a seed's models."""
+    roles = ("large_ins", "small_base", *(f"small_cpt_{language}" for language in LANGUAGES))
+    return Step(
+        f"seed{seed}/results_{part}",
+        (f"items_{part}", *(f"seed{seed}/{role}" for role in roles)),
+        judge.content("sweep.yaml"),
+        functools.partial(judge.sweep, out / f"seed{seed}", out / f"items_{part}"),
+        resumes=True,
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
