@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.running import ROOT, environment, program
+from tests.running import program
 from tests.sweeping import config, make_lm_eval_quick, write_tasks, written
 from trimix_lm_eval.provenance import compared
 from trimix_lm_eval.sweep import sweep
@@ -38,7 +35,7 @@ def added(self, *what):
     add(self, *what)
     left -= 1
     if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_OF", "SIGKILL")))
 
 TaskManager.__init__, Journal.add = quick, added
 collect_env.get_pretty_env_info = lambda: "left out"
@@ -110,18 +107,10 @@ def _lines(file):
 
 def test_interrupted_and_taken_up_again(command, tmp_path):
     _, words = command
-    process = subprocess.Popen(
-        [sys.executable, *words], stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT
-    )
-    begin = time.monotonic()
-    while not list(tmp_path.glob("out/.trial.sweep/rank0.sqlite")):
-        assert process.poll() is None and time.monotonic() < begin + 60
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said[-3000:]
-    assert "Traceback" not in said
-    assert said.rstrip().endswith("interrupted; the same command goes on from here")
+    ended = program(*words, DIE_AFTER="40", DIE_OF="SIGINT")
+    assert ended.returncode == 130, ended.stderr[-3000:]
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.rstrip().endswith("interrupted; the same command goes on from here")
     ended = program(*words)
     assert ended.returncode == 0, ended.stderr[-3000:]
     head, *_, last = ended.stdout.splitlines()
