@@ -225,9 +225,9 @@ def test_task_point_reads_fifty_seeded_prompts(folders, monkeypatch):
     read = []
     choose = TriMix.choose_for_task
 
-    def spy(self, contexts):
+    def spy(self, contexts, **more):
         read.append(sorted(contexts))
-        return choose(self, contexts)
+        return choose(self, contexts, **more)
 
     monkeypatch.setattr(TriMix, "choose_for_task", spy)
     for order, seed in ((1, 1234), (-1, 1234), (1, 5)):
@@ -265,9 +265,9 @@ def test_task_point_does_not_depend_on_the_order_of_options(folders, monkeypatch
     read = []
     choose = TriMix.choose_for_task
 
-    def spy(self, contexts):
+    def spy(self, contexts, **more):
         read.append(sorted(contexts))
-        return choose(self, contexts)
+        return choose(self, contexts, **more)
 
     monkeypatch.setattr(TriMix, "choose_for_task", spy)
     for order in (1, -1):

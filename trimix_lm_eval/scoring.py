@@ -193,7 +193,7 @@ def _score_batch(
     batch_size: int,
     chosen: dict[Prompt, Choices],
 ) -> list[Found]:
-    """Prefill the contexts, choose, then run the continuations, some at a time.
+    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
 
     ``chosen`` holds the choices so far, those made apart among them.
     """
@@ -215,48 +215,28 @@ def _score_batch(
     scores = []
     # A continuation of one token needs no forward pass: it is predicted where the context ends.
     single = [item for item in todo if len(item[2]) == 1]
-    if single:
-        scores += _score_options(fuser, None, ends, choices, single)
     several = [item for item in todo if len(item[2]) > 1]
-    for part, begun in _begun(rows, several, batch_size):
-        scores += _score_options(fuser, begun, ends, choices, part)
+    runs = [several[s : s + batch_size] for s in range(0, len(several), batch_size)]
+    for part in [*runs, single] if single else runs:
+        scores += _score_options(fuser, rows, ends, choices, part)
     return scores
-
-
-def _begun(
-    rows: Rows, todo: Sequence[Option], batch_size: int
-) -> Iterator[tuple[Sequence[Option], Rows]]:
-    """Split options into batches, each with rows that begin with its contexts.
-
-    Where the sources let rows share what they begin with, each context is held once for all of
-    its options, in whatever batches they are; else a batch has copies of its own.
-    """
-    # Within a batch those of one context side by side: then attention takes slices of them.
-    parts = [sorted(todo[s : s + batch_size]) for s in range(0, len(todo), batch_size)]
-    whole = [row for part in parts for row, _, _ in part]
-    held = rows.branch(whole) if whole and rows.ensemble.shares else None
-    start = 0
-    for part in parts:
-        end = start + len(part)
-        yield part, held.fork(range(start, end)) if held else rows.fork(whole[start:end])
-        start = end
 
 
 def _score_options(
     fuser: Fuser,
-    begun: Rows | None,
+    rows: Rows,
     ends: Sequence[Tensor],
     choices: Sequence[Choices],
     part: Sequence[Option],
 ) -> list[Found]:
-    """Score continuations on rows that hold their contexts; single tokens need none."""
+    """Score continuations, given as (row of the context, index of the request, tokens)."""
     of_row = [row for row, _, _ in part]
     at = torch.tensor(of_row)
     first = [h[at.to(h.device)] for h in ends]  # S times [O, H]: predicts each first token
     pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
-    if begun is not None:
+    if max(len(c) for _, _, c in part) > 1:
         ids, valid = padded([c[:-1] for _, _, c in part])
-        for r, _, hs in feed(begun, ids, valid, valid):
+        for r, _, hs in feed(rows.branch(of_row), ids, valid, valid):
             pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
     hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
 
