@@ -95,7 +95,9 @@ report_to: none
         ({"seed": True}, "seed is True"),
         ({"nfc": "no"}, "nfc is 'no', neither true nor false"),
         ({"language": False}, "language is False, not a text"),
-        ({"ratio": 241}, "takes 4:1 for a time of day"),
+        ({"seed": 2**32}, "from 0 to 4294967295"),
+        ({"learning_rate": 0, "min_learning_rate": 0}, "learning_rate is 0"),
+        ({"ratio": 241}, "from 0.01 to 100: 4, or 4:1"),
         ({"ratio": "a:b"}, "ratio is 'a:b'"),
         ({"held_out": 0.9}, "from 1e-06 to 0.5"),
         ({"precision": "fp16"}, "accepted: auto, bf16, fp32"),
@@ -108,8 +110,16 @@ def test_mistakes_are_named(changed, message):
         read(**changed)
 
 
+@pytest.mark.parametrize(("written", "ratio"), [("1:1", 1), ("4:1", 4), ("1:30", Fraction(1, 30))])
+def test_a_ratio_is_no_time_of_day(tmp_path, written, ratio):
+    (tmp_path / "c.yaml").write_text(f"base: demo\noutput: o\ntext: a\nratio: {written}\nseed: 7\n")
+    config = configs.read(tmp_path / "c.yaml")
+    assert config.ratio == ratio and config.seed == 7
+
+
 def test_files_that_are_no_config(tmp_path):
-    for content, message in (("- a\n", "no mapping"), ("a: [\n", "not YAML")):
+    wrong = (("- a\n", "no mapping"), ("a: [\n", "not YAML"), ("a: 2026-13-01\n", "not YAML"))
+    for content, message in wrong:
         (tmp_path / "c.yaml").write_text(content)
         with pytest.raises(TrimixError, match=message):
             configs.read(tmp_path / "c.yaml")

@@ -16,6 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trimix_lm_eval import paths
 from trimix_lm_eval.cpt.texts import Place, read_places
 from trimix_lm_eval.errors import TrimixError, unknown
@@ -152,17 +154,27 @@ def read(given: str | Path | Mapping[str, Any]) -> Config:
     return config
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1:1 as it is written; YAML 1.1 takes it for a time of day, and makes 61 of it."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+        """A number, or what has a colon in it."""
+        text = self.construct_scalar(node)
+        return text if ":" in text else super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
 def _load(path: Path) -> dict[str, Any]:
     """The content of a YAML file."""
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise TrimixError(
             f"{path} cannot be read: {error.strerror}.", "correct the path"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that there are not
         raise TrimixError(f"{path} is not YAML: {error}", "correct the file") from error
     if not isinstance(content, dict):
         raise TrimixError(f"{path} is no mapping.", "write lines such as `base: demo`")
@@ -216,10 +228,12 @@ def _number(least: float, most: float = math.inf) -> _Check:
     return check
 
 
-def _whole(least: int) -> _Check:
+def _whole(least: int, most: float = math.inf) -> _Check:
     def check(key: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise TrimixError(f"{key} is {value!r}.", f"give a whole number >= {least}")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= value <= most:
+            limit = f"from {least} to {most}" if most < math.inf else f">= {least}"
+            raise TrimixError(f"{key} is {value!r}.", f"give a whole number {limit}")
         return value
 
     return check
@@ -241,11 +255,10 @@ def _held_out(key: str, value: Any) -> float | Path:
 
 
 def _ratio(key: str, value: Any) -> Fraction:
-    """Rows of the language for one of English: 4, 0.5, '4:1'."""
+    """Rows of the language for one of English: 4, 0.5, 4:1."""
     wrong = TrimixError(
         f"{key} is {value!r}.",
-        "give the rows of the language for one of English: 4, or '4:1' in quotes (without them "
-        "YAML takes 4:1 for a time of day)",
+        "give the rows of the language for one of English, from 0.01 to 100: 4, or 4:1",
     )
     first, _, second = str(value).partition(":")
     try:
@@ -293,7 +306,7 @@ _CHECKS: dict[str, _Check] = {
     "micro_batch": _whole(1),
     "epochs": _number(1e-6),
     "steps": _whole(1),
-    "learning_rate": _number(0.0, 1.0),
+    "learning_rate": _number(1e-12, 1.0),  # the cosine's end is a share of it
     "min_learning_rate": _number(0.0, 1.0),
     "warmup": _number(0.0, 1.0),
     "weight_decay": _number(0.0),
@@ -305,6 +318,6 @@ _CHECKS: dict[str, _Check] = {
     "evaluations": _whole(1),
     "patience": _whole(0),
     "report_to": _reporters,
-    "seed": _whole(0),
+    "seed": _whole(0, 2**32 - 1),
     "trust_remote_code": _truth,
 }
