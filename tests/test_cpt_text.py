@@ -273,6 +273,9 @@ def test_lines_near_held_out_text():
     assert shield.hits(held) and shield.hits("SHORT")
     assert shield.hits(f"He said: {held.upper().replace(' ', '  ')} Yes, he did say all of this.")
     assert not shield.hits("The quick brown fox jumps over the fence.")
+    assert holdout.Shield(["Cafe\u0301 ole\u0301"]).hits("Caf\u00e9 ol\u00e9"), (
+        "one text, normalised"
+    )
     assert not shield.hits("short of that") and not shield.hits("...")
 
 

@@ -1,13 +1,15 @@
 """Which documents are held out, and what training text is too near to them.
 
 Invariant: no line of the training text shares a run of `RUN` + `_STEP` - 1 letters with a
-held-out line, whatever the case, spaces and punctuation; nor is it one of them.
+held-out line, whatever the case, spaces, punctuation and Unicode normalisation; nor is it one of
+them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -134,4 +136,4 @@ class Shield:
 
 def _letters(line: str) -> str:
     """What counts when lines are compared."""
-    return _REST.sub("", line).casefold()
+    return unicodedata.normalize("NFC", _REST.sub("", line).casefold())
