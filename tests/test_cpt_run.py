@@ -322,6 +322,22 @@ def test_english_is_mixed_in(small_base, tmp_path, capsys):
     assert "all English there is, is read" in said
 
 
+def test_held_out_text_is_kept_out_of_english(small_base, tmp_path):
+    english = write_text(tmp_path / "english.txt", 30, ENGLISH)
+    text = write_text(tmp_path / "text.txt").read_text()
+    (tmp_path / "test.txt").write_text(write_text(tmp_path / "other.txt", 5, seed=1).read_text())
+    english.write_text(english.read_text() + (tmp_path / "test.txt").read_text() + text)
+    train(config(small_base, tmp_path, english=str(english), test=str(tmp_path / "test.txt")))
+    data = tmp_path / "out" / "cpt" / "data"
+    report = json.loads((data / "report.json").read_text())
+    found = report["english"]
+    near = found["dropped"]["near held-out text"]["lines"]
+    assert near == 5 + report["text"]["held out"]
+    assert found["kept"] == found["lines"] - near == 430 - report["text"]["held out"]
+    tokens = found["bytes"] / found["bytes per token"]
+    assert tokens == pytest.approx(found["tokens per character"] * found["characters"])
+
+
 def test_only_as_much_english_is_read_as_is_needed(small_base, tmp_path):
     write_text(tmp_path / "english.txt", 4000, ENGLISH)
     given = config(small_base, tmp_path, english=str(tmp_path / "english.txt"), steps=1)

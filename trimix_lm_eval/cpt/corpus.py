@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -131,10 +131,10 @@ def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int
     new.mkdir(parents=True)
     with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
         report: dict[str, Any] = {}
-        tokens = _text(config, found.text, tokenizer, new, dropped, report)
+        tokens, shields = _text(config, found.text, tokenizer, new, dropped, report)
         rows = -(-tokens // length)
         wanted = plan(config, length, rows, world).english_rows * length
-        _english(config, found.english, tokenizer, new, dropped, wanted, report)
+        _english(config, found.english, tokenizer, new, dropped, wanted, report, shields)
     (new / "report.json").write_text(
         json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8"
     )
@@ -148,8 +148,8 @@ def _text(
     folder: Path,
     dropped: TextIO,
     report: dict[str, Any],
-) -> int:
-    """Prepare the text of the language; returns its tokens."""
+) -> tuple[int, list[holdout.Shield]]:
+    """Prepare the text of the language; returns its tokens, and what keeps others from it."""
     given = {
         name: holdout.read(path, config.text_field)
         for name, path in (("held_out", config.held_out), ("test", config.test))
@@ -157,13 +157,13 @@ def _text(
     }
     cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
     account = cleaner.account
-    shield = holdout.Shield(itertools.chain(*given.values()))
+    shields = [holdout.Shield(itertools.chain(*given.values()))]
     drawn = holdout.Drawn(config.seed)
     clean = folder / "clean.jsonl"
     with clean.open("w", encoding="utf-8") as out:
         for document in documents(cleaner, found, "reading", config.max_bytes):
             # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
-            document = _away_from(shield, document, account, dropped)
+            document = _away_from(shields, document, account, dropped)
             if document.lines:
                 drawn.add(document.text)
                 _write(out, document)
@@ -173,9 +173,9 @@ def _text(
     if not isinstance(config.held_out, Path):
         held = drawn.chosen(config.held_out, _LEAST)
         given["held_out"] = list(held.values())
-        shield = holdout.Shield(given["held_out"])
+        shields.append(holdout.Shield(given["held_out"]))
     packer = Packer(tokenizer, folder / "text.tokens")
-    packer.add(_to_train_on(clean, set(held), shield, account, dropped))
+    packer.add(_to_train_on(clean, set(held), shields[1:], account, dropped))
     packer.close()
     clean.unlink()
     if not packer.tokens:
@@ -186,16 +186,16 @@ def _text(
         rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
         (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
         report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
-    return packer.tokens
+    return packer.tokens, shields
 
 
 def _away_from(
-    shield: holdout.Shield, document: Document, account: Account, dropped: TextIO
+    shields: Sequence[holdout.Shield], document: Document, account: Account, dropped: TextIO
 ) -> Document:
     """A document without the lines that repeat held-out text, which count as dropped from then."""
     kept = Document(document.file, [], [])
     for number, line in zip(document.numbers, document.lines, strict=True):
-        if shield.hits(line):
+        if any(shield.hits(line) for shield in shields):
             size = len(line.encode())
             account.kept -= 1
             account.drop(_NEAR, size)
@@ -207,7 +207,11 @@ def _away_from(
 
 
 def _to_train_on(
-    clean: Path, held: set[int], shield: holdout.Shield, account: Account, dropped: TextIO
+    clean: Path,
+    held: set[int],
+    shields: Sequence[holdout.Shield],
+    account: Account,
+    dropped: TextIO,
 ) -> Iterator[str]:
     """The documents that are not held out; the account's sums are of these from then on."""
     total = account.documents
@@ -219,10 +223,29 @@ def _to_train_on(
                 account.kept -= len(document.lines)
                 account.held_out += len(document.lines)
                 continue
-            document = _away_from(shield, document, account, dropped)
+            document = _away_from(shields, document, account, dropped)
             if document.lines:
                 account.add(document.text)
                 yield document.text
+
+
+def _apart(
+    documents: Iterable[Document],
+    shields: Sequence[holdout.Shield],
+    account: Account,
+    dropped: TextIO,
+) -> Iterator[str]:
+    """What of documents may be trained on; only that counts as kept."""
+    for whole in documents:
+        kept = _away_from(shields, whole, account, dropped)
+        if len(kept.lines) < len(whole.lines):
+            account.documents -= 1
+            account.characters -= len(whole.text)
+            account.bytes -= len(whole.text.encode())
+            if kept.lines:
+                account.add(kept.text)
+        if kept.lines:
+            yield kept.text
 
 
 def _english(
@@ -233,22 +256,23 @@ def _english(
     dropped: TextIO,
     wanted: int,
     report: dict[str, Any],
+    shields: Sequence[holdout.Shield],
 ) -> None:
-    """Prepare as much English as the run reads."""
+    """Prepare as much English as the run reads; what is called so may hold the language, too."""
     cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, nfc=False)
+    account = cleaner.account
     packer = Packer(tokenizer, folder / "english.tokens")
     stream = documents(cleaner, found, "reading English")
     while found and packer.tokens < wanted:
-        some = [document.text for document in itertools.islice(stream, _SOME)]
-        if not some:
+        read = list(itertools.islice(stream, _SOME))
+        if not read:
             break
-        packer.add(some)
+        packer.add(_apart(read, shields, account, dropped))
     stream.close()
     packer.close()
     if found and not packer.tokens:
         raise no_text(cleaner.account, "english")
     if found:
-        account = cleaner.account
         wants = {"tokens wanted": wanted}
         report["english"] = {**account.plain(), **_fertility(packer, account), **wants}
 
