@@ -13,7 +13,7 @@ from datasets import Dataset
 from tests.conftest import byte_tokenizer
 from trimix_lm_eval.cpt import holdout, scripts, texts
 from trimix_lm_eval.cpt.cleaning import DOCUMENT, Cleaner
-from trimix_lm_eval.cpt.lines import LONGEST, of_rows, of_text, split
+from trimix_lm_eval.cpt.lines import LONGEST, Line, of_rows, of_text, split
 from trimix_lm_eval.cpt.packing import IGNORED, Packer, Rows
 from trimix_lm_eval.cpt.texts import Place
 from trimix_lm_eval.errors import TrimixError
@@ -61,6 +61,22 @@ def test_long_lines_are_cut_at_breaks_and_nothing_is_lost():
     for line in found[:-2]:
         assert line.data.decode().endswith(("،", " ")), "cut between words"
     assert [line.number for line in found][-2:] == [1, 2]
+
+
+def test_a_long_first_line_is_cut_at_a_break_behind_the_mark_of_byte_order():
+    text = (UYGHUR + "، ").encode() * 40
+    assert lines(b"\xef\xbb\xbf" + text, longest=64) == lines(text, longest=64)
+
+
+def test_lines_that_end_as_on_old_macs_stay_lines_in_a_long_file():
+    found = lines(b"one two\r" * 40, longest=64)
+    assert b"".join(line.data for line in found) == b"one two" * 40
+    assert not any(b"\r" in line.data for line in found)
+
+
+def test_empty_rows_are_counted(tmp_path):
+    documents, account, _ = cleaned(tmp_path, ("a.jsonl", b'{"text": "a"}\n{"text": ""}\n\n'))
+    assert documents == ["a"] and account.lines == 3 and account.dropped == {"empty": 2}
 
 
 def test_a_line_without_a_break_is_passed_over():
@@ -321,4 +337,4 @@ def test_rows_hold_every_token_once_and_fill_the_last(tmp_path):
 
 def test_rows_of_a_table_are_cut_like_text():
     assert [line.begins for line in split("a\nb", 3)] == [True, False]
-    assert list(split("", 3)) == []
+    assert list(split("", 3)) == [Line(3, b"", begins=True)]

@@ -50,7 +50,11 @@ def of_text(stream: BinaryIO, longest: int = LONGEST) -> Iterator[Line]:
         stream: Of bytes.
         longest: Bytes of a line that are held at once.
     """
-    number, rest, got = 1, b"", stream.readline(longest).removeprefix(_BOM)
+    number, rest, got = 1, b"", stream.readline(longest)
+    if got.startswith(_BOM):
+        rest, got = got[len(_BOM) :], b""
+        if not rest.endswith(b"\n"):  # as much as there would be without the mark
+            got = stream.readline(longest - len(rest))
     while got or rest:
         piece, rest = rest + got, b""
         if piece.endswith(b"\n") or len(piece) < longest:
@@ -58,7 +62,8 @@ def of_text(stream: BinaryIO, longest: int = LONGEST) -> Iterator[Line]:
                 yield Line(number, part)
             number += 1
         elif at := _after_last_break(piece):
-            yield Line(number, piece[:at])
+            for part in piece[:at].removesuffix(b"\r").split(b"\r"):
+                yield Line(number, part)
             rest = piece[at:]
         else:
             size = len(piece) + _pass_over(stream)
@@ -100,6 +105,8 @@ def of_rows(stream: BinaryIO, field: str, longest: int = LONGEST_ROW) -> Iterato
 
 def split(text: str, number: int) -> Iterator[Line]:
     """Yield the lines of a row's text, which is a document of its own."""
+    if not text:
+        yield Line(number, b"", begins=True)
     stream = io.BytesIO(text.encode("utf-8", "surrogatepass"))
     for place, line in enumerate(of_text(stream)):
         yield line._replace(number=number, begins=place == 0)
