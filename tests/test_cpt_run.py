@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +18,7 @@ import torch
 import yaml
 from filelock import FileLock
 from lm_eval.models.huggingface import HFLM
+from safetensors import SafetensorError
 
 from tests.cpt_runs import ENGLISH, config, difference, weights, write_text
 from tests.running import ROOT, environment, evaluate, program
@@ -220,6 +222,7 @@ class Killed(BaseException):
         (trainer.CptTrainer, "save_model"),
         (saving, "save"),
         (saving, "move"),
+        (run, "_tidy"),
     ],
 )
 def test_an_end_anywhere_changes_nothing(done, tmp_path, monkeypatch, module, name):
@@ -384,6 +387,33 @@ def test_two_processes_train_on_the_batches_of_one(done, tmp_path):
 
 
 # ---------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_named_whoever_finds_it(small_base, tmp_path, monkeypatch, error):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(TrimixError, match="out cannot be written"):
+        train(config(small_base, tmp_path))
+
+
+def test_other_faults_are_not_taken_for_a_full_disk(small_base, tmp_path, monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        train(config(small_base, tmp_path))
 
 
 def test_a_folder_in_use(small_base, tmp_path):

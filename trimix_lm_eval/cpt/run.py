@@ -42,6 +42,8 @@ from trimix_lm_eval.provenance import compared
 
 #: What the system says of a disk that is full or not for us to write on.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+#: What safetensors and torch make of the same; the latter in two ways, by where the disk ends.
+_DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", "unexpected pos")
 
 Measured = dict[str, dict[str, float]]
 
@@ -96,6 +98,8 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
             bases.check_memory(base, config)
             with _memory_named(config):
                 _train(config, base, planned, data, place)
+        elif place.rank == 0:
+            _tidy(config)
         if place.rank == 0:
             _say(report.of_result(_read(config.work / "measured.json")))
             _say([f"the model is in {config.output}: small_cpt={config.output}"])
@@ -128,13 +132,20 @@ def _alone(config: Config, place: Place) -> Iterator[None]:
         raise TrimixError(
             f"{config.output} is in use by another run.", "wait for it, or give another output"
         ) from error
-    except OSError as error:
-        if error.errno not in _DISK:
+    except Exception as error:
+        if not _of_disk(error):
             raise
         raise TrimixError(
             f"{config.output} cannot be written: {error}.",
             "make room, see to its permissions, or give another output",
         ) from error
+
+
+def _of_disk(error: Exception) -> bool:
+    """Whether something could not be written."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK
+    return any(text in str(error) for text in _DISK_TEXTS)
 
 
 def _prepare(config: Config, base: Base, length: int, place: Place) -> None:
@@ -259,8 +270,13 @@ def _finish(
     _write(config.work / "measured.json", measured)
     saving.move(new, config.output)
     _write(config.work / "finished.json", {"step": step})
-    shutil.rmtree(best)
-    shutil.rmtree(config.work / "checkpoints")  # several times the model's size, and of no use now
+    _tidy(config)
+
+
+def _tidy(config: Config) -> None:
+    """Delete what a finished model has no use for: several times its size."""
+    for name in ("best", "checkpoints"):
+        shutil.rmtree(config.work / name, ignore_errors=True)
 
 
 # --- small things ------------------------------------------------------------------------------
