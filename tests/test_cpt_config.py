@@ -87,6 +87,8 @@ report_to: none
         ({"text": [{"hub": "a/b", "slit": "train"}]}, "Did you mean 'split'"),
         ({"text": [{"file": "a", "hub": "a/b"}]}, "text has .* in it"),
         ({"text": [{"hub": "a/b", "split": 3}]}, "split of a place in text is 3"),
+        ({"text": [{"hub": None}]}, "hub of a place in text is None"),
+        ({"text": [{"hub": "a/b", "streaming": "no"}]}, "streaming of a place in text is 'no'"),
         ({"text": [7]}, "text has 7 in it"),
         ({"epochs": 0}, "epochs is 0"),
         ({"epochs": "many"}, "epochs is 'many'"),

@@ -251,6 +251,29 @@ def test_places_that_have_nothing(tmp_path):
         list(source.lines())
 
 
+def test_what_is_made_from_text_is_no_part_of_it(tmp_path):
+    made = tmp_path / "out"
+    made.mkdir()
+    for file in (tmp_path / "a.txt", made / "held_out.txt"):
+        file.write_text("one")
+    for where in (str(tmp_path), f"{tmp_path}/**/*.txt"):
+        found = texts.sources((Place(where),), "text", "text", [made])
+        assert [source.path for source in found] == [tmp_path / "a.txt"]
+    (named,) = texts.sources((Place(str(made / "held_out.txt")),), "text", "text", [made])
+    assert named.path == made / "held_out.txt", "asked for by its name"
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one")
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(texts, "_sha256", refused)
+    with pytest.raises(TrimixError, match="text: .*a.txt cannot be read: Permission denied"):
+        texts.sources((Place(str(tmp_path / "a.txt")),), "text", "text")
+
+
 def test_damaged_files_are_named(tmp_path):
     Dataset.from_dict({"text": ["x" * 99] * 99}).to_parquet(str(tmp_path / "d.parquet"))
     data = (tmp_path / "d.parquet").read_bytes()
@@ -301,6 +324,8 @@ def test_held_out_files_are_read_as_they_are(tmp_path):
     (tmp_path / "h.txt").write_bytes(b"good\nb\xff\n")
     with pytest.raises(TrimixError, match="line 2: bytes that are not UTF-8"):
         holdout.read(tmp_path / "h.txt", "text")
+    with pytest.raises(TrimixError, match="stands for 2 files"):
+        holdout.read(tmp_path, "text")
     (tmp_path / "h.txt").write_bytes(b"\n")
     with pytest.raises(TrimixError, match="no text in it"):
         holdout.read(tmp_path / "h.txt", "text")

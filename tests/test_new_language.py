@@ -173,6 +173,17 @@ def test_what_is_there_is_not_written_over(asked, capsys):
     assert (folder / "cpt.yaml").read_text() != "mine"
 
 
+def test_what_it_made_before_is_no_text(asked, tmp_path):
+    here = asked()._replace(text=[str(tmp_path)], force=True)
+    folder, _ = write(here)
+    (folder / "small_cpt").mkdir()
+    (folder / "small_cpt" / "held_out.jsonl").write_text('{"text": "made"}\n')
+    before = (folder / "test.jsonl").read_text()
+    write(here)
+    assert read(folder / "cpt.yaml")["text"] == [str(tmp_path / "text.txt")]
+    assert (folder / "test.jsonl").read_text() == before
+
+
 # ---------------------------------------------------------------- from text to numbers
 
 

@@ -84,11 +84,10 @@ def look(config: Config) -> Read:
     kept_out = {}
     for key, path in (("held_out", config.held_out), ("test", config.test)):
         if isinstance(path, Path):
-            (source,) = texts.sources((texts.Place(str(path)),), config.text_field, key)
-            kept_out[f"{key} file"] = source.sha256
+            kept_out[f"{key} file"] = texts.source_of(path, config.text_field, key).sha256
     return Read(
-        texts.sources(config.text, config.text_field, "text"),
-        texts.sources(config.english, config.text_field, "english"),
+        texts.sources(config.text, config.text_field, "text", [config.output]),
+        texts.sources(config.english, config.text_field, "english", [config.output]),
         kept_out,
     )
 

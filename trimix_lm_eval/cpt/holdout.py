@@ -16,7 +16,7 @@ from pathlib import Path
 import regex
 
 from trimix_lm_eval.cpt.cleaning import DOCUMENT
-from trimix_lm_eval.cpt.texts import Place, sources
+from trimix_lm_eval.cpt.texts import source_of
 from trimix_lm_eval.errors import TrimixError
 
 #: More are not held out, whatever the share: they are measured again and again.
@@ -83,23 +83,22 @@ def read(path: Path, field: str) -> list[str]:
     """
     documents: list[list[str]] = []
     size = 0
-    for source in sources((Place(str(path)),), field, "held-out text"):
-        for line in source.lines():
-            try:
-                text = line.data.decode()
-            except UnicodeDecodeError:
-                text = ""
-                line = line._replace(fault="bytes that are not UTF-8")
-            if line.fault:
-                raise TrimixError(
-                    f"{path}, line {line.number}: {line.fault}.",
-                    "held-out text is measured as it is: mend the line, or leave it out",
-                )
-            if not documents or line.begins or (line.begins is None and size >= DOCUMENT):
-                documents.append([])
-                size = 0
-            documents[-1].append(text)
-            size += len(text)
+    for line in source_of(path, field, "held-out text").lines():
+        try:
+            text = line.data.decode()
+        except UnicodeDecodeError:
+            text = ""
+            line = line._replace(fault="bytes that are not UTF-8")
+        if line.fault:
+            raise TrimixError(
+                f"{path}, line {line.number}: {line.fault}.",
+                "held-out text is measured as it is: mend the line, or leave it out",
+            )
+        if not documents or line.begins or (line.begins is None and size >= DOCUMENT):
+            documents.append([])
+            size = 0
+        documents[-1].append(text)
+        size += len(text)
     found = ["\n".join(lines) for lines in documents]
     found = [text for text in found if text.strip()]
     if not found:

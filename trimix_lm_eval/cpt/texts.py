@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,11 +82,12 @@ def _place(key: str, value: Any) -> Place:
     for name in value:
         if name not in _KEYS[kinds[0]]:
             raise unknown(f"key of a place in {key}", str(name), _KEYS[kinds[0]])
-    given = {name: one for name, one in value.items() if name not in _KEYS}
-    for name, one in given.items():
+    for name, one in value.items():
         if not isinstance(one, bool if name == "streaming" else str):
-            raise TrimixError(f"{name} of a place in {key} is {one!r}.", "write it as a text")
-    return Place(str(value[kinds[0]]), kinds[0] == "hub", **given)
+            mend = "write true or false" if name == "streaming" else "write it as a text"
+            raise TrimixError(f"{name} of a place in {key} is {one!r}.", mend)
+    given = {name: one for name, one in value.items() if name not in _KEYS}
+    return Place(value[kinds[0]], kinds[0] == "hub", **given)
 
 
 class Source(NamedTuple):
@@ -131,16 +132,19 @@ class Source(NamedTuple):
             ) from error
 
 
-def sources(places: tuple[Place, ...], field: str, key: str) -> list[Source]:
+def sources(
+    places: tuple[Place, ...], field: str, key: str, made: Sequence[Path] = ()
+) -> list[Source]:
     """Find out what there is, and its identity.
 
     Args:
         places: Where to look.
         field: Column of places that name none.
         key: Under which the places stand in the config, for messages.
+        made: Files and folders of our own, which may lie in a folder of text and are no part of it.
 
     Raises:
-        TrimixError: A place has nothing.
+        TrimixError: A place has nothing, or what cannot be read.
     """
     found: list[Source] = []
     for place in places:
@@ -150,13 +154,35 @@ def sources(places: tuple[Place, ...], field: str, key: str) -> list[Source]:
             name = ":".join(filter(None, [place.where, place.config, place.split]))
             found.append(Source(name, place, None, column, commit=commit))
             continue
-        for path in _files(place.where, key):
-            size = path.stat().st_size
-            found.append(Source(str(path), place, path, column, size, _sha256(path)))
+        for path in _files(place.where, key, made):
+            try:
+                size, sha256 = path.stat().st_size, _sha256(path)
+            except OSError as error:
+                raise TrimixError(
+                    f"{key}: {path} cannot be read: {error.strerror}.", "see to its permissions"
+                ) from error
+            found.append(Source(str(path), place, path, column, size, sha256))
     return found
 
 
-def _files(where: str, key: str) -> list[Path]:
+def source_of(path: Path, field: str, key: str) -> Source:
+    """The one file that a path stands for.
+
+    Args:
+        path: Of it.
+        field: Of JSONL and tables, what holds the text.
+        key: Under which it stands in the config.
+
+    Raises:
+        TrimixError: It is none, or several.
+    """
+    found = sources((Place(str(path)),), field, key)
+    if len(found) > 1:
+        raise TrimixError(f"{key}: {path} stands for {len(found)} files.", "name one file")
+    return found[0]
+
+
+def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
     """The files of a path, a folder or a pattern."""
     path = Path(where).expanduser()
     if path.is_dir():
@@ -166,6 +192,9 @@ def _files(where: str, key: str) -> list[Path]:
         found = [path]
     else:
         found = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+    if not path.is_file():
+        ours = {one.resolve() for one in made}
+        found = [one for one in found if ours.isdisjoint([one.resolve(), *one.resolve().parents])]
     files = [file for file in found if file.is_file()]
     if not files:
         raise TrimixError(

@@ -28,6 +28,8 @@ _SHARE, _LEAST = 0.1, 20
 _SEED = 1234
 #: Bytes of text whose tokens are counted; the rest is taken to be like it.
 _SAMPLE = 2_000_000
+#: What lies in the folder after this and the commands it prints, and may look like text.
+_MADE = ("test.jsonl", "small_cpt", "results", "report", "runs")
 
 
 class Asked(NamedTuple):
@@ -107,8 +109,9 @@ def write(asked: Asked) -> tuple[Path, list[str]]:
     )
     large = _large(asked)
     base = bases.find(config)
-    english = [str(s.path) for s in texts.sources(_places(asked.english), "text", "--english")]
-    found = texts.sources(config.text, asked.text_field, "--text")
+    made = [folder / name for name in _MADE]
+    english = texts.sources(_places(asked.english), "text", "--english", made)
+    found = texts.sources(config.text, asked.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
     needs = memory.estimate(base.spec, base.config, base.files, "cpu")
     facts = skeleton.Facts(
@@ -117,7 +120,7 @@ def write(asked: Asked) -> tuple[Path, list[str]]:
         folder,
         [str(source.path.resolve()) for source in found if source.path],
         asked.text_field,
-        [str(Path(path).resolve()) for path in english],
+        [str(source.path.resolve()) for source in english if source.path],
         asked.license,
         _local(asked.base),
         _local(large),
@@ -127,11 +130,11 @@ def write(asked: Asked) -> tuple[Path, list[str]]:
         len(documents),
         _SEED,
     )
-    made = skeleton.files(facts)
+    files = skeleton.files(facts)
     rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
-    made["test.jsonl"] = "".join(rows)
-    _put(made, folder, asked.force)
-    return folder, sorted(made)
+    files["test.jsonl"] = "".join(rows)
+    _put(files, folder, asked.force)
+    return folder, sorted(files)
 
 
 def _language(asked: Asked) -> Language:
