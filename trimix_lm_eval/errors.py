@@ -86,6 +86,11 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:
     return TrimixError(f"Unknown {kind} {given!r}.{guess}", f"accepted: {', '.join(names)}")
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's message, or what kind of error it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def warn_once(message: str) -> None:
     """Log a warning the first time this message is seen in the process."""
     if message not in _warned:

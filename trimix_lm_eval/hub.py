@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.errors import TrimixError, first_line
 
 #: Where the conditions of a gated repository are accepted, whatever mirror serves the files.
 _WEBSITE = "https://huggingface.co"
@@ -108,9 +108,8 @@ def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
             f"{repository}: the Hub refuses this machine's token.",
             "run `hf auth login` again (or correct HF_TOKEN)",
         ) from error
-    first = str(error).strip().splitlines() or [type(error).__name__]
     raise TrimixError(
-        f"{repository}: {file} could not be fetched: {first[0]}",
+        f"{repository}: {file} could not be fetched: {first_line(error)}",
         f"try again later, or {_LOCAL[repository.kind]}",
     ) from error
 

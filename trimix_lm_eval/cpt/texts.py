@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.cpt.lines import Line, of_rows, of_text, split
-from trimix_lm_eval.errors import TrimixError, unknown
+from trimix_lm_eval.errors import TrimixError, first_line, unknown
 
 _ROWS = (".jsonl", ".ndjson", ".json")
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -127,7 +127,7 @@ class Source(NamedTuple):
         except (OSError, EOFError, ValueError) as error:  # pyarrow's are ValueErrors
             mend = "see to its permissions, or copy or unpack it again"
             raise TrimixError(
-                f"{self.name} cannot be read: {_first(error)}.",
+                f"{self.name} cannot be read: {first_line(error)}.",
                 mend if self.path else "try again; what the Hub has can also be given as files",
             ) from error
 
@@ -255,7 +255,7 @@ def _table(path: Path, kind: str) -> Any:
         )
     except Exception as error:  # whatever the library raises of a damaged file
         raise TrimixError(
-            f"{path} cannot be read as {kind}: {_first(error)}", "copy or make it again"
+            f"{path} cannot be read as {kind}: {first_line(error)}", "copy or make it again"
         ) from error
 
 
@@ -275,7 +275,7 @@ def _hub(source: Source) -> Any:
         )
     except Exception as error:  # gated, missing, offline: each library below has errors of its own
         raise TrimixError(
-            f"The data set {place.where} cannot be had from the Hub: {_first(error)}",
+            f"The data set {place.where} cannot be had from the Hub: {first_line(error)}",
             f"check its name, config and split at https://huggingface.co/datasets/{place.where}; "
             "if it is gated accept its conditions there and `hf auth login`; or download it and "
             "give its files",
@@ -293,8 +293,3 @@ def _commit(place: Place) -> str:
         return str(HfApi().dataset_info(place.where, revision=place.revision).sha or "")
     except Exception:  # what is wrong is said when it is read; without a network a cache may do
         return ""
-
-
-def _first(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

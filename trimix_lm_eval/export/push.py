@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.errors import TrimixError, first_line
 from trimix_lm_eval.export import model_index
 from trimix_lm_eval.export.origins import is_hub_id
 
@@ -105,7 +105,7 @@ def _merged(readme: str, index: str, repo: str) -> tuple[str, int]:
         before = list(card.data.eval_results or [])
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise _failed(
-            f"the metadata of {repo}'s README.md cannot be read: {_first(error)}",
+            f"the metadata of {repo}'s README.md cannot be read: {first_line(error)}",
             "mend them there first",
         ) from error
     name, ours = model_index_to_eval_results(yaml.safe_load(index)["model-index"])
@@ -153,11 +153,14 @@ def _explained(repo: str) -> Iterator[None]:
                 f"the Hub does not let this token write to {repo} ({status}).",
                 "run `hf auth login` with a token that has write access, or try --pr",
             ) from error
-        raise _failed(f"the Hub answered {status}: {_first(error)}", "try again later") from error
+        raise _failed(
+            f"the Hub answered {status}: {first_line(error)}", "try again later"
+        ) from error
     # Its transport's errors have other names in other versions of huggingface_hub.
     except Exception as error:
         raise _failed(
-            f"{type(error).__name__}: {_first(error)}", "check the network, HF_ENDPOINT and proxy"
+            f"{type(error).__name__}: {first_line(error)}",
+            "check the network, HF_ENDPOINT and proxy",
         ) from error
 
 
@@ -166,7 +169,3 @@ def _failed(what: str, mend: str) -> TrimixError:
         f"Nothing was uploaded: {what}",
         f"{mend}; the files are kept here, and the same command goes on from them",
     )
-
-
-def _first(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

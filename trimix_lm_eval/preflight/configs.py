@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.errors import TrimixError, first_line
 from trimix_lm_eval.preflight.access import Files, label
 from trimix_lm_eval.settings import SourceSpec
 
@@ -51,7 +51,7 @@ def load_config(spec: SourceSpec, files: Files) -> Any:
             raise _needs_code(spec) from error
         raise TrimixError(
             f"{label(spec)}: transformers {transformers.__version__} cannot read its config "
-            f"(model_type {raw.get('model_type')!r}): {_first_line(error)}",
+            f"(model_type {raw.get('model_type')!r}): {first_line(error)}",
             "pip install -U transformers, or check that the files are those of a language model",
         ) from error
     _check_causal(spec, config, code)
@@ -65,7 +65,7 @@ def _read_json(spec: SourceSpec, files: Files) -> dict[str, Any]:
         raw = json.loads(files.main.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrimixError(
-            f"{label(spec)}: {files.main} is not readable JSON: {_first_line(error)}",
+            f"{label(spec)}: {files.main} is not readable JSON: {first_line(error)}",
             "copy or download the file again",
         ) from error
     if not isinstance(raw, dict):
@@ -129,7 +129,7 @@ def _check_quantization(spec: SourceSpec, config: Any) -> None:
     except (ImportError, RuntimeError, ValueError) as error:
         raise TrimixError(
             f"{label(spec)} is quantized with {_method(stored)}, which cannot be used here: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             "install what is missing, or give the unquantized checkpoint",
         ) from error
 
@@ -147,8 +147,3 @@ def _needs_code(spec: SourceSpec) -> TrimixError:
         f"read that code; if you trust it, add {spec.name}_trust_remote_code=true "
         "(trust_remote_code=true for all sources)",
     )
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

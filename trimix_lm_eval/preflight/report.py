@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from trimix_lm_eval.errors import TrimixError, warn_once
+from trimix_lm_eval.errors import TrimixError, first_line, warn_once
 from trimix_lm_eval.preflight import memory, vocabulary
 from trimix_lm_eval.preflight.access import Files, label, locate, locate_tokenizer
 from trimix_lm_eval.preflight.configs import load_config
@@ -132,9 +132,8 @@ def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
     try:
         return AutoTokenizer.from_pretrained(spec.path, **files.arguments(spec))
     except Exception as error:  # whatever transformers or the repository's own code raises
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise TrimixError(
-            f"{label(spec)}: its tokenizer cannot be loaded: {first}",
+            f"{label(spec)}: its tokenizer cannot be loaded: {first_line(error)}",
             "install the library it names, check that tokenizer.json is complete, or name "
             "another tokenizer with tokenizer=",
         ) from error
