@@ -113,7 +113,10 @@ def _nll(model: Any, batch: list[Window]) -> Tensor:
         targets[row, len(context) - 1 : len(one)] = torch.tensor(target)
     device = next(model.parameters()).device
     output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    logits = output.logits.float()  # [B, T, V]
-    return cross_entropy(
-        logits.flatten(0, 1), targets.to(device).flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    # A row at a time: the copies that fp32 and the softmax make are of the whole vocabulary.
+    rows = zip(output.logits, targets.to(device), strict=True)  # [T, V], [T]
+    sums = [
+        cross_entropy(logits.float(), wanted, ignore_index=IGNORED, reduction="sum")
+        for logits, wanted in rows
+    ]
+    return torch.stack(sums).sum()
