@@ -72,8 +72,6 @@ BLOCK = 16
 
 #: What each recipe's policy has chosen.
 Choices = tuple[Choice | None, ...]
-#: (row of the context, index of the request, continuation)
-Option = tuple[int, int, tuple[int, ...]]
 #: (index of the request, index of the recipe, score)
 Found = tuple[int, int, Score]
 
@@ -227,7 +225,7 @@ def _score_options(
     rows: Rows,
     ends: Sequence[Tensor],
     choices: Sequence[Choices],
-    part: Sequence[Option],
+    part: Sequence[tuple[int, int, tuple[int, ...]]],
 ) -> list[Found]:
     """Score continuations, given as (row of the context, index of the request, tokens)."""
     of_row = [row for row, _, _ in part]

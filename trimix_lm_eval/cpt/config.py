@@ -214,10 +214,8 @@ def _truth(key: str, value: Any) -> bool:
 
 def _number(least: float, most: float = math.inf) -> _Check:
     def check(key: str, value: Any) -> float:
-        try:
-            number = (
-                math.nan if isinstance(value, bool) else float(value)
-            )  # YAML reads 3e-5 as text
+        try:  # not by type: YAML reads 3e-5 as a text
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             number = math.nan
         if not least <= number <= most or math.isinf(number):
@@ -270,10 +268,6 @@ def _ratio(key: str, value: Any) -> Fraction:
     return ratio
 
 
-def _places(key: str, value: Any) -> tuple[Place, ...]:
-    return read_places(key, value)
-
-
 def _reporters(key: str, value: Any) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
     if names == ["none"]:
@@ -292,11 +286,11 @@ _CHECKS: dict[str, _Check] = {
     "output": lambda key, value: _path(key, value).resolve(),
     "language": _text,
     "license": _text,
-    "text": _places,
+    "text": read_places,
     "text_field": _text,
     "held_out": _held_out,
     "test": _path,
-    "english": _places,
+    "english": read_places,
     "ratio": _ratio,
     "max_bytes": _whole(1),
     "deduplicate": _truth,

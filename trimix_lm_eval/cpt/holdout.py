@@ -33,11 +33,10 @@ class Drawn:
 
     Args:
         seed: Of the choice.
-        most: How many to keep at hand.
     """
 
-    def __init__(self, seed: int, most: int = MOST) -> None:
-        self._seed, self._most, self._count = seed, most, 0
+    def __init__(self, seed: int) -> None:
+        self._seed, self._count = seed, 0
         self._kept: list[tuple[int, int, str]] = []  # the lowest ranks, the highest of them first
 
     def add(self, document: str) -> None:
@@ -45,7 +44,7 @@ class Drawn:
         digest = hashlib.blake2b(f"{self._seed}\0{document}".encode(), digest_size=8).digest()
         entry = (-int.from_bytes(digest, "big"), self._count, document)
         self._count += 1
-        if len(self._kept) < self._most:
+        if len(self._kept) < MOST:
             heapq.heappush(self._kept, entry)
         else:
             heapq.heappushpop(self._kept, entry)

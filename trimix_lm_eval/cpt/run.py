@@ -180,7 +180,7 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
     others = sorted(path.name for path in config.output.iterdir() if path != config.work)
     if others:
         raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", mend)
-    _write(file, identity)
+    checkpoints.write_json(file, identity)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Place
     if not before.exists():
         found = _measure(model, windows, planned, place)
         if place.rank == 0:
-            _write(before, found)
+            checkpoints.write_json(before, found)
     logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
     training = trainer.make(
         config, planned, data, saving.adapted(model, config), windows["held_out"], place
@@ -230,7 +230,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Place
     step, log = training.state.best_global_step or 0, training.state.log_history
     del model, training
     if place.rank == 0:
-        _write(config.work / "log.json", log)
+        checkpoints.write_json(config.work / "log.json", log)
         _finish(config, base, planned, data, windows, step)
 
 
@@ -267,9 +267,9 @@ def _finish(
     }
     text = card.write(config, base, planned, data.report, measured, step)
     (new / card.NAME).write_text(text, encoding="utf-8")
-    _write(config.work / "measured.json", measured)
+    checkpoints.write_json(config.work / "measured.json", measured)
     saving.move(new, config.output)
-    _write(config.work / "finished.json", {"step": step})
+    checkpoints.write_json(config.work / "finished.json", {"step": step})
     _tidy(config)
 
 
@@ -289,10 +289,3 @@ def _say(lines: Any) -> None:
 
 def _read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _write(file: Path, content: Any) -> None:
-    """Write JSON that is there as a whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    part.rename(file)

@@ -110,7 +110,7 @@ def write(asked: Asked) -> tuple[Path, list[str]]:
     large = _large(asked)
     base = bases.find(config)
     made = [folder / name for name in _MADE]
-    english = texts.sources(_places(asked.english), "text", "--english", made)
+    english = texts.sources(tuple(map(texts.Place, asked.english)), "text", "--english", made)
     found = texts.sources(config.text, asked.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
     needs = memory.estimate(base.spec, base.config, base.files, "cpu")
@@ -192,10 +192,6 @@ def _read(found: list[texts.Source], base: Base, code: str) -> tuple[list[str], 
     per_byte = sum(map(len, ids)) / max(1, sampled)
     rest = cleaner.account.bytes - sum(len(text.encode()) for text in test)
     return test, round(per_byte * rest)
-
-
-def _places(paths: Sequence[str]) -> tuple[texts.Place, ...]:
-    return tuple(texts.Place(path) for path in paths)
 
 
 def _local(model: str) -> str:
