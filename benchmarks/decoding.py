@@ -31,7 +31,7 @@ from lm_eval.api.instance import Instance
 from models import STOP, Texts, Trio, add_arguments, open_trio, variant
 from released import Released
 
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.fusion.weights import Weights
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from models import Texts, Trio, add_arguments, open_trio
 from released import Released
 from transformers import DynamicCache
 
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.fusion.weights import Weights
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -29,10 +29,10 @@ import torch
 from models import Texts, Trio, add_arguments, open_trio
 from torch import Tensor
 
-import trimix_lm_eval.grid
-from trimix_lm_eval.grid import grid_nll
-from trimix_lm_eval.prefill import prefill, readers_for
-from trimix_lm_eval.weights import PAPER_GRID
+import trimix_lm_eval.fusion.grid
+from trimix_lm_eval.engine.prefill import prefill, readers_for
+from trimix_lm_eval.fusion.grid import grid_nll
+from trimix_lm_eval.fusion.weights import PAPER_GRID
 
 NAMES = ("large_ins", "small_cpt", "small_base")
 
@@ -102,7 +102,7 @@ def shares(trio: Trio, tokens: int, rounds: int) -> dict[str, float]:
     def reading() -> None:
         prefill(ensemble, [prompt], [None])
 
-    with mock.patch.object(trimix_lm_eval.grid, "grid_nll", stopwatch):
+    with mock.patch.object(trimix_lm_eval.fusion.grid, "grid_nll", stopwatch):
         choosing()  # warm up
         reading()
         stopwatch.turns.clear()

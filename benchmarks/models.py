@@ -33,10 +33,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.ensemble import Ensemble
-from trimix_lm_eval.fuser import Fuser
-from trimix_lm_eval.paths import demo_dir
-from trimix_lm_eval.trimix import needed
+from trimix_lm_eval.engine.fuser import Fuser
+from trimix_lm_eval.engine.input_batch import Ensemble
+from trimix_lm_eval.loading.provenance import needed
+from trimix_lm_eval.utils.paths import demo_dir
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.weights import PAPER_GRID, Weights
+from trimix_lm_eval.fusion.weights import PAPER_GRID, Weights
 
 ROLES = ("large_ins", "small_cpt", "small_base")
 

@@ -25,7 +25,7 @@ from lm_eval.api.instance import Instance
 from models import Texts, Trio, add_arguments, open_trio
 from released import Released
 
-from trimix_lm_eval.weights import PRIOR, Weights
+from trimix_lm_eval.fusion.weights import PRIOR, Weights
 
 
 class Question(NamedTuple):

@@ -26,9 +26,10 @@ from typing import Any
 import timing
 from models import Texts, Trio, add_arguments, alone, open_trio
 
-from trimix_lm_eval import TriMix, settings
-from trimix_lm_eval.trimix import Generation
-from trimix_lm_eval.weights import PAPER_GRID
+from trimix_lm_eval import TriMix
+from trimix_lm_eval.fusion.weights import PAPER_GRID
+from trimix_lm_eval.llm import Generation
+from trimix_lm_eval.loading import settings
 
 
 def main(argv: list[str] | None = None) -> None:

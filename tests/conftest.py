@@ -19,7 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from tests.loaded import Trio, load
+from tests.support.loaded import Trio, load
 
 torch.set_num_threads(1)
 # A machine that is busy with something else is no fault of an example.

@@ -13,10 +13,10 @@ __all__ = ["TriMix", "Weights", "__version__"]
 # `typing.TYPE_CHECKING` under its own name: type checkers know it, and `typing` stays unloaded.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from trimix_lm_eval.trimix import TriMix
-    from trimix_lm_eval.weights import Weights
+    from trimix_lm_eval.fusion.weights import Weights
+    from trimix_lm_eval.llm import TriMix
 
-_HOME = {"TriMix": "trimix_lm_eval.trimix", "Weights": "trimix_lm_eval.weights"}
+_HOME = {"TriMix": "trimix_lm_eval.llm", "Weights": "trimix_lm_eval.fusion.weights"}
 
 
 def __getattr__(name: str) -> object:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MODEL_NAME = "trimix"
 #: Must name the module that defines the class: lm-eval swaps a string for a class only if the
 #: two agree exactly.
-MODEL_TARGET = "trimix_lm_eval.lm:TriMixLM"
+MODEL_TARGET = "trimix_lm_eval.harness.lm:TriMixLM"
 
 
 def autoload() -> None:
@@ -101,7 +101,7 @@ def _with_our_tasks(
     Whatever we do not understand is returned as it came, for lm-eval to judge.
     """
     try:
-        from trimix_lm_eval.paths import tasks_dir
+        from trimix_lm_eval.utils.paths import tasks_dir
 
         bound = signature.bind(*args, **kwargs)
         given = bound.arguments.get("include_path") or []

@@ -45,7 +45,7 @@ def install(models: Path, results: Path, tales: list[str], checkout: Path) -> No
     scores = check.read([results])[0]
     if failed := failures(scores):
         raise SystemExit(f"the trio does not show what it must: {'; '.join(failed)}")
-    place = checkout / "trimix_lm_eval" / "demo"
+    place = checkout / "trimix_lm_eval" / "loading" / "demo"
     for role, name in ROLES.items():
         shutil.rmtree(place / role, ignore_errors=True)
         (place / role).mkdir()

@@ -76,7 +76,7 @@ def adapt(recipe: Recipe, language: str, out: Path, seed: int, folder: Path) -> 
         seed: Of the whole experiment.
         folder: To write to.
     """
-    from trimix_lm_eval.cpt import train
+    from trimix_lm_eval.training.cpt import train
 
     train(
         {
@@ -117,6 +117,6 @@ def sweep(models: Path, items: Path, folder: Path) -> None:
 
 def report(results: list[Path], folder: Path) -> None:
     """Writes the page over all seeds."""
-    from trimix_lm_eval import report as reports
+    from trimix_lm_eval.analysis import report as reports
 
     reports.write(results, folder, force=True)

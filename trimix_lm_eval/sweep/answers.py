@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval import instances
-from trimix_lm_eval.readers import Choice
-from trimix_lm_eval.trimix import Generation
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.harness import instances
+from trimix_lm_eval.llm import Generation
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

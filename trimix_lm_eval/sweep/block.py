@@ -20,11 +20,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from trimix_lm_eval import policies
-from trimix_lm_eval.errors import TrimixError, unknown
-from trimix_lm_eval.policies import Policy
-from trimix_lm_eval.results import NAMED
-from trimix_lm_eval.weights import Weights
+from trimix_lm_eval.analysis.results import NAMED
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.utils.errors import TrimixError, unknown
 
 _KEYS = ("name", "languages", "grid", "policies", "plausibility", "num_fewshot", "seeds")
 _AXES = ("alpha", "beta", "gamma")

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.provenance import compared
+from trimix_lm_eval.loading.provenance import compared
+from trimix_lm_eval.utils.errors import TrimixError
 
 _FINGERPRINT = "fingerprint.json"
 

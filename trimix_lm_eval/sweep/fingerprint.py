@@ -15,10 +15,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.preflight import Report
-from trimix_lm_eval.provenance import digest as digest_of_files
-from trimix_lm_eval.provenance import vocabulary_digest
-from trimix_lm_eval.settings import Settings, SourceSpec
+from trimix_lm_eval.loading.preflight import Report
+from trimix_lm_eval.loading.provenance import digest as digest_of_files
+from trimix_lm_eval.loading.provenance import vocabulary_digest
+from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.sweep.plan import Setting, Variant
 from trimix_lm_eval.sweep.tasks import Tasks
 

@@ -14,9 +14,9 @@ import sqlite3
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from trimix_lm_eval import processes
-from trimix_lm_eval.errors import TrimixError, warn_once
-from trimix_lm_eval.processes import Place
+from trimix_lm_eval.utils import distributed
+from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
 #: Of the tables below. A file of another version is not read.
 _VERSION = 1
@@ -42,7 +42,7 @@ class Journal:
         TrimixError: The files are in use, or cannot be written.
     """
 
-    def __init__(self, folder: Path, place: Place, variants: Collection[str]) -> None:
+    def __init__(self, folder: Path, place: DistributedEnv, variants: Collection[str]) -> None:
         self.folder, self.place = folder, place
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class Journal:
                 found += _rows(theirs, variants)
             if theirs is not self._db:
                 theirs.close()
-        for rows in processes.exchanged(found, self.place.world):
+        for rows in distributed.exchanged(found, self.place.world):
             self._write(rows)
 
     def add(self, variant: str, request: bytes, answer: str) -> None:
@@ -95,7 +95,7 @@ class Journal:
     def remove(self) -> None:
         """Delete all processes' files, on the first of them, when all are done with theirs."""
         self.close()
-        processes.wait(self.place.world)
+        distributed.wait(self.place.world)
         if self.place.rank == 0:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.preflight import runs
+from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.sweep.block import Block
+from trimix_lm_eval.utils.errors import TrimixError
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
@@ -50,7 +50,7 @@ def parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str,
     names = [
         name
         for language in block.languages or ({},)
-        for name in runs.task_names(_fill(run.get("tasks"), language))
+        for name in run_config.task_names(_fill(run.get("tasks"), language))
     ]
     yield "", {"tasks": list(dict.fromkeys(names)), "model_args": run.get("model_args")}
 

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from trimix_lm_eval import instances
-from trimix_lm_eval.processes import Place
-from trimix_lm_eval.provenance import TaskPoint, describe, text_digest
-from trimix_lm_eval.readers import Choice
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.harness import instances
+from trimix_lm_eval.harness.base_lm import Tally, TextLM
+from trimix_lm_eval.harness.response_cache import TaskPoint
+from trimix_lm_eval.harness.weights_log import WeightsLog
+from trimix_lm_eval.llm import TriMix
+from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import answers
 from trimix_lm_eval.sweep.answers import Asked
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.plan import Variant
-from trimix_lm_eval.text_lm import Tally, TextLM
-from trimix_lm_eval.trimix import TriMix
-from trimix_lm_eval.weights import Weights
-from trimix_lm_eval.weights_log import WeightsLog
+from trimix_lm_eval.utils.distributed import DistributedEnv
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -65,7 +66,7 @@ class SweepLM(TextLM):
     def __init__(
         self,
         model: TriMix,
-        place: Place,
+        place: DistributedEnv,
         runs: Sequence[Run],
         journal: Journal,
         log: WeightsLog,
@@ -87,7 +88,7 @@ class SweepLM(TextLM):
         self._chosen: dict[tuple[str, int], str] = {}
         self._nlls: dict[tuple[str, int], tuple[float, ...]] = {}
         self._truncated = 0
-        self.description = describe(self.model, which)
+        self.description = self.model.describe(which)
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
         self._log.stamp = {"run": run, "policy": self.runs[which].variant.policy.name}
 

@@ -17,15 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimix_lm_eval import policies, settings
-from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.policies import Policy
-from trimix_lm_eval.preflight import runs
-from trimix_lm_eval.results import NAMED
-from trimix_lm_eval.settings import Settings
+from trimix_lm_eval.analysis.results import NAMED
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.loading import run_config, settings
+from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
 from trimix_lm_eval.sweep import languages
 from trimix_lm_eval.sweep.block import Block
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: What a run config may say and a sweep does not do, with the reason.
 _UNUSED = {
@@ -105,12 +105,12 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
         TrimixError: Something in it is wrong.
     """
     is_file = isinstance(config, (str, Path))
-    run = runs.load(str(config)) if is_file else copy.deepcopy(dict(config))  # type: ignore[arg-type]
+    run = run_config.load(str(config)) if is_file else copy.deepcopy(dict(config))  # type: ignore[arg-type]
     where = str(config) if is_file else "the config"
     block = blocks.read(run.pop("sweep", None), Path(where).stem if is_file else "sweep")
     run.setdefault("log_samples", True)  # without them no report can test a difference
     _check(run, block, where)
-    if "batch_size" not in {**run, **runs.model_arguments(run, None)}:
+    if "batch_size" not in {**run, **run_config.model_arguments(run, None)}:
         run["batch_size"] = "auto"  # lm-eval's own 1 leaves the points hardly a row to share
     made = [
         _setting(run, block, where, part, filling, shots, seed)
@@ -144,7 +144,7 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
         raise TrimixError(
             f"output_path is {output!r}; a sweep writes many files.", "name a folder for them"
         )
-    arguments = runs.model_arguments(run, None)
+    arguments = run_config.model_arguments(run, None)
     for key, values in _swept(block).items():
         if values and (key in run or key in arguments):
             raise TrimixError(
@@ -202,7 +202,7 @@ def _setting(
         changed["seed"] = seed
         extra["seed"] = seed
         folders.append(f"seed{seed}")
-    config = runs.configured(changed, where)
+    config = run_config.configured(changed, where)
     made, skipped = [], []
     for name, options in block.policies:
         for mask in block.plausibility or (None,):
@@ -214,7 +214,7 @@ def _setting(
             else:
                 made.append(variant)
     folder = "/".join(filter(None, [part, "_".join(folders)]))
-    names = runs.task_names(changed.get("tasks"))
+    names = run_config.task_names(changed.get("tasks"))
     if not names:
         raise TrimixError(f"{where} names no tasks.", "add tasks: [trimix_demo]")
     return Setting(part, folder, config, names, tuple(made)), skipped
@@ -222,7 +222,7 @@ def _setting(
 
 def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> Variant | None:
     """A variant, or None where the mask would look at a source that it does not use."""
-    given = runs.model_arguments({**run, "model_args": model_args}, None)
+    given = run_config.model_arguments({**run, "model_args": model_args}, None)
     given.pop("device", None)
     asked = settings.parse(given)
     policy = policies.build(asked.policy, **asked.policy_options)

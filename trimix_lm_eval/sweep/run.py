@@ -18,17 +18,18 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from trimix_lm_eval import preflight, processes
-from trimix_lm_eval.lm import usable
-from trimix_lm_eval.processes import Place
-from trimix_lm_eval.settings import SourceSpec
+from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.harness.lm import usable
+from trimix_lm_eval.harness.weights_log import WeightsLog
+from trimix_lm_eval.loading import preflight
+from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.sweep import files, fingerprint, plan
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.lm import Run, SweepLM, TriMix
 from trimix_lm_eval.sweep.plan import Plan, Setting
 from trimix_lm_eval.sweep.tasks import Tasks, manager_for
-from trimix_lm_eval.weights import SOURCES
-from trimix_lm_eval.weights_log import WeightsLog
+from trimix_lm_eval.utils import distributed
+from trimix_lm_eval.utils.distributed import DistributedEnv
 
 #: Models by what they were loaded from.
 Kept = dict[SourceSpec, Any]
@@ -68,10 +69,10 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
         TrimixError: Something is wrong that the user can mend. What is finished stays finished.
     """
     planned = plan.read(config)
-    place = processes.join()
+    place = distributed.join()
     work = list(_looked_at(planned, place))
     # One process decides, lest the others see the first results of this very sweep.
-    missing = processes.exchanged([one.missing for one in work], place.world)[0]
+    missing = distributed.exchanged([one.missing for one in work], place.world)[0]
     work = [one._replace(missing=m) for one, m in zip(work, missing, strict=True)]
     if place.rank == 0:
         _say(planned, work)
@@ -105,7 +106,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
     """
     lines: list[str] = []
     reports: list[preflight.Report] = []
-    for one in _looked_at(plan.read(config), Place()):
+    for one in _looked_at(plan.read(config), DistributedEnv()):
         if not any(report is one.report for report in reports):
             reports.append(one.report)
             lines += one.report.lines()
@@ -117,7 +118,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _looked_at(planned: Plan, place: Place) -> Iterator[Work]:
+def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
     """What there is of each setting. Models are checked, not loaded."""
     manager = manager_for(planned.settings[0].config.include_path)
     reports: dict[str, preflight.Report] = {}
@@ -145,7 +146,7 @@ def _looked_at(planned: Plan, place: Place) -> Iterator[Work]:
         yield Work(setting, report, folders, tasks, identities, missing)
 
 
-def _device(setting: Setting, place: Place) -> str | None:
+def _device(setting: Setting, place: DistributedEnv) -> str | None:
     """Where models go that name no device."""
     return place.device if place.world > 1 else usable(setting.config.device)
 
@@ -171,7 +172,9 @@ def _forget(kept: Kept, setting: Setting) -> None:
         del kept[spec]
 
 
-def _evaluate(work: Work, planned: Plan, place: Place, journal: Journal, kept: Kept) -> None:
+def _evaluate(
+    work: Work, planned: Plan, place: DistributedEnv, journal: Journal, kept: Kept
+) -> None:
     """Load a setting's models, and let lm-eval evaluate each of its missing variants."""
     setting = work.setting
     variants = [setting.variants[i] for i in work.missing]

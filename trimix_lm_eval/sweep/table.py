@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trimix_lm_eval.results import Run, read
+from trimix_lm_eval.analysis.results import Run, read
 from trimix_lm_eval.sweep.run import look, sweep
 
 #: More columns than a terminal shows are left to the report.

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimix_lm_eval import _autoload
-from trimix_lm_eval.errors import TrimixError
-from trimix_lm_eval.preflight import runs
+from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.sweep.plan import Setting
 from trimix_lm_eval.tasklib import places
+from trimix_lm_eval.utils.errors import TrimixError
 
 
 class Tasks:
@@ -101,7 +101,7 @@ def _loaded(manager: Any, names: list[str]) -> Any:
         else:
             found = manager.match_tasks([name])
         if not found:
-            raise runs.no_task(name, manager.all_tasks)
+            raise run_config.no_task(name, manager.all_tasks)
         wanted += [one for one in found if one not in wanted]
     try:
         return manager.load(wanted)

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
 )
 
-from trimix_lm_eval import hub
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.loading import hub
+from trimix_lm_eval.utils.errors import TrimixError
 
 
 class _State(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: In English prompts, by ISO 639-1 code or by the code of FLORES-200.
 ENGLISH = {

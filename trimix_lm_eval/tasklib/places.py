@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimix_lm_eval import hub
-from trimix_lm_eval.errors import TrimixError, install_excepthook, unknown
+from trimix_lm_eval.loading import hub
 from trimix_lm_eval.tasklib import hub_files
+from trimix_lm_eval.utils.errors import TrimixError, install_excepthook, unknown
 
 #: Below lm-eval's own logger, so that what it is told is seen under lm-eval's --verbosity.
 logger = logging.getLogger("lm_eval.trimix")

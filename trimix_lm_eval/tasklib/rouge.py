@@ -10,7 +10,7 @@ import functools
 import unicodedata
 from typing import Any
 
-from trimix_lm_eval.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: Symbols of ASCII that Unicode does not count as punctuation; XL-Sum, after BERT, does.
 _SYMBOLS = frozenset("$+<=>^`|~")

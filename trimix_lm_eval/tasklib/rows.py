@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from trimix_lm_eval.errors import TrimixError
 from trimix_lm_eval.tasklib.places import Content
+from trimix_lm_eval.utils.errors import TrimixError
 
 _AGAIN = (
     "download the file again, or name another release with data_dir or data_revision in --metadata"

@@ -1,0 +1,350 @@
+"""``--use_cache``: nothing twice, nothing lost, and never another run's answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from lm_eval.api.model import hash_args
+from lm_eval.models.huggingface import HFLM
+from sqlitedict import SqliteDict
+
+from tests.support.running import answers, evaluate, model_args, program, spied_rows
+from trimix_lm_eval.engine import model_runner
+from trimix_lm_eval.harness.lm import TriMixLM
+from trimix_lm_eval.utils.errors import TrimixError
+
+WORDS = ["the hen", "in the barn", "rivers", "སྐད་ཡིག", "x", "over there", "a rainy inn", "zq"]
+DOCS = [
+    {
+        "q": f"{word} and then, number {i},",
+        "choices": [" the end", f" {word[::-1]}", " no"],
+        "a": i % 3,
+    }
+    for i, word in enumerate(WORDS * 2)
+]
+TASKS = ["choice", "rolling", "free"]
+
+
+@pytest.fixture(scope="module")
+def folders(pico):
+    return pico("llama")
+
+
+@pytest.fixture
+def tasks(task_yaml):
+    """A task of each kind."""
+    task_yaml(
+        "choice",
+        DOCS,
+        output_type="multiple_choice",
+        doc_to_text="{{q}}",
+        doc_to_choice="choices",
+        doc_to_target="a",
+        target_delimiter="",
+        metric_list=[{"metric": "acc"}],
+    )
+    task_yaml(
+        "rolling",
+        DOCS[:5],
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{q}}",
+        metric_list=[{"metric": "bits_per_byte"}],
+    )
+    return task_yaml(
+        "free",
+        DOCS[:6],
+        output_type="generate_until",
+        doc_to_text="{{q}}",
+        doc_to_target="{{a}}",
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 6},
+        metric_list=[{"metric": "bypass"}],
+    )
+
+
+def run(folders, tasks, cache, names=TASKS, **arguments):
+    args = model_args(folders, batch_size=2, **arguments)
+    return evaluate("trimix", tasks, list(names), model_args=args, use_cache=str(cache))
+
+
+def told(results):
+    """What must be equal: answers, weights, points."""
+    chosen = results["config"]["trimix"]
+    return chosen["weights_chosen"], chosen["task_points"]
+
+
+def assert_same(got, want, names=TASKS):
+    for name in names:
+        for x, y in zip(answers(got, name), answers(want, name), strict=True):
+            for a, b in zip(x, y, strict=True):
+                if isinstance(b, str):
+                    assert a == b
+                elif isinstance(b, (tuple, list)):
+                    assert a[0] == pytest.approx(b[0], abs=1e-5) and a[1] == b[1]
+                else:
+                    assert a == pytest.approx(b, rel=1e-6)
+        metrics = {k: v for k, v in want["results"][name].items() if isinstance(v, float)}
+        assert {k: got["results"][name][k] for k in metrics} == pytest.approx(metrics, rel=1e-6)
+    assert told(got) == told(want)
+
+
+def stored(cache) -> dict[str, object]:
+    with SqliteDict(f"{cache}_rank0.db") as db:
+        return dict(db)
+
+
+@pytest.mark.parametrize("policy", ["ppl", "ppl_task", "fixed", "gate"])
+def test_the_second_run_reads_everything(folders, tasks, tmp_path, monkeypatch, policy):
+    first = run(folders, tasks, tmp_path / "cache", policy=policy)
+    assert sum(sum(c.values()) for c in told(first)[0].values()) == 16 + 5 + 6
+    with spied_rows(monkeypatch) as shapes:
+        second = run(folders, tasks, tmp_path / "cache", policy=policy)
+    assert shapes == []
+    assert_same(second, first)
+    plain = evaluate(
+        "trimix", tasks, TASKS, model_args=model_args(folders, batch_size=2, policy=policy)
+    )
+    assert_same(first, plain)
+
+
+def test_batch_size_and_place_do_not_make_another_run(folders, tasks, tmp_path, monkeypatch):
+    first = run(folders, tasks, tmp_path / "cache")
+    moved = {}
+    for role, folder in folders.items():
+        moved[role] = str(tmp_path / "moved" / role)
+        shutil.copytree(folder, moved[role])
+    with spied_rows(monkeypatch) as shapes:
+        args = {**model_args(moved), "batch_size": 5}
+        second = evaluate(
+            "trimix", tasks, TASKS, model_args=args, use_cache=str(tmp_path / "cache")
+        )
+    assert shapes == []
+    assert_same(second, first)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"policy": "proxy_tuning"}, ["policy=ppl", "policy=proxy_tuning"]),
+        ({"policy": "fixed", "alpha": 0.5}, ["policy=ppl", "alpha=0.5"]),
+        ({"grid": "0.1:0.9"}, ["policy=ppl", "grid"]),
+        ({"optimum": "newton"}, ["optimum"]),
+        ({"dtype": "bfloat16"}, ["float32", "bfloat16"]),
+        ({"small_cpt_dtype": "bfloat16"}, ["small_cpt", "bfloat16"]),
+        ({"large_revision": "v2"}, ["revision", "v2"]),
+        ({"plausibility": 0.1}, ["plausibility"]),
+        ({"max_length": 50}, ["max_length", "96", "50"]),
+        ({"add_bos_token": True}, ["add_bos_token"]),
+        ({"seed": 4}, ["seed"]),
+        # These change scores or texts too:
+        ({"prefix_token_id": 65}, ["prefix_token_id"]),
+        ({"think_end_token": "the"}, ["think_end_token"]),
+    ],
+)
+def test_a_file_of_another_run_is_refused(folders, tasks, tmp_path, change, named):
+    run(folders, tasks, tmp_path / "cache", names=["rolling"])
+    before = stored(tmp_path / "cache")
+    with pytest.raises(TrimixError) as caught:
+        run(folders, tasks, tmp_path / "cache", names=["rolling"], **change)
+    for word in named:
+        assert word in str(caught.value)
+    assert "cache_rank0.db" in str(caught.value)
+    assert stored(tmp_path / "cache") == before
+    run(folders, tasks, tmp_path / "cache", names=["rolling"])
+
+
+def test_other_weights_at_the_same_place_are_another_run(folders, tasks, tmp_path):
+    here = {role: str(tmp_path / role) for role in folders}
+    for role, folder in folders.items():
+        shutil.copytree(folder, here[role])
+    run(here, tasks, tmp_path / "cache", names=["rolling"])
+    shutil.copy(
+        Path(folders["small_base"]) / "model.safetensors",
+        Path(here["small_cpt"]) / "model.safetensors",
+    )
+    with pytest.raises(TrimixError, match=r"differ in sources\.small_cpt\.digest"):
+        run(here, tasks, tmp_path / "cache", names=["rolling"])
+
+
+def test_another_tokenizer_is_another_run(folders, tasks, tmp_path):
+    """Same weights, other token ids: other answers."""
+    here = {role: str(tmp_path / role) for role in folders}
+    for role, folder in folders.items():
+        shutil.copytree(folder, here[role])
+    run(here, tasks, tmp_path / "cache", names=["rolling"])
+    for folder in here.values():
+        file = Path(folder) / "tokenizer.json"
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["model"]["merges"] = content["model"]["merges"][:-1]
+        file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(TrimixError, match="digest"):
+        run(here, tasks, tmp_path / "cache", names=["rolling"])
+
+
+def test_a_file_of_another_model_is_refused(folders, tasks, tmp_path):
+    hf = HFLM(pretrained=folders["small_cpt"], dtype="float32", device="cpu", batch_size=4)
+    evaluate(hf, tasks, ["choice"], use_cache=str(tmp_path / "cache"))
+    before = stored(tmp_path / "cache")
+    assert before
+    with pytest.raises(TrimixError, match="(?s)cache_rank0.*other than trimix"):
+        run(folders, tasks, tmp_path / "cache", names=["choice"])
+    assert stored(tmp_path / "cache") == before
+
+
+def test_sampled_texts_are_not_cached(folders, task_yaml, tmp_path):
+    folder = task_yaml(
+        "sampled",
+        DOCS[:4],
+        output_type="generate_until",
+        doc_to_text="{{q}}",
+        doc_to_target="{{a}}",
+        generation_kwargs={"max_gen_toks": 5, "do_sample": True, "temperature": 1.0},
+        repeats=2,
+        metric_list=[{"metric": "bypass"}],
+    )
+    first = run(folders, folder, tmp_path / "cache", names=["sampled"])
+    again = run(folders, folder, tmp_path / "cache", names=["sampled"])
+    assert answers(first, "sampled") == answers(again, "sampled")
+    assert any(a != b for a, b in answers(first, "sampled")), "two draws of one prompt are equal"
+
+
+# ---------------------------------------------------------------- runs that end early
+
+#: Runs a spec and ends itself: by which signal, after how many forward passes.
+DYING = """
+import json, os, signal, sys
+from tests.support.running import evaluate
+from trimix_lm_eval.engine.input_batch import Rows
+from trimix_lm_eval.harness.lm import TriMixLM
+
+spec = json.loads(sys.argv[1])
+extend, finish, calls = Rows.extend, TriMixLM._finish, 0
+log = os.open(spec["finished"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+def dying(self, *args):
+    global calls
+    calls += 1
+    if calls > spec["after"]:
+        os.kill(os.getpid(), spec["signal"])
+    return extend(self, *args)
+
+def noting(self, kind, request, *args):
+    finish(self, kind, request, *args)
+    os.write(log, (json.dumps([kind, request.args]) + "\\n").encode())
+
+Rows.extend, TriMixLM._finish = dying, noting
+evaluate("trimix", spec["folder"], spec["tasks"], model_args=spec["args"], use_cache=spec["cache"])
+"""
+
+
+def die(folders, tasks, tmp_path, after, number, **arguments):
+    """Run until a signal; returns the process and the (kind, arguments) it had finished."""
+    finished = tmp_path / "finished.jsonl"
+    spec = {
+        "folder": str(tasks),
+        "tasks": TASKS,
+        "args": model_args(folders, batch_size=2, **arguments),
+        "cache": str(tmp_path / "cache"),
+        "finished": str(finished),
+        "after": after,
+        "signal": number,
+    }
+    ended = program("-c", DYING, json.dumps(spec), timeout=90, PYTHONPATH=".")
+    assert finished.exists(), ended.stderr[-2000:]
+    return ended, [json.loads(line) for line in finished.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("policy", ["ppl", "ppl_task"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_run_that_was_ended_is_taken_up(folders, tasks, tmp_path, monkeypatch, policy, number):
+    with spied_rows(monkeypatch) as shapes:
+        whole = evaluate(
+            "trimix", tasks, TASKS, model_args=model_args(folders, batch_size=2, policy=policy)
+        )
+    full = len(shapes)
+    log = str(tmp_path / "weights.jsonl")
+    # ppl_task reads eight batches of prompts first, before any request is scored.
+    ended, finished = die(folders, tasks, tmp_path, 18, number, policy=policy, weights_log=log)
+    if number == signal.SIGKILL:
+        assert ended.returncode == -signal.SIGKILL
+    else:
+        assert ended.returncode != 0 and "interrupted; with --use_cache" in ended.stderr
+    assert 4 <= len(finished) < 48 + 5 + 6
+    found = stored(tmp_path / "cache")
+    assert "trimix:fingerprint" in found
+    if number == signal.SIGINT:  # after SIGKILL the last batch may not have reached the disk
+        for kind, args in finished:
+            assert hash_args(kind, args) in found
+    if policy == "ppl_task":
+        points = {k: v for k, v in found.items() if k.startswith("trimix:task-point:")}
+        assert points, "a score was stored before the point it was made with"
+
+    with spied_rows(monkeypatch) as shapes:
+        resumed = run(folders, tasks, tmp_path / "cache", policy=policy, weights_log=log)
+    assert 0 < len(shapes) < full
+    assert_same(resumed, whole)
+    if number == signal.SIGINT:
+        lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+        keys = [(x["task"], x["doc_id"], x["idx"]) for x in lines]
+        assert len(keys) == len(set(keys)) == 48 + 5 + 6
+
+
+def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path, task_yaml):
+    """A file that holds answers at one point refuses documents that would have had a say in it."""
+    fields = {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": "choices",
+        "doc_to_target": "a",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "acc"}],
+    }
+    grid = ";".join(f"{a / 10}:{b / 10}" for a in range(2, 8) for b in range(2, 8))
+    arguments = {"policy": "ppl_task", "grid": grid}
+    points = {}
+    for first in range(0, 16, 2):
+        folder = task_yaml("choice", DOCS[first : first + 2], **fields)
+        got = evaluate("trimix", folder, ["choice"], model_args=model_args(folders, **arguments))
+        points[first] = told(got)[1]["choice"]
+    assert len(set(points.values())) > 1, "the prompts all choose alike: this proves nothing"
+    other = next(first for first in points if points[first] != points[0])
+    folder = task_yaml("choice", DOCS[:2], **fields)
+    run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
+    folder = task_yaml("choice", DOCS[:2] + DOCS[other : other + 2], **fields)
+    with pytest.raises(TrimixError, match="point for choice was chosen from other prompts"):
+        run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, monkeypatch, error):
+    hidden, calls = model_runner.ModelRunner.hidden, []
+
+    def failing(self, *args):
+        calls.append(self.name)
+        if len(calls) > 24 and self.name == "small_cpt":
+            raise error("device-side assert triggered")
+        return hidden(self, *args)
+
+    finished = []
+    finish = TriMixLM._finish
+
+    def noting(self, kind, request, *args):
+        finish(self, kind, request, *args)
+        finished.append((kind, request.args))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_runner.ModelRunner, "hidden", failing)
+        patch.setattr(TriMixLM, "_finish", noting)
+        with pytest.raises(TrimixError, match="small_cpt.*device-side assert"):
+            # The trial at loading counts too: three sources, three pieces each.
+            run(folders, tasks, tmp_path / "cache", names=["choice"])
+    assert finished
+    found = stored(tmp_path / "cache")
+    assert all(hash_args(kind, args) in found for kind, args in finished)
+    resumed = run(folders, tasks, tmp_path / "cache", names=["choice"])
+    whole = evaluate("trimix", tasks, ["choice"], model_args=model_args(folders, batch_size=2))
+    assert_same(resumed, whole, ["choice"])

@@ -1,0 +1,209 @@
+"""Two processes give what one gives, and nothing hangs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from sqlitedict import SqliteDict
+
+from tests.support.running import answers, evaluate, flat, model_args, program
+
+#: On CPUs ``accelerate launch --num_processes 2`` starts one process only (accelerate 1.15, unless
+#: mpirun is there); with GPUs it starts torch's launcher, which is called here by its own name.
+LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+#: A deadlock must fail, not hang.
+SECONDS = 60
+WORDS = ["the hen", "in the barn", "rivers", "སྐད་ཡིག", "x", "over there", "a rainy inn"]
+#: An odd number: one process has a document more, and lm-eval pads the other.
+DOCS = [
+    {"q": f"{word}, number {i},", "choices": [" the end", f" {word[::-1]}", " no"], "a": i % 3}
+    for i, word in enumerate(WORDS)
+]
+DOCS[3]["q"] = "too long to fit " * 8 + DOCS[3]["q"]
+TASKS = ["choice", "rolling", "free"]
+COUNTS = {"choice": 7, "rolling": 5, "free": 7}
+
+#: Several runs in one launch; the first process writes what it got.
+WORKER = """
+import json, os, sys
+import torch
+from tests.support.running import evaluate
+
+spec = json.loads(sys.argv[1])
+got = [evaluate("trimix", spec["folder"], spec["tasks"], **run) for run in spec["runs"]]
+rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+assert world == 2
+if rank == 0:
+    keep = ("results", "samples", "config", "configs")
+    with open(spec["out"], "w") as stream:
+        json.dump([{k: g[k] for k in keep} for g in got], stream, default=str)
+"""
+
+#: lm-eval's own command line, without the fifteen seconds that it reads its own tasks for.
+QUICK = """
+import runpy, sys
+from lm_eval.tasks import TaskManager
+
+init = TaskManager.__init__
+
+def quick(self, *args, **kwargs):
+    init(self, *args, **{**kwargs, "include_defaults": False})
+
+TaskManager.__init__ = quick
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def tasks(task_yaml):
+    """A task of each kind."""
+    task_yaml(
+        "choice",
+        DOCS,
+        output_type="multiple_choice",
+        doc_to_text="{{q}}",
+        doc_to_choice="choices",
+        doc_to_target="a",
+        target_delimiter="",
+        metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}],
+    )
+    task_yaml(
+        "rolling",
+        DOCS[:5],
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="{{q}}",
+        metric_list=[{"metric": "bits_per_byte"}, {"metric": "word_perplexity"}],
+    )
+    return task_yaml(
+        "free",
+        DOCS,
+        output_type="generate_until",
+        doc_to_text="{{q}}",
+        doc_to_target="{{a}}",
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 6},
+        metric_list=[{"metric": "bypass"}],
+    )
+
+
+def launch(tmp_path, tasks, runs, names=TASKS):
+    """Run a list of `evaluate` arguments on two processes."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER, encoding="utf-8")
+    out = tmp_path / "out.json"
+    out.unlink(missing_ok=True)
+    spec = {"folder": str(tasks), "tasks": names, "runs": runs, "out": str(out)}
+    ended = program(*LAUNCH, str(script), json.dumps(spec), timeout=SECONDS, PYTHONPATH=".")
+    assert ended.returncode == 0 and out.exists(), ended.stderr[-3000:]
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+def plain(results):
+    """A result as JSON gives it back: tuples are lists."""
+    keep = ("results", "samples", "config", "configs")
+    return json.loads(json.dumps({k: results[k] for k in keep}, default=str))
+
+
+def numbers(results, task):
+    found = results["results"][task].items()
+    return {k: v for k, v in found if isinstance(v, (int, float)) and "stderr" not in k}
+
+
+def test_two_processes_give_the_numbers_of_one(pico, tasks, tmp_path):
+    """Bit for bit with a batch of one, where company cannot change rounding."""
+    folders = pico("llama")
+    runs = [
+        {"model_args": model_args(folders, policy="ppl", batch_size=1)},
+        {"model_args": model_args(folders, policy="ppl_task", batch_size=1)},
+        {"model_args": model_args(folders, policy="ppl_task", batch_size=3, prompts=2)},
+        {"model_args": model_args(folders, policy="gate", batch_size=1), "limit": 3},
+    ]
+    for number, run in enumerate(runs):
+        run["model_args"]["weights_log"] = str(tmp_path / f"log{number}.jsonl")
+    exact = (True, True, False, True)
+    for run, got, same in zip(runs, launch(tmp_path, tasks, runs), exact, strict=True):
+        arguments = {k: v for k, v in run["model_args"].items() if k != "weights_log"}
+        want = plain(evaluate("trimix", tasks, TASKS, **{**run, "model_args": arguments}))
+        for task in TASKS:
+            if same:
+                assert answers(got, task) == answers(want, task)
+                assert numbers(got, task) == numbers(want, task)
+            else:
+                assert numbers(got, task) == pytest.approx(numbers(want, task), rel=1e-6)
+            assert len(got["samples"][task]) == min(COUNTS[task], run.get("limit", 99))
+        mine, theirs = got["config"]["trimix"], want["config"]["trimix"]
+        for key in ("sources", "policy", "weights_chosen", "task_points", "max_length"):
+            assert mine[key] == theirs[key], key
+        if "limit" not in run:
+            assert {t: sum(c.values()) for t, c in mine["weights_chosen"].items()} == COUNTS
+        assert mine["truncated_requests"] == theirs["truncated_requests"]
+    lines = [
+        json.loads(line)
+        for rank in (0, 1)
+        for line in (tmp_path / f"log0_rank{rank}.jsonl").read_text().splitlines()
+    ]
+    assert {(x["task"], x["doc_id"]) for x in lines} == {
+        (task, doc) for task in TASKS for doc in range(COUNTS[task])
+    }
+
+
+@pytest.mark.parametrize(("rank", "lost"), [(0, "answers"), (1, "answers"), (1, "file")])
+def test_each_process_takes_up_its_own_cache(pico, tasks, tmp_path, rank, lost):
+    """One process has finished, the other has not: nobody waits for somebody who never comes."""
+    folders = pico("llama")
+    names = ["choice", "free"]
+    cache = str(tmp_path / "cache")
+    run = {"model_args": model_args(folders, policy="ppl_task", batch_size=1), "use_cache": cache}
+    (whole,) = launch(tmp_path, tasks, [run], names)
+    file = tmp_path / f"cache_rank{rank}.db"
+    if lost == "file":
+        file.unlink()
+    else:
+        with SqliteDict(str(file), autocommit=True) as db:
+            for key in [k for k in db if not k.startswith("trimix:")][1:]:
+                del db[key]
+    (again,) = launch(tmp_path, tasks, [run], names)
+    for task in names:
+        assert answers(again, task) == answers(whole, task)
+        assert numbers(again, task) == numbers(whole, task)
+    for key in ("weights_chosen", "task_points"):
+        assert again["config"]["trimix"][key] == whole["config"]["trimix"][key]
+
+
+@pytest.mark.parametrize("module", ["lm_eval", "trimix_lm_eval"])
+def test_the_command_line_under_a_launcher(pico, tasks, tmp_path, module):
+    folders = pico("llama")
+    script = tmp_path / "quick.py"
+    script.write_text(QUICK, encoding="utf-8")
+    arguments = model_args(folders, policy="ppl")
+    device = arguments.pop("device")
+    command = ["run", "--model", "trimix", "--model_args", flat(arguments), "--device", device]
+    command += ["--tasks", "choice,rolling", "--include_path", str(tasks), "--batch_size", "1"]
+    command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
+    ended = program(*LAUNCH, str(script), module, *command, timeout=SECONDS)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (file,) = (tmp_path / "out").rglob("results_*.json")
+    got = json.loads(file.read_text(encoding="utf-8"))
+    want = plain(
+        evaluate("trimix", tasks, ["choice", "rolling"], model_args={**arguments, "device": "cpu"})
+    )
+    for task in ("choice", "rolling"):
+        assert numbers(got, task) == pytest.approx(numbers(want, task), rel=1e-12)
+        (samples,) = (tmp_path / "out").rglob(f"samples_{task}_*.jsonl")
+        lines = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
+        assert sorted(line["doc_id"] for line in lines) == list(range(COUNTS[task]))
+    assert got["config"]["trimix"]["weights_chosen"] == want["config"]["trimix"]["weights_chosen"]
+
+
+def test_an_error_of_both_processes_ends_both(pico, tasks, tmp_path):
+    """A mistake in an argument is told and the launcher ends; it does not wait for anybody."""
+    folders = pico("llama")
+    script = tmp_path / "quick.py"
+    script.write_text(QUICK, encoding="utf-8")
+    arguments = {"pretrained": folders["large_ins"], "policy": "pp"}
+    command = ["run", "--model", "trimix", "--model_args", flat(arguments), "--tasks", "choice"]
+    command += ["--include_path", str(tasks)]
+    ended = program(*LAUNCH, str(script), "lm_eval", *command, timeout=SECONDS)
+    assert ended.returncode != 0
+    assert "Did you mean 'ppl'" in ended.stderr, ended.stderr[-3000:]

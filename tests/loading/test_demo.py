@@ -1,0 +1,117 @@
+"""The embedded trio: it loads anywhere, equals `hf` alone, and shows what it is there to show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lm_eval
+import pytest
+from lm_eval.models.huggingface import HFLM
+
+from trimix_lm_eval import TriMix
+from trimix_lm_eval.utils import paths
+
+SINGLES = ("large_ins", "small_cpt", "small_base")
+METRICS = {
+    "trimix_demo_rolling": "bits_per_byte,none",
+    "trimix_demo_choice": "acc,none",
+    "trimix_demo_generate": "chrf++,none",
+}
+
+
+def evaluate(model, limit, batch_size=8, **model_args):
+    return lm_eval.simple_evaluate(
+        model=model,
+        model_args=model_args or None,
+        tasks=["trimix_demo"],
+        limit=limit,
+        batch_size=batch_size if isinstance(model, str) else None,
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+
+
+def answers(results) -> dict[str, list]:
+    """Every response of every task, in the order of the documents."""
+    return {
+        task: [sample["resps"] for sample in sorted(samples, key=lambda s: s["doc_id"])]
+        for task, samples in results["samples"].items()
+    }
+
+
+@pytest.mark.parametrize("role", SINGLES)
+def test_a_corner_equals_hf_on_that_model(role):
+    folder = str(paths.demo_dir() / role)
+    hf = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=4, logits_cache=False)
+    expected = answers(evaluate(hf, 5))
+    for batch_size in (1, 3, 8):
+        got = answers(evaluate("trimix", 5, batch_size, pretrained="demo", policy=role))
+        rolling = zip(got["trimix_demo_rolling"], expected["trimix_demo_rolling"], strict=True)
+        for doc, wanted in rolling:
+            assert doc[0][0] == pytest.approx(wanted[0][0], rel=1e-6, abs=1e-5)
+        choice = zip(got["trimix_demo_choice"], expected["trimix_demo_choice"], strict=True)
+        for doc, wanted in choice:
+            for (value, greedy), (value_hf, greedy_hf) in zip(
+                (r[0] for r in doc), (r[0] for r in wanted), strict=True
+            ):
+                assert value == pytest.approx(value_hf, rel=1e-6, abs=1e-5)
+                assert greedy == greedy_hf
+        assert got["trimix_demo_generate"] == expected["trimix_demo_generate"]
+
+
+@pytest.fixture(scope="module")
+def bits_per_byte():
+    """Rolling bits per byte of all held-out passages, by policy."""
+    import json
+
+    file = paths.tasks_dir() / "demo" / "data" / "rolling.jsonl"
+    texts = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+    size = sum(len(text.encode()) for text in texts)
+    found = {}
+    for policy in (*SINGLES, "proxy_tuning", "ppl"):
+        model = TriMix.from_pretrained("demo", policy=policy, batch_size=8)
+        scores = model.loglikelihood_rolling(texts)
+        found[policy] = -sum(s.log_likelihood for s in scores) / size / 0.6931471805599453
+    return found
+
+
+def test_the_table_has_the_order_that_the_method_promises(bits_per_byte):
+    assert bits_per_byte["large_ins"] < bits_per_byte["small_base"]
+    assert bits_per_byte["small_cpt"] < bits_per_byte["large_ins"]
+    assert bits_per_byte["ppl"] < bits_per_byte["small_cpt"]
+    assert bits_per_byte["ppl"] < bits_per_byte["proxy_tuning"]
+
+
+def test_the_readme_shows_the_table_that_the_demo_prints(bits_per_byte):
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("<!-- demo-table -->") : readme.index("<!-- /demo-table -->")]
+    rows = {
+        "large_ins": "large_ins alone",
+        "small_base": "small_base alone",
+        "small_cpt": "small_cpt alone",
+        "proxy_tuning": "Proxy Tuning",
+        "ppl": "TriMix (ppl)",
+    }
+    for policy, title in rows.items():
+        (line,) = [line for line in table.splitlines() if title in line]
+        shown = float(line.split("|")[2].strip(" *"))
+        assert shown == pytest.approx(bits_per_byte[policy], abs=0.002), line
+
+
+def test_large_ins_is_the_better_model_in_english():
+    text = (
+        "And God said, Let there be light: and there was light. And God saw the light, that it "
+        "was good: and God divided the light from the darkness."
+    )
+    nll = {}
+    for role in SINGLES:
+        model = TriMix.from_pretrained("demo", policy=role)
+        nll[role] = -model.loglikelihood_rolling([text])[0].log_likelihood
+    assert nll["large_ins"] < min(nll["small_base"], nll["small_cpt"])
+
+
+def test_the_trio_is_small_and_carries_its_attribution():
+    files = [f for f in paths.demo_dir().rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 14 * 10**6
+    notice = (paths.demo_dir() / "LICENSE-nanhai.txt").read_text(encoding="utf-8")
+    assert "Nanhai" in notice and "Attribution 4.0" in notice

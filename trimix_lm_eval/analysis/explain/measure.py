@@ -1,0 +1,221 @@
+"""All positions of a text through all sources once: whose logits speak for which token.
+
+Hidden states and logits exist for one chunk of positions at a time (invariant 4). Logits are those
+that scoring and decoding fuse: fp32, the tokenizer's vocabulary only (invariant 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, Token
+from trimix_lm_eval.engine.fuser import Fuser
+from trimix_lm_eval.engine.input_batch import LogitView
+from trimix_lm_eval.engine.prefill import feed
+from trimix_lm_eval.fusion.logits import log_prob, plausible
+
+#: Favourites that are named of each source.
+TOP = 5
+
+
+class Text(NamedTuple):
+    """What is to be explained.
+
+    Attributes:
+        context: Tokens before it, at least one.
+        tokens: Its own.
+        vectors: Of each token one weight per source; a policy per token replaces them.
+        noted: Of each position a token whose fused probability is wanted, too.
+    """
+
+    context: Sequence[int]
+    tokens: Sequence[int]
+    vectors: Sequence[Sequence[float]]
+    noted: Sequence[int | None]
+
+
+@torch.inference_mode()
+def measure(
+    fuser: Fuser, text: Text, label: Callable[[int], str]
+) -> Iterator[tuple[Token, float | None]]:
+    """Explain each token of a text.
+
+    Args:
+        fuser: The sources and the policy.
+        text: The text and its context.
+        label: What to call a token.
+
+    Yields:
+        The token, and the fused probability of the noted one; in order.
+    """
+    for here, logits, targets in chunks(fuser, text.context, text.tokens):
+        vectors = torch.tensor(text.vectors[here], device=targets.device)
+        chunk = _Chunk(fuser, logits, targets, vectors)
+        yield from zip(chunk.tokens(label), chunk.noted(text.noted[here]), strict=True)
+
+
+@torch.inference_mode()
+def chunks(
+    fuser: Fuser, context: Sequence[int], tokens: Sequence[int]
+) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
+    """Run a text through all sources, and give the logits that judge its tokens bit by bit.
+
+    Args:
+        fuser: The sources.
+        context: Tokens before the text, at least one.
+        tokens: The text's own.
+
+    Yields:
+        Which tokens, one ``[n, V]`` tensor of logits per source, and the tokens ``[n]``.
+    """
+    ids = torch.tensor([[*context, *tokens[:-1]]])
+    wanted = torch.arange(ids.shape[1])[None] >= len(context) - 1
+    done = 0
+    for _, _, hidden in feed(fuser.ensemble.open(1), ids, torch.ones_like(wanted), wanted):
+        view = LogitView(fuser.ensemble, hidden)
+        for where, logits in view.chunks():
+            view.check(_finite(logits, where, len(view)))
+            here = slice(done, done + where.stop - where.start)
+            yield here, logits, torch.tensor(tokens[here], device=fuser.ensemble.device)
+            done = here.stop
+
+
+def _finite(logits: Sequence[Tensor], where: slice, size: int) -> Tensor:
+    """``[size]`` whether the logits are numbers, for `LogitView.check`."""
+    finite = torch.ones(size, dtype=torch.bool)
+    finite[where] = torch.stack([z.isfinite().all(dim=1) for z in logits]).all(dim=0).cpu()
+    return finite
+
+
+def owner(contributions: Mapping[str, float]) -> str | None:
+    """The source that gives a token the most; None if none gives it anything."""
+    best = max(contributions, key=lambda name: contributions[name])
+    return best if contributions[best] > 0 else None
+
+
+class _Chunk:
+    """Some positions.
+
+    Args:
+        fuser: The sources and the policy.
+        logits: One ``[n, V]`` tensor per source.
+        targets: ``[n]`` the tokens that are explained.
+        vectors: ``[n, S]`` chosen weights.
+    """
+
+    def __init__(
+        self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
+    ) -> None:
+        self.fuser, self.logits, self.targets = fuser, logits, targets
+        self.rule = rule = fuser.recipes[0].rule
+        self.bare, self.weights = fuser.fused(logits, vectors, rule._replace(plausibility=None))
+        self.fused = self.bare
+        if rule.plausibility is not None:
+            reference = logits[fuser.ensemble.names.index(rule.reference)]
+            self.fused = plausible(self.bare.clone(), reference, rule.plausibility)
+        rival, lead = _runner_up(self.fused, targets)
+        # Where the mask leaves one token only, the runner-up is the best of those it removed.
+        self.alone = lead.isneginf()  # [n]
+        self.rival = torch.where(self.alone, _runner_up(self.bare, targets)[0], rival)
+
+    def tokens(self, label: Callable[[int], str]) -> Iterator[Token]:
+        """What is found out about each position."""
+        names = self.fuser.ensemble.names
+        lead = torch.stack([_at(z, self.targets) - _at(z, self.rival) for z in self.logits], dim=1)
+        shares = (self.weights.double() * lead.double()).tolist()  # [n][S]
+        leads, weights = lead.tolist(), self.weights.tolist()
+        own = [_Distribution(z, self.targets, label) for z in self.logits]
+        fused = _Distribution(self.fused, self.targets, label)
+        cutoffs = self._cutoffs(label)
+        rivals = fused.candidates(self.rival)
+        for i, target in enumerate(self.targets.tolist()):
+            parts = tuple(
+                Share(
+                    name,
+                    weights[i][s],
+                    leads[i][s],
+                    shares[i][s],
+                    own[s].ranks[i],
+                    own[s].probabilities[i],
+                    own[s].top[i],
+                )
+                for s, name in enumerate(names)
+            )
+            yield Token(
+                id=target,
+                text=label(target),
+                owner=owner({share.source: share.contribution for share in parts}),
+                margin=sum(share.contribution for share in parts),
+                runner_up=rivals[i],
+                rank=fused.ranks[i],
+                probability=fused.probabilities[i],
+                top=fused.top[i],
+                shares=parts,
+                cutoff=cutoffs[i],
+            )
+
+    def noted(self, tokens: Sequence[int | None]) -> list[float | None]:
+        """Fused probabilities of one further token per position, where there is one."""
+        some = torch.tensor([t or 0 for t in tokens], device=self.targets.device)
+        found = log_prob(self.fused, some).exp().tolist()
+        return [None if t is None else p for t, p in zip(tokens, found, strict=True)]
+
+    def _cutoffs(self, label: Callable[[int], str]) -> list[Cutoff | None]:
+        """What the mask did, None where there is none."""
+        if self.rule.plausibility is None:
+            return [None] * len(self.targets)
+        kept = ~self.fused.isneginf()  # [n, V]
+        favourite = self.bare.argmax(dim=1)
+        named = _Distribution(self.bare, favourite, label).candidates(favourite)
+        inside = _at(kept, favourite).tolist()
+        columns = (kept.sum(dim=1), _at(kept, self.targets), self.alone)
+        return [
+            Cutoff(count, plausible, None if stays else one, alone)
+            for count, plausible, alone, stays, one in zip(
+                *(column.tolist() for column in columns), inside, named, strict=True
+            )
+        ]
+
+
+class _Distribution:
+    """One source's, or the fused, distribution at n positions.
+
+    Args:
+        logits: ``[n, V]``.
+        targets: ``[n]`` tokens whose ranks and probabilities are wanted.
+        label: What to call a token.
+    """
+
+    def __init__(self, logits: Tensor, targets: Tensor, label: Callable[[int], str]) -> None:
+        self.logits, self.label = logits, label
+        self.mass = logits.logsumexp(dim=1)  # [n]
+        mine = _at(logits, targets)
+        self.ranks = ((logits > mine[:, None]).sum(dim=1) + 1).tolist()
+        self.probabilities = (mine - self.mass).exp().tolist()
+        best = logits.topk(min(TOP, logits.shape[1]), dim=1)
+        p = (best.values - self.mass[:, None]).exp().tolist()
+        self.top = [
+            tuple(Candidate(t, label(t), q) for t, q in zip(tokens, row, strict=True) if q > 0)
+            for tokens, row in zip(best.indices.tolist(), p, strict=True)
+        ]
+
+    def candidates(self, tokens: Tensor) -> list[Candidate]:
+        """One token per position, ``[n]``, with its probability."""
+        p = (_at(self.logits, tokens) - self.mass).exp().tolist()
+        return [Candidate(t, self.label(t), q) for t, q in zip(tokens.tolist(), p, strict=True)]
+
+
+def _at(table: Tensor, columns: Tensor) -> Tensor:
+    """``[n]`` of a ``[n, V]`` table."""
+    return table.gather(1, columns[:, None]).squeeze(1)
+
+
+def _runner_up(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The best token that is not the target, and its logit: ``[n]`` each."""
+    best = logits.topk(2, dim=1)
+    second = (best.indices[:, 0] == targets).long()[:, None]
+    return best.indices.gather(1, second).squeeze(1), best.values.gather(1, second).squeeze(1)

@@ -1,0 +1,254 @@
+"""Explanations as a page that needs nothing but itself, and as JSON.
+
+A token's source is told by the colour of its background, by the kind of line under it, and in
+words, so that neither colours nor a mouse are needed. The hues are those of Okabe and Ito (2008),
+which people with any kind of colour vision tell apart. Tokens are inline boxes without margins,
+borders or padding at their sides: there letters go on joining as their script wants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+
+from trimix_lm_eval import __version__
+from trimix_lm_eval.analysis.explain.measure import owner
+from trimix_lm_eval.analysis.explain.records import Explanation, Group, Token
+
+#: What each role is, for readers who have not met the method.
+ROLES = {
+    "large_ins": "the large model, trained to follow instructions",
+    "small_cpt": "the small model, trained further on the language",
+    "small_base": "the small model before that; with a negative weight it is subtracted",
+    "large_base": "the large model before it was trained to follow instructions",
+}
+
+
+#: What is written where no source speaks for a token.
+NOBODY = "none"
+
+
+class About(NamedTuple):
+    """What is explained, and by which models.
+
+    Attributes:
+        title: Of the page.
+        facts: Further (name, value) pairs for its head, in order.
+        model: What the numbers depend on, see `provenance.describe`.
+    """
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    model: dict[str, Any]
+
+
+class _Scale(NamedTuple):
+    """Of all bars of a text: the largest sums of contributions against and for a token."""
+
+    against: float
+    in_favour: float
+
+    @property
+    def zero(self) -> float:
+        """Where 0 is, in percent."""
+        return 100 * self.against / (self.against + self.in_favour)
+
+    def width(self, contribution: float) -> float:
+        """In percent."""
+        return 100 * abs(contribution) / (self.against + self.in_favour)
+
+
+class _Segment(NamedTuple):
+    """A piece of a bar, in percent."""
+
+    source: str
+    left: float
+    width: float
+
+
+class _Span(NamedTuple):
+    """A group of tokens in the running text."""
+
+    group: Group
+    summary: str
+    classes: str
+
+
+class _Section(NamedTuple):
+    """One explanation on the page."""
+
+    key: str
+    it: Explanation
+    heading: str
+    facts: list[str]
+    spans: list[_Span]
+    owners: list[tuple[str, int, float]]
+    bars: list[list[_Segment]]
+    zero: float
+
+
+def as_json(about: About, explanations: Sequence[Explanation]) -> str:
+    """The same numbers for programs."""
+    whole = {
+        "trimix_explain": __version__,
+        "title": about.title,
+        "facts": dict(about.facts),
+        "model": about.model,
+        "explanations": [dataclasses.asdict(one) for one in explanations],
+    }
+    return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def render(about: About, explanations: Sequence[Explanation]) -> str:
+    """The page.
+
+    Args:
+        about: Its head.
+        explanations: One, or the options of one question.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "signed": signed, "visible": visible}
+    names = [share.source for share in explanations[0].tokens[0].shares]
+    policy = about.model["policy"]["name"]
+    return environment.get_template("page.html.j2").render(
+        about=about,
+        sections=[_section(i, one, explanations, policy) for i, one in enumerate(explanations)],
+        one_prompt=len({one.prompt for one in explanations}) == 1,
+        sources=[(name, ROLES[name], about.model["sources"][name]) for name in names],
+        mask=any(token.cutoff for one in explanations for token in one.tokens),
+        drafts=any(one.drafting for one in explanations),
+        unexpected=any(token.rank != 1 for one in explanations for token in one.tokens),
+        given=explanations[0].kind == "given",
+        nobody=NOBODY,
+        version=__version__,
+    )
+
+
+def _section(
+    index: int, it: Explanation, all_of_them: Sequence[Explanation], policy: str
+) -> _Section:
+    """What the template shows of one explanation."""
+    counts = Counter(token.owner or NOBODY for token in it.tokens)
+    size = len(it.tokens)
+    names = [
+        *(share.source for share in it.tokens[0].shares),
+        *([NOBODY] if counts[NOBODY] else []),
+    ]
+    scale = _Scale(
+        max(sum(-s.contribution for s in t.shares if s.contribution < 0) for t in it.tokens),
+        max(sum(s.contribution for s in t.shares if s.contribution > 0) for t in it.tokens) or 1.0,
+    )
+    heading = "The text"
+    if len(all_of_them) > 1:
+        heading = f"Option {index + 1} of {len(all_of_them)}"
+        known = [-1e9 if o.log_likelihood is None else o.log_likelihood for o in all_of_them]
+        if known[index] == max(known):
+            heading += ", the most likely one"
+    return _Section(
+        key=f"e{index}",
+        it=it,
+        heading=heading,
+        facts=_facts(it, policy),
+        spans=[_span(it, group) for group in it.groups],
+        owners=[(name, counts[name], 100 * counts[name] / size) for name in names],
+        bars=[_bar(token, scale) for token in it.tokens],
+        zero=scale.zero,
+    )
+
+
+def _facts(it: Explanation, policy: str) -> list[str]:
+    """How the text came about, in sentences."""
+    likelihood = it.log_likelihood
+    known = "" if likelihood is None else f", log-likelihood {signed(likelihood)}"
+    facts = [f"Policy {policy}, weights {_weights(it)}.", f"{len(it.tokens)} tokens{known}."]
+    ends = {
+        "length": "because no more tokens were asked for",
+        "stop string": "with a stop string",
+        "end token": "with an end token",
+    }
+    if it.kind == "given":
+        facts.append("The text was given, not generated.")
+    else:
+        facts.append(f"The text is {it.kind} and ends {ends[it.end]}.")
+    if it.drafting:
+        tried, stood, refused = dataclasses.astuple(it.drafting)
+        dropped = tried - stood - refused
+        rest = f", {dropped} behind these were dropped" if dropped else ""
+        facts.append(f"small_cpt drafted {tried} tokens: {stood} stood, {refused} refused{rest}.")
+    return facts
+
+
+def _weights(it: Explanation) -> str:
+    """The weights in force, in words."""
+    if it.alpha is None or it.beta is None:
+        return "chosen anew at every token"
+    gamma = "" if it.gamma in (None, it.alpha) else f", γ = {it.gamma:g}"
+    chosen = f"α = {it.alpha:g}, β = {it.beta:g}{gamma}"
+    if it.prompt_nll is not None:
+        chosen += f" (from {it.prompt_tokens} prompt tokens, mean NLL {it.prompt_nll:.3f} nats)"
+    return chosen
+
+
+def _span(it: Explanation, group: Group) -> _Span:
+    """A group with the source that has the largest contribution to it, summed over its tokens."""
+    tokens = list(it.tokens[group.first : group.end])
+    sums: dict[str, float] = {}
+    for share in (share for token in tokens for share in token.shares):
+        sums[share.source] = sums.get(share.source, 0.0) + share.contribution
+    whose = owner(sums) or NOBODY
+    classes = [whose]
+    if any(token.rank != 1 for token in tokens):
+        classes.append("unexpected")
+    drafts = [token.draft for token in tokens if token.draft]
+    if drafts:
+        classes.append("kept" if all(draft.stood for draft in drafts) else "refused")
+    last = tokens[-1]
+    summary = f"{whose} · margin {signed(last.margin)} · {percent(last.probability)}"
+    return _Span(group, summary, " ".join(classes))
+
+
+def _bar(token: Token, scale: _Scale) -> list[_Segment]:
+    """Contributions side by side: those against the token left of 0, those for it on the right."""
+    left = right = scale.zero
+    segments = []
+    for share in sorted(token.shares, key=lambda share: -abs(share.contribution)):
+        width = scale.width(share.contribution)
+        if share.contribution < 0:
+            left -= width
+            segments.append(_Segment(share.source, left, width))
+        else:
+            segments.append(_Segment(share.source, right, width))
+            right += width
+    return segments
+
+
+def percent(probability: float) -> str:
+    """A probability for readers."""
+    value = 100 * probability
+    if value and value < 0.01:
+        return "< 0.01 %"
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
+def signed(number: float) -> str:
+    """A number with its sign, the minus as long as the plus."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
+def visible(text: str) -> str:
+    """A token's text with its white space to be seen."""
+    for char, shown in ((" ", "␣"), ("\n", "↵"), ("\t", "⇥")):
+        text = text.replace(char, shown)
+    return text

@@ -1,0 +1,294 @@
+"""`explain`, `explain_given`, `explain_text`: the ordinary way, then the numbers in one more pass.
+
+The text is the one that generation or scoring gives; nothing is decoded differently in order to be
+explained. One pass over prompt and text then looks at all positions, and what it finds is compared
+with what was decoded: where the two differ, by rounding, the explanation says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from trimix_lm_eval.analysis.explain import windows
+from trimix_lm_eval.analysis.explain.measure import Text, measure
+from trimix_lm_eval.analysis.explain.pieces import Pieces
+from trimix_lm_eval.analysis.explain.records import Candidate, Draft, Drafting, Explanation, Token
+from trimix_lm_eval.engine import scheduler
+from trimix_lm_eval.engine.drafting import Gain
+from trimix_lm_eval.engine.rolling import Window
+from trimix_lm_eval.engine.scorer import Score
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.llm import Generation, TriMix
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: How far two ways to the same log-likelihood may be apart, per token, in fp32.
+_ROUNDING = 1e-4
+
+
+def explain(
+    model: TriMix,
+    prompt: str,
+    how: Generation | None = None,
+    point: Weights | None = None,
+    progress: bool = False,
+) -> Explanation:
+    """Continue a text and explain each token of the continuation.
+
+    Args:
+        model: The sources and the policy.
+        prompt: The text.
+        how: How to continue it; None is greedy, at most 256 tokens.
+        point: Weights chosen elsewhere (for a whole task); None lets the policy choose.
+        progress: Whether to show bars.
+
+    Raises:
+        TrimixError: The prompt is empty, or leaves no room.
+    """
+    if not prompt:
+        raise TrimixError("The prompt is empty: there is nothing to continue.", "give some text")
+    how = how or Generation()
+    job = model.job(prompt, how, (point,))
+    with tqdm(total=how.max_new_tokens, desc="generate", disable=not progress) as bar:
+        record = _Record(bar)
+        with torch.inference_mode():
+            ((_, _, made),) = scheduler.generate(model.fuser, [job], 1, model.speculation, record)
+    tokens, end = list(made.ids), "length"
+    if job.stop(tokens):
+        end = "stop string"
+    elif len(tokens) < how.max_new_tokens:
+        tokens, end = record.tokens[: len(tokens) + 1], "end token"
+
+    drafts = record.drafts[: len(tokens)]
+    noted = [refused for _, refused in drafts]
+    vectors = [_vector(model, made.choice)] * len(tokens)
+    found = _measured(model, [(job.prompt.ids, tuple(tokens))], vectors, noted, progress)
+    explained = tuple(_drafted(*pair, *draft) for pair, draft in zip(found, drafts, strict=True))
+    cut = len(model.codec.prompt(prompt).ids) - len(job.prompt.ids)
+    notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
+    text = model.tokenizer.decode(made.ids, skip_special_tokens=True)
+    kind = "sampled" if how.temperature else "greedy"
+    likelihood = _log_likelihood(explained)
+    plain = _explanation(model, prompt, explained, made.choice, notes, likelihood)
+    account = record.account(explained)
+    text = model.codec.cut(text, how.stop)
+    return dataclasses.replace(plain, text=text, kind=kind, end=end, drafting=account)
+
+
+def explain_given(
+    model: TriMix,
+    pairs: Sequence[tuple[str, str]],
+    point: Weights | None = None,
+    progress: bool = False,
+) -> list[Explanation]:
+    """Explain the tokens of given continuations, the options of one question.
+
+    Args:
+        model: The sources and the policy.
+        pairs: (context, continuation), as for `TriMix.loglikelihood`.
+        point: Weights chosen elsewhere (for a whole task); None lets the policy choose.
+        progress: Whether to show a bar.
+
+    Raises:
+        TrimixError: A continuation is empty.
+    """
+    encoded = [model.codec.pair(context, continuation) for context, continuation in pairs]
+    if not all(target for _, target in encoded):
+        raise TrimixError("A continuation is empty: it has no tokens to explain.")
+    one_question = [0] * len(pairs)
+    scored = model.iter_loglikelihood(pairs, [(point,)] * len(pairs), one_question)
+    scores = {i: score for i, _, score in scored}
+    explanations = []
+    for i, (prompt, target) in enumerate(encoded):
+        parts = windows.of_continuation(model, prompt.ids, target)
+        cut = len(prompt.ids) - len(parts[0][0]) if len(parts) == 1 else 0
+        notes = [*_told(model, point, cut), *windows.told(model, parts)]
+        vectors = [_vector(model, scores[i].choice)] * len(target)
+        found = _given(model, parts, vectors, scores[i], scores[i].choice, notes, progress)
+        explanations.append(dataclasses.replace(found, prompt=pairs[i][0], text=pairs[i][1]))
+    return explanations
+
+
+def explain_text(model: TriMix, text: str, progress: bool = False) -> Explanation:
+    """Explain the tokens of a text without a prompt, as rolling log-likelihood scores it.
+
+    Args:
+        model: The sources and the policy.
+        text: The text.
+        progress: Whether to show a bar.
+
+    Raises:
+        TrimixError: The text is empty, or the policy's weights are not known at each token.
+    """
+    parts = windows.of_text(model, text)
+    (score,) = model.loglikelihood_rolling([text])
+    vectors, choice = windows.weights(model, parts, score.choice)
+    notes = windows.told(model, parts)
+    if choice is None and model.fuser.recipes[0].policy.scope != "token":
+        notes.append("There is no prompt: each token has the weights that suit those before it.")
+    found = _given(model, parts, vectors, score, choice, notes, progress)
+    return dataclasses.replace(found, text=text)
+
+
+def _given(
+    model: TriMix,
+    parts: Sequence[Window],
+    vectors: Sequence[Sequence[float]],
+    score: Score,
+    choice: Choice | None,
+    notes: list[str],
+    progress: bool,
+) -> Explanation:
+    """Explain the tokens of windows, and compare them with what scoring said."""
+    found = _measured(model, parts, vectors, [None] * len(vectors), progress)
+    explained = tuple(token for token, _ in found)
+    total, likelihood = _log_likelihood(explained), score.log_likelihood
+    if total is not None and abs(total - likelihood) > _ROUNDING * len(vectors):
+        notes.append(
+            f"Scoring gave the text a log-likelihood of {likelihood:.4f}, the single pass that "
+            f"these numbers come from {total:.4f}: rounding at these sources' precision."
+        )
+    known = likelihood if math.isfinite(likelihood) else None
+    return _explanation(model, "", explained, choice, notes, known)
+
+
+class _Record:
+    """What was drafted for each token of one text, as it is written.
+
+    Args:
+        bar: Shows how far the text is.
+    """
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+        self.tokens: list[int] = []
+        #: Of each token whether a draft stood, and the draft that was refused in its place.
+        self.drafts: list[tuple[bool, int | None]] = []
+        self.tried: dict[int, int] = {}
+
+    def __call__(self, index: int, place: int, gain: Gain) -> None:
+        """See `decoding.Observer`; a text that is started anew begins again at 0."""
+        del self.tokens[place:], self.drafts[place:]
+        self.tried = {at: tried for at, tried in self.tried.items() if at < place}
+        self.tried[place] = gain.tried
+        for i, token in enumerate(gain.tokens):
+            self.tokens.append(token)
+            self.drafts.append((i < gain.accepted, gain.refused if i == gain.accepted else None))
+        self.bar.update(len(self.tokens) - self.bar.n)
+
+    def account(self, tokens: Sequence[Token]) -> Drafting | None:
+        """The drafts of the whole text; None if there were none."""
+        tried = sum(self.tried.values())
+        if not tried:
+            return None
+        drafts = [token.draft for token in tokens if token.draft]
+        stood = sum(draft.stood for draft in drafts)
+        return Drafting(tried, stood, len(drafts) - stood)
+
+
+def _vector(model: TriMix, choice: Choice | None) -> list[float]:
+    """One weight per source; of a policy per token none is known beforehand."""
+    return model.fuser.vector(None if model.fuser.recipes[0].policy.scope == "token" else choice)
+
+
+def _measured(
+    model: TriMix,
+    parts: Sequence[Window],
+    vectors: Sequence[Sequence[float]],
+    noted: Sequence[int | None],
+    progress: bool,
+) -> list[tuple[Token, Candidate | None]]:
+    """Each token with its numbers, and the noted token of its position."""
+    label = Pieces(model.tokenizer).label
+    made: list[tuple[Token, Candidate | None]] = []
+    with tqdm(total=len(vectors), desc="explain", disable=not progress) as bar:
+        for context, tokens in parts:
+            here = slice(len(made), len(made) + len(tokens))
+            text = Text(context, tokens, vectors[here], noted[here])
+            for token, p in measure(model.fuser, text, label):
+                other = noted[len(made)]
+                known = None if other is None or p is None else Candidate(other, label(other), p)
+                made.append((token, known))
+                bar.update()
+    return made
+
+
+def _drafted(token: Token, other: Candidate | None, stood: bool, refused: int | None) -> Token:
+    """A token with what became of its draft."""
+    draft = Draft(stood, other) if stood or refused is not None else None
+    return dataclasses.replace(token, draft=draft)
+
+
+def _explanation(
+    model: TriMix,
+    prompt: str,
+    tokens: tuple[Token, ...],
+    choice: Choice | None,
+    notes: Sequence[str],
+    log_likelihood: float | None,
+) -> Explanation:
+    """What explanations of given and of generated texts have in common."""
+    chosen = choice if choice and model.fuser.recipes[0].policy.scope != "token" else None
+    weights = chosen.weights if chosen else None
+    return Explanation(
+        prompt=prompt,
+        text="",
+        kind="given",
+        end="given",
+        alpha=weights.alpha if weights else None,
+        beta=weights.beta if weights else None,
+        gamma=weights.gamma if weights else None,
+        prompt_nll=chosen.nll if chosen else None,
+        prompt_tokens=chosen.tokens if chosen else 0,
+        log_likelihood=log_likelihood,
+        tokens=tokens,
+        groups=Pieces(model.tokenizer).groups([token.id for token in tokens]),
+        drafting=None,
+        notes=tuple(notes),
+    )
+
+
+def _told(model: TriMix, point: Weights | None, cut: int) -> list[str]:
+    """What is to be known of the circumstances."""
+    notes = []
+    if cut > 0:
+        notes.append(
+            f"The context length of {model.max_length} tokens leaves no room for the first {cut} "
+            "tokens of the prompt: the sources did not see them."
+        )
+    policy = model.fuser.recipes[0].policy
+    if policy.scope == "task" and point is None:
+        notes.append(
+            f"policy={policy.name} chose its point from this one prompt; a run chooses one point "
+            "for a whole task, which may be another."
+        )
+    return notes
+
+
+def _compared(tokens: Sequence[Token], temperature: float) -> list[str]:
+    """Whether the tokens are what the distribution asks for."""
+    off = [i for i, token in enumerate(tokens, start=1) if token.rank != 1]
+    if not off:
+        return []
+    places = ", ".join(map(str, off[:8])) + (" …" if len(off) > 8 else "")
+    if temperature:
+        return [
+            f"The text was sampled: at {len(off)} of {len(tokens)} tokens ({places}) another token "
+            "was more probable, and the margin is negative."
+        ]
+    return [
+        f"At {len(off)} of {len(tokens)} tokens ({places}) decoding, token by token, and the "
+        "single pass that these numbers come from disagree which token is the most probable: the "
+        "two are nearly equal, and rounding at these sources' precision decides."
+    ]
+
+
+def _log_likelihood(tokens: Sequence[Token]) -> float | None:
+    """Sum of the log-probabilities; None if one of them is 0."""
+    probabilities = [token.probability for token in tokens]
+    return sum(map(math.log, probabilities)) if all(probabilities) else None

@@ -1,0 +1,94 @@
+"""What is longer than the context, or has no prompt: in windows, and with weights, as it is scored.
+
+A window is a context and the tokens that are judged after it; every token is judged once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from trimix_lm_eval.analysis.explain.measure import chunks
+from trimix_lm_eval.engine.rolling import Window
+from trimix_lm_eval.fusion import grid
+from trimix_lm_eval.fusion.collectors import Choice, prequential
+from trimix_lm_eval.llm import TriMix
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+def of_continuation(model: TriMix, prompt: Sequence[int], target: Sequence[int]) -> list[Window]:
+    """The windows that a continuation is scored in: one, unless it is longer than the context."""
+    if len(target) <= model.max_length:
+        cut = max(0, len(prompt) + len(target) - 1 - model.max_length)
+        return [(tuple(prompt[cut:]), tuple(target))]
+    whole = model.codec.windows([*prompt[1:], *target], model.max_length, prefix=prompt[0])
+    windows: list[Window] = []
+    left = len(target)
+    for context, part in reversed(whole):
+        mine = part[max(0, len(part) - left) :]
+        if mine and left:
+            windows.insert(0, (context + part[: len(part) - len(mine)], mine))
+        left -= len(mine)
+    return windows
+
+
+def of_text(model: TriMix, text: str) -> list[Window]:
+    """The windows of a text without a prompt.
+
+    Raises:
+        TrimixError: It has no tokens.
+    """
+    windows = model.codec.windows(model.codec.encode(text), model.max_length)
+    if not windows:
+        raise TrimixError("The text is empty: it has no tokens to explain.")
+    return windows
+
+
+def weights(
+    model: TriMix, windows: Sequence[Window], choice: Choice | None
+) -> tuple[list[list[float]], Choice | None]:
+    """The weights that the tokens of a text without a prompt were scored with.
+
+    Args:
+        model: The sources and the policy.
+        windows: Of the text.
+        choice: What scoring says that it chose.
+
+    Returns:
+        One weight per source for each token, and the choice, if it was one for all tokens.
+
+    Raises:
+        TrimixError: The policy's weights at each token are not known.
+    """
+    fuser, policy = model.fuser, model.fuser.recipes[0].policy
+    size = sum(len(tokens) for _, tokens in windows)
+    if policy.scope in ("run", "token"):
+        chosen = choice if policy.scope == "run" else None
+        return [fuser.vector(chosen)] * size, chosen
+    if policy.continuous:
+        raise TrimixError(
+            "optimum=newton weights every token of a text without a prompt anew, and scoring does "
+            "not keep these weights.",
+            "explain it with --model_args …,optimum=grid",
+        )
+    points = policy.points()
+    names = fuser.ensemble.names
+    vectors = torch.tensor([point.vector(names) for point in points], device=fuser.ensemble.device)
+    nll = [
+        grid.grid_nll(logits, targets, vectors).cpu()
+        for window in windows
+        for _, logits, targets in chunks(fuser, *window)
+    ]
+    at = prequential(torch.cat(nll, dim=1), points).tolist()
+    return [points[i].vector(names) for i in at], None
+
+
+def told(model: TriMix, parts: Sequence[Window]) -> list[str]:
+    """Whether a text was read in several pieces."""
+    if len(parts) == 1:
+        return []
+    return [
+        f"The text is longer than the context length of {model.max_length} tokens: it was read in "
+        f"{len(parts)} windows, and the sources did not see what lies before a window."
+    ]

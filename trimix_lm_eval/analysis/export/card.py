@@ -1,0 +1,144 @@
+"""A model card for a combination of models: a recipe, for there are no weights of its own.
+
+Metadata through huggingface_hub's ModelCardData, the text from `card.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval import __version__
+from trimix_lm_eval.analysis.export import model_index, recipe
+from trimix_lm_eval.analysis.export.benchmarks import benchmark
+from trimix_lm_eval.analysis.export.origins import Origin, is_hub_id, slug, sources_of
+from trimix_lm_eval.analysis.export.table import Row, rows_of
+from trimix_lm_eval.analysis.results import Run
+
+NAME = "README.md"
+_TEMPLATE = Path(__file__).with_name("card.md")
+
+
+def files(runs: Sequence[Run], model_name: str) -> dict[str, str]:
+    """Write the card, and beside it each run's config.
+
+    Args:
+        runs: Of one combination of models; each setting and task once.
+        model_name: The title, and what the metadata call it.
+
+    Returns:
+        Content by path; the card's metadata are read back by huggingface_hub and found the same.
+    """
+    from huggingface_hub import ModelCard
+
+    rows = rows_of(runs)
+    recipes = _recipes(runs)
+    text = f"---\n{_metadata(runs, rows, model_name).to_yaml()}\n---\n\n" + _body(
+        runs, rows, recipes, model_name
+    )
+    model_index.check(ModelCard(text).data.to_dict(), rows, model_name)
+    return {NAME: text, **{path: recipe.text(run) for path, run in recipes.items()}}
+
+
+def _recipes(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs by the path of their config."""
+    named: dict[str, Run] = {}
+    for run in runs:
+        stem, number = slug(run.label), 2
+        while f"recipes/{stem}.yaml" in named:
+            stem, number = f"{slug(run.label)}-{number}", number + 1
+        named[f"recipes/{stem}.yaml"] = run
+    return named
+
+
+def _metadata(runs: Sequence[Run], rows: Sequence[Row], model_name: str) -> Any:
+    from huggingface_hub import ModelCardData
+
+    found = [origin for run in runs for origin in sources_of(run).values()]
+    bases = [o.name for o in found if o.commit and is_hub_id(o.name)]
+    codes = [benchmark(run, task).language for run in runs for task in run.scores]
+    return ModelCardData(
+        # The metadata know ISO 639 only: of `ben_Beng` the part before the script.
+        language=list(dict.fromkeys(code.partition("_")[0] for code in codes if code)) or None,
+        library_name="trimix-lm-eval",
+        pipeline_tag="text-generation",
+        tags=["trimix", "logit-fusion", "lm-evaluation-harness"],
+        base_model=list(dict.fromkeys(bases)) or None,
+        model_name=model_name,
+        eval_results=model_index.results(rows),
+    )
+
+
+def _body(
+    runs: Sequence[Run], rows: Sequence[Row], recipes: dict[str, Run], model_name: str
+) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(cell=_cell, code=_code)
+    sources: dict[str, Origin] = {}
+    for run in runs:
+        sources.update(sources_of(run))
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=model_name,
+        sources=sources,
+        # The trio of the demo ships with the package.
+        local=[r for r, o in sources.items() if not (o.commit or o.name.startswith("demo/"))],
+        rows=rows,
+        recipes={path: recipe.text(run) for path, run in recipes.items()},
+        runs=recipes,
+        weights={path: _weights(run) for path, run in recipes.items()},
+        data=_data(runs),
+        truncated=sum(run.truncated for run in runs),
+        version=runs[0].trimix.get("version") or __version__,
+        lm_eval=", ".join(sorted({row.lm_eval for row in rows if row.lm_eval})),
+        transformers=", ".join(sorted({str(run.raw.get("transformers_version")) for run in runs})),
+    )
+
+
+def _weights(run: Run) -> str:
+    """Which weights a run used, in a sentence."""
+    if run.weights is not None:
+        by = ", ".join(f"{role} {w:g}" for role, w in run.weights.by_source().items() if w)
+        return f"One point for all documents, given beforehand: {by}."
+    parts = []
+    for task in run.scores:
+        counts = run.chosen(task)
+        if not counts:
+            continue
+        most = sorted(counts.items(), key=lambda item: -item[1])[:3]
+        shown = ", ".join(f"{label} ({count})" for label, count in most)
+        parts.append(f"{task}: {shown}{', …' if len(counts) > 3 else ''}")
+    told = "; ".join(parts)
+    return f"Chosen most often, as alpha:beta (documents): {told}." if told else ""
+
+
+def _data(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """The benchmarks' files with their digests; of local ones not where they lay."""
+    found = {}
+    for run in runs:
+        for name, file in run.data.items():
+            place, at, rest = str(file.get("from") or "").partition("@")
+            commit = rest.partition("/")[0]
+            where = f"{place}@{commit}" if at and is_hub_id(place) else "a local copy"
+            found[name] = {"where": where, "sha256": str(file.get("sha256") or "")}
+    return dict(sorted(found.items()))
+
+
+def _cell(value: Any) -> str:
+    """A text that stays inside its cell of a Markdown table and is no markup."""
+    text = " ".join(str(value).split())
+    for sign in "\\`*_[]<>|":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _code(value: Any) -> str:
+    """A text that stays between its backticks, in a cell."""
+    return "".join(c for c in str(value) if c.isalnum() or c in ":._-")

@@ -1,0 +1,90 @@
+"""Rows as the ``model-index`` of a model card, through huggingface_hub's own classes.
+
+huggingface_hub puts numbers together that agree in task type and data set, and keeps one name for
+all of them. So that no task loses its own, the name of the task stands as the data set's
+configuration: it tells language, split and form of the question, which the data set's does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.analysis.export.table import Row
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+NAME = "model-index.yaml"
+
+
+def files(rows: Sequence[Row], model_name: str) -> dict[str, str]:
+    """Lay rows out as a block of metadata, to stand at the top of a model card.
+
+    Args:
+        rows: Of one combination of models.
+        model_name: What the index calls it.
+
+    Returns:
+        Content by path, read back by huggingface_hub's parser and found the same.
+    """
+    import yaml
+
+    text = yaml.safe_dump(metadata(rows, model_name), sort_keys=False, allow_unicode=True)
+    check(yaml.safe_load(text), rows, model_name)
+    return {NAME: text}
+
+
+def metadata(rows: Sequence[Row], model_name: str) -> dict[str, Any]:
+    """``{"model-index": …}``."""
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    return {"model-index": eval_results_to_model_index(model_name, results(rows))}
+
+
+def check(told: dict[str, Any], rows: Sequence[Row], model_name: str) -> None:
+    """Make sure that metadata reads back as these rows."""
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    name, found = model_index_to_eval_results(told["model-index"])
+
+    def ordered(entries: list[EvalResult]) -> list[str]:
+        return sorted(map(repr, entries))
+
+    if name != model_name or ordered(found) != ordered(results(rows)):
+        raise RuntimeError("the model-index does not read back as it was written")
+
+
+def results(rows: Sequence[Row]) -> list[EvalResult]:
+    """The rows as the library's own objects."""
+    from huggingface_hub import EvalResult
+
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name=row.task,
+            dataset_type=row.dataset or row.task,
+            dataset_name=f"{row.task} ({row.language})" if row.language else row.task,
+            dataset_config=row.task,
+            dataset_split=row.split or None,
+            dataset_revision=row.dataset_revision or None,
+            metric_type=row.metric,
+            metric_name=f"{row.metric} ({row.setting})",
+            metric_value=row.value,
+            metric_args=_arguments(row),
+        )
+        for row in rows
+    ]
+
+
+def _arguments(row: Row) -> dict[str, Any]:
+    told = {
+        "setting": row.setting,
+        "filter": row.filter,
+        "stderr": row.stderr,
+        "n": row.n,
+        "num_fewshot": row.shots,
+        "higher_is_better": row.higher_is_better,
+        "lm_eval": row.lm_eval,
+    }
+    return {name: value for name, value in told.items() if value is not None}

@@ -1,0 +1,155 @@
+"""Which models a run's numbers come from, and which family they are of.
+
+A source is a repository of the Hub at a commit, or a local folder with a digest of its files. Of a
+folder only the last part of its path is told: the rest is about the machine that it lay on.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from trimix_lm_eval.analysis.results import NAMED, Run
+from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.utils.paths import model_configs_dir
+
+HUB = "https://huggingface.co"
+#: The family of what `model_configs/` does not know.
+OTHER = "other"
+
+_CORNERS = {name: Weights(*point) for point, name in NAMED.items()}
+
+
+class Origin(NamedTuple):
+    """One source of a run.
+
+    Attributes:
+        role: One of `SOURCES`.
+        name: Its id on the Hub, or the name of its folder.
+        commit: Of the repository; empty for a folder.
+        digest: Of the folder's files; empty for a repository.
+        dtype: In which it ran.
+        quantization: ``int8``, ``nf4``, or empty.
+    """
+
+    role: str
+    name: str
+    commit: str
+    digest: str
+    dtype: str = ""
+    quantization: str = ""
+
+    @property
+    def revision(self) -> str:
+        """What tells which files they were; empty if nothing does."""
+        return self.commit or (f"digest:{self.digest}" if self.digest else "")
+
+    @property
+    def url(self) -> str:
+        """The page of exactly these files; empty for a folder."""
+        return hub_url(self.name, self.commit)
+
+
+def hub_url(name: str, commit: str) -> str:
+    """The page of a repository at a commit; empty if that is no Hub id at a commit."""
+    is_commit = len(commit) == 40 and set(commit) <= set("0123456789abcdef")
+    return f"{HUB}/{name}/tree/{commit}" if is_commit and is_hub_id(name) else ""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a text is of the form ``owner/name``, by the rules of huggingface_hub."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def used(run: Run) -> tuple[str, ...]:
+    """The roles whose logits a run's numbers depend on.
+
+    A sweep loads models that single points of it give no weight; these do not count.
+    """
+    policy = run.trimix["policy"]
+    point = run.weights or _CORNERS.get(str(run.policy))
+    if point is not None:
+        weights = point.by_source()
+        return tuple(role for role in SOURCES if weights[role])
+    if policy["name"] == "gate":
+        pair = (policy.get("host"), policy.get("scorer"))
+        return tuple(role for role in SOURCES if role in pair)
+    return tuple(role for role in SOURCES if role in run.trimix["sources"])
+
+
+def sources_of(run: Run) -> dict[str, Origin]:
+    """The sources that a run used, by role; one that the file says nothing of has no name."""
+    return {role: _origin(run, role) for role in used(run)}
+
+
+def _origin(run: Run, role: str) -> Origin:
+    told = run.trimix["sources"].get(role) or {}
+    path, commit, digest = (str(told.get(key) or "") for key in ("path", "commit", "digest"))
+    name = path if commit else local_name(path)
+    for key in ("subfolder", "gguf_file"):
+        name += f"/{told[key]}" if told.get(key) else ""
+    dtype, quantization = (str(told.get(key) or "") for key in ("dtype", "quantization"))
+    return Origin(role, name, commit, digest, dtype, quantization)
+
+
+def local_name(path: str) -> str:
+    """What to call a folder: the last part of its path, and of the shipped trio's the role too."""
+    parts = PurePath(path.replace("\\", "/")).parts
+    is_demo = parts[-3:-1] == ("trimix_lm_eval", "demo")
+    return "/".join(parts[-2:] if is_demo else parts[-1:])
+
+
+def family(found: dict[str, Origin]) -> str:
+    """The family of a run's models, as `model_configs/` groups them.
+
+    The large model's id decides where it is used, else that of the first source; it must be the
+    one in a config, letter for letter. A config's folder is called ``family-small+large``.
+    """
+    for source in found.values():
+        return _families().get(source.name, OTHER)
+    return OTHER
+
+
+@cache
+def _families() -> dict[str, str]:
+    """Family by the ids that the shipped configs name."""
+    import yaml
+
+    known = {}
+    for path in sorted(model_configs_dir().glob("**/*.yaml")):
+        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["model_args"]
+        named = path.stem if path.parent == model_configs_dir() else path.parent.name
+        for role in ("pretrained", "small_cpt", "small_base", "large_base"):
+            if role in arguments:
+                known[str(arguments[role])] = named.partition("-")[0]
+    # The demo's config names the trio as a whole.
+    known.update({f"demo/{role}": known["demo"] for role in SOURCES if "demo" in known})
+    return known
+
+
+def short(text: str) -> str:
+    """A commit or digest as people quote it."""
+    kind, colon, rest = text.rpartition(":")
+    return f"{kind}{colon}{rest[:7]}" if text else ""
+
+
+def slug(text: str) -> str:
+    """A text as part of a file's name: ASCII letters, digits, dots, dashes and underscores."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in text)
+    return "-".join(part for part in kept.split("-") if part).strip(".") or "run"
+
+
+def relative(path: Path) -> str:
+    """A file as messages name it: from here if it is below, else in full."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,213 @@
+"""Results as plain rows, one for each number of a task or group: the CSV, and what all formats say.
+
+The CSV is complete: the leaderboard is built from it, and reading it back gives the same rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from trimix_lm_eval.analysis.export.benchmarks import benchmark
+from trimix_lm_eval.analysis.export.origins import family, sources_of
+from trimix_lm_eval.analysis.results import Problem, Run, Score
+from trimix_lm_eval.fusion.weights import SOURCES
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number and what it depends on.
+
+    Attributes:
+        task: lm-eval's name of the task or group.
+        version: Of the task.
+        language: In English; empty if unknown, ``several`` of a group.
+        dataset: Id on the Hub; empty if it is not there.
+        dataset_revision: Commit; empty if the results do not tell.
+        split: Whose documents were scored.
+        shots: Exemplars in each prompt; None of a group whose tasks differ.
+        metric: The metric.
+        filter: lm-eval's, mostly ``none``.
+        main: Whether this is the number that the task is known by.
+        value: In the metric's own unit.
+        stderr: Standard error; None where lm-eval gives none.
+        higher_is_better: Which way is up.
+        n: Documents.
+        policy: Name of the policy, of a corner its own.
+        setting: The policy with its point or options, as tables call it.
+        family: Of the models; ``other`` if no shipped config names them.
+        precision: dtypes and quantizations in use.
+        large_ins: Id or folder; empty if not used. So are the other three.
+        large_ins_revision: Commit, or ``digest:`` of a folder. So are the other three.
+        date: When it ran, ISO 8601 in UTC; empty if unknown.
+        lm_eval: Version.
+        trimix: Version.
+        run: Name of the results file.
+    """
+
+    task: str
+    version: str
+    language: str
+    dataset: str
+    dataset_revision: str
+    split: str
+    shots: int | None
+    metric: str
+    filter: str
+    main: bool
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    n: int
+    policy: str
+    setting: str
+    family: str
+    precision: str
+    large_ins: str
+    large_ins_revision: str
+    small_cpt: str
+    small_cpt_revision: str
+    small_base: str
+    small_base_revision: str
+    large_base: str
+    large_base_revision: str
+    date: str
+    lm_eval: str
+    trimix: str
+    run: str
+
+    def sources(self) -> Iterator[tuple[str, str, str]]:
+        """Role, id and revision of each source in use."""
+        for role in SOURCES:
+            if getattr(self, role):
+                yield role, getattr(self, role), getattr(self, f"{role}_revision")
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """All numbers of all runs, in the order of the files."""
+    return [
+        _row(run, score)
+        for run in runs
+        for scores in (*run.groups.values(), *run.scores.values())
+        for score in scores
+    ]
+
+
+def _row(run: Run, score: Score) -> Row:
+    data = benchmark(run, score.task)
+    found = sources_of(run)
+    of_sources = {}
+    for role in SOURCES:
+        of_sources[role] = found[role].name if role in found else ""
+        of_sources[f"{role}_revision"] = found[role].revision if role in found else ""
+    kinds = (" ".join(filter(None, (o.dtype, o.quantization))) for o in found.values())
+    return Row(
+        task=score.task,
+        version=data.version,
+        language=data.language_name,
+        dataset=data.dataset,
+        dataset_revision=data.revision,
+        split=data.split,
+        shots=data.shots,
+        metric=score.metric,
+        filter=score.filter,
+        main=score == run.main(score.task),
+        value=score.value,
+        stderr=score.stderr,
+        higher_is_better=score.higher_is_better,
+        n=score.n,
+        policy=str(run.policy),
+        setting=run.label,
+        family=family(found),
+        precision=", ".join(dict.fromkeys(filter(None, kinds))),
+        date=iso(run.raw.get("date")),
+        lm_eval=str(run.raw.get("lm_eval_version") or ""),
+        trimix=str(run.trimix.get("version") or ""),
+        run=run.path.stem,
+        **of_sources,
+    )
+
+
+def iso(seconds: object) -> str:
+    """A time of lm-eval's in ISO 8601, UTC; empty if it is none."""
+    if not isinstance(seconds, (int, float)):
+        return ""
+    try:
+        at = datetime.fromtimestamp(seconds, timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return ""
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def write_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV; floats keep all their digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        values = (getattr(row, name) for name in COLUMNS)
+        writer.writerow("" if value is None else value for value in values)
+    return text.getvalue()
+
+
+def read_csv(path: Path) -> tuple[list[Row], list[Problem]]:
+    """Read exported rows back.
+
+    Returns:
+        The rows, and a problem for the file or for each line that is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], [Problem(path, f"cannot be read: {error}")]
+    if not lines or tuple(lines[0]) != COLUMNS:
+        return [], [Problem(path, "is no CSV of `trimix export`: its first line differs")]
+    rows, problems = [], []
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            rows.append(_parse(line))
+        except ValueError as error:
+            problems.append(Problem(path, f"line {number} is damaged: {error}"))
+    return rows, problems
+
+
+def _parse(line: list[str]) -> Row:
+    """One line; raises ValueError if it is damaged."""
+    told = dict(zip(COLUMNS, line, strict=True))
+    rest = {
+        name: text
+        for name, text in told.items()
+        if name not in ("shots", "n", "main", "higher_is_better", "value", "stderr")
+    }
+    return Row(
+        shots=int(told["shots"]) if told["shots"] else None,
+        n=int(told["n"]),
+        main=_truth(told["main"]),
+        higher_is_better=_truth(told["higher_is_better"]),
+        value=_finite(told["value"]),
+        stderr=_finite(told["stderr"]) if told["stderr"] else None,
+        **rest,
+    )
+
+
+def _truth(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError(f"{text!r} is neither True nor False")
+    return text == "True"
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number

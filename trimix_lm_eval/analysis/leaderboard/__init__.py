@@ -1,0 +1,54 @@
+"""`trimix leaderboard`: a page that compares exported results, built from files alone.
+
+A folder is searched for two kinds of files, so that both ways to a leaderboard are one command:
+
+* CSV written by `trimix export --to csv`, as people send them in;
+* results*.json of lm_eval, which have to pass the same rules as for an export (`refusals.py`).
+
+What may not be shown is told and left out. The page is one file, ``index.html``: no server, no
+network, all numbers in a table that is there without JavaScript, too.
+
+    entries.py                                    files -> entries, one for each task of a run
+    page.py  page.html  style.css  script.js      entries -> the page
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trimix_lm_eval.analysis.export.files import write
+from trimix_lm_eval.analysis.export.origins import relative
+from trimix_lm_eval.analysis.leaderboard import entries, page
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
+    """Build the page.
+
+    Args:
+        folder: Searched, with all folders below, for exported CSV and results*.json.
+        output: The folder to write ``index.html`` to; made if it is not there.
+        title: The page's.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        TrimixError: There is nothing to show, or it cannot be written.
+    """
+    if not folder.is_dir():
+        raise TrimixError(f"{folder} is no folder.", "name one with exported results")
+    found, left_out = entries.collect(folder)
+    for path, why in left_out:
+        print(f"left out: {relative(path)}: {why}", file=sys.stderr)
+    if not found:
+        raise TrimixError(
+            f"{folder} holds no results that may be shown"
+            + (f" ({len(left_out)} were left out, see above)." if left_out else "."),
+            "put CSV files of `trimix export --to csv` there, or complete results*.json",
+        )
+    path = output / "index.html"
+    write({path: page.render(found, title)})
+    print(f"wrote {relative(path)}: {len(found)} results; {len(left_out)} left out")
+    return 0

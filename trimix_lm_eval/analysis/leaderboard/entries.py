@@ -1,0 +1,80 @@
+"""Files of exported results -> entries of the leaderboard: one for each task of a run.
+
+An entry shows the number that a task is known by; its other metrics are details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimix_lm_eval.analysis.export import refusals
+from trimix_lm_eval.analysis.export.table import Row, read_csv, rows_of
+from trimix_lm_eval.analysis.results import Problem, below, read
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the leaderboard.
+
+    Attributes:
+        row: The number that the task is known by.
+        others: The task's other metrics in the same run.
+        best: Whether no entry of this task and metric does better.
+    """
+
+    row: Row
+    others: tuple[Row, ...]
+    best: bool
+
+
+def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
+    """Read all that a folder holds.
+
+    Returns:
+        Entries by task, the best first; and the files, or lines of files, that are left out, with
+        the reason.
+    """
+    rows: list[Row] = []
+    left_out: list[Problem] = []
+    for path in sorted(folder.rglob("*.csv")):
+        found, problems = read_csv(path)
+        rows += found
+        left_out += problems
+    runs, problems = read(below(folder))
+    left_out += problems
+    for run, why in refusals.judged(runs):
+        if why:
+            left_out.append(Problem(run.path, "; ".join(why)))
+        else:
+            rows += rows_of([run])
+    # A run may be there both as JSON and as CSV, or be sent in twice.
+    return _entries(dict.fromkeys(rows)), left_out
+
+
+def _entries(rows: Iterable[Row]) -> list[Entry]:
+    """Group the metrics of one task in one run, and find the best of each task."""
+    grouped: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        key = (row.task, row.run, row.date, row.setting, tuple(row.sources()))
+        grouped.setdefault(key, []).append(row)
+    mains = {key: next((r for r in group if r.main), group[0]) for key, group in grouped.items()}
+    top: dict[tuple[str, str, str], float] = {}
+    for row in mains.values():
+        measure = (row.task, row.metric, row.filter)
+        top[measure] = max(top.get(measure, float("-inf")), _good(row))
+    entries = [
+        Entry(
+            row,
+            tuple(other for other in grouped[key] if other is not row),
+            _good(row) == top[(row.task, row.metric, row.filter)],
+        )
+        for key, row in mains.items()
+    ]
+    return sorted(entries, key=lambda e: (e.row.task, e.row.metric, -_good(e.row), e.row.setting))
+
+
+def _good(row: Row) -> float:
+    """The value, so that more is better."""
+    return row.value if row.higher_is_better else -row.value

@@ -1,0 +1,117 @@
+"""Entries -> one HTML page with its style and script inside.
+
+Every text in it comes from files that anybody may have written: Jinja2 escapes them all, links are
+made from Hub ids at commits only, and the page's own policy forbids any request to anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trimix_lm_eval.analysis.export.origins import HUB, hub_url, short
+from trimix_lm_eval.analysis.export.table import Row
+from trimix_lm_eval.analysis.leaderboard.entries import Entry
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_HERE = Path(__file__).parent
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        key: In the address: ``#sort=key``.
+        title: In the head.
+        number: Whether it sorts as a number, largest first.
+    """
+
+    key: str
+    title: str
+    number: bool = False
+
+
+COLUMNS = (
+    Column("task", "Task"),
+    Column("policy", "Policy"),
+    Column("score", "Score", True),
+    Column("stderr", "± error", True),
+    Column("n", "n", True),
+    Column("metric", "Metric"),
+    Column("language", "Language"),
+    Column("family", "Family"),
+    Column("shots", "Shots", True),
+    Column("date", "Date"),
+    Column("sources", "Sources"),
+)
+
+#: What can be filtered, by the key in the address.
+FILTERS = {"lang": "language", "task": "task", "family": "family", "policy": "policy"}
+
+
+def render(entries: Sequence[Entry], title: str) -> str:
+    """Lay out the page.
+
+    Args:
+        entries: In the order in which they stand without JavaScript.
+        title: Of the page.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=number, short=short, breakable=breakable)
+    environment.globals.update(hub_url=hub_url, data_url=data_url)
+    style, script = (
+        Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js")
+    )
+    template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
+    choices = {
+        key: (name, sorted({shown(entry.row, name) for entry in entries}))
+        for key, name in FILTERS.items()
+    }
+    dates = sorted(entry.row.date for entry in entries if entry.row.date)
+    return template.render(
+        title=title,
+        entries=entries,
+        columns=COLUMNS,
+        filters=choices,
+        newest=dates[-1][:10] if dates else "",
+        shown=shown,
+        style=style,
+        script=script,
+    )
+
+
+def shown(row: Row, name: str) -> str:
+    """What a filter compares: the text in the column."""
+    if name == "policy":
+        return row.setting
+    return str(getattr(row, name)) or "unknown"
+
+
+def breakable(name: str) -> Markup:
+    """A name, escaped, that may be broken after its underscores."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in name.split("_"))
+
+
+def number(value: float | None) -> str:
+    """A number for people: four digits after the point, fewer for large ones."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
+
+
+def data_url(row: Row) -> str:
+    """The page of a data set at its commit; the data set's own where no commit is known."""
+    if not row.dataset:
+        return ""
+    at = hub_url(row.dataset, row.dataset_revision).removeprefix(HUB)
+    return f"{HUB}/datasets{at}" if at else f"{HUB}/datasets/{row.dataset}"

@@ -1,0 +1,159 @@
+"""`trimix report`: results files -> a page, the same as Markdown, and CSV. Reads JSON, no models.
+
+systems.py     runs of the same models, one row for each way to weight them
+layout.py      which tasks stand side by side, and which may be averaged
+statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model
+table.py  tables.py  groups.py          tables, and those of lm-eval's own groups
+oracles.py                              the upper bounds in tables
+plane.py   paper.py                     alpha and beta; published numbers
+model.py       all of it together
+numbers.py  pictures.py  frames.py  views.py  page.py   rounded, drawn, as CSV, as words
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from trimix_lm_eval.analysis.results import Problem, read
+from trimix_lm_eval.utils.errors import TrimixError
+
+if TYPE_CHECKING:
+    from trimix_lm_eval.analysis.report.model import Report
+
+#: Tells a folder that an earlier report wrote from one that holds something else.
+_MARK = "report.html"
+
+
+class Written(NamedTuple):
+    """What a report wrote.
+
+    Attributes:
+        files: In order.
+        runs: How many results files it is made from.
+        problems: Files that it could not use, or not all of.
+        superseded: Numbers that newer runs replaced.
+    """
+
+    files: list[Path]
+    runs: int
+    problems: list[Problem]
+    superseded: int
+
+
+def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
+    """Write a report.
+
+    Args:
+        places: Results files, or folders that are searched for them.
+        output: The folder to write to; an earlier report there is replaced.
+        force: Write into a folder that holds other files, too.
+
+    Raises:
+        TrimixError: No file is usable, a library is missing, or the folder holds something else
+            or cannot be written to.
+    """
+    _need("matplotlib", "pandas", "scipy")
+    _check(output, force)
+    runs, problems = read(places)
+    if not runs:
+        lines = [f"{p.path} {p.what}" for p in problems] or ["no files were named"]
+        raise TrimixError(
+            "None of the files can be reported on:\n  " + "\n  ".join(lines),
+            "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
+        )
+    lossy = [run for run in runs if run.lost]
+    problems += [Problem(run.path, f"is used but for {'; '.join(run.lost)}") for run in lossy]
+    from trimix_lm_eval.analysis.report.model import assemble
+
+    report = assemble(runs, problems)
+    files = [(output / name, content) for name, content in _contents(report).items()]
+    try:
+        _replace(output, files)
+    except OSError as error:
+        raise TrimixError(
+            f"The report cannot be written to {output}: {error.strerror or error}.",
+            "name another folder with --output",
+        ) from error
+    superseded = sum(len(part.system.superseded) for part in report.parts)
+    return Written([path for path, _ in files], len(runs), problems, superseded)
+
+
+def _check(output: Path, force: bool) -> None:
+    """See that no files of somebody's are mixed with a report, before anything is read."""
+    if output.exists() and not output.is_dir():
+        raise TrimixError(f"{output} is a file.", "name a folder with --output")
+    if output.is_dir() and any(output.iterdir()) and not ((output / _MARK).is_file() or force):
+        raise TrimixError(
+            f"{output} holds files, but no report.", "name another folder, or add --force"
+        )
+
+
+def _contents(report: Report) -> dict[str, bytes]:
+    """All files of a report by their names in its folder; the page last, which marks it whole."""
+    from trimix_lm_eval.analysis.report.frames import frames
+    from trimix_lm_eval.analysis.report.page import picture_name, render
+
+    pictures = {
+        picture_name(number, place, plane.task, picture.kind): picture.png
+        for number, part in enumerate(report.parts, 1)
+        for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
+        for picture in drawn
+    }
+    places = {name: f"pictures/{name}" for name in pictures}
+    return {
+        **{places[name]: png for name, png in pictures.items()},
+        **{
+            f"{name}.csv": _bytes(frame.to_csv(index=False))
+            for name, frame in frames(report).items()
+        },
+        "report.md": _bytes(render(report, "page.md.j2", places)),
+        _MARK: _bytes(render(report, "page.html.j2")),
+    }
+
+
+def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
+    """The command: write a report, and say what was written and what could not be used."""
+    written = write(places, output, force)
+    for problem in written.problems:
+        print(f"problem: {problem.path} {problem.what}")
+    if written.superseded:
+        print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
+    pictures = [path for path in written.files if path.suffix == ".png"]
+    for path in written.files:
+        if path not in pictures:
+            print(f"wrote {path}")
+    if pictures:
+        print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
+    return 0
+
+
+def _bytes(text: str) -> bytes:
+    """UTF-8; half characters, which JSON allows in names, become question marks."""
+    return text.encode("utf-8", "replace")
+
+
+def _need(*libraries: str) -> None:
+    missing = [name for name in libraries if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrimixError(
+            f"Reports need {' and '.join(missing)}.", "pip install 'trimix-lm-eval[report]'"
+        )
+
+
+def _replace(output: Path, files: Sequence[tuple[Path, bytes]]) -> None:
+    """Write all files; of an earlier report, remove what this one has no counterpart for."""
+    from trimix_lm_eval.analysis.report.frames import NAMES
+
+    kept = {path for path, _ in files}
+    if (output / _MARK).is_file():
+        before = [output / f"{name}.csv" for name in NAMES]
+        before += (output / "pictures").glob("[0-9]*-[0-9]*-*.png")
+        for old in before:
+            if old not in kept:
+                old.unlink(missing_ok=True)
+    for path, content in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)

@@ -1,0 +1,201 @@
+"""The numbers of a table: a score or a mean of scores, and how it stands to the best single model.
+
+A `Cell` keeps what it was made from: the runs, the documents, the metric on every resample. So a
+mean over tasks or languages is made of cells, and is tested as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.analysis.report import bootstrap
+from trimix_lm_eval.analysis.report.statistics import Statistics, read_samples, statistics
+from trimix_lm_eval.analysis.report.systems import Row
+from trimix_lm_eval.analysis.results import Run, Score
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One number.
+
+    Attributes:
+        value: In the metric's own unit.
+        stderr: Of it, or None.
+        stderr_from: ``lm-eval``, ``bootstrap``, or of a mean ``tasks``; empty if there is none.
+        metric: Its name.
+        higher_is_better: Which way is up.
+        n: Documents of each task.
+        of: Documents that each task has.
+        runs: Where it comes from.
+        reasons: Why it is not comparable with published numbers; empty if it is.
+        documents: What the resamples were drawn from.
+        resampled: The metric on each draw ``[R]``, or why there are none.
+        reference: The best single model's row, if there is one on the same documents.
+        is_reference: Whether this is that row itself.
+        delta: Value minus reference.
+        test: Of that difference.
+        why_not: Why there is no test; empty if there is.
+    """
+
+    value: float
+    stderr: float | None
+    stderr_from: str
+    metric: str
+    higher_is_better: bool
+    n: tuple[int, ...]
+    of: tuple[int, ...]
+    runs: tuple[Run, ...]
+    reasons: tuple[str, ...]
+    documents: Any = None
+    resampled: np.ndarray | str = "no samples"
+    reference: Row | None = None
+    is_reference: bool = False
+    delta: float | None = None
+    test: bootstrap.Test | None = None
+    why_not: str = ""
+
+    @property
+    def goodness(self) -> float:
+        """Higher is better."""
+        return self.value if self.higher_is_better else -self.value
+
+    @property
+    def better(self) -> bool:
+        """Whether it is better than the reference."""
+        return (
+            self.delta is not None
+            and self.delta != 0
+            and (self.delta > 0) == (self.higher_is_better)
+        )
+
+
+def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
+    """A run's number of a task or group, not yet resampled; None if it has no such number."""
+    score = score_of(run, task, metric, filter_name)
+    if score is None:
+        return None
+    return Cell(
+        score.value,
+        score.stderr,
+        "lm-eval" if score.stderr is not None else "",
+        score.metric,
+        score.higher_is_better,
+        (score.n,),
+        (score.of,),
+        (run,),
+        tuple(run.deviations(task)),
+    )
+
+
+def score_of(run: Run, task: str, metric: str, filter_name: str) -> Score | None:
+    """The score of a task or group under a metric and filter."""
+    scores = run.scores.get(task) or run.groups.get(task, [])
+    return next((s for s in scores if (s.metric, s.filter) == (metric, filter_name)), None)
+
+
+def mean(cells: Sequence[Cell | None]) -> Cell | None:
+    """The mean of cells with the same unit, of equal weight; None if one is missing.
+
+    The standard error is that of a mean of independent numbers, as lm-eval's for groups.
+    """
+    there = [cell for cell in cells if cell is not None]
+    if not there or len(there) < len(cells):
+        return None
+    errors = [cell.stderr for cell in there if cell.stderr is not None]
+    stderr = math.sqrt(sum(e * e for e in errors)) / len(there)
+    draws = [cell.resampled for cell in there if not isinstance(cell.resampled, str)]
+    missing = [cell.resampled for cell in there if isinstance(cell.resampled, str)]
+    return Cell(
+        sum(cell.value for cell in there) / len(there),
+        stderr if len(errors) == len(there) else None,
+        "tasks" if len(errors) == len(there) else "",
+        there[0].metric,
+        there[0].higher_is_better,
+        tuple(n for cell in there for n in cell.n),
+        tuple(n for cell in there for n in cell.of),
+        tuple(dict.fromkeys(run for cell in there for run in cell.runs)),
+        tuple(dict.fromkeys(reason for cell in there for reason in cell.reasons)),
+        tuple(cell.documents for cell in there),
+        missing[0] if missing else sum(draws[1:], draws[0]) / len(draws),
+    )
+
+
+def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
+    """Draw the documents of a task and score all cells on each draw.
+
+    Args:
+        task: The task.
+        cells: From `cell_of`, of this task; several metrics and runs.
+        filter_name: lm-eval's.
+
+    Returns:
+        The cells in the same order, with resamples, and with the bootstrap's standard error where
+        lm-eval gives none.
+    """
+    given = list(cells)
+    read: dict[Any, Any] = {}
+    found: dict[int, Statistics | str] = {}
+    for place, cell in enumerate(given):
+        run = cell.runs[0]
+        if run.path not in read:
+            read[run.path] = read_samples(run, task)
+        score = score_of(run, task, cell.metric, filter_name)
+        found[place] = statistics(read[run.path], score) if score else "no samples"
+    batches: dict[Any, dict[str, Statistics]] = {}
+    for place, it in found.items():
+        if not isinstance(it, str):
+            batches.setdefault(it.documents, {})[str(place)] = it
+    draws: dict[str, np.ndarray] = {}
+    for batch in batches.values():
+        draws |= bootstrap.resample(task, batch)
+    return [_with_draws(cell, found[i], draws.get(str(i))) for i, cell in enumerate(given)]
+
+
+def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -> Cell:
+    if isinstance(found, str) or draws is None:
+        return replace(cell, resampled=str(found))
+    if cell.stderr is None and len(found.documents) > 1:
+        cell = replace(cell, stderr=float(draws.std(ddof=1)), stderr_from="bootstrap")
+    if len(found.documents) < bootstrap.LEAST:
+        return replace(cell, resampled=f"not tested: fewer than {bootstrap.LEAST} documents")
+    return replace(cell, documents=found.documents, resampled=draws)
+
+
+def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:
+    """Compare each cell of a column with the best single model on as many documents, run alike."""
+    singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
+    judged: list[Cell | None] = []
+    for row, cell in rows:
+        seen = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
+        fitting = [(r, c) for r, c in seen if cell is not None and c.reasons == cell.reasons]
+        if cell is None or not fitting:
+            lacking = "under the same protocol" if seen else "on these documents"
+            judged.append(cell and replace(cell, why_not=f"no single model {lacking}"))
+            continue
+        best, its = max(fitting, key=lambda pair: pair[1].goodness)
+        if best is row:
+            judged.append(replace(cell, reference=best, is_reference=True))
+            continue
+        test, why_not = _test(cell, its)
+        if row.kind == "oracle":
+            test, why_not = None, "not tested: chosen on the test scores"
+        judged.append(
+            replace(cell, reference=best, delta=cell.value - its.value, test=test, why_not=why_not)
+        )
+    return judged
+
+
+def _test(cell: Cell, reference: Cell) -> tuple[bootstrap.Test | None, str]:
+    for one, whose in ((cell, ""), (reference, " of the best single model")):
+        if isinstance(one.resampled, str):
+            return None, one.resampled + (whose if one.resampled == "no samples" else "")
+    if cell.documents != reference.documents:
+        return None, "not available: not the same documents as the best single model's"
+    assert not isinstance(cell.resampled, str) and not isinstance(reference.resampled, str)
+    return bootstrap.compare(cell.resampled, reference.resampled), ""

@@ -1,0 +1,158 @@
+"""The tables as CSV: one line for each number, unrounded, with the files that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from trimix_lm_eval.analysis.report.cells import Cell
+from trimix_lm_eval.analysis.report.model import Part, Report
+
+if TYPE_CHECKING:
+    import pandas
+
+Line = dict[str, Any]
+
+#: The tables that there may be.
+NAMES = ("scores", "points", "choices", "gaps", "published", "runs", "problems")
+
+
+def frames(report: Report) -> dict[str, pandas.DataFrame]:
+    """The tables by name of file, without those that would be empty."""
+    import pandas
+
+    found = {
+        "scores": [line for part in report.parts for line in _scores(part)],
+        "points": [line for part in report.parts for line in _points(part)],
+        "choices": [line for part in report.parts for line in _choices(part)],
+        "gaps": [line for part in report.parts for line in _gaps(part)],
+        "published": [line for part in report.parts for line in _published(part)],
+        "runs": list(_runs(report)),
+        "problems": [{"file": str(p.path), "problem": p.what} for p in report.problems],
+    }
+    # As they are: pandas' own kind of text refuses half characters, which names may hold.
+    return {name: pandas.DataFrame(lines, dtype=object) for name, lines in found.items() if lines}
+
+
+def _scores(part: Part) -> Iterator[Line]:
+    for table in part.tables:
+        for row, cells in table.rows:
+            for column, cell in zip(table.columns, cells, strict=True):
+                if cell is None:
+                    continue
+                test = cell.test
+                yield {
+                    "system": part.title,
+                    "table": table.name,
+                    "row": row.key,
+                    "kind": row.kind,
+                    "oracle": row.kind == "oracle",
+                    "column": column.title,
+                    "tasks": " ".join(column.tasks),
+                    "metric": cell.metric,
+                    "higher_is_better": cell.higher_is_better,
+                    "value": cell.value,
+                    "stderr": cell.stderr,
+                    "stderr_from": cell.stderr_from,
+                    "n": sum(cell.n) or None,
+                    "of": sum(cell.of) or None,
+                    "point": point_of(cell),
+                    "reference": cell.reference.key if cell.reference else None,
+                    "delta": cell.delta,
+                    "ci_low": test.low if test else None,
+                    "ci_high": test.high if test else None,
+                    "p": test.p if test else None,
+                    "significance": cell.why_not or ("reference" if cell.is_reference else ""),
+                    "not_comparable": "; ".join(cell.reasons),
+                    "files": "; ".join(str(run.path) for run in cell.runs),
+                }
+
+
+def point_of(cell: Cell) -> str:
+    """The weights behind a number, if they are one point."""
+    points = {run.weights.label() for run in cell.runs if run.weights is not None}
+    return points.pop() if len(points) == 1 else ""
+
+
+def _points(part: Part) -> Iterator[Line]:
+    for plane in part.planes:
+        for weights, cell, nll, run in plane.points:
+            yield {
+                "system": part.title,
+                "task": plane.task,
+                "metric": plane.metric,
+                "alpha": weights.alpha,
+                "beta": weights.beta,
+                "gamma": weights.alpha if weights.gamma is None else weights.gamma,
+                "value": cell.value,
+                "n": cell.n[0] or None,
+                "prompt_nll": nll,
+                "oracle": weights == plane.oracle,
+                "not_comparable": "; ".join(cell.reasons),
+                "file": str(run.path),
+            }
+
+
+def _choices(part: Part) -> Iterator[Line]:
+    for plane in part.planes:
+        for row, counts in plane.choices:
+            for weights, count in counts:
+                yield {
+                    "system": part.title,
+                    "task": plane.task,
+                    "row": row.key,
+                    "point": weights.label(),
+                    "count": count,
+                    "file": str(row.runs[plane.task].path),
+                }
+
+
+def _gaps(part: Part) -> Iterator[Line]:
+    for table, found in zip(part.tables, part.gaps, strict=True):
+        for row, column, cell, oracle, gap in found:
+            yield {
+                "system": part.title,
+                "table": table.name,
+                "row": row.key,
+                "column": column,
+                "metric": cell.metric,
+                "value": cell.value,
+                "oracle": oracle.value,
+                "gap": gap,
+                "not_comparable": "; ".join(cell.reasons),
+            }
+
+
+def _published(part: Part) -> Iterator[Line]:
+    for it in part.published:
+        yield {
+            "system": part.title,
+            "row": it.row.key,
+            "what": it.what,
+            "ours": it.ours,
+            "published": it.published,
+            "difference": it.ours - it.published,
+            "note": it.note,
+            "citation": it.citation,
+            "files": "; ".join(str(run.path) for run in it.cell.runs),
+        }
+
+
+def _runs(report: Report) -> Iterator[Line]:
+    for number, run in enumerate(report.runs, 1):
+        sources = run.sources
+        yield {
+            "run": number,
+            "row": run.label,
+            "file": str(run.path),
+            "date": run.raw.get("date"),
+            "not_comparable": run.variant,
+            "tasks": " ".join(run.scores),
+            "model": run.config.get("model"),
+            "sources": "; ".join(
+                f"{role} {it.get('path')} {it.get('commit') or it.get('digest') or ''}".strip()
+                for role, it in sources.items()
+            ),
+            "lm_eval": run.raw.get("lm_eval_version"),
+            "transformers": run.raw.get("transformers_version"),
+        }

@@ -1,0 +1,88 @@
+"""The groups that lm-eval itself aggregates, where no mean of ours says the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge
+from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.table import Cells, Column, Table
+from trimix_lm_eval.analysis.results import Run, Score
+
+_NOTE = (
+    "As lm-eval aggregated them: tasks weigh the same, or by their documents, as the group has it."
+)
+
+
+def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table | None:
+    """The table of all groups that are no column of another table; None if there are none.
+
+    Args:
+        system: Its rows have the runs.
+        tables: What is shown already.
+        cells: Of the tasks, resampled.
+    """
+    heads: dict[str, tuple[list[str], Score]] = {}
+    for run in system.runs:
+        for name, (score, *_) in run.groups.items():
+            if not _is_shown(run, score, tables):
+                heads[name] = run.leaves(name), score
+    tasks = [task for leaves, _ in heads.values() for task in leaves]
+    rows = [row for row in system.shown(tasks) if row.groups.keys() & heads.keys()]
+    if not rows:
+        return None
+    columns = [
+        Column(name, tuple(leaves), score.metric, score.higher_is_better, True)
+        for name, (leaves, score) in heads.items()
+    ]
+    found = [
+        judge([(row, _cell(row, column.title, heads[column.title][1], cells)) for row in rows])
+        for column in columns
+    ]
+    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
+    return Table("Groups", "Groups", _NOTE, tuple(columns), body)
+
+
+def _is_shown(run: Run, score: Score, tables: Sequence[Table]) -> bool:
+    """Whether a mean of ours over the same tasks is the same number."""
+    leaves = set(run.leaves(score.task))
+    for table in tables:
+        for i, column in enumerate(table.columns):
+            if column.is_mean and column.metric == score.metric and set(column.tasks) == leaves:
+                cells = [cells[i] for _, cells in table.rows]
+                mine = [cell for cell in cells if cell is not None and cell.runs == (run,)]
+                return any(_equal(cell.value, score.value) for cell in mine)
+    return False
+
+
+def _equal(ours: float, theirs: float) -> bool:
+    return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _cell(row: Row, group: str, shown: Score, cells: Cells) -> Cell | None:
+    run = row.groups.get(group)
+    cell = cell_of(run, group, shown.metric, shown.filter) if run else None
+    if run is None or cell is None:
+        return None
+    parts = [cells.get((task, shown.metric, str(run.path))) for task in run.leaves(group)]
+    return _resampled(cell, [part for part in parts if part is not None], len(parts))
+
+
+def _resampled(cell: Cell, parts: Sequence[Cell], wanted: int) -> Cell:
+    """A group on resamples of its tasks' documents, if it is a mean of its tasks'."""
+    if len(parts) < wanted:
+        return replace(cell, resampled="not available: its tasks are not resampled")
+    missing = [part.resampled for part in parts if isinstance(part.resampled, str)]
+    if missing:
+        return replace(cell, resampled=missing[0])
+    draws = [part.resampled for part in parts if not isinstance(part.resampled, str)]
+    documents = tuple(part.documents for part in parts)
+    for weights in ([1] * wanted, [sum(part.n) for part in parts]):
+        shares = [weight / max(sum(weights), 1) for weight in weights]
+        value = sum(share * part.value for share, part in zip(shares, parts, strict=True))
+        if _equal(value, cell.value):
+            weighted = [share * draw for share, draw in zip(shares, draws, strict=True)]
+            return replace(cell, documents=documents, resampled=sum(weighted[1:], weighted[0]))
+    return replace(cell, resampled="not available: it is no mean of its tasks")

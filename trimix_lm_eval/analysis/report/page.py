@@ -1,0 +1,203 @@
+"""The page and its Markdown: a report as words, for two templates that only lay them out.
+
+Numbers come rounded from `views`, so that both say the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from trimix_lm_eval import __version__
+from trimix_lm_eval.analysis.report import bootstrap
+from trimix_lm_eval.analysis.report.model import Part, Report
+from trimix_lm_eval.analysis.report.numbers import Scale, minus, p_value, scale
+from trimix_lm_eval.analysis.report.paper import citations
+from trimix_lm_eval.analysis.report.plane import Plane
+from trimix_lm_eval.analysis.report.views import View, gap_views, table_view
+from trimix_lm_eval.analysis.results import Run
+from trimix_lm_eval.fusion.weights import SOURCES
+
+
+def render(report: Report, template: str, pictures: Mapping[str, str] | None = None) -> str:
+    """Fill a template.
+
+    Args:
+        report: What to say.
+        template: ``page.html.j2`` or ``page.md.j2``.
+        pictures: For Markdown, the pictures' files by `picture_name`; HTML holds them.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("trimix_lm_eval", "analysis/report"),
+        # Names of tasks and models come from files that anybody may have written.
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown
+    return environment.get_template(template).render(_report(report), files=pictures or {})
+
+
+def markdown(text: object) -> str:
+    """A text that Markdown shows as it is, also inside a table."""
+    plain = " ".join(str(text).split())
+    escaped = re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", plain)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def picture_name(part: int, plane: int, task: str, kind: str) -> str:
+    """The file of a picture: unique, and safe whatever a task is called."""
+    return f"{part}-{plane}-{re.sub(r'[^A-Za-z0-9-]+', '_', task)[:60]}-{kind}.png"
+
+
+def _report(report: Report) -> View:
+    parts = [_part(report, number, part) for number, part in enumerate(report.parts, 1)]
+    marked = sum(bool(run.variant) for run in report.runs)
+    return {
+        "version": __version__,
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "parts": parts,
+        "runs": [_run(number, run) for number, run in enumerate(report.runs, 1)],
+        "marked": marked,
+        "tasks": len({task for run in report.runs for task in run.scores}),
+        "problems": [{"file": str(p.path), "what": p.what} for p in report.problems],
+        "citations": [" ".join(text.split()) for text in citations().values()],
+        "resamples": f"{bootstrap.RESAMPLES:,}",
+        "seed": bootstrap.SEED,
+        "least": bootstrap.LEAST,
+    }
+
+
+def _part(report: Report, number: int, part: Part) -> View:
+    system = part.system
+    return {
+        "id": f"s{number}",
+        "title": part.title,
+        "sources": [(role, paths) for role in SOURCES if (paths := system.paths(role))],
+        "tables": [
+            table_view(report, table, f"s{number}t{place}")
+            for place, table in enumerate(part.tables)
+        ],
+        "figures": [
+            {
+                "task": plane.task,
+                "circumstances": plane.circumstances,
+                "text": _said(plane),
+                "not_comparable": "; ".join(plane.reasons),
+                "pictures": [
+                    {
+                        "alt": picture.alt,
+                        "name": picture_name(number, place, plane.task, picture.kind),
+                        "svg": base64.b64encode(picture.svg).decode(),
+                    }
+                    for picture in drawn
+                ],
+            }
+            for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
+        ],
+        "gaps": [
+            view
+            for table, found in zip(part.tables, part.gaps, strict=True)
+            for view in gap_views(table, found)
+        ],
+        "published": [
+            {
+                "row": it.row.title,
+                "what": it.what,
+                "ours": f"{it.ours:.1f}",
+                "theirs": f"{it.published:.1f}",
+                "difference": Scale(1, 1, "").signed(it.ours - it.published),
+                "note": it.note,
+                "citation": it.citation,
+                "marked": bool(it.cell.reasons),
+            }
+            for it in part.published
+        ],
+        "superseded": [
+            {"task": it.task, "old": report.number(it.old), "new": report.number(it.new)}
+            for it in system.superseded
+        ],
+    }
+
+
+def _said(plane: Plane) -> str:
+    """The pictures' numbers in words."""
+    unit = scale(plane.metric, [point.cell.value for point in plane.points])
+    said = []
+    if plane.oracle:
+        best = next(p for p in plane.points if p.weights == plane.oracle)
+        said.append(
+            f"Oracle of {len(plane.points)} points: {plane.oracle.label()} with "
+            f"{unit.text(best.cell.value)}{unit.unit}."
+        )
+    measured = {point.weights for point in plane.points}
+    for choice in plane.choices:
+        favourite = choice.counts[0][0]
+        # A map may have no place for its ring: say why.
+        unknown = "" if favourite in measured or not measured else ", not run as a point"
+        said.append(
+            f"{choice.row.title}: most often {favourite.label()} ({choice.share:.0%}{unknown})."
+        )
+    if plane.rho is not None:
+        wanted = "negative" if plane.higher_is_better else "positive"
+        said.append(
+            f"Prompt NLL against score: Spearman ρ = {minus(plane.rho)} over "
+            f"{len(plane.scattered)} points (p {_equals(plane.p)}); {wanted} if a lower NLL "
+            "means a better score."
+        )
+    return " ".join(said)
+
+
+def _equals(p: float | None) -> str:
+    text = p_value(p if p is not None and math.isfinite(p) else 1.0)
+    return text if text.startswith("<") else f"= {text}"
+
+
+# ---------------------------------------------------------------- provenance
+
+
+def _run(number: int, run: Run) -> View:
+    date = run.raw.get("date")
+    when = ""
+    if isinstance(date, (int, float)) and 0 < date < 1e11:
+        when = datetime.fromtimestamp(date, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    trimix = run.trimix
+    sources = [
+        {
+            "role": role,
+            "path": it.get("path"),
+            "revision": it.get("revision"),
+            "commit": it.get("commit"),
+            "digest": it.get("digest"),
+            "dtype": ", ".join(str(x) for x in (it.get("dtype"), it.get("quantization")) if x),
+        }
+        for role, it in run.sources.items()
+    ]
+    versions = {
+        "trimix-lm-eval": trimix.get("version"),
+        "lm-eval": run.raw.get("lm_eval_version"),
+        "transformers": run.raw.get("transformers_version"),
+    }
+    return {
+        "number": number,
+        "label": run.label,
+        "variant": run.variant,
+        "file": str(run.path),
+        "date": when,
+        "model": f"{run.config.get('model')}: {run.raw.get('model_name')}",
+        "sources": sources,
+        "weights": run.weights.label() if run.weights else "",
+        "task_points": {task: point.label() for task, point in run.task_points.items()},
+        "seed": trimix.get("seed", run.config.get("random_seed")),
+        "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
+        "data": run.data,
+        "tasks": list(run.scores),
+        "truncated": run.truncated,
+    }

@@ -1,0 +1,250 @@
+"""The pictures: maps of the plane, prompt NLL against score, what policies chose.
+
+Colours are viridis and those of Okabe and Ito (2008), which colour-blind readers can tell apart;
+nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from string import ascii_lowercase
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from trimix_lm_eval.analysis.report.numbers import Scale, minus, scale
+from trimix_lm_eval.analysis.report.plane import LEAST, Choice, Plane
+from trimix_lm_eval.fusion.weights import Weights
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
+
+#: Panels side by side: more would be too small to read on a narrow screen.
+_ACROSS = 3
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    # Names come from files: a dollar sign in them is no formula.
+    "text.parse_math": False,
+    "svg.hashsalt": "trimix",
+}
+
+
+class Picture(NamedTuple):
+    """One picture.
+
+    Attributes:
+        kind: ``map``, ``nll`` or ``choices``.
+        alt: What is to be seen, for who does not see it.
+        svg: For the page.
+        png: For Markdown.
+    """
+
+    kind: str
+    alt: str
+    svg: bytes
+    png: bytes
+
+
+def pictures(plane: Plane) -> Iterator[Picture]:
+    """Draw what there is of a plane."""
+    best = plane.oracle.label() if plane.oracle else "none"
+    if len(plane.flat) >= LEAST:
+        alt = f"{plane.metric} of {plane.task} over alpha and beta; best at {best}"
+        yield _draw("map", alt, lambda: _map(plane))
+    if len(plane.scattered) >= LEAST:
+        rho = "not defined" if plane.rho is None else f"{plane.rho:.2f}"
+        alt = f"prompt NLL against {plane.metric} of {plane.task}; rank correlation {rho}"
+        yield _draw("nll", alt, lambda: _nll(plane))
+    if plane.choices:
+        alt = f"weights chosen on {plane.task} by " + ", ".join(c.row.title for c in plane.choices)
+        yield _draw("choices", alt, lambda: _choices(plane))
+
+
+def _draw(kind: str, alt: str, draw: Callable[[], Figure]) -> Picture:
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        figure = draw()
+        svg, png = io.BytesIO(), io.BytesIO()
+        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(png, format="png", bbox_inches="tight", dpi=160)
+    return Picture(kind, alt, svg.getvalue(), png.getvalue())
+
+
+def _figure(
+    width: float, height: float, panels: int = 1, layout: Literal["constrained"] | None = None
+) -> tuple[Figure, list[Any]]:
+    # Not pyplot: no window system, no figures that are kept.
+    from matplotlib.figure import Figure
+
+    rows, columns = -(-panels // _ACROSS), min(panels, _ACROSS)
+    figure = Figure(figsize=(width * columns, height * rows), layout=layout)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in axes[panels:]:
+        spare.set_axis_off()
+    return figure, axes[:panels]
+
+
+def _scale(plane: Plane) -> Scale:
+    return scale(plane.metric, [point.cell.value for point in plane.points])
+
+
+def _arrow(plane: Plane) -> str:
+    return "higher is better" if plane.higher_is_better else "lower is better"
+
+
+def _map(plane: Plane) -> Figure:
+    """Scores by alpha (across) and beta (upwards); choices ringed, the oracle starred."""
+    import numpy as np
+
+    shown, unit = plane.flat, _scale(plane)
+    alphas = sorted({point.weights.alpha for point in shown})
+    betas = sorted({point.weights.beta for point in shown})
+    grid = np.full((len(betas), len(alphas)), np.nan)
+    for point in shown:
+        at = betas.index(point.weights.beta), alphas.index(point.weights.alpha)
+        grid[at] = point.cell.value * unit.factor
+    figure, (axes,) = _figure(0.8 * len(alphas) + 1.2, 0.62 * len(betas))
+    # Bright is good, whichever way is up.
+    colours = "viridis" if plane.higher_is_better else "viridis_r"
+    image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colours)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    bar.outline.set_visible(False)
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            red, green, blue, _ = image.cmap(image.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+            axes.text(
+                column,
+                row,
+                f"{value:.{unit.decimals}f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if dark else "black",
+            )
+    axes.set_xticks(range(len(alphas)), [f"{a:g}" for a in alphas])
+    axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
+    axes.set_xlabel("α (large_ins)")
+    axes.set_ylabel("β (small_cpt)")
+    axes.set_title(plane.task, loc="left", fontweight="bold")
+    _mark(axes, plane, alphas, betas)
+    return figure
+
+
+def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> None:
+    """Ring each policy's most frequent choice; star the oracle."""
+    ringed: dict[Weights, list[str]] = {}
+    for choice in plane.choices:
+        share = "" if choice.share == 1 else f" ({choice.share:.0%} of its choices)"
+        ringed.setdefault(choice.counts[0][0], []).append(f"{choice.row.title}{share}")
+    handles: dict[str, Any] = {}
+    shown = [weights for weights in ringed if _on_map(weights, alphas, betas)]
+    look: Any = {"marker": "o", "mfc": "none", "ls": ""}
+    for letter, weights in zip(ascii_lowercase, shown, strict=False):
+        column, row = alphas.index(weights.alpha), betas.index(weights.beta)
+        axes.plot(column, row, ms=25, mec="white", mew=4, **look)
+        axes.plot(column, row, ms=25, mec=RED, mew=2, **look)
+        tag: Any = {"boxstyle": "circle,pad=0.15", "fc": "white", "ec": RED, "lw": 0.6}
+        corner = column - 0.36, row + 0.32
+        axes.text(*corner, letter, ha="center", va="center", fontsize=6, bbox=tag)
+        (handle,) = axes.plot([], [], ms=8, mec=RED, mew=2, **look)
+        handles[f"{letter}  {weights.label()}: {', '.join(ringed[weights])}"] = handle
+    best = plane.oracle
+    if best and _on_map(best, alphas, betas):
+        corner = alphas.index(best.alpha) + 0.36, betas.index(best.beta) + 0.32
+        star = axes.plot(*corner, "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
+        handles[f"{best.label()}: oracle (best test score)"] = star[0]
+    _legend(axes, handles)
+
+
+def _legend(axes: Any, handles: Mapping[str, Any]) -> None:
+    """What marks mean, half an inch below the axes: under their label, whatever their height."""
+    if handles:
+        below = 0.5 / (axes.get_position().height * axes.figure.get_figheight())
+        axes.legend(
+            handles.values(),
+            [textwrap.fill(text, 64, subsequent_indent="    ") for text in handles],
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -below),
+            frameon=False,
+            fontsize=7,
+        )
+
+
+def _on_map(weights: Weights, alphas: list[float], betas: list[float]) -> bool:
+    return weights.gamma is None and weights.alpha in alphas and weights.beta in betas
+
+
+def _nll(plane: Plane) -> Figure:
+    """Each point's prompt NLL and score."""
+    unit, points = _scale(plane), plane.scattered
+    figure, (axes,) = _figure(3.7, 2.9)
+    lowest = min(points, key=lambda point: point.nll or 0.0)
+    looks = [
+        ("", BLUE, "o", 5, [point for point in points]),
+        ("lowest NLL", RED, "D", 6, [lowest]),
+        ("oracle", ORANGE, "*", 11, [p for p in points if p.weights == plane.oracle]),
+    ]
+    handles: dict[str, Any] = {}
+    for name, colour, marker, size, some in looks:
+        at = [p.nll for p in some], [p.cell.value * unit.factor for p in some]
+        edge: Any = {"mec": "black" if name else "white", "mew": 0.6}
+        (drawn,) = axes.plot(*at, marker, ms=size, color=colour, **edge)
+        if name and some:
+            handles[f"{name}: {some[0].weights.label()}"] = drawn
+    axes.margins(0.08)
+    axes.grid(alpha=0.25)
+    axes.set_xlabel("mean NLL per prompt token (nats)")
+    axes.set_ylabel(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
+    axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
+    _legend(axes, handles)
+    return figure
+
+
+def _choices(plane: Plane) -> Figure:
+    """Of each policy, how often it chose each point: the area of a dot is its share."""
+    figure, panels = _figure(2.4, 2.6, len(plane.choices), "constrained")
+    for place, (axes, choice) in enumerate(zip(panels, plane.choices, strict=True)):
+        _panel(axes, choice)
+        if place % _ACROSS == 0:
+            axes.set_ylabel("β (small_cpt)")
+    figure.suptitle(f"{plane.task}\n", x=0.01, ha="left", fontsize=8, fontweight="bold")
+    return figure
+
+
+def _panel(axes: Any, choice: Choice) -> None:
+    total = sum(count for _, count in choice.counts)
+    for place, (weights, count) in enumerate(choice.counts):
+        share = count / total
+        axes.scatter(
+            weights.alpha,
+            weights.beta,
+            s=12 + 700 * share,
+            color=BLUE,
+            alpha=0.65,
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        if place < 3 and share >= 0.15:
+            at = (weights.alpha, weights.beta)
+            axes.annotate(f"{share:.0%}", at, ha="center", va="center", fontsize=6.5)
+    axes.set_xlim(-0.12, 1.12)
+    axes.set_ylim(-0.12, 1.14)
+    axes.set_xticks([0, 0.5, 1])
+    axes.set_yticks([0, 0.5, 1])
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("α (large_ins)")
+    axes.set_title(f"{choice.row.title} (n = {total})", loc="left")

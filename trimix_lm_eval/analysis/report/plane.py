@@ -1,0 +1,202 @@
+"""What there is to see of the plane of alpha and beta: scores, prompt NLL, choices, gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from trimix_lm_eval.analysis.report.cells import Cell, cell_of
+from trimix_lm_eval.analysis.report.oracles import Shown, candidates
+from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.table import Table
+from trimix_lm_eval.analysis.results import Run
+from trimix_lm_eval.fusion.weights import Weights, parse
+
+#: So many points make a map.
+LEAST = 4
+
+
+class Point(NamedTuple):
+    """A fixed point on a task.
+
+    Attributes:
+        weights: The point.
+        cell: Its score.
+        nll: The mean NLL per prompt token under it, if a sweep recorded it.
+        run: Where the score is from.
+    """
+
+    weights: Weights
+    cell: Cell
+    nll: float | None
+    run: Run
+
+
+class Choice(NamedTuple):
+    """What a policy chose on a task.
+
+    Attributes:
+        row: The policy.
+        counts: How often it chose each point, the most frequent first.
+    """
+
+    row: Row
+    counts: tuple[tuple[Weights, int], ...]
+
+    @property
+    def share(self) -> float:
+        """Of the most frequent choice."""
+        return self.counts[0][1] / sum(count for _, count in self.counts)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One task's plane.
+
+    Attributes:
+        task: The task.
+        metric: What is shown.
+        higher_is_better: Which way is up.
+        points: All fixed points, Proxy Tuning included.
+        oracle: The best of them, if there are two.
+        choices: Of the policies.
+        rho: Spearman's rank correlation of prompt NLL and score.
+        p: Of no correlation.
+        reasons: Why the scores are not comparable with published ones.
+        circumstances: What all of its points have in common, see `Run.circumstances`.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    points: tuple[Point, ...]
+    oracle: Weights | None
+    choices: tuple[Choice, ...]
+    rho: float | None
+    p: float | None
+    reasons: tuple[str, ...]
+    circumstances: str
+
+    @property
+    def flat(self) -> list[Point]:
+        """The points with gamma = alpha, which a map of two axes can show."""
+        return [point for point in self.points if point.weights.gamma is None]
+
+    @property
+    def scattered(self) -> list[Point]:
+        """The points whose prompt NLL is known."""
+        return [point for point in self.points if point.nll is not None]
+
+
+def planes(system: System, tables: Sequence[Table]) -> list[Plane]:
+    """The planes of a system's tasks that have fixed points or choices, in the tables' order."""
+    shown: Shown = {}
+    for table in tables:
+        for column in table.columns:
+            if not column.is_mean:
+                cells = [cells[table.columns.index(column)] for _, cells in table.rows]
+                run = next((c.runs[0] for c in cells if c is not None), None)
+                score = run.main(column.tasks[0]) if run else None
+                if score:
+                    shown = {**shown, column.tasks[0]: (score.metric, score.filter)}
+    found = (_plane(system, task, which) for task, which in shown.items())
+    return [plane for plane in found if plane.points or plane.choices]
+
+
+def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
+    # One plane only: that with the most points, of these the first.
+    by_plane: dict[tuple[str, str], list[Row]] = {}
+    for row in system.points:
+        if task in row.runs:
+            by_plane.setdefault(row.plane, []).append(row)
+    rows = max(by_plane.values(), key=len, default=[])
+    variant, circumstances = rows[0].plane if rows else (None, "")
+    nll = _prompt_nll(system, task)
+    at: dict[Weights, Point] = {}
+    for row in rows:
+        cell = cell_of(row.runs[task], task, *shown)
+        if cell is not None and row.weights is not None:
+            at[row.weights] = Point(row.weights, cell, nll.get(row.weights), row.runs[task])
+    points = sorted(at.values(), key=lambda point: point.weights[:2])
+    there = candidates(rows, task, shown)
+    best = max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
+    choices = tuple(
+        Choice(row, counts)
+        for row in system.rows.values()
+        if row.kind == "policy" and variant in (None, row.variant)
+        if task in row.runs and (counts := _counts(row.runs[task], task))
+    )
+    rho, p = _spearman([point for point in points if point.nll is not None])
+    return Plane(
+        task,
+        shown[0],
+        points[0].cell.higher_is_better if points else True,
+        tuple(points),
+        best.weights if best else None,
+        choices,
+        rho,
+        p,
+        tuple(dict.fromkeys(reason for point in points for reason in point.cell.reasons)),
+        circumstances,
+    )
+
+
+def _prompt_nll(system: System, task: str) -> dict[Weights, float]:
+    """From whichever runs recorded it; the newest wins."""
+    found: dict[Weights, float] = {}
+    for run in system.runs:
+        for label, value in run.prompt_nll(task).items():
+            weights = parse(label)
+            if weights:
+                found[weights] = value
+    return found
+
+
+def _counts(run: Run, task: str) -> tuple[tuple[Weights, int], ...]:
+    pairs = [(parse(label), count) for label, count in run.chosen(task).items()]
+    known = [(weights, count) for weights, count in pairs if weights]
+    return tuple(sorted(known, key=lambda pair: -pair[1]))
+
+
+def _spearman(points: Sequence[Point]) -> tuple[float | None, float | None]:
+    """Of prompt NLL and score; nothing for fewer than `LEAST` points, or where one is constant."""
+    pairs = [(point.nll, point.cell.value) for point in points if point.nll is not None]
+    if len(pairs) < LEAST or any(len(set(side)) < 2 for side in zip(*pairs, strict=True)):
+        return None, None
+    from scipy.stats import spearmanr
+
+    found = spearmanr(*zip(*pairs, strict=True))
+    return float(found.statistic), float(found.pvalue)
+
+
+class Gap(NamedTuple):
+    """What a row leaves to the upper bound on a column.
+
+    Attributes:
+        row: The row.
+        column: Title of the column.
+        cell: Its number.
+        oracle: The upper bound's.
+        gap: How much better the oracle is; below 0 if it is worse.
+    """
+
+    row: Row
+    column: str
+    cell: Cell
+    oracle: Cell
+    gap: float
+
+
+def gaps(table: Table) -> Iterator[Gap]:
+    """How much each row leaves to the oracle of each task, on the same number of documents."""
+    oracles: Mapping[tuple[str, str], tuple[Cell | None, ...]] = {
+        row.plane: cells for row, cells in table.rows if row.key.startswith("oracle by task")
+    }
+    for row, cells in table.rows:
+        its = oracles.get(row.plane) or oracles.get((row.variant, ""))
+        if row.kind == "oracle" or its is None:
+            continue
+        for column, cell, oracle in zip(table.columns, cells, its, strict=True):
+            if cell is not None and oracle is not None and cell.n == oracle.n:
+                yield Gap(row, column.title, cell, oracle, oracle.goodness - cell.goodness)

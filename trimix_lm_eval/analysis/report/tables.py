@@ -1,0 +1,123 @@
+"""The tables of one system: languages and benchmarks, and means over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge, mean, resample
+from trimix_lm_eval.analysis.report.groups import group_table
+from trimix_lm_eval.analysis.report.layout import Across, Layout, across, layouts
+from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
+from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.table import Cells, Column, Table
+
+
+def tables(system: System) -> list[Table]:
+    """All tables of a system; those of means over languages come first."""
+    shown = {
+        task: (score.metric, score.filter)
+        for run in system.runs
+        for task in run.scores
+        if (score := run.main(task)) is not None
+    }
+    if not shown:
+        return []
+    plan = layouts(list(shown), {t: metric for t, (metric, _) in shown.items()}, _groups(system))
+    rows = {part.name: [*system.shown(part.tasks), *oracles(system, part, shown)] for part in plan}
+    cells = _cells(plan, rows, shown)
+    parts = [_table(part, rows[part.name], shown, cells) for part in plan]
+    over = [_across(it, parts) for it in across(plan)]
+    made = [table for table in [*over, *parts] if table.columns]
+    groups = group_table(system, made, cells)
+    return [*made, groups] if groups else made
+
+
+def _groups(system: System) -> dict[str, Sequence[str]]:
+    found: dict[str, Sequence[str]] = {}
+    for run in system.runs:
+        groups = run.raw.get("group_subtasks")
+        for name, members in (groups if isinstance(groups, dict) else {}).items():
+            if isinstance(members, list) and members:
+                found[str(name)] = [str(member) for member in members]
+    return found
+
+
+# ---------------------------------------------------------------- cells
+
+
+def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Shown) -> Cells:
+    """Every number of every row, resampled."""
+    wanted: dict[str, dict[tuple[str, str, str], Cell]] = {}
+    for part in plan:
+        means = {t for m in part.means if m.by_score for t in m.tasks}
+        for task in part.tasks:
+            metric, filter_name = shown[task]
+            for row in rows[part.name]:
+                for name in dict.fromkeys([metric, *(["score"] if task in means else [])]):
+                    run = row.runs.get(task)
+                    cell = cell_of(run, task, name, filter_name) if run else None
+                    if run and cell:
+                        wanted.setdefault(task, {})[task, name, str(run.path)] = cell
+    done: Cells = {}
+    for task, cells in tqdm(wanted.items(), desc="resampling", unit="task", leave=False):
+        done.update(zip(cells, resample(task, cells.values(), shown[task][1]), strict=True))
+    return done
+
+
+def _table(part: Layout, rows: Sequence[Row], shown: Shown, cells: Cells) -> Table:
+    def cell(row: Row, task: str, metric: str) -> Cell | None:
+        return cells.get((task, metric, str(row.runs[task].path))) if task in row.runs else None
+
+    rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
+    columns, found = [], []
+    for task, title in zip(part.tasks, part.short, strict=True):
+        metric, _ = shown[task]
+        made = [(row, cell(row, task, metric)) for row in rows]
+        there = [it for _, it in made if it is not None]
+        if there:
+            columns.append(Column(title, (task,), metric, there[0].higher_is_better, False))
+            found.append(judge(made))
+    for it in part.means:
+        made = [
+            (row, mean([cell(row, t, metric_of(it.by_score, t, shown)[0]) for t in it.tasks]))
+            for row in rows
+        ]
+        there = [c for _, c in made if c is not None]
+        if there:
+            metric, better = there[0].metric, there[0].higher_is_better
+            columns.append(Column(it.title, it.tasks, metric, better, True))
+            found.append(judge(made))
+    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
+    return Table(part.name, part.title, part.note, tuple(columns), body)
+
+
+def _across(plan: Across, parts: Sequence[Table]) -> Table:
+    """Means over tables of the rows that all of them have."""
+    used = [part for part in parts if part.name in plan.parts]
+    columns, found = [], []
+    by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
+    keys = [key for key in by_key[0] if all(key in others for others in by_key)]
+    rows = [by_key[0][key][0] for key in keys]
+    rows = [of_all(row, [others[row.key][0] for others in by_key]) for row in rows]
+    for title in plan.columns:
+        heads = [[c.title for c in part.columns if c.is_mean] for part in used]
+        if not all(title in titles for titles in heads):
+            continue
+        places = [
+            next(i for i, c in enumerate(part.columns) if c.is_mean and c.title == title)
+            for part in used
+        ]
+        made = [
+            mean([there[key][1][place] for there, place in zip(by_key, places, strict=True)])
+            for key in keys
+        ]
+        heads_of = [part.columns[place] for part, place in zip(used, places, strict=True)]
+        tasks = tuple(task for head in heads_of for task in head.tasks)
+        first = heads_of[0]
+        columns.append(Column(title, tasks, first.metric, first.higher_is_better, True))
+        found.append(judge(list(zip(rows, made, strict=True))))
+    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
+    kept = tuple((row, cells) for row, cells in body if any(cell is not None for cell in cells))
+    return Table(f"across {' '.join(plan.parts)}", plan.title, "", tuple(columns), kept)

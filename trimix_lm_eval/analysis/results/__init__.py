@@ -1,0 +1,15 @@
+"""Results files read back: those of sweeps, of plain `lm_eval` runs, and of other models.
+
+Everything after a run (report, export, leaderboard) starts here and reads JSON only, no models. A
+file that cannot be read is a `Problem` and never the end of what reads the others.
+
+    reading.py               files -> runs and problems
+    run.py  values.py        one results file, and its parts when anybody may have written it
+    labels.py  protocol.py   what to call a run; how it departs from the published protocol
+"""
+
+from trimix_lm_eval.analysis.results.labels import NAMED, SINGLE
+from trimix_lm_eval.analysis.results.reading import below, read
+from trimix_lm_eval.analysis.results.run import Problem, Run, Score
+
+__all__ = ["NAMED", "SINGLE", "Problem", "Run", "Score", "below", "read"]

@@ -1,0 +1,265 @@
+"""Whole texts in, log-likelihoods out: rolling windows, each token predicted once.
+
+There is no prompt to choose weights by, so a policy that chooses by a prompt is prequential: token
+t gets the weights that suit the tokens of the document before t (invariant 5).
+
+The sources run once for all recipes that are one point or weighted per token, once for all that
+choose among points, and once for Newton's optimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.engine.fuser import Fuser
+from trimix_lm_eval.engine.input_batch import LogitView
+from trimix_lm_eval.engine.logprobs import judge
+from trimix_lm_eval.engine.prefill import Prompt, halving, prefill
+from trimix_lm_eval.engine.scorer import Found, Score, ScoringRequest, score, together
+from trimix_lm_eval.fusion import grid
+from trimix_lm_eval.fusion.collectors import (
+    Choice,
+    NewtonCollector,
+    PromptCollector,
+    PromptCollectors,
+    View,
+    prequential,
+)
+from trimix_lm_eval.fusion.config import LogitsProcessor
+from trimix_lm_eval.fusion.logits import best_point, log_prob
+from trimix_lm_eval.fusion.weights import PRIOR, Weights
+from trimix_lm_eval.utils.errors import always, blame, warn_once
+
+Window = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def score_rolling(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
+) -> Iterator[Found]:
+    """Score whole documents, given as windows of (context, tokens to be predicted).
+
+    Fixed weights and the gate score each window as a request. A policy that chooses by a prompt
+    is prequential here: token t gets the weights that suit the document's tokens before t, over
+    all its windows (see `readers.prequential`).
+
+    Args:
+        fuser: The sources and the recipes.
+        documents: Windows in order; every token is predicted once.
+        batch_size: Rows per forward pass.
+        max_length: Context length.
+
+    Yields:
+        (index of the document, index of the recipe, score), each when its last window is done.
+    """
+    if any(recipe.plausibility is not None for recipe in fuser.recipes):
+        warn_once(
+            "The plausibility mask gives some tokens no probability at all: a text that holds one "
+            "has log-likelihood minus infinity."
+        )
+    for doc, parts in enumerate(documents):
+        if not parts:
+            yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.recipes)))
+    documents = [tuple(parts) for parts in documents]
+    full = [doc for doc, parts in enumerate(documents) if parts]
+    for recipes, way in _passes(fuser):
+        some = Fuser(fuser.ensemble, tuple(fuser.recipes[i] for i in recipes))
+        found = way(some, [documents[doc] for doc in full], batch_size, max_length)
+        with blame(full.__getitem__):
+            yield from ((full[doc], recipes[which], one) for doc, which, one in found)
+
+
+_Way = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Found]]
+
+
+def _passes(fuser: Fuser) -> list[tuple[list[int], _Way]]:
+    """The recipes by the pass that scores them."""
+    windows, grids, newton = list[int](), list[int](), list[int]()
+    for i, recipe in enumerate(fuser.recipes):
+        policy = recipe.policy
+        if policy.scope in ("run", "token"):
+            windows.append(i)
+            continue
+        (newton if policy.continuous else grids).append(i)
+        if policy.name != "ppl":
+            warn_once(
+                f"Rolling log-likelihood has no prompt: policy={policy.name} weights each token "
+                "by the NLL of those before it, as policy=ppl does there."
+            )
+    ways: list[tuple[list[int], _Way]] = [
+        (windows, _by_windows),
+        (grids, _by_grids),
+        (newton, _by_newton),
+    ]
+    return [(recipes, way) for recipes, way in ways if recipes]
+
+
+def _by_windows(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
+) -> Iterator[Found]:
+    """Score every window as a request of its own."""
+    windows = [(doc, window) for doc, parts in enumerate(documents) for window in parts]
+    requests = [ScoringRequest(Prompt(context), target) for _, (context, target) in windows]
+    parts: dict[tuple[int, int], dict[int, Score]] = {}
+    with blame(lambda window: windows[window][0]):
+        for index, which, one in score(fuser, requests, batch_size, max_length):
+            doc = windows[index][0]
+            done = parts.setdefault((doc, which), {})
+            done[index] = one
+            if len(done) == len(documents[doc]):
+                whole = parts.pop((doc, which))
+                yield doc, which, together([whole[i] for i in sorted(whole)])
+
+
+class _Grid(NamedTuple):
+    """What a choosing recipe comes to where there is no prompt: equal ones score alike."""
+
+    points: tuple[Weights, ...]
+    rule: LogitsProcessor
+
+
+class _GridsReader(PromptCollector):
+    """Keeps the NLL of every single token under every point of some grids.
+
+    ``nll`` is what points are chosen by, over the points of all grids; ``masked`` what the text is
+    scored with under a plausibility mask, which may give a token no probability at all.
+    """
+
+    def __init__(self, fuser: Fuser, points: Sequence[Weights], grids: Sequence[_Grid]) -> None:
+        super().__init__(fuser.ensemble.names)
+        self.fuser = fuser
+        self.vectors = torch.tensor([p.vector(self.names) for p in points])  # [P, S]
+        self.nll: list[Tensor] = []
+        self.masked: dict[_Grid, list[Tensor]] = {
+            g: [] for g in grids if g.rule != LogitsProcessor()
+        }
+
+    def read(self, view: View, targets: Tensor) -> None:
+        """Add ``[P, n]`` values."""
+        for where, logits in view.chunks():
+            nll = grid.grid_nll(logits, targets[where], self.vectors.to(logits[0].device)).cpu()
+            view.check(nll.isfinite())
+            self.nll.append(nll)
+            for one, kept in self.masked.items():
+                each = torch.tensor([p.vector(self.names) for p in one.points]).to(logits[0].device)
+                rows = [
+                    self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.rule)[0]
+                    for vector in each
+                ]
+                kept.append(torch.stack([-log_prob(x, targets[where]) for x in rows]).cpu())
+
+
+def _by_grids(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
+) -> Iterator[Found]:
+    """Score prequentially over each recipe's grid."""
+    grids = [_Grid(recipe.policy.points(), recipe.rule) for recipe in fuser.recipes]
+    points = list(dict.fromkeys(point for one in grids for point in one.points))
+
+    def reader() -> PromptCollector:
+        return _GridsReader(fuser, points, grids)
+
+    def finish(read: Sequence[PromptCollector]) -> list[Score]:
+        mine = [r for r in read if isinstance(r, _GridsReader)]
+        scores = {one: _of_grid(one, points, mine) for one in dict.fromkeys(grids)}
+        return [scores[one] for one in grids]
+
+    return _read(fuser, documents, batch_size, reader, finish)
+
+
+def _of_grid(one: _Grid, points: Sequence[Weights], read: Sequence[_GridsReader]) -> Score:
+    """Prequential score over a grid; the choice reported is that after the last token."""
+    rows = [points.index(point) for point in one.points]
+    nll = torch.cat([n for r in read for n in r.nll], dim=1)[rows]  # [P, T]
+    scores = nll
+    if one.rule != LogitsProcessor():
+        scores = torch.cat([n for r in read for n in r.masked[one]], dim=1)  # [P, T]
+    chosen = prequential(nll, one.points)
+    total = scores.gather(0, chosen.unsqueeze(0)).double().sum()
+    best = best_point(nll.double().sum(dim=1), nll.shape[1], one.points)
+    means = nll.double().mean(dim=1)
+    choice = Choice(one.points[best], float(means[best]), nll.shape[1], tuple(means.tolist()))
+    return Score(-float(total), False, choice)
+
+
+def _by_newton(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
+) -> Iterator[Found]:
+    """Score prequentially with Newton's optimum."""
+    names = fuser.ensemble.names
+
+    def finish(read: Sequence[PromptCollector]) -> list[Score]:
+        mine = [r for r in read if isinstance(r, NewtonCollector) and r.count]
+        return [_of_newton(fuser, which, mine) for which in range(len(fuser.recipes))]
+
+    return _read(fuser, documents, batch_size, lambda: NewtonCollector(names), finish)
+
+
+def _of_newton(fuser: Fuser, which: int, read: Sequence[NewtonCollector]) -> Score:
+    """Prequential score with Newton's optimum, solved anew whenever the past has doubled."""
+    ensemble, alone = fuser.ensemble, fuser.only(which)
+    seen = [pair for r in read for pair in r.seen]
+    parts = [view.hidden for view, _ in seen if isinstance(view, LogitView)]
+    hidden = [torch.cat([p[s] for p in parts]) for s in range(len(ensemble.sources))]  # [T, H]
+    targets = torch.cat([t for _, t in seen])
+    total, done, point = 0.0, 0, PRIOR
+    while done < len(targets):
+        end = min(len(targets), max(8, 2 * done))
+        if done:
+            past = NewtonCollector(ensemble.names)
+            past.read(LogitView(ensemble, [h[:done] for h in hidden]), targets[:done])
+            point = fuser.recipes[which].policy.choose([past]).weights
+        view = LogitView(ensemble, [h[done:end] for h in hidden])
+        vectors = torch.tensor([point.vector(ensemble.names)])
+        (judged,) = judge(alone, view, targets[done:end], vectors.expand(1, end - done, -1))
+        total += float(judged.log_p.double().sum())
+        done = end
+    return Score(total, False, Choice(point, -total / len(targets), len(targets)))
+
+
+def _read(
+    fuser: Fuser,
+    documents: Sequence[Sequence[Window]],
+    batch_size: int,
+    reader: Callable[[], PromptCollector],
+    finish: Callable[[Sequence[PromptCollector]], list[Score]],
+) -> Iterator[Found]:
+    """Show every token of the documents to readers, one for each window, side by side.
+
+    Args:
+        fuser: The sources and the recipes.
+        documents: Their windows.
+        batch_size: Rows per forward pass.
+        reader: Makes a reader.
+        finish: From the readers of a document to a score for each recipe.
+    """
+
+    def work(docs: Sequence[int], size: int) -> list[Found]:
+        readers = {doc: [reader() for _ in documents[doc]] for doc in docs}
+        jobs = [
+            (doc, window, one)
+            for doc in docs
+            for window, one in zip(documents[doc], readers[doc], strict=True)
+        ]
+        jobs.sort(key=lambda job: -len(job[1][0]) - len(job[1][1]))
+        for start in range(0, len(jobs), size):
+            batch = jobs[start : start + size]
+            prompts = []
+            for _, (context, target), _ in batch:
+                judged = (0,) * len(context) + (1,) * len(target)
+                prompts.append(Prompt(context + target[:-1], judged, tail=target[-1]))
+            with blame([doc for doc, _, _ in batch].__getitem__):
+                prefill(
+                    fuser.ensemble, prompts, [PromptCollectors({1: one}) for _, _, one in batch]
+                )
+        found = []
+        for doc in docs:
+            with blame(always(doc)):
+                found += [(doc, which, one) for which, one in enumerate(finish(readers[doc]))]
+        return found
+
+    for group in halving(fuser.ensemble, range(len(documents)), batch_size, work):
+        yield from group

@@ -1,0 +1,56 @@
+"""How one distribution is made of the sources' logits: what is asked for, what is in force."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trimix_lm_eval.fusion.policies import Policy
+
+
+class LogitsProcessor(NamedTuple):
+    """What is made of logits and chosen weights.
+
+    Attributes:
+        per_token: The policy that replaces the weights at every token; None keeps them.
+        plausibility: ``a`` of the plausibility mask, or None.
+        reference: The source whose logits the mask looks at; empty without a mask.
+    """
+
+    per_token: Policy | None = None
+    plausibility: float | None = None
+    reference: str = ""
+
+
+class ResolvedFusion(NamedTuple):
+    """How one distribution is made: recipes with equal voices write the same text.
+
+    Attributes:
+        vector: Chosen weights, one per source.
+        rule: What is made of them.
+    """
+
+    vector: tuple[float, ...]
+    rule: LogitsProcessor
+
+
+class FusionConfig(NamedTuple):
+    """One way to make a distribution of the sources' logits: what a run asks for.
+
+    Attributes:
+        policy: Who chooses the weights.
+        plausibility: ``a`` of the plausibility mask, or None.
+        plausibility_source: Whose logits the mask looks at.
+    """
+
+    policy: Policy
+    plausibility: float | None = None
+    plausibility_source: str = "large_ins"
+
+    @property
+    def rule(self) -> LogitsProcessor:
+        """What is made of the weights that the policy chooses."""
+        return LogitsProcessor(
+            self.policy if self.policy.scope == "token" else None,
+            self.plausibility,
+            "" if self.plausibility is None else self.plausibility_source,
+        )

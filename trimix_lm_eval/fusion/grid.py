@@ -1,0 +1,189 @@
+"""All points of a grid at once: far fewer exponentials than point by point.
+
+With three sources the fused logits are L_sb + alpha (L_li - L_sb) + beta (L_sc - L_sb), so the
+normaliser of a token falls apart into factors that belong to alpha and factors that belong to beta:
+
+    Z(alpha, beta) = sum_v exp(L_sb + alpha (L_li - L_sb))_v * exp(beta (L_sc - L_sb))_v
+
+Six values of each make 36 points from 12 exponentials per vocabulary entry and one product of a
+``[6, V]`` with a ``[V, 6]`` matrix, in place of 36 passes with an exponential each. Where the
+logits span no more than fp32 can hold, each exponential is the one before times a factor, so that
+six are computed instead of twelve. Where a sum comes out so small that terms which count may have
+become zero, the points are computed one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.fusion.logits import fuse, grid_nll_one_by_one
+
+#: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
+_ROWS, _BLOCK = 8, 16384
+#: Columns side by side in which a CPU finds the extremes of a row.
+_LANES = 64
+#: exp of less is no normal number in fp32: slow to multiply with, and soon zero.
+_SMALLEST = -87.0
+#: Where no source's logits span more than this, no factor is below exp(_SMALLEST), and a sum over
+#: the vocabulary cannot overflow.
+_SPAN = 72.0
+#: Sums above exp(this) have lost less than 1e-6 of themselves to terms that became zero.
+_RELIABLE = -55.0
+#: Weights that differ by less are the same: times `_SPAN` that is what fp32 rounds off anyway.
+_SAME = 1e-7
+#: So many exponentials are made each from the one before; then rounding starts anew.
+_CHAIN = 16
+
+
+def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    """Negative log-likelihood of each target under each point.
+
+    Args:
+        logits: One ``[N, V]`` tensor per source, fp32.
+        targets: ``[N]`` token ids.
+        points: ``[P, S]`` source weights, each row of sum 1.
+
+    Returns:
+        ``[P, N]``, natural logarithm; what `grid_nll_one_by_one` gives, up to rounding.
+    """
+    if len(logits) != 3 or len(points) < 4:
+        return grid_nll_one_by_one(logits, targets, points)
+    on_cpu = logits[0].device.type == "cpu"
+    rows = _ROWS if on_cpu else len(targets)
+    parts = []
+    for start in range(0, len(targets), rows):
+        part = [source[start : start + rows] for source in logits]
+        target = targets[start : start + rows]
+        nll = _factored(part, target, points, _BLOCK if on_cpu else part[0].shape[1])
+        parts.append(grid_nll_one_by_one(part, target, points) if nll is None else nll)
+    return torch.cat(parts, dim=1)
+
+
+def grid_greedy(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    """Whether each target is the most probable token under each point.
+
+    Fused logits are affine in the weights. So a token that is the best at all corners of a box is
+    the best at every point inside it, and the favourites of the corners are rivals that refute
+    most of the others at a glance. What is left is looked up in the whole vocabulary.
+
+    Args:
+        logits: One ``[N, V]`` tensor per source.
+        targets: ``[N]`` token ids.
+        points: ``[P, S]`` source weights, each row of sum 1.
+
+    Returns:
+        ``[P, N]``; of tokens with equal logits the first one is the best.
+    """
+    corners = _corners(points)
+    if len(corners) >= len(points):
+        return torch.stack([fuse(logits, p).argmax(dim=-1) == targets for p in points])
+    best = torch.stack([fuse(logits, corner).argmax(dim=-1) for corner in corners])  # [C, N]
+    rivals = torch.cat([targets[None], best])  # [C + 1, N]
+    picked = torch.stack([source.gather(1, rivals.T) for source in logits], dim=-1)  # [N, C + 1, S]
+    values = picked @ points.to(picked).T  # [N, C + 1, P]
+    beaten = (values[:, 1:] > values[:, :1]).any(dim=1).T  # [P, N]
+    sure = (best == targets).all(dim=0)  # [N]
+    greedy = sure.expand(len(points), -1).clone()
+    for p, open_ in enumerate((~beaten & ~sure).cpu()):
+        if bool(open_.any()):
+            at = open_.nonzero()[:, 0].to(targets.device)
+            fused = fuse([source[at] for source in logits], points[p])
+            greedy[p, at] = fused.argmax(dim=-1) == targets[at]
+    return greedy
+
+
+def _corners(points: Tensor) -> Tensor:
+    """``[C, S]`` the corners of the smallest box around points whose weights sum to 1."""
+    axes = [x.unique()[[0, -1]].unique() for x in points[:, :-1].T]
+    free = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    return torch.cat([free, 1 - free.sum(dim=1, keepdim=True)], dim=1)
+
+
+def _factored(
+    logits: Sequence[Tensor], targets: Tensor, points: Tensor, block: int
+) -> Tensor | None:
+    """`grid_nll_one_by_one` by factors; None if fp32 cannot hold them.
+
+    Args:
+        logits: ``[n, V]`` of three sources.
+        targets: ``[n]``.
+        points: ``[P, 3]``.
+        block: Vocabulary entries worked on at a time.
+
+    Returns:
+        ``[P, n]``
+    """
+    first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
+    second, of_second = torch.unique(points[:, 1], return_inverse=True)
+    # From here on each source's highest logit is 0: shifts leave the distribution as it is.
+    low = torch.stack([_extreme(x, torch.amin) for x in logits])  # [3, n]
+    top = torch.stack([_extreme(x, torch.amax) for x in logits])
+    inside = bool(((top - low).amax() < _SPAN) & (points[:, :2].amin() >= 0))
+    chained = inside and bool(points[:, :2].amax() <= 1)
+    tops = top[:, :, None]  # [3, n, 1]
+    lift = torch.zeros_like(top[0]) if chained else _highest_ratio(logits, tops)  # [n]
+    a_weights, b_weights = first.tolist(), second.tolist()
+    total = lift.new_zeros(len(targets), len(first), len(second))
+    width = logits[0].shape[1]
+    for at in range(0, width, block):
+        large, cpt, base = (x[:, at : at + block] - t for x, t in zip(logits, tops, strict=True))
+        a = _exponentials(large.sub_(base), a_weights, base, chained)  # [n, A, v]
+        b = _exponentials(cpt.sub_(base).sub_(lift[:, None]), b_weights, None, chained)
+        total.baddbmm_(a, b.mT)
+    log_z = total.log()  # [n, A, B]
+    if not bool((log_z.amin() > _RELIABLE) & log_z.isfinite().all()):
+        return None
+    log_z += lift[:, None, None] * second
+    picked = torch.stack([x.gather(1, targets[:, None])[:, 0] for x in logits]) - top  # [3, n]
+    return log_z[:, of_first, of_second].T - points.to(picked) @ picked
+
+
+def _extreme(x: Tensor, of: Callable[..., Tensor]) -> Tensor:
+    """`of` (amin or amax) over the rows of ``[n, V]``.
+
+    Over columns first: along a row, a CPU compares one number after the other.
+    """
+    whole = x.shape[1] // _LANES * _LANES
+    if not whole:
+        return of(x, 1)
+    lanes = of(of(x[:, :whole].unflatten(1, (-1, _LANES)), 1), 1)  # [n, V / 64, 64] -> [n]
+    rest = x[:, whole:]
+    return of(torch.stack([lanes, of(rest, 1)]), 0) if rest.shape[1] else lanes
+
+
+def _highest_ratio(logits: Sequence[Tensor], tops: Tensor) -> Tensor:
+    """The highest log-odds of the second source against the third, ``[n]``."""
+    return _extreme((logits[1] - tops[1]) - (logits[2] - tops[2]), torch.amax)
+
+
+def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chained: bool) -> Tensor:
+    """exp(base + weight * step) for every weight.
+
+    Args:
+        step: ``[n, v]``.
+        weights: K of them, ascending.
+        base: ``[n, v]``, or None for 0.
+        chained: Whether to make each from the one before, by a multiplication.
+
+    Returns:
+        ``[n, K, v]``
+    """
+    out = step.new_empty(step.shape[0], len(weights), step.shape[1])
+    factors: dict[float, Tensor] = {}
+    reached = 0.0  # the weight that the last column stands for, which chaining must not let drift
+    for i, weight in enumerate(weights):
+        if chained and i % _CHAIN:
+            near = (gap for gap in factors if abs(reached + gap - weight) < _SAME)
+            gap = next(near, weight - reached)
+            if gap not in factors:
+                factors[gap] = (step * gap).exp_()
+            torch.mul(out[:, i - 1], factors[gap], out=out[:, i])
+            reached += gap
+            continue
+        scaled = step * weight if base is None else torch.add(base, step, alpha=weight)
+        torch.exp(scaled if chained else scaled.clamp_min_(_SMALLEST), out=out[:, i])
+        reached = weight
+    return out

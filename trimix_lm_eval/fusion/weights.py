@@ -1,0 +1,82 @@
+"""The points of the fusion: which source gets which weight. Numbers only, no tensors.
+
+    L = L_sb + alpha (L_li - L_lb) + beta (L_sc - L_sb) + gamma (L_lb - L_sb)
+
+What reads results imports this without importing torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: The four roles, in the order in which every weight vector lists them.
+SOURCES = ("large_ins", "small_cpt", "small_base", "large_base")
+
+
+class Weights(NamedTuple):
+    """One point of the fusion.
+
+    Attributes:
+        alpha: Task benefit: how much of large_ins.
+        beta: Language benefit: how much of small_cpt.
+        gamma: Scaling benefit: how much of large_base over small_base; None means alpha.
+    """
+
+    alpha: float
+    beta: float
+    gamma: float | None = None
+
+    def by_source(self) -> dict[str, float]:
+        """The weight of each source; they sum to 1 and may be negative (small_base)."""
+        gamma = self.alpha if self.gamma is None else self.gamma
+        weights = {
+            "large_ins": self.alpha,
+            "small_cpt": self.beta,
+            "small_base": 1.0 - self.beta - gamma,
+            "large_base": gamma - self.alpha,
+        }
+        # 1 - 0.9 - 0.1 leaves 3e-17 in floating point: that source must count as switched off.
+        return {name: 0.0 if abs(w) < 1e-12 else w for name, w in weights.items()}
+
+    def vector(self, names: Sequence[str]) -> list[float]:
+        """The weights in the order of ``names``.
+
+        Raises:
+            TrimixError: A source outside ``names`` has a weight other than 0.
+        """
+        weights = self.by_source()
+        for name, weight in weights.items():
+            if weight and name not in names:
+                raise TrimixError(
+                    f"The point {self.label()} gives {name} the weight {weight:g}, "
+                    f"but {name} is not there.",
+                    f"name the model with {name}=<Hub id or folder>, or choose another point",
+                )
+        return [weights[name] for name in names]
+
+    def label(self) -> str:
+        """A short text for tables and keys, e.g. ``0.1:0.9`` or ``0.1:0.9:0.3``."""
+        return ":".join(f"{x:g}" for x in self if x is not None)
+
+
+def parse(label: object) -> Weights | None:
+    """What `Weights.label` wrote; None if it is something else."""
+    try:
+        numbers = [float(part) for part in str(label).split(":")]
+    except ValueError:
+        return None
+    if len(numbers) not in (2, 3) or not all(map(math.isfinite, numbers)):
+        return None
+    return Weights(*numbers)
+
+
+#: alpha and beta of the released code: 36 points.
+PAPER_VALUES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+PAPER_GRID = tuple(Weights(a, b) for a in PAPER_VALUES for b in PAPER_VALUES)
+
+#: What is used where there is nothing to choose from: the point that the authors ship most often.
+PRIOR = Weights(0.1, 0.9)

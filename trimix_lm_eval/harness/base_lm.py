@@ -1,0 +1,228 @@
+"""What lm-eval asks of a model besides answers: text, processes, and what the results record."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lm_eval.api.model import TemplateLM
+
+from trimix_lm_eval import __version__
+from trimix_lm_eval.engine import prefill, scorer
+from trimix_lm_eval.engine.speculation import SpecDecodingStats
+from trimix_lm_eval.harness.response_cache import TaskPoint
+from trimix_lm_eval.llm import TriMix
+from trimix_lm_eval.utils import distributed, errors
+from trimix_lm_eval.utils.distributed import DistributedEnv
+
+
+class Tally(NamedTuple):
+    """What is counted while requests are answered; each process counts its share.
+
+    Attributes:
+        chosen: By task and document, the label of the point.
+        truncated: Requests whose context was cut.
+        account: What came of drafting.
+        nlls: By task and document, the mean NLL of the prompt under every point of the grid; a
+            sweep keeps them.
+    """
+
+    chosen: dict[tuple[str, int], str]
+    truncated: int
+    account: SpecDecodingStats
+    nlls: dict[tuple[str, int], tuple[float, ...]]
+
+    @classmethod
+    def over(cls, parts: Iterable[Tally]) -> Tally:
+        """All processes together."""
+        total = cls({}, 0, SpecDecodingStats(), {})
+        for part in parts:
+            total = cls(
+                total.chosen | part.chosen,
+                total.truncated + part.truncated,
+                total.account.plus(part.account),
+                total.nlls | part.nlls,
+            )
+        return total
+
+
+class TextLM(TemplateLM):
+    """A `TriMix` as lm-eval sees it, but for the answers.
+
+    Args:
+        model: The sources.
+        place: Of this process.
+    """
+
+    backend = "causal"
+
+    def __init__(self, model: TriMix, place: DistributedEnv) -> None:
+        super().__init__()
+        self._rank, self._world_size = place.rank, place.world
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self._device = model.fuser.ensemble.device
+        #: Over all processes, once they have told; None before, and of one process alone.
+        self.total: Tally | None = None
+
+    # ---------------------------------------------------------------- what is recorded
+
+    @abstractmethod
+    def tally(self) -> Tally:
+        """What this process has counted."""
+
+    def info(
+        self,
+        description: Mapping[str, Any],
+        task_points: Mapping[str, TaskPoint],
+        data: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What the results file records: sources, revisions, policy, weights chosen per task.
+
+        Args:
+            description: See `provenance.describe`; the sources that it names are those that count.
+            task_points: Of a policy that chooses by task.
+            data: The benchmarks' files, see `places.USED`.
+        """
+        model, tally = self.model, self.total or self.tally()
+        names = description["sources"]
+        sources = [s for s in model.fuser.ensemble.sources if s.name in names]
+        histogram: dict[str, Counter[str]] = {}
+        for (task, _), label in tally.chosen.items():
+            histogram.setdefault(task, Counter())[label] += 1
+        commit = model.report.commits.get("large_ins") if "large_ins" in names else None
+        return {
+            "model_num_parameters": sum(s.model.num_parameters() for s in sources),
+            "model_dtype": str(sources[0].dtype),
+            "model_revision": model.settings.sources["large_ins"].revision,
+            "model_sha": commit or "",
+            "trimix": {
+                "version": __version__,
+                **description,
+                "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
+                "task_points": {
+                    task: point.weights.label() for task, point in sorted(task_points.items())
+                },
+                "speculation": model.speculation.summary(tally.account),
+                "truncated_requests": tally.truncated,
+                "data": dict(sorted(data.items())),
+            },
+        }
+
+    # ---------------------------------------------------------------- several processes
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Concatenate a tensor over all processes."""
+        return distributed.concatenated(tensor, self.world_size)
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
+        """Collect an object from every process on ``dst``; None elsewhere.
+
+        What a process counted travels along: `get_model_info` is asked on one process alone, too
+        late to ask the others.
+        """
+        parts = distributed.collected((obj, self.tally()), self.rank, self.world_size, dst)
+        if parts is None:
+            return None
+        self.total = Tally.over(tally for _, tally in parts)
+        return [obj for obj, _ in parts]
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        distributed.wait(self.world_size)
+
+    # ---------------------------------------------------------------- text
+
+    @property
+    def eot_token_id(self) -> int:
+        """End of text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a text that has no context."""
+        return self.model.codec.prefix_id
+
+    @property
+    def max_length(self) -> int:
+        """Context length in tokens: the smallest of the sources'."""
+        return self.model.max_length
+
+    @property
+    def max_gen_toks(self) -> int:
+        """New tokens where a task names no number."""
+        return 256
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per forward pass."""
+        return self.model.batch_size
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for lm-eval's cache of requests."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of a text."""
+        return self.model.codec.encode(string, add_special_tokens)
+
+    def tok_decode(self, tokens: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Text of token ids."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a chat; a template that knows no system role gets the chat without it."""
+        import jinja2
+
+        thinking = self.model.settings.enable_thinking
+        extra = {} if thinking is None else {"enable_thinking": thinking}
+
+        def render(messages: list[dict[str, str]]) -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                    **extra,
+                )
+            )
+
+        if not self.tokenizer.chat_template:
+            raise errors.TrimixError(
+                "The tokenizer in use has no chat template.",
+                "leave out --apply_chat_template, or name the tokenizer of an instruction-tuned "
+                "model with tokenizer=",
+            )
+        try:
+            return render(chat_history)
+        except jinja2.exceptions.TemplateError as error:
+            if not any(message["role"] == "system" for message in chat_history):
+                raise errors.TrimixError(
+                    f"The chat template fails: {error}",
+                    "leave out --apply_chat_template, or try --fewshot_as_multiturn true",
+                ) from error
+            errors.warn_once("The chat template refuses the system role: it is left out.")
+            return render([m for m in chat_history if m["role"] != "system"])
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Score pairs that are token ids already."""
+        wanted = [
+            scorer.ScoringRequest(prefill.Prompt(tuple(context)), tuple(target))
+            for _, context, target in requests
+        ]
+        scores = scorer.score(
+            self.model.fuser, wanted, self.model.batch_size, self.model.max_length
+        )
+        found = {i: score for i, _, score in scores}
+        return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]

@@ -1,0 +1,137 @@
+"""``trimix check``: ordinary lm-eval run configs, checked one by one without loading a weight."""
+
+from __future__ import annotations
+
+import functools
+import glob
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.loading import run_config, settings
+from trimix_lm_eval.loading.preflight.report import check
+from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
+from trimix_lm_eval.tasklib.reach import reach
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+def main(
+    config_paths: list[str],
+    model_args: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> int:
+    """Check run configs and print what was found.
+
+    Args:
+        config_paths: Files as for ``lm_eval run --config``.
+        model_args: As for ``lm_eval --model_args``. Given with files it takes the place of
+            theirs, as in lm-eval; given alone it is checked by itself.
+        metadata: As for ``lm_eval --metadata``. If there is any it takes the place of the files'.
+
+    Returns:
+        0 if all is well, else 1.
+    """
+    runs: list[str | None] = [*config_paths] if config_paths else [None]
+    if not config_paths and not model_args:
+        print("error: nothing to check\n  -> give --config FILE or --model_args a=b,c=d")
+        return 1
+    failed = 0
+    for path in runs:
+        name = path or f"--model_args {model_args}"
+        try:
+            lines = _check_run(path, model_args, metadata)
+        except TrimixError as error:
+            failed += 1
+            print(f"FAIL  {name}", *_indented(str(error).splitlines()), sep="\n")
+        else:
+            print(f"OK    {name}", *_indented(lines), sep="\n")
+    return 1 if failed else 0
+
+
+def _indented(lines: list[str]) -> list[str]:
+    return [f"      {line}" for line in lines]
+
+
+def _check_run(
+    path: str | None, model_args: str | None, metadata: Mapping[str, Any] | None
+) -> list[str]:
+    """Check one run; return the lines to print."""
+    run = _read(path) if path else {"model": "trimix"}
+    if run.get("model") != "trimix":
+        raise TrimixError(
+            f"model is {run.get('model')!r}, not 'trimix'.", "write `model: trimix` in the file"
+        )
+    given = run_config.model_arguments(run, model_args)
+    wanted = settings.parse(given)
+    report = check(wanted, _needed(wanted))
+    lines = report.lines()
+    tasks = _check_tasks(run)
+    if not tasks:
+        return lines
+    return [*lines, f"tasks: {', '.join(tasks)}", *_check_data(tasks, metadata or _metadata(run))]
+
+
+def _needed(wanted: Settings) -> tuple[str, ...]:
+    """The sources that the policy will have loaded."""
+    policy = policies.build(wanted.policy, **wanted.policy_options)
+    return policy.sources(wanted.sources)
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Read a run config with lm-eval's own reader and checks."""
+    run = run_config.load(path)
+    if "sweep" in run:
+        raise TrimixError(f"{path} is a sweep.", f"check it with `trimix sweep {path} --check`")
+    run_config.configured(run, path)
+    return run
+
+
+def _check_tasks(run: dict[str, Any]) -> list[str]:
+    """Check that the tasks of a run exist; return their names."""
+    names = run_config.task_names(run.get("tasks"))
+    for name in names:
+        if name.endswith(".yaml"):
+            found = bool(glob.glob(name))
+        else:
+            found = bool(_task_manager(run.get("include_path")).match_tasks([name]))
+            found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
+        if not found:
+            raise run_config.no_task(name, _task_manager(run.get("include_path")).all_tasks)
+    return names
+
+
+def _metadata(run: dict[str, Any]) -> dict[str, Any]:
+    """What a run passes on to its tasks."""
+    given = run.get("metadata") or {}
+    if not isinstance(given, dict):
+        raise TrimixError(f"metadata is {given!r}.", "write a mapping, e.g. data_dir: path")
+    return given
+
+
+def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
+    """Check that the data of those tasks that are ours can be had; say where it is."""
+    configs = shipped()
+    places: set[str] = set()
+    named_by: dict[str, str] = {}
+    for name in names:
+        for task, config in tasks_of(configs, name):
+            if task in named_by:
+                raise TrimixError(
+                    f"The task {task} is in both {named_by[task]} and {name}; lm-eval refuses to "
+                    "run a task twice.",
+                    "leave one of the two out",
+                )
+            named_by[task] = name
+            if "dataset_path" in config:
+                places.add(f"{config['dataset_path']} ({reach(config, metadata)})")
+    return [f"data: {', '.join(sorted(places))}"] if places else []
+
+
+@functools.cache
+def _task_manager(include_path: str | None) -> Any:
+    """lm-eval's index of tasks, built once per folder: it takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path)

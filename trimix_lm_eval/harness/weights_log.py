@@ -1,0 +1,52 @@
+"""The sidecar of a run: which weights every single request got."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+class WeightsLog:
+    """The sidecar JSONL: a line per request, appended as the request finishes.
+
+    ``run`` (in ``stamp``) stands for everything the numbers depend on: lines of different runs in
+    one file can be told apart.
+    """
+
+    def __init__(self, path: str | None, rank: int, world: int) -> None:
+        self.stream = None
+        self.stamp: dict[str, str] = {}
+        if path:
+            file = Path(path).expanduser()
+            if world > 1:
+                file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self.stream = file.open("a", encoding="utf-8")
+            except OSError as error:
+                raise TrimixError(
+                    f"weights_log={path} cannot be written: {error}", "give a file that can be"
+                ) from error
+
+    def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
+        """Append one line."""
+        if self.stream is None:
+            return
+        gamma = choice.weights.gamma
+        line = {
+            **self.stamp,
+            "task": task,
+            "doc_id": doc,
+            "idx": idx,
+            "request": kind,
+            "alpha": choice.weights.alpha,
+            "beta": choice.weights.beta,
+            "gamma": choice.weights.alpha if gamma is None else gamma,
+            "prompt_nll": choice.nll,
+            "prompt_tokens": choice.tokens,
+        }
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()

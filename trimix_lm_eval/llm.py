@@ -1,0 +1,474 @@
+"""The Python face of TriMix: text in, numbers or text out.
+
+    from trimix_lm_eval import TriMix
+
+    model = TriMix.from_pretrained("demo", policy="ppl")
+    model.loglikelihood([("The capital of Tibet is", " Lhasa")])
+    model.generate(["Once upon a time"], max_new_tokens=32)
+
+lm-eval's model (`lm.py`) is a thin layer over this class. Text and token ids meet here and nowhere
+else; what is below knows ids only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Hashable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from trimix_lm_eval.engine import rolling, scheduler, scorer
+from trimix_lm_eval.engine.fuser import Fuser
+from trimix_lm_eval.engine.input_batch import Ensemble
+from trimix_lm_eval.engine.model_runner import ModelRunner
+from trimix_lm_eval.engine.prefill import Prompt, choices_of, cut
+from trimix_lm_eval.engine.prefix_tree import read_prompts
+from trimix_lm_eval.engine.sampler import Sampling, check_sampling
+from trimix_lm_eval.engine.scorer import Score, ScoringRequest
+from trimix_lm_eval.engine.sequence import GenerationRequest
+from trimix_lm_eval.engine.speculation import Speculation
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.loading import preflight, settings
+from trimix_lm_eval.loading.models import load_model
+from trimix_lm_eval.loading.provenance import describe, needed
+from trimix_lm_eval.loading.settings import Settings, SourceSpec
+from trimix_lm_eval.loading.tokenizer import (
+    Points,
+    StopStringCriteria,
+    Tokenizer,
+    common_length,
+    seed_for,
+)
+from trimix_lm_eval.utils.errors import TrimixError, blame, unknown, warn_once
+
+#: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
+_AUTO_ON_CPU = 8
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """How to continue one text.
+
+    Attributes:
+        max_new_tokens: At most so many tokens.
+        stop: The text ends before the first of these.
+        temperature: 0 is greedy.
+        top_k: Keep the k most probable tokens; 0 keeps all.
+        top_p: Keep the most probable tokens up to this mass; 1 keeps all.
+        seed: Of this text's own generator.
+    """
+
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        stop: object = self.stop  # one string is a natural slip, and a sequence of its letters
+        stop = (stop,) if isinstance(stop, str) else tuple(self.stop or ())
+        if not all(isinstance(one, str) for one in stop):
+            raise TrimixError(f"stop={self.stop!r} is no list of strings.", "e.g. stop=['\\n']")
+        object.__setattr__(self, "stop", stop)
+        for name, kind, mend in (
+            ("max_new_tokens", int, "give a whole number N >= 1"),
+            ("temperature", (int, float), "give a number; 0 is greedy"),
+            ("top_k", int, "give a whole number; 0 keeps all tokens"),
+            ("top_p", (int, float), "give a number in (0, 1]; 1 keeps all tokens"),
+            ("seed", int, "give a whole number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TrimixError(f"{name}={value!r} is not such a number.", mend)
+        if self.max_new_tokens < 1:
+            raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
+
+
+class Text(NamedTuple):
+    """A generated text and the weights that made it."""
+
+    text: str
+    choice: Choice | None
+
+
+class TriMix:
+    """Several causal LMs with one tokenizer, fused at every token.
+
+    Most have one recipe: a policy, and perhaps a mask. A sweep has many, and the sources run once
+    for all of them; then what users call answers by the first, and the methods that yield by all.
+
+    Args:
+        asked: The settings that it was built from; of several recipes the first one's.
+        tokenizer: The common tokenizer.
+        fuser: The loaded sources and the recipes.
+        report: What the preflight found (commits, lengths).
+    """
+
+    def __init__(
+        self, asked: Settings, tokenizer: Any, fuser: Fuser, report: preflight.Report
+    ) -> None:
+        self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
+        self.max_length = int(asked.max_length or report.max_length)
+        weighting = [recipe.policy for recipe in fuser.recipes]
+        self.codec = Tokenizer(tokenizer, asked, weighting, report.vocab_size)
+        self.truncated = 0
+        self.speculation = Speculation(asked.speculative)
+
+    @classmethod
+    def from_pretrained(cls, large_ins: str, **arguments: Any) -> TriMix:
+        """Load the sources.
+
+        Args:
+            large_ins: Hub id or folder of the large instruction-tuned model, or ``demo``.
+            **arguments: ``small_cpt``, ``small_base``, ``large_base``, ``policy``, the policy's
+                options, and everything that ``--model_args`` takes, e.g. ``small_dtype``.
+
+        Raises:
+            TrimixError: Something is wrong that the user can mend.
+        """
+        return cls.from_settings(settings.parse({"large_ins": large_ins, **arguments}))
+
+    @classmethod
+    def from_settings(cls, asked: Settings, device: str | None = None) -> TriMix:
+        """Check, then load.
+
+        Args:
+            asked: What to load.
+            device: Where sources go that name no device; None is the first GPU, or the CPU.
+        """
+        return cls.load_many([asked], device)
+
+    @classmethod
+    def load_many(
+        cls,
+        variants: Sequence[Settings],
+        device: str | None = None,
+        kept: MutableMapping[SourceSpec, Any] | None = None,
+    ) -> TriMix:
+        """Check, then load the sources that several variants need, once for all of them.
+
+        Args:
+            variants: A recipe each; they differ in policy and plausibility only.
+            device: Where sources go that name no device; None is the first GPU, or the CPU.
+            kept: Models loaded before, which are not loaded again; gets those that are.
+        """
+        asked = variants[0]
+        recipes = tuple(
+            FusionConfig(
+                policies.build(v.policy, **v.policy_options), v.plausibility, v.plausibility_source
+            )
+            for v in variants
+        )
+        names = needed(asked, recipes)
+        models = {} if kept is None else kept
+        report = preflight.check(asked, names, device, models)
+        tokenizer = report.tokenizer
+        if (asked.prefix_token_id or 0) >= report.vocab_size:
+            raise TrimixError(
+                f"prefix_token_id={asked.prefix_token_id} is no token: the vocabulary has "
+                f"{report.vocab_size}.",
+                "leave it out to take BOS, or EOS where there is none",
+            )
+        if asked.add_bos_token is not None:
+            tokenizer.add_bos_token = asked.add_bos_token
+        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        sources = []
+        for name in names:
+            spec = preflight.pinned(asked.sources[name], report.commits[name])
+            if spec not in models:
+                models[spec] = load_model(spec, default)
+            own = spec.attn_implementation is None
+            sources.append(ModelRunner(name, models[spec], report.vocab_size, own))
+        return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), recipes), report)
+
+    @property
+    def recipes(self) -> tuple[FusionConfig, ...]:
+        """What is made of the logits, one for each variant."""
+        return self.fuser.recipes
+
+    def part(self, which: Sequence[int]) -> TriMix:
+        """The same loaded sources with some of the recipes; the account of drafts is one."""
+        fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.recipes[i] for i in which))
+        part = TriMix(self.settings, self.tokenizer, fuser, self.report)
+        part.speculation = self.speculation
+        return part
+
+    def describe(self, which: int = 0) -> dict[str, Any]:
+        """What the numbers of one fusion depend on; see `provenance.describe`.
+
+        Args:
+            which: Index of the fusion.
+        """
+        dtypes = {s.name: str(s.dtype).removeprefix("torch.") for s in self.fuser.ensemble.sources}
+        return describe(
+            self.settings,
+            self.fuser.recipes[which],
+            self.report.commits,
+            dtypes,
+            self.max_length,
+            self.tokenizer,
+        )
+
+    # ---------------------------------------------------------------- what users call
+
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """Log-likelihood of each continuation given its context.
+
+        Args:
+            pairs: (context, continuation); pairs with equal contexts are options of one question
+                and share its weights.
+
+        Returns:
+            Scores in the order of the pairs, natural logarithm.
+        """
+        if any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
+            raise TrimixError(
+                "loglikelihood takes a list of (context, continuation) pairs.",
+                'e.g. model.loglikelihood([("The capital of Tibet is", " Lhasa")])',
+            )
+        found = _by_first(self.iter_loglikelihood(pairs))
+        return [found[i] for i in range(len(pairs))]
+
+    def loglikelihood_rolling(self, texts: Sequence[str]) -> list[Score]:
+        """Log-likelihood of whole texts, each token after as much context as fits."""
+        _check_list(texts, "loglikelihood_rolling")
+        found = _by_first(self.iter_rolling(texts))
+        return [found[i] for i in range(len(texts))]
+
+    def generate(self, texts: Sequence[str], **options: Any) -> list[str]:
+        """Continue texts.
+
+        Args:
+            texts: The prompts.
+            **options: ``max_new_tokens``, ``stop``, ``temperature``, ``top_k``, ``top_p`` and
+                ``seed``, as in `Generation`. Of one seed every text, and every repetition of a
+                text, makes draws of its own.
+        """
+        _check_list(texts, "generate")
+        for option in options:
+            if option not in Generation.__dataclass_fields__:
+                raise unknown("option of generate", option, Generation.__dataclass_fields__)
+        how = Generation(**options)
+        seen: Counter[str] = Counter()
+        jobs = []
+        for text in texts:
+            # The same text again is another draw, and which is which depends on no other text.
+            jobs.append((text, dataclasses.replace(how, seed=seed_for(how.seed, text, seen[text]))))
+            seen[text] += 1
+        found = _by_first(self.iter_generate(jobs))
+        return [found[i].text for i in range(len(texts))]
+
+    # ---------------------------------------------------------------- the same, as they finish
+
+    @torch.inference_mode()
+    def iter_loglikelihood(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        points: Sequence[Points] | None = None,
+        questions: Sequence[Hashable] | None = None,
+    ) -> Iterator[tuple[int, int, Score]]:
+        """Yield (index, recipe, score) as soon as each is known.
+
+        Args:
+            pairs: (context, continuation).
+            points: Per pair, weights chosen elsewhere, one or None for each recipe; None lets the
+                policies choose.
+            questions: What each pair is an option of. Options that differ in context share the
+                weights of the part that their contexts have in common. None: a question is a
+                context.
+        """
+        encoded = [
+            self.codec.pair(context, continuation, points[i] if points else None)
+            for i, (context, continuation) in enumerate(pairs)
+        ]
+        shown = self._common_contexts(encoded, questions) if questions else {}
+        requests, order = [], []
+        for i, (prompt, target) in enumerate(encoded):
+            if not target:
+                warn_once("An empty continuation has log-likelihood 0: scored so.")
+                for which in range(len(self.fuser.recipes)):
+                    yield i, which, Score(0.0, True, None)
+            elif len(target) > self.max_length:
+                for which, one in enumerate(self._score_long(prompt, target)):
+                    yield i, which, one
+            else:
+                self._count_truncated(len(prompt.ids) + len(target) - 1)
+                requests.append(ScoringRequest(prompt, target, shown.get(i)))
+                order.append(i)
+        self._report_truncated()
+        found = scorer.score(self.fuser, requests, self.batch_size, self.max_length)
+        with blame(order.__getitem__):
+            for i, which, one in found:
+                yield order[i], which, one
+
+    def _common_contexts(
+        self, encoded: Sequence[tuple[Prompt, tuple[int, ...]]], questions: Sequence[Hashable]
+    ) -> dict[int, Prompt]:
+        """For questions whose options differ in context: the common part, by index of the pair.
+
+        A context of the prefix token alone asks for the answer without its question (as some
+        metrics do): it takes part in the choice of its question, but has no say in it.
+        """
+        options: dict[Hashable, list[int]] = {}
+        for i, question in enumerate(questions):
+            options.setdefault(question, []).append(i)
+        shown: dict[int, Prompt] = {}
+        for indices in options.values():
+            prompts = {encoded[i][0]: None for i in indices}
+            if len(prompts) == 1:
+                continue
+            telling = [p for p in prompts if len(p.ids) > 1] or list(prompts)
+            first = telling[0]
+            length = min(common_length(first.ids, p.ids) for p in telling) or 1
+            judged = first.judged[:length] if first.judged else None
+            common = first._replace(ids=first.ids[:length], judged=judged)
+            shown.update(dict.fromkeys(indices, common))
+        return shown
+
+    @torch.inference_mode()
+    def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
+        """Yield (index, recipe, score of the whole text) as soon as each is known."""
+        documents = [self.codec.windows(self.codec.encode(text), self.max_length) for text in texts]
+        yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
+
+    @torch.inference_mode()
+    def iter_generate(
+        self,
+        jobs: Sequence[tuple[str, Generation]],
+        points: Sequence[Points] | None = None,
+    ) -> Iterator[tuple[int, int, Text]]:
+        """Yield (index, recipe, text) as soon as each is done.
+
+        Args:
+            jobs: Prompts, each with how it is to be continued.
+            points: Per prompt, weights chosen elsewhere, one or None for each recipe; None lets
+                the policies choose.
+        """
+        planned = [
+            self.job(text, how, points[i] if points else None) for i, (text, how) in enumerate(jobs)
+        ]
+        self._report_truncated()
+        made_of = scheduler.generate(self.fuser, planned, self.batch_size, self.speculation)
+        for i, which, made in made_of:
+            text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
+            yield i, which, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
+
+    def job(self, text: str, how: Generation, points: Points = None) -> GenerationRequest:
+        """A text to be continued, as token ids; what leaves no room for the new ones is cut off.
+
+        Raises:
+            TrimixError: The new tokens leave no room for a prompt.
+        """
+        room = self.max_length - how.max_new_tokens
+        if room < 1:
+            raise TrimixError(
+                f"{how.max_new_tokens} new tokens leave no room for a prompt: the context "
+                f"length is {self.max_length}.",
+                "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
+                "models allow it",
+            )
+        prompt = self.codec.prompt(text, points)
+        self.truncated += len(prompt.ids) > room
+        sampling = check_sampling(Sampling(how.temperature, how.top_k, how.top_p, how.seed))
+        stop = StopStringCriteria(self.tokenizer, how.stop)
+        return GenerationRequest(
+            cut(prompt, room), how.max_new_tokens, self.end_ids(), stop, sampling
+        )
+
+    @torch.inference_mode()
+    def choose_for_task(
+        self, contexts: Sequence[str], which: int = 0, title: str | None = None
+    ) -> Choice:
+        """One point of a recipe for a whole task, from some of its prompts (see `TaskPerplexity`).
+
+        Args:
+            contexts: The prompts.
+            which: Index of the recipe.
+            title: Of a progress bar; None shows none.
+        """
+        only = self.part([which])  # with a codec that marks what this policy is shown
+        prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
+        made = read_prompts(only.fuser, prompts, self.batch_size)
+        bar = tqdm(made, total=len(prompts), desc=title, unit="prompt", disable=title is None)
+        read = dict(bar)
+        found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
+        readers = [reader for mine in found for reader in mine.readers.values()]
+        return self.recipes[which].policy.choose(readers)
+
+    # ---------------------------------------------------------------- text and tokens
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out."""
+        if isinstance(self.settings.batch_size, int):
+            return self.settings.batch_size
+        on_cpu = self.fuser.ensemble.device.type == "cpu"
+        return _AUTO_ON_CPU if on_cpu else int(self.settings.max_batch_size)
+
+    def end_ids(self) -> tuple[frozenset[int], ...]:
+        """By recipe, the tokens that end a text: the tokenizer's, and those its sources declare."""
+        declared: dict[str, set[int]] = {}
+        for source in self.fuser.ensemble.sources:
+            ends = getattr(source.model.generation_config, "eos_token_id", None)
+            many = ends if isinstance(ends, (list, tuple)) else [ends]
+            declared[source.name] = {int(end) for end in many if end is not None}
+        eos = self.tokenizer.eos_token_id
+        own = set() if eos is None else {int(eos)}
+        return tuple(
+            frozenset(own.union(*(declared[n] for n in recipe.policy.sources(declared))))
+            for recipe in self.fuser.recipes
+        )
+
+    def _score_long(self, prompt: Prompt, target: Sequence[int]) -> list[Score]:
+        """A continuation longer than the context length: windows, each after its last tokens."""
+        self.truncated += 1
+        shown = cut(prompt, self.max_length)
+        ((_, readers),) = read_prompts(self.fuser, [shown], 1)
+        choices = choices_of(self.fuser, shown, readers)
+        weights = tuple(choice.weights if choice else None for choice in choices)
+        whole = [*prompt.ids[1:], *target]
+        windows = self.codec.windows(whole, self.max_length, prefix=prompt.ids[0])
+        requests, left = [], len(target)
+        for context, part in reversed(windows):
+            take = part[-left:] if left else ()
+            if take:
+                before = context + part[: len(part) - len(take)]
+                requests.append(ScoringRequest(Prompt(before, weights=weights), take))
+            left -= len(take)
+        parts: list[list[Score]] = [[] for _ in choices]
+        for _, which, score in scorer.score(self.fuser, requests, 1, self.max_length):
+            parts[which].append(score)
+        whole_scores = [scorer.together(mine) for mine in parts]
+        return [
+            score._replace(choice=choice or score.choice)
+            for choice, score in zip(choices, whole_scores, strict=True)
+        ]
+
+    def _count_truncated(self, fed: int) -> None:
+        self.truncated += fed > self.max_length
+
+    def _report_truncated(self) -> None:
+        if self.truncated:
+            warn_once(
+                f"{self.truncated} request(s) longer than the context length of {self.max_length} "
+                "tokens: their contexts are cut from the left."
+            )
+
+
+def _by_first(found: Iterator[tuple[int, int, T]]) -> dict[int, T]:
+    """What the first recipe answers, by index."""
+    return {i: result for i, which, result in found if which == 0}
+
+
+def _check_list(texts: Sequence[str], method: str) -> None:
+    """A single text would be taken for a list of its characters."""
+    if isinstance(texts, str):
+        raise TrimixError(f"{method} takes a list of texts, not one text.", f"{method}([text])")

@@ -1,0 +1,134 @@
+"""Why a file of the Hugging Face Hub cannot be had, in words that a user can act on.
+
+Used for models (`preflight`) and for the data of benchmarks (`tasklib`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, NoReturn
+
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from trimix_lm_eval.utils.errors import TrimixError, first_line
+
+#: Where the conditions of a gated repository are accepted, whatever mirror serves the files.
+_WEBSITE = "https://huggingface.co"
+
+#: What to do instead of using the Hub.
+_LOCAL = {
+    "model": "put the model's files into a local folder and give its path instead of the Hub id",
+    "dataset": "download the files elsewhere and name their folder with "
+    '--metadata \'{"data_dir": "…"}\' or TRIMIX_DATA_DIR',
+}
+
+
+class MissingFile(Exception):  # noqa: N818 - not a failure: often another name is tried next
+    """The repository can be read, but has no such file."""
+
+
+class Repository(NamedTuple):
+    """A repository on the Hub, as messages name it.
+
+    Attributes:
+        role: What it is for: ``large_ins``, or the name of a benchmark.
+        id: ``owner/name``.
+        revision: A branch, tag or commit.
+        kind: What it holds.
+    """
+
+    role: str
+    id: str
+    revision: str = "main"
+    kind: Literal["model", "dataset"] = "model"
+
+    def __str__(self) -> str:
+        """Its role and where it is, e.g. ``large_ins (org/name@v2)``."""
+        at = "" if self.revision == "main" else f"@{self.revision}"
+        return f"{self.role} ({self.id}{at})"
+
+    @property
+    def page(self) -> str:
+        """Its address for people."""
+        return f"{_WEBSITE}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+
+def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
+    """Raise what a user can act on for an error of huggingface_hub.
+
+    The order matters: a gated repository is also a missing one, and a file that was not found
+    in the cache is also a missing file.
+
+    Args:
+        error: What huggingface_hub raised.
+        repository: Where it looked.
+        file: For what.
+
+    Raises:
+        MissingFile: The repository has no such file.
+        TrimixError: All else.
+    """
+    if isinstance(error, GatedRepoError):
+        raise TrimixError(
+            f"{repository} is gated, and this account has not been granted access.",
+            f"accept the conditions at {repository.page}, then run `hf auth login` "
+            "(or set HF_TOKEN)",
+        ) from error
+    if isinstance(error, RepositoryNotFoundError):
+        local = ", and no such local folder" if repository.kind == "model" else ""
+        raise TrimixError(
+            f"{repository}: there is no such repository on the Hub{local}; or it is private.",
+            "check the spelling; if it is private, run `hf auth login` (or set HF_TOKEN)",
+        ) from error
+    if isinstance(error, RevisionNotFoundError):
+        raise TrimixError(
+            f"{repository.role}: the repository {repository.id} has no revision "
+            f"{repository.revision!r}.",
+            f"give a branch, tag or commit listed at {repository.page}/commits",
+        ) from error
+    if isinstance(error, LocalEntryNotFoundError):
+        raise _unreachable(error, repository, file) from error
+    if isinstance(error, EntryNotFoundError):
+        raise MissingFile(file) from error
+    if isinstance(error, HFValidationError):
+        raise TrimixError(
+            f"{repository.role}: {repository.id!r} is neither a local folder nor a Hub id.",
+            "give an existing folder, or owner/name",
+        ) from error
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        raise TrimixError(
+            f"{repository}: the Hub refuses this machine's token.",
+            "run `hf auth login` again (or correct HF_TOKEN)",
+        ) from error
+    raise TrimixError(
+        f"{repository}: {file} could not be fetched: {first_line(error)}",
+        f"try again later, or {_LOCAL[repository.kind]}",
+    ) from error
+
+
+def _unreachable(error: Exception, repository: Repository, file: str) -> TrimixError:
+    """The error for a file that is not in the cache and cannot be downloaded."""
+    local = _LOCAL[repository.kind]
+    if constants.HF_HUB_OFFLINE:
+        return TrimixError(
+            f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to download it.",
+            f"unset HF_HUB_OFFLINE, or {local}",
+        )
+    cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+    taken = (
+        f" (There is no local folder {repository.id}, so it was taken for a Hub id.)"
+        if repository.kind == "model"
+        else ""
+    )
+    return TrimixError(
+        f"{repository}: the Hub cannot be reached{cause}, and {file} is not in the cache.{taken}",
+        f"check the network, proxy and HF_ENDPOINT, or {local}",
+    )

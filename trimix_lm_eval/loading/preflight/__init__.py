@@ -1,0 +1,17 @@
+"""Checks before any weight is loaded: access, configs, tokenizers, devices, memory.
+
+A run over four large models should not fail after an hour of loading for something that a look at
+their small files could tell. `check` looks, and either returns a `Report` or raises one
+`TrimixError` that says what happened, where, and what to do.
+
+    access.py      which files a repository or folder has, and why it cannot be read
+    configs.py     whether the config is that of a causal LM, and can be loaded here
+    vocabulary.py  whether all sources have one tokenizer, and how much of it can be fused
+    memory.py      devices, and what the weights need on each
+    report.py      `check` and what it found
+"""
+
+from trimix_lm_eval.loading.preflight.report import Report, check, pinned
+from trimix_lm_eval.loading.preflight.vocabulary import Difference, first_difference
+
+__all__ = ["Difference", "Report", "check", "first_difference", "pinned"]

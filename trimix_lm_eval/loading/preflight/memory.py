@@ -1,0 +1,245 @@
+"""Devices, and what the weights and the caches of the sources need on each.
+
+Parameters are counted on a model without storage (PyTorch's ``meta`` device), so the estimate
+costs milliseconds even for the largest models. Activations and logits are not in it: they depend
+on the batch, which is halved when it does not fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from trimix_lm_eval.loading.preflight.access import Files, label
+from trimix_lm_eval.loading.settings import SourceSpec
+from trimix_lm_eval.utils.errors import TrimixError
+
+GIB = 1024**3
+#: The device name under which the layers are spread over all GPUs.
+SPREAD = "auto"
+#: bytes per quantized weight: int8; 4 bits and one fp32 scale per block of 64.
+_QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Estimate(NamedTuple):
+    """What one source needs.
+
+    Attributes:
+        source: Its role.
+        path: Where it comes from.
+        device: A device, or ``auto`` for all GPUs together.
+        precision: The dtype of the weights, or how they are quantized.
+        parameters: How many; None if unknown.
+        weights: Bytes; None if unknown.
+        cache: Bytes of KV cache per token and row, sliding windows not deducted; None if unknown.
+    """
+
+    source: str
+    path: str
+    device: str
+    precision: str
+    parameters: int | None
+    weights: int | None
+    cache: int | None
+
+
+def devices() -> list[str]:
+    """The devices of this machine: ``cpu``, then every GPU that PyTorch sees."""
+    if not torch.accelerator.is_available():
+        return ["cpu"]
+    kind = torch.get_device_module().__name__.split(".")[-1]
+    return ["cpu", *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+
+
+def free_memory(names: Iterable[str]) -> dict[str, int | None]:
+    """Free bytes on some devices; None where a device does not say.
+
+    Where several processes share the machine, each is taken to have its part of the main memory.
+    Asking a GPU costs memory on it, so only those that will be used should be asked.
+
+    Args:
+        names: Devices, as in `devices`.
+    """
+    free: dict[str, int | None] = {}
+    for name in names:
+        kind, _, index = name.partition(":")
+        module = torch.get_device_module(kind)
+        if kind == "cpu":
+            processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+            free[name] = psutil.virtual_memory().available // processes
+        elif hasattr(module, "mem_get_info"):
+            free[name] = module.mem_get_info(int(index))[0]
+        else:
+            free[name] = None
+    return free
+
+
+def place(spec: SourceSpec, names: list[str], default: str | None = None) -> str:
+    """The device a source goes to: one of ``names``, or ``auto``.
+
+    Args:
+        spec: The source.
+        names: What there is, as `devices` returns it.
+        default: Where it goes if it names no device; None is the first GPU, or the CPU.
+
+    Raises:
+        TrimixError: Its device does not exist here.
+    """
+    gpus = names[1:]
+    given = spec.device or default
+    if given == SPREAD:
+        return SPREAD if gpus else "cpu"
+    if given is None:
+        return gpus[0] if gpus else "cpu"
+    if gpus and given == gpus[0].partition(":")[0]:  # "cuda" is "cuda:0"
+        return gpus[0]
+    if given not in names:
+        raise TrimixError(
+            f"{label(spec)}: there is no device {given!r} here.",
+            f"devices here: {', '.join([*names, SPREAD])}"
+            + ("" if gpus else " (PyTorch sees no GPU)"),
+        )
+    return given
+
+
+def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estimate:
+    """Estimate what a source needs.
+
+    Args:
+        spec: The source.
+        config: Its config.
+        files: Its files; their sizes stand in where parameters cannot be counted.
+        device: Where it goes.
+
+    Raises:
+        TrimixError: Its ``attn_implementation`` cannot be had.
+    """
+    stored = getattr(config, "quantization_config", None)
+    dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
+    size = _BYTES.get(dtype, 4)
+    counted = _count(spec, config)
+    weights: int | None = None
+    precision = dtype
+    if counted is None or stored:
+        weights = files.weight_bytes
+        precision = "as stored" if stored else dtype
+    else:
+        linear, rest = counted
+        per_linear = _QUANTIZED[spec.quantization] if spec.quantization else size
+        weights = round(linear * per_linear + rest * size)
+        precision = spec.quantization or dtype
+    cache = _cache_bytes(config, size)
+    parameters = None if counted is None else sum(counted)
+    return Estimate(spec.name, spec.path, device, precision, parameters, weights, cache)
+
+
+def check_fit(estimates: Iterable[Estimate], free: dict[str, int | None]) -> None:
+    """Check that the weights fit into what is free.
+
+    Raises:
+        TrimixError: They do not.
+    """
+    sources = list(estimates)
+    left = dict(free)
+    for device, available in free.items():
+        here = [e for e in sources if e.device == device]
+        needed = sum(e.weights or 0 for e in here)
+        if available is not None:
+            if needed > available:
+                raise _too_large(here, device, needed, available)
+            left[device] = available - needed
+    spread = [e for e in sources if e.device == SPREAD]
+    gpus = [bytes_ for device, bytes_ in left.items() if device != "cpu"]
+    known = [bytes_ for bytes_ in gpus if bytes_ is not None]
+    needed = sum(e.weights or 0 for e in spread)
+    if spread and len(known) == len(gpus) and needed > sum(known):
+        raise _too_large(spread, "all GPUs together", needed, sum(known))
+
+
+def table(estimates: Iterable[Estimate], free: dict[str, int | None]) -> list[str]:
+    """The estimates as lines of text."""
+    rows = [("source", "model", "device", "precision", "parameters", "weights", "cache/1k tokens")]
+    sources = list(estimates)
+    for e in sources:
+        count = "?" if e.parameters is None else f"{e.parameters / 1e6:,.1f} M"
+        cache = None if e.cache is None else e.cache * 1000
+        sizes = gib(e.weights), gib(cache)
+        rows.append((e.source, e.path, e.device, e.precision, count, *sizes))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    for device in dict.fromkeys(e.device for e in sources):
+        needed = sum(e.weights or 0 for e in sources if e.device == device)
+        there = f"{gib(free[device])} free" if device in free else "spread over all GPUs"
+        lines.append(f"{device}: {gib(needed)} of weights, {there}")
+    return [line.rstrip() for line in lines]
+
+
+def gib(size: int | None) -> str:
+    """Bytes for reading."""
+    return "?" if size is None else f"{size / GIB:.2f} GiB"
+
+
+def stored_dtype(config: Any) -> Any:
+    """The dtype of a checkpoint; where it does not say, the one that costs most."""
+    for part in (config, config.get_text_config()):
+        for name in ("dtype", "torch_dtype"):
+            if getattr(part, name, None) is not None:
+                return getattr(part, name)
+    return torch.float32
+
+
+def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
+    """Count parameters: those that bitsandbytes would quantize, and the others."""
+    extra: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    if spec.attn_implementation:
+        extra["attn_implementation"] = spec.attn_implementation
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **extra)
+    except Exception as error:
+        if spec.attn_implementation and isinstance(error, (ImportError, ValueError)):
+            raise TrimixError(
+                f"{label(spec)}: attn_implementation={spec.attn_implementation} cannot be had: "
+                f"{(str(error).splitlines() or [''])[0]}",
+                "leave it out, or give sdpa or eager",
+            ) from error
+        return None  # code of its own that cannot be built without storage
+    head = model.get_output_embeddings()
+    linear = sum(
+        m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head
+    )
+    total = sum(p.numel() for p in model.parameters())  # tied ones once
+    return linear, total - linear
+
+
+def _cache_bytes(config: Any, size: int) -> int | None:
+    """Bytes of keys and values per token, if every layer kept them."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    layers = getattr(text, "num_hidden_layers", None)
+    width = getattr(text, "hidden_size", None)
+    head_dim = getattr(text, "head_dim", None)
+    if head_dim is None and isinstance(width, int) and isinstance(heads, int):
+        head_dim = width // heads
+    if not (isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
+        return None  # another kind of layer, or another number of heads in each
+    return 2 * layers * kv_heads * head_dim * size
+
+
+def _too_large(sources: list[Estimate], device: str, needed: int, available: int) -> TrimixError:
+    """The error for weights that do not fit, with what each source takes."""
+    parts = ", ".join(f"{e.source} {gib(e.weights)}" for e in sources)
+    return TrimixError(
+        f"The weights need {gib(needed)} on {device}, where {gib(available)} are free: {parts}.",
+        "try quantization=int8 or nf4 (or large_quantization=...), dtype=bfloat16, another device "
+        "for some sources (small_device=cuda:1), or device=auto to spread the layers over all GPUs",
+    )

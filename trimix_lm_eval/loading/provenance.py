@@ -1,0 +1,133 @@
+"""What a number was made from (invariant 6): sources, revisions, policy, weights, tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
+#: apart within a second.
+_PIECE_BYTES, _PIECES = 2**18, 32
+
+
+def needed(asked: Settings, recipes: Sequence[FusionConfig]) -> tuple[str, ...]:
+    """The sources that some recipe needs, in the order of `SOURCES`.
+
+    Raises:
+        TrimixError: One is not given, or a mask looks at a source that has no weight.
+    """
+    used = {name for recipe in recipes for name in recipe.policy.sources(asked.sources)}
+    names = tuple(name for name in SOURCES if name in used)
+    for recipe in recipes:
+        if recipe.plausibility is not None and recipe.plausibility_source not in names:
+            raise TrimixError(
+                f"plausibility_source={recipe.plausibility_source} has weight 0 and is not loaded.",
+                f"name one of: {', '.join(names)}",
+            )
+    return names
+
+
+def describe(
+    asked: Settings,
+    config: FusionConfig,
+    commits: Mapping[str, str | None],
+    dtypes: Mapping[str, str],
+    max_length: int,
+    tokenizer: Any,
+) -> dict[str, Any]:
+    """What a run's numbers depend on, as JSON values.
+
+    Args:
+        asked: What was asked for.
+        config: The fusion; of the sources, only those that it needs are told of.
+        commits: Of each source on the Hub, by role.
+        dtypes: Of each source's weights, by role.
+        max_length: Context length in tokens.
+        tokenizer: The common tokenizer.
+
+    Returns:
+        ``sources`` (path, revision, commit or digest of the local files, dtype, quantization, by
+        role), ``policy`` with its options, ``plausibility``, and the context's settings.
+    """
+    sources = {}
+    for name in needed(asked, [config]):
+        spec = asked.sources[name]
+        folder = Path(spec.path)
+        sources[name] = {
+            "path": spec.path,
+            "revision": spec.revision,
+            "subfolder": spec.subfolder,
+            "gguf_file": spec.gguf_file,
+            "commit": commits.get(name),
+            "digest": digest(folder / spec.subfolder) if folder.is_dir() else None,
+            "dtype": dtypes[name],
+            "quantization": spec.quantization,
+        }
+    policy, masked = config.policy, config.plausibility is not None
+    options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    if "grid" in options:
+        options["grid"] = [list(point) for point in options["grid"]]
+    return {
+        "sources": sources,
+        "policy": {"name": policy.name, **options},
+        "plausibility": config.plausibility,
+        "plausibility_source": config.plausibility_source if masked else None,
+        "max_length": max_length,
+        "tokenizer": vocabulary_digest(tokenizer),
+        "add_bos_token": asked.add_bos_token,
+        "prefix_token_id": asked.prefix_token_id,
+        "enable_thinking": asked.enable_thinking,
+        "think_end_token": asked.think_end_token,
+        "seed": asked.seed,
+    }
+
+
+def vocabulary_digest(tokenizer: Any) -> str:
+    """Identity of a tokenizer: its tokens and their ids."""
+    pairs = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+
+
+def digest(folder: Path) -> str:
+    """Identity of a local model: names, sizes and samples of its files.
+
+    Args:
+        folder: Of a config, a tokenizer and weights.
+    """
+    total = hashlib.sha256()
+    kinds = {".json", ".safetensors", ".bin", ".gguf", ".model"}
+    for file in sorted(f for f in folder.iterdir() if f.suffix in kinds):
+        size = file.stat().st_size
+        total.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= _PIECES * _PIECE_BYTES:
+                total.update(stream.read())
+                continue
+            for piece in range(_PIECES):
+                stream.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
+                total.update(stream.read(_PIECE_BYTES))
+    return total.hexdigest()[:16]
+
+
+def text_digest(text: str) -> str:
+    """A short identity of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
+    """Name what two descriptions differ in."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            if key != "path":
+                yield from compared(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+    elif a != b:
+        yield f"{at} ({a} against {b})"

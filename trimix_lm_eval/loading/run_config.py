@@ -1,0 +1,118 @@
+"""Run configs of lm-eval (``lm_eval run --config``), read and checked before anything is run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trimix_lm_eval.utils.errors import TrimixError, unknown
+
+
+def load(path: str) -> dict[str, Any]:
+    """Read the YAML of a run config.
+
+    Raises:
+        TrimixError: It cannot be read, or is no mapping.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    try:
+        return dict(EvaluatorConfig.load_yaml_config(path))
+    except (OSError, TypeError, ValueError) as error:
+        raise TrimixError(str(error), "give a YAML file as for `lm_eval run --config`") from error
+
+
+def configured(run: Mapping[str, Any], where: str) -> Any:
+    """What lm-eval makes of a run config, an ``EvaluatorConfig``.
+
+    Args:
+        run: The config, which is not changed.
+        where: Where it comes from, for messages.
+
+    Raises:
+        TrimixError: lm-eval would refuse it, or not know a key.
+    """
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    accepted = [field.name for field in dataclasses.fields(EvaluatorConfig)]
+    for key in run:
+        if key not in accepted:
+            raise unknown(f"key in {where}", str(key), accepted)
+    if not isinstance(run.get("model_args") or {}, dict | str):
+        raise TrimixError(
+            f"model_args is {run['model_args']!r}.", "write name=value,name=value, or a mapping"
+        )
+    try:
+        return EvaluatorConfig(**copy.deepcopy(dict(run)))._configure()
+    except (TypeError, ValueError) as error:
+        raise TrimixError(f"lm-eval refuses {where}: {error}", "correct the file") from error
+
+
+def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str, Any]:
+    """The model's arguments, as lm-eval would pass them.
+
+    Args:
+        run: A run config, or part of it.
+        model_args: As for ``lm_eval --model_args``; given, it takes the place of the config's.
+
+    Raises:
+        TrimixError: They cannot be read, or one is given twice.
+    """
+    from lm_eval.utils import simple_parse_args_string
+
+    given: Any = model_args or run.get("model_args") or {}
+    if isinstance(given, str):
+        try:
+            given = json.loads(given) if given.lstrip().startswith("{") else given
+            given = simple_parse_args_string(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise TrimixError(
+                f"model_args cannot be read: {error}", "write them as name=value,name=value"
+            ) from error
+    beside = {
+        k: run[k] for k in ("batch_size", "max_batch_size", "device") if run.get(k) is not None
+    }
+    for key in beside.keys() & given.keys():
+        raise TrimixError(
+            f"{key} is given twice, beside model_args and in it.", "keep the one beside model_args"
+        )
+    return {**beside, **given}
+
+
+def task_names(given: Any) -> list[str]:
+    """The names under ``tasks`` in a run config, whether they exist or not.
+
+    Raises:
+        TrimixError: One of them is no text.
+    """
+    entries = [given] if isinstance(given, str) else list(given or [])
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise TrimixError(
+                f"tasks has {entry!r} in it.", "list names of tasks, or paths to YAML"
+            )
+    return [name.strip() for entry in entries for name in entry.split(",")]
+
+
+def no_task(name: str, known: list[str]) -> TrimixError:
+    """The error for a task that does not exist.
+
+    Args:
+        name: What was asked for.
+        known: What there is.
+    """
+    return TrimixError(
+        f"There is no task {name!r}.{_nearest(name, known)}",
+        "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
+    )
+
+
+def _nearest(name: str, accepted: list[str]) -> str:
+    """A guess at what a name was meant to be."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, accepted, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

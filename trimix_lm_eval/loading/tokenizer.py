@@ -1,0 +1,208 @@
+"""Where text and token ids meet: contexts, continuations, windows, stop strings.
+
+Splits texts into tokens exactly as lm-eval's ``hf`` model does, so that the two score the same
+tokens (invariant 1); each text is judged on its own, not by the first of its batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from trimix_lm_eval.engine.prefill import Prompt
+from trimix_lm_eval.engine.rolling import Window
+from trimix_lm_eval.fusion.policies import Policy, reading
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.utils.errors import TrimixError, warn_once
+
+#: Points chosen elsewhere, one or none per recipe; None lets every policy choose.
+Points = tuple[Weights | None, ...] | None
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Args:
+        tokenizer: Of transformers.
+        asked: For what concerns text: BOS, prefix token, end of thinking.
+        policies: Those of the recipes; they say which part of a prompt they judge.
+        vocab_size: Token ids that all sources know.
+    """
+
+    def __init__(
+        self, tokenizer: Any, asked: Settings, policies: Iterable[Policy], vocab_size: int
+    ) -> None:
+        self.tokenizer, self.bits, self.vocab_size = tokenizer, reading(policies), vocab_size
+        self.prefix_token_id = asked.prefix_token_id
+        self.add_bos_token = asked.add_bos_token
+        self.think_end_token = asked.think_end_token
+        self._last: tuple[Any, Prompt] = (None, Prompt(()))
+
+    @property
+    def prefix_id(self) -> int:
+        """The token before a text that has no context."""
+        for token in (self.prefix_token_id, self.tokenizer.bos_token_id):
+            if token is not None:
+                return int(token)
+        return int(self.tokenizer.eos_token_id)
+
+    def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids, each text judged on its own: no second BOS where it begins with one."""
+        text = whole_characters(text)
+        special = self._special(text, add_special_tokens)
+        # Not verbose: what is longer than the context is cut into windows, or cut with a warning.
+        ids = list(self.tokenizer.encode(text, verbose=False, **special))
+        if ids and max(ids) >= self.vocab_size:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise TrimixError(
+                f"A text holds the token {token!r} (id {max(ids)}), which not all sources know.",
+                "use models of one vocabulary, or a task (or chat template) without that token",
+            )
+        return ids
+
+    def _special(self, text: str, add_special_tokens: bool | None = None) -> dict[str, bool]:
+        if add_special_tokens is not None:
+            return {"add_special_tokens": add_special_tokens}
+        if text.startswith(self.tokenizer.decode([self.prefix_id])):
+            return {"add_special_tokens": False}
+        if self.add_bos_token is not None:
+            return {"add_special_tokens": self.add_bos_token}
+        return {}
+
+    def prompt(self, text: str, weights: Points = None) -> Prompt:
+        """A context as token ids, with what the policies may judge."""
+        if (text, weights) != self._last[0]:  # the options of a question come one after another
+            ids = self.encode(text) if text else []
+            judged = self._judged(text, len(ids)) if ids else None
+            made = Prompt(tuple(ids) or (self.prefix_id,), judged, weights)
+            self._last = ((text, weights), made)
+        return self._last[1]
+
+    def _judged(self, text: str, length: int) -> tuple[int, ...] | None:
+        """Which tokens the policies want to judge, by their bits; None for all of all."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        ends = [str(token) for token in added if token.special]
+        wanted = {
+            bit: spans
+            for policy, bit in self.bits.items()
+            if (spans := policy.judged(text, ends)) is not None
+        }
+        if not wanted:
+            return None
+        text = whole_characters(text)
+        encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
+        offsets = encoded["offset_mapping"]
+        if len(offsets) != length:
+            return None
+        judged = [sum(self.bits.values())] * length
+        for bit, spans in wanted.items():
+            mine = [
+                any(start < end and start < right and end > left for left, right in spans)
+                for start, end in offsets
+            ]
+            if any(mine[1:]):
+                judged = [
+                    bits if hit else bits & ~bit for bits, hit in zip(judged, mine, strict=True)
+                ]
+        return tuple(judged)
+
+    def pair(
+        self, context: str, continuation: str, weights: Points = None
+    ) -> tuple[Prompt, tuple[int, ...]]:
+        """Split a pair into tokens as lm-eval does (`TemplateLM.loglikelihood`)."""
+        if not context:
+            target = self.encode(continuation, add_special_tokens=False)
+            if target and target[0] == self.prefix_id:
+                return Prompt(tuple(target[:1]), weights=weights), tuple(target[1:])
+            return Prompt((self.prefix_id,), weights=weights), tuple(target)
+        stripped = context.rstrip()
+        if not stripped:
+            # White space alone: nothing is left of the context once it moves to the continuation.
+            return self.pair("", context + continuation, weights)
+        continuation = context[len(stripped) :] + continuation
+        prompt = self.prompt(stripped, weights)
+        whole = self.encode(stripped + continuation)
+        target = whole[len(prompt.ids) :]
+        if not target and continuation:
+            # A token spans the border: give it to the continuation, so that it is not lost.
+            shared = common_length(prompt.ids, whole)
+            judged = prompt.judged[:shared] if prompt.judged else None
+            ids = prompt.ids[:shared] or (self.prefix_id,)
+            prompt = prompt._replace(ids=ids, judged=judged or None)
+            target = whole[shared:]
+        return prompt, tuple(target)
+
+    def windows(
+        self, ids: Sequence[int], max_length: int, prefix: int | None = None
+    ) -> list[Window]:
+        """Cut a text into (context, tokens to be predicted), as lm-eval does.
+
+        Args:
+            ids: The text.
+            max_length: Context length in tokens.
+            prefix: What stands before the text; None is `prefix_id`.
+        """
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        prefix = self.prefix_id if prefix is None else prefix
+        windows = get_rolling_token_windows(list(ids), prefix, max_length, 1)
+        return [(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, windows)]
+
+    def cut(self, text: str, stop: Iterable[str]) -> str:
+        """The text before the first stop string, after what ends the thinking."""
+        think_end = self.think_end_token
+        if think_end:
+            text = text.split(think_end)[-1].lstrip()
+        for term in stop:
+            if term:
+                text = text.split(term)[0]
+        return text
+
+
+class StopStringCriteria:
+    """Tells whether one of some strings has appeared in a row's text.
+
+    Args:
+        tokenizer: Turns ids into text; special tokens are kept, as they may be stop strings.
+        stop: The strings.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        # A token holds at least one byte, so this many tokens hold any stop string that ends here.
+        self.tail = max((len(s.encode()) for s in self.stop), default=0) + 4
+
+    def __call__(self, ids: list[int]) -> bool:
+        """Whether the last token completed a stop string."""
+        if not self.stop:
+            return False
+        text = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=False)
+        return any(s in text for s in self.stop)
+
+
+def seed_for(seed: int, *parts: object) -> int:
+    """A seed that depends on what a request is, not on when it is run."""
+    text = "\x1f".join([str(seed), *map(str, parts)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def whole_characters(text: str) -> str:
+    """The text without halves of surrogate pairs, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        warn_once("A text holds half a surrogate pair: replaced by U+FFFD.")
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common prefix of two token lists."""
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

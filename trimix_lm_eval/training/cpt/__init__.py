@@ -1,0 +1,25 @@
+"""``trimix cpt``: continual pretraining of a small base model on raw text of one language.
+
+config.py       the YAML: every key, its default (the recipe of the paper's models), its checks
+texts.py        where text comes from: files and folders, the Hub; places -> lines of bytes
+lines.py        bytes -> lines, none of them longer than a mebibyte in memory
+scripts.py      which scripts letters are of
+cleaning.py     lines -> documents; what is dropped, why, and where it can be read
+holdout.py      which documents are held out; training text that is too near to them
+packing.py      documents -> token ids on disk, in rows of one length
+mixing.py       rows of the language and of English in an exact ratio, each in its place
+plan.py         rows, batches and steps
+corpus.py       all of this together, done once and kept
+base.py         the model to go on from, before it is loaded
+measure.py      bits per byte of held-out text, as lm-eval measures it
+checkpoints.py  which checkpoint is whole
+trainer.py      transformers' Trainer: order of the rows, held-out bits per byte, progress
+saving.py       the model's folder: weights, tokenizer, card
+card.py         the card
+report.py       what was read and what came of it, for reading
+run.py          the whole
+"""
+
+from trimix_lm_eval.training.cpt.run import main, train
+
+__all__ = ["main", "train"]

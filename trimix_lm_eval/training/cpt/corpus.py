@@ -1,0 +1,323 @@
+"""Text -> rows of tokens on disk, with an account of it; done once, by one process.
+
+    <output>/cpt/data/text.tokens, english.tokens     see `packing`
+    <output>/cpt/data/held_out.jsonl, test.jsonl      documents
+    <output>/cpt/data/dropped.jsonl                   every line that is not used, and why
+    <output>/cpt/data/report.json                     the account
+
+The folder appears when all of it is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from tqdm import tqdm
+
+from trimix_lm_eval.training.cpt import holdout, texts
+from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, write_dropped
+from trimix_lm_eval.training.cpt.config import Config
+from trimix_lm_eval.training.cpt.packing import Packer, Rows
+from trimix_lm_eval.training.cpt.plan import plan
+from trimix_lm_eval.utils.errors import TrimixError
+
+_NEAR = "near held-out text"
+_LEAST = 4  # documents that are held out, whatever the share: one or two tell little
+_SOME = 64  # documents of English that are tokenized before their tokens are counted
+
+
+class Corpus(NamedTuple):
+    """What `prepare` made.
+
+    Attributes:
+        text: Rows of the language.
+        english: Rows of English.
+        held_out: Documents that decide.
+        test: Documents that decide nothing.
+        report: The account.
+    """
+
+    text: Rows
+    english: Rows
+    held_out: list[str]
+    test: list[str]
+    report: dict[str, Any]
+
+
+class Read(NamedTuple):
+    """What there is to be read.
+
+    Attributes:
+        text: Of the language.
+        english: Of English.
+        kept_out: Identities of the held-out files, by key of the config.
+    """
+
+    text: list[texts.Source]
+    english: list[texts.Source]
+    kept_out: dict[str, str]
+
+    def identity(self) -> dict[str, Any]:
+        """What of it the weights depend on.
+
+        Of the Hub's data sets the name, not the commit: text is read once, and a run that has been
+        read for must go on where the Hub cannot be reached.
+        """
+        known = {"text": self.text, "english": self.english}
+        found: dict[str, Any] = {
+            key: [one.sha256 or one.name for one in some] for key, some in known.items()
+        }
+        return {**found, **self.kept_out}
+
+
+def look(config: Config) -> Read:
+    """Find the sources of a run.
+
+    Raises:
+        TrimixError: Something is not there.
+    """
+    kept_out = {}
+    for key, path in (("held_out", config.held_out), ("test", config.test)):
+        if isinstance(path, Path):
+            kept_out[f"{key} file"] = texts.source_of(path, config.text_field, key).sha256
+    return Read(
+        texts.sources(config.text, config.text_field, "text", [config.output]),
+        texts.sources(config.english, config.text_field, "english", [config.output]),
+        kept_out,
+    )
+
+
+def load(config: Config, length: int, filler: int) -> Corpus | None:
+    """What was made before; None if nothing was.
+
+    Args:
+        config: Of the run.
+        length: Tokens per row.
+        filler: See `Rows`.
+    """
+    folder = config.work / "data"
+    if not folder.is_dir():
+        return None
+    return Corpus(
+        Rows(folder / "text.tokens", length, filler),
+        Rows(folder / "english.tokens", length, filler),
+        _read_documents(folder / "held_out.jsonl"),
+        _read_documents(folder / "test.jsonl"),
+        json.loads((folder / "report.json").read_text(encoding="utf-8")),
+    )
+
+
+def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> None:
+    """Read, clean, hold out, tokenize.
+
+    Args:
+        config: Of the run.
+        found: Its sources.
+        tokenizer: Of the base.
+        length: Tokens per row.
+        world: Processes of the run.
+
+    Raises:
+        TrimixError: A file cannot be read, or no text is left.
+    """
+    folder, new = config.work / "data", config.work / "data.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
+        report: dict[str, Any] = {}
+        tokens, shields = _text(config, found.text, tokenizer, new, dropped, report)
+        rows = -(-tokens // length)
+        wanted = plan(config, length, rows, world).english_rows * length
+        _english(config, found.english, tokenizer, new, dropped, wanted, report, shields)
+    (new / "report.json").write_text(
+        json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8"
+    )
+    new.rename(folder)
+
+
+def _text(
+    config: Config,
+    found: list[texts.Source],
+    tokenizer: Any,
+    folder: Path,
+    dropped: TextIO,
+    report: dict[str, Any],
+) -> tuple[int, list[holdout.Shield]]:
+    """Prepare the text of the language; returns its tokens, and what keeps others from it."""
+    given = {
+        name: holdout.read(path, config.text_field)
+        for name, path in (("held_out", config.held_out), ("test", config.test))
+        if isinstance(path, Path)
+    }
+    cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
+    account = cleaner.account
+    shields = [holdout.Shield(itertools.chain(*given.values()))]
+    drawn = holdout.Drawn(config.seed)
+    clean = folder / "clean.jsonl"
+    with clean.open("w", encoding="utf-8") as out:
+        for document in documents(cleaner, found, "reading", config.max_bytes):
+            # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
+            document = _away_from(shields, document, account, dropped)
+            if document.lines:
+                drawn.add(document.text)
+                _write(out, document)
+    if not account.kept:
+        raise no_text(account, "text")
+    held: dict[int, str] = {}
+    if not isinstance(config.held_out, Path):
+        held = drawn.chosen(config.held_out, _LEAST)
+        given["held_out"] = list(held.values())
+        shields.append(holdout.Shield(given["held_out"]))
+    packer = Packer(tokenizer, folder / "text.tokens")
+    packer.add(_to_train_on(clean, set(held), shields[1:], account, dropped))
+    packer.close()
+    clean.unlink()
+    if not packer.tokens:
+        raise no_text(account, "text")
+    report["text"] = {**account.plain(), **_fertility(packer, account)}
+    for name in ("held_out", "test"):
+        some = given.get(name, [])
+        rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+        report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
+    return packer.tokens, shields
+
+
+def _away_from(
+    shields: Sequence[holdout.Shield], document: Document, account: Account, dropped: TextIO
+) -> Document:
+    """A document without the lines that repeat held-out text, which count as dropped from then."""
+    kept = Document(document.file, [], [])
+    for number, line in zip(document.numbers, document.lines, strict=True):
+        if any(shield.hits(line) for shield in shields):
+            size = len(line.encode())
+            account.kept -= 1
+            account.drop(_NEAR, size)
+            write_dropped(dropped, _NEAR, line, document.file, number, size)
+        else:
+            kept.numbers.append(number)
+            kept.lines.append(line)
+    return kept
+
+
+def _to_train_on(
+    clean: Path,
+    held: set[int],
+    shields: Sequence[holdout.Shield],
+    account: Account,
+    dropped: TextIO,
+) -> Iterator[str]:
+    """The documents that are not held out; the account's sums are of these from then on."""
+    total = account.documents
+    account.documents = account.characters = account.bytes = 0
+    with clean.open(encoding="utf-8") as rows:
+        for place, row in enumerate(tqdm(rows, "tokenizing", total, unit="document", delay=1)):
+            document = Document(*json.loads(row))
+            if place in held:
+                account.kept -= len(document.lines)
+                account.held_out += len(document.lines)
+                continue
+            document = _away_from(shields, document, account, dropped)
+            if document.lines:
+                account.add(document.text)
+                yield document.text
+
+
+def _apart(
+    documents: Iterable[Document],
+    shields: Sequence[holdout.Shield],
+    account: Account,
+    dropped: TextIO,
+) -> Iterator[str]:
+    """What of documents may be trained on; only that counts as kept."""
+    for whole in documents:
+        kept = _away_from(shields, whole, account, dropped)
+        if len(kept.lines) < len(whole.lines):
+            account.documents -= 1
+            account.characters -= len(whole.text)
+            account.bytes -= len(whole.text.encode())
+            if kept.lines:
+                account.add(kept.text)
+        if kept.lines:
+            yield kept.text
+
+
+def _english(
+    config: Config,
+    found: list[texts.Source],
+    tokenizer: Any,
+    folder: Path,
+    dropped: TextIO,
+    wanted: int,
+    report: dict[str, Any],
+    shields: Sequence[holdout.Shield],
+) -> None:
+    """Prepare as much English as the run reads; what is called so may hold the language, too."""
+    cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, nfc=False)
+    account = cleaner.account
+    packer = Packer(tokenizer, folder / "english.tokens")
+    stream = documents(cleaner, found, "reading English")
+    while found and packer.tokens < wanted:
+        read = list(itertools.islice(stream, _SOME))
+        if not read:
+            break
+        packer.add(_apart(read, shields, account, dropped))
+    stream.close()
+    packer.close()
+    if found and not packer.tokens:
+        raise no_text(cleaner.account, "english")
+    if found:
+        wants = {"tokens wanted": wanted}
+        report["english"] = {**account.plain(), **_fertility(packer, account), **wants}
+
+
+def documents(
+    cleaner: Cleaner, found: list[texts.Source], title: str, most: int | None = None
+) -> Generator[Document, None, None]:
+    """The documents of all sources, or those up to so many bytes."""
+    total = sum(source.size for source in found)
+    read = 0
+    with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, delay=1) as bar:
+        for source in found:
+            for document in cleaner.documents(source):
+                size = sum(len(line.encode()) + 1 for line in document.lines)
+                bar.update(size)
+                yield document
+                read += size
+                if most is not None and read >= most:
+                    return
+
+
+def _fertility(packer: Packer, account: Account) -> dict[str, Any]:
+    """How many tokens text takes: what low-resource languages pay for a tokenizer not theirs."""
+    return {
+        "tokens": packer.tokens,
+        "tokens per character": packer.text_tokens / max(1, account.characters),
+        "bytes per token": account.bytes / max(1, packer.text_tokens),
+    }
+
+
+def no_text(account: Account, key: str) -> TrimixError:
+    """The error for text of which nothing is left."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in account.dropped.most_common())
+    return TrimixError(
+        f"{key}: no text is left of {account.lines:,} lines in {len(account.files)} files"
+        + (f" ({reasons})." if reasons else "."),
+        "look at the files; a text in another encoding is converted by "
+        "`iconv -f UTF-16 -t UTF-8 old.txt > new.txt`",
+    )
+
+
+def _write(out: TextIO, document: Document) -> None:
+    json.dump(document, out, ensure_ascii=False)
+    out.write("\n")
+
+
+def _read_documents(path: Path) -> list[str]:
+    with path.open(encoding="utf-8") as rows:
+        return [json.loads(row)["text"] for row in rows]

@@ -1,0 +1,291 @@
+"""The whole of ``trimix cpt``: prepare the text once, train from where training stopped, save.
+
+    <output>/                      the model, when it is finished
+    <output>/cpt/run.json          what the weights depend on
+    <output>/cpt/data/             see `corpus`
+    <output>/cpt/checkpoints/      of the Trainer, until the model is finished
+    <output>/cpt/measured.json     bits per byte of held-out text, before and after
+    <output>/cpt/log.json          the Trainer's log
+
+Every part is written beside its place and moved there when all of it is there, and none is made
+twice: the same command goes on from any end, kill -9 included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from trimix_lm_eval.loading.provenance import compared
+from trimix_lm_eval.training.cpt import base as bases
+from trimix_lm_eval.training.cpt import card, checkpoints, corpus, report, saving, trainer
+from trimix_lm_eval.training.cpt import config as configs
+from trimix_lm_eval.training.cpt.base import Base
+from trimix_lm_eval.training.cpt.config import Config
+from trimix_lm_eval.training.cpt.corpus import Corpus
+from trimix_lm_eval.training.cpt.measure import Windows, measure
+from trimix_lm_eval.training.cpt.plan import Plan, plan
+from trimix_lm_eval.utils import distributed
+from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: What the system says of a disk that is full or not for us to write on.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
+#: What safetensors and torch make of the same; the latter in two ways, by where the disk ends.
+_DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", "unexpected pos")
+
+Measured = dict[str, dict[str, float]]
+
+
+def main(given: str | Path) -> int:
+    """``trimix cpt``: train, and show what came of it.
+
+    Args:
+        given: The YAML file.
+
+    Returns:
+        0, or 130 after Ctrl-C.
+    """
+    try:
+        train(given)
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(given: str | Path | Mapping[str, Any]) -> Path:
+    """Train a model, or go on with it, and save it.
+
+    Args:
+        given: A config (see `config`), or its path.
+
+    Returns:
+        The folder of the model.
+
+    Raises:
+        TrimixError: Something is wrong that the user can mend. What is done stays done.
+    """
+    config = configs.read(given)
+    _check_reporters(config)
+    place = distributed.join()
+    base = bases.find(config)
+    length = min(config.sequence_length, base.context)
+    with _alone(config, place):
+        if place.rank == 0:
+            _prepare(config, base, length, place)
+        distributed.wait(place.world)
+        data = corpus.load(config, length, base.filler)
+        assert data is not None, "the first process has made it"
+        planned = plan(config, length, len(data.text), place.world)
+        if place.rank == 0:
+            _say(report.of_corpus(data.report, config))
+            _say(report.of_english(data.report, planned))
+            _say(report.of_plan(planned, config))
+        if not (config.work / "finished.json").exists():
+            bases.check_memory(base, config)
+            with _memory_named(config):
+                _train(config, base, planned, data, place)
+        elif place.rank == 0:
+            _tidy(config)
+        if place.rank == 0:
+            _say(report.of_result(_read(config.work / "measured.json")))
+            _say([f"the model is in {config.output}: small_cpt={config.output}"])
+    return config.output
+
+
+# --- before training ---------------------------------------------------------------------------
+
+
+def _check_reporters(config: Config) -> None:
+    for name in config.report_to:
+        if find_spec(name) is None:
+            extra = "'trimix-lm-eval[cpt]'" if name == "tensorboard" else name
+            raise TrimixError(f"report_to names {name}, which is not here.", f"pip install {extra}")
+
+
+@contextlib.contextmanager
+def _alone(config: Config, place: DistributedEnv) -> Iterator[None]:
+    """Keep other runs out of the folder; the system lets go of it when this process ends."""
+    if place.rank:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    try:
+        config.work.mkdir(parents=True, exist_ok=True)
+        with FileLock(config.work / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise TrimixError(
+            f"{config.output} is in use by another run.", "wait for it, or give another output"
+        ) from error
+    except Exception as error:
+        if not _of_disk(error):
+            raise
+        raise TrimixError(
+            f"{config.output} cannot be written: {error}.",
+            "make room, see to its permissions, or give another output",
+        ) from error
+
+
+def _of_disk(error: Exception) -> bool:
+    """Whether something could not be written."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK
+    return any(text in str(error) for text in _DISK_TEXTS)
+
+
+def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> None:
+    """Make sure that the folder is this run's, and that the text is prepared."""
+    found = corpus.look(config)
+    identity = {
+        **config.identity(),
+        "base files": base.identity(),
+        "data": found.identity(),
+        "row": length,
+        "batch": plan(config, length, 1, place.world).batch,
+    }
+    _claim(config, identity)
+    if not (config.work / "data").is_dir():
+        corpus.prepare(config, found, base.tokenizer, length, place.world)
+
+
+def _claim(config: Config, identity: Mapping[str, Any]) -> None:
+    """Make the folder this run's.
+
+    Raises:
+        TrimixError: It holds something else.
+    """
+    file = config.work / "run.json"
+    mend = "give this run another output, or delete that folder"
+    if file.exists() and (config.work / "data").is_dir():
+        differences = list(compared(_read(file), json.loads(json.dumps(identity))))
+        if differences:
+            shown = "; ".join(differences[:5])
+            raise TrimixError(f"{config.output} holds another run: {shown}.", mend)
+        return
+    others = sorted(path.name for path in config.output.iterdir() if path != config.work)
+    if others:
+        raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", mend)
+    checkpoints.write_json(file, identity)
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _memory_named(config: Config) -> Iterator[None]:
+    """Say what helps when memory runs out."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrimixError(
+            f"The GPU's memory does not hold {config.micro_batch} rows of a batch.",
+            f"write micro_batch: {max(1, config.micro_batch // 2)} (the batch stays as it is), or "
+            "gradient_checkpointing: true; what is trained already is not lost",
+        ) from error
+
+
+def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: DistributedEnv) -> None:
+    """Train from the newest checkpoint on, and save the best one."""
+    texts = {"held_out": data.held_out, "test": data.test}
+    windows = {
+        name: Windows.of(some, base.tokenizer, planned.length)
+        for name, some in texts.items()
+        if some
+    }
+    model = bases.load(base, config)
+    bases.quiet_about_ties(model)
+    before = config.work / "before.json"
+    if not before.exists():
+        found = _measure(model, windows, planned, place)
+        if place.rank == 0:
+            checkpoints.write_json(before, found)
+    logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
+    training = trainer.make(
+        config, planned, data, saving.adapted(model, config), windows["held_out"], place
+    )
+    last = checkpoints.newest(config.work / "checkpoints") if place.rank == 0 else None
+    last = distributed.exchanged(last, place.world)[0]
+    if last and place.rank == 0:
+        _say([f"going on after step {checkpoints.steps_of(last):,}"])
+    training.train(resume_from_checkpoint=str(last) if last else None)
+    best = config.work / "best"
+    if training.is_fsdp_enabled:
+        training.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    training.save_model(str(best))
+    step, log = training.state.best_global_step or 0, training.state.log_history
+    del model, training
+    if place.rank == 0:
+        checkpoints.write_json(config.work / "log.json", log)
+        _finish(config, base, planned, data, windows, step)
+
+
+def _measure(
+    model: Any, windows: Mapping[str, Windows], planned: Plan, place: DistributedEnv
+) -> dict[str, float]:
+    """Bits per byte of each text, on the best device there is."""
+    if torch.accelerator.is_available():
+        model.to(place.device or torch.accelerator.current_accelerator())
+    elif model.dtype != torch.float32:
+        model.float()  # the weights are rounded already; CPUs are slow at half precision
+    return {
+        name: measure(model, some, planned.micro, place).bits_per_byte
+        for name, some in windows.items()
+    }
+
+
+def _finish(
+    config: Config,
+    base: Base,
+    planned: Plan,
+    data: Corpus,
+    windows: Mapping[str, Windows],
+    step: int,
+) -> None:
+    """Save the model, measured as saved, with its card."""
+    best, new = config.work / "best", config.work / "model.new"
+    model = saving.trained(base, config, best)
+    saving.save(model, base, new)
+    after = _measure(model, windows, planned, DistributedEnv())
+    before = _read(config.work / "before.json")
+    measured: Measured = {
+        name: {"before": before[name], "after": number} for name, number in after.items()
+    }
+    text = card.write(config, base, planned, data.report, measured, step)
+    (new / card.NAME).write_text(text, encoding="utf-8")
+    checkpoints.write_json(config.work / "measured.json", measured)
+    saving.move(new, config.output)
+    checkpoints.write_json(config.work / "finished.json", {"step": step})
+    _tidy(config)
+
+
+def _tidy(config: Config) -> None:
+    """Delete what a finished model has no use for: several times its size."""
+    for name in ("best", "checkpoints"):
+        shutil.rmtree(config.work / name, ignore_errors=True)
+
+
+# --- small things ------------------------------------------------------------------------------
+
+
+def _say(lines: Any) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,295 @@
+"""Where text comes from: files, folders, patterns, and data sets on the Hub.
+
+Text files and JSONL are read as bytes, line by line, by `lines`: the readers of the library
+`datasets` end at the first byte that is not UTF-8, and nobody learns in which line. Parquet and
+the Hub are read by that library.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trimix_lm_eval.training.cpt.lines import Line, of_rows, of_text, split
+from trimix_lm_eval.utils.errors import TrimixError, first_line, unknown
+
+_ROWS = (".jsonl", ".ndjson", ".json")
+_TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_KEYS = {
+    "file": ("file", "field"),
+    "hub": ("hub", "config", "split", "field", "revision", "streaming"),
+}
+
+
+class Place(NamedTuple):
+    """A place of text.
+
+    Attributes:
+        where: A file, folder, pattern or address; or a data set on the Hub.
+        hub: Whether it is the latter.
+        config: Of the data set.
+        split: Of the data set.
+        field: The column that holds the text; None is the config's ``text_field``.
+        revision: Branch, tag or commit of the data set.
+        streaming: Whether rows are used as they arrive, and no file is kept.
+    """
+
+    where: str
+    hub: bool = False
+    config: str | None = None
+    split: str = "train"
+    field: str | None = None
+    revision: str = "main"
+    streaming: bool = True
+
+    def plain(self) -> Any:
+        """As in YAML."""
+        kind = "hub" if self.hub else "file"
+        given = {**self._asdict(), kind: self.where}
+        usual = Place("")._asdict()
+        kept = {k: given[k] for k in _KEYS[kind] if k == kind or given[k] != usual[k]}
+        return self.where if list(kept) == ["file"] else kept
+
+
+def read_places(key: str, value: Any) -> tuple[Place, ...]:
+    """Read what YAML says of places.
+
+    Args:
+        key: Under which it stands.
+        value: One place or a list of them: texts, or mappings with ``file`` or ``hub``.
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    return tuple(_place(key, one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _place(key: str, value: Any) -> Place:
+    if isinstance(value, str) and value:
+        return Place(value)
+    kinds = [kind for kind in _KEYS if isinstance(value, Mapping) and kind in value]
+    if len(kinds) != 1:
+        raise TrimixError(
+            f"{key} has {value!r} in it.",
+            "write paths, or mappings such as {hub: owner/name, config: ug} or "
+            "{file: rows.jsonl, field: content}",
+        )
+    for name in value:
+        if name not in _KEYS[kinds[0]]:
+            raise unknown(f"key of a place in {key}", str(name), _KEYS[kinds[0]])
+    for name, one in value.items():
+        if not isinstance(one, bool if name == "streaming" else str):
+            mend = "write true or false" if name == "streaming" else "write it as a text"
+            raise TrimixError(f"{name} of a place in {key} is {one!r}.", mend)
+    given = {name: one for name, one in value.items() if name not in _KEYS}
+    return Place(value[kinds[0]], kinds[0] == "hub", **given)
+
+
+class Source(NamedTuple):
+    """One file, or one data set on the Hub.
+
+    Attributes:
+        name: For messages and reports.
+        place: Where it was asked for.
+        path: Of the file; None on the Hub.
+        field: The column that holds the text.
+        size: Bytes on disk; 0 if unknown.
+        sha256: Of the file as it lies on the disk; empty on the Hub.
+        commit: Of the data set; empty if unknown, and for files.
+    """
+
+    name: str
+    place: Place
+    path: Path | None
+    field: str
+    size: int = 0
+    sha256: str = ""
+    commit: str = ""
+
+    def lines(self) -> Iterator[Line]:
+        """Yield the lines of it, or of each of its rows.
+
+        Raises:
+            TrimixError: It cannot be read.
+        """
+        try:
+            if self.path is None:
+                yield from _of_table(_hub(self), self.field)
+            elif (suffix := _suffix(self.path)) in _TABLES:
+                yield from _of_table(_table(self.path, _TABLES[suffix]), self.field)
+            else:
+                yield from _of_file(self.path, self.field if suffix in _ROWS else None)
+        except (OSError, EOFError, ValueError) as error:  # pyarrow's are ValueErrors
+            mend = "see to its permissions, or copy or unpack it again"
+            raise TrimixError(
+                f"{self.name} cannot be read: {first_line(error)}.",
+                mend if self.path else "try again; what the Hub has can also be given as files",
+            ) from error
+
+
+def sources(
+    places: tuple[Place, ...], field: str, key: str, made: Sequence[Path] = ()
+) -> list[Source]:
+    """Find out what there is, and its identity.
+
+    Args:
+        places: Where to look.
+        field: Column of places that name none.
+        key: Under which the places stand in the config, for messages.
+        made: Files and folders of our own, which may lie in a folder of text and are no part of it.
+
+    Raises:
+        TrimixError: A place has nothing, or what cannot be read.
+    """
+    found: list[Source] = []
+    for place in places:
+        column = place.field or field
+        if place.hub:
+            commit = _commit(place)
+            name = ":".join(filter(None, [place.where, place.config, place.split]))
+            found.append(Source(name, place, None, column, commit=commit))
+            continue
+        for path in _files(place.where, key, made):
+            try:
+                size, sha256 = path.stat().st_size, _sha256(path)
+            except OSError as error:
+                raise TrimixError(
+                    f"{key}: {path} cannot be read: {error.strerror}.", "see to its permissions"
+                ) from error
+            found.append(Source(str(path), place, path, column, size, sha256))
+    return found
+
+
+def source_of(path: Path, field: str, key: str) -> Source:
+    """The one file that a path stands for.
+
+    Args:
+        path: Of it.
+        field: Of JSONL and tables, what holds the text.
+        key: Under which it stands in the config.
+
+    Raises:
+        TrimixError: It is none, or several.
+    """
+    found = sources((Place(str(path)),), field, key)
+    if len(found) > 1:
+        raise TrimixError(f"{key}: {path} stands for {len(found)} files.", "name one file")
+    return found[0]
+
+
+def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
+    """The files of a path, a folder or a pattern."""
+    path = Path(where).expanduser()
+    if path.is_dir():
+        kinds = (".txt", *_ROWS, *_TABLES)
+        found = [file for file in sorted(path.rglob("*")) if _suffix(file) in kinds]
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+    if not path.is_file():
+        ours = {one.resolve() for one in made}
+        found = [one for one in found if ours.isdisjoint([one.resolve(), *one.resolve().parents])]
+    files = [file for file in found if file.is_file()]
+    if not files:
+        raise TrimixError(
+            f"{key}: there is no file {where}.",
+            "correct the path (relative ones begin at the current folder); a folder is searched "
+            "for .txt, .jsonl and .parquet; a data set on the Hub is {hub: owner/name}",
+        )
+    return files
+
+
+def _suffix(path: Path) -> str:
+    """What the content is called, packed or not."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _sha256(path: Path) -> str:
+    total = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def _of_file(path: Path, field: str | None) -> Iterator[Line]:
+    """The lines of a text, or, where a field is named, of the rows of JSONL."""
+    import fsspec
+
+    with fsspec.open(str(path), "rb", compression="infer") as stream:
+        yield from of_text(stream) if field is None else of_rows(stream, field)
+
+
+def _of_table(rows: Any, field: str) -> Iterator[Line]:
+    """The lines of a column of an iterable data set."""
+    columns = rows.column_names
+    if columns and field not in columns:
+        raise TrimixError(
+            f"There is no column {field!r}; there are {', '.join(columns)}.",
+            "name the one that holds the text: text_field: …, or field: … of the place",
+        )
+    for number, row in enumerate(rows, 1):
+        text = row.get(field)
+        if isinstance(text, str):
+            yield from split(text, number)
+        else:
+            shown = json.dumps(text, default=str)[:1000].encode()
+            yield Line(number, shown, f"no text in {field}", begins=True)
+
+
+def _table(path: Path, kind: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            kind, data_files={"train": [str(path)]}, split="train", streaming=True
+        )
+    except Exception as error:  # whatever the library raises of a damaged file
+        raise TrimixError(
+            f"{path} cannot be read as {kind}: {first_line(error)}", "copy or make it again"
+        ) from error
+
+
+def _hub(source: Source) -> Any:
+    """A data set on the Hub, at the commit that was found."""
+    import datasets
+
+    place = source.place
+    revision = source.commit or place.revision
+    try:
+        found = datasets.load_dataset(
+            place.where,
+            place.config,
+            split=place.split,
+            revision=revision,
+            streaming=place.streaming,
+        )
+    except Exception as error:  # gated, missing, offline: each library below has errors of its own
+        raise TrimixError(
+            f"The data set {place.where} cannot be had from the Hub: {first_line(error)}",
+            f"check its name, config and split at https://huggingface.co/datasets/{place.where}; "
+            "if it is gated accept its conditions there and `hf auth login`; or download it and "
+            "give its files",
+        ) from error
+    if source.field in (found.column_names or []):
+        found = found.select_columns([source.field])
+    return found
+
+
+def _commit(place: Place) -> str:
+    """The commit that a revision stands for; nothing where the Hub does not answer."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(place.where, revision=place.revision).sha or "")
+    except Exception:  # what is wrong is said when it is read; without a network a cache may do
+        return ""

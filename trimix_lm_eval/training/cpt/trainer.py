@@ -1,0 +1,247 @@
+"""transformers' Trainer, with three things of our own.
+
+Rows come in the order of the `Mixture`, whatever the number of processes. Held-out text is measured
+in bits per byte, and decides which checkpoint is the best. A checkpoint is sealed when all of it is
+there, so that training goes on from it after any end, as if there had been none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from tqdm import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from trimix_lm_eval.training.cpt import checkpoints
+from trimix_lm_eval.training.cpt.config import Config
+from trimix_lm_eval.training.cpt.corpus import Corpus
+from trimix_lm_eval.training.cpt.measure import Windows, measure
+from trimix_lm_eval.training.cpt.mixing import Mixture
+from trimix_lm_eval.training.cpt.plan import Plan
+from trimix_lm_eval.utils import distributed
+from trimix_lm_eval.utils.distributed import DistributedEnv
+
+#: As in Llama and Qwen; the recipe does not tell.
+_BETA2, _CLIP = 0.95, 1.0
+
+
+class Mixed(Dataset[dict[str, np.ndarray]]):
+    """All rows of a run, each at its place.
+
+    Args:
+        corpus: The rows.
+        mixture: Their order.
+        count: How many the run takes.
+    """
+
+    def __init__(self, corpus: Corpus, mixture: Mixture, count: int) -> None:
+        self._corpus, self._mixture, self._count = corpus, mixture, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: int) -> dict[str, np.ndarray]:
+        """Token ids and labels, ``[length]`` each."""
+        row = self._mixture[place]
+        ids, labels = (self._corpus.english if row.english else self._corpus.text)[row.number]
+        return {"input_ids": ids, "labels": labels}
+
+
+class CptTrainer(Trainer):
+    """Trains on rows in their order, and measures bits per byte.
+
+    Args:
+        windows: Of the held-out text.
+        place: Of this process.
+        **given: As of `Trainer`.
+    """
+
+    def __init__(self, windows: Windows, place: DistributedEnv, **given: Any) -> None:
+        super().__init__(**given, data_collator=default_data_collator)
+        self._windows, self._place = windows, place
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Measure held-out text in place of a data set's loss."""
+        rows = self.args.per_device_train_batch_size
+        found = measure(self.model, self._windows, rows, self._place)
+        metrics = {"eval_loss": found.nll, "eval_bits_per_byte": found.bits_per_byte}
+        self.log(dict(metrics))
+        told = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = told
+        return metrics
+
+
+class Patience(EarlyStoppingCallback):
+    """Stops when held-out text gets no better, also if it was stopped there before."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Stop at once if the checkpoint that training goes on from was the last one."""
+        super().on_train_begin(args, state, control, **more)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
+class Last(TrainerCallback):
+    """Measures after the last step, too, as newer versions of transformers do by themselves."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for it."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
+class Seals(TrainerCallback):
+    """Seals each checkpoint when all processes have written their part of it."""
+
+    def __init__(self, place: DistributedEnv) -> None:
+        self._place = place
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Seal what has just been written."""
+        distributed.wait(self._place.world)
+        if self._place.rank == 0:
+            checkpoints.seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+        distributed.wait(self._place.world)
+
+
+class Bar(TrainerCallback):
+    """A progress bar whose estimate leaves out what was trained before."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Open the bar."""
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move on by a step."""
+        self._bar.update()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show the training loss beside the bar, and what was measured above it."""
+        logs = logs or {}
+        if "loss" in logs:
+            self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        if "eval_bits_per_byte" in logs:
+            found = f"{logs['eval_bits_per_byte']:.4f} bits per byte of held-out text"
+            self._bar.write(f"step {state.global_step:,}: {found}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+def make(
+    config: Config, plan: Plan, corpus: Corpus, model: Any, windows: Windows, place: DistributedEnv
+) -> CptTrainer:
+    """Put a trainer together.
+
+    Args:
+        config: Of the run.
+        plan: Of the run.
+        corpus: The rows.
+        model: That is to be trained.
+        windows: Of the held-out text.
+        place: Of this process.
+    """
+    mixture = Mixture(plan.rows, len(corpus.english), config.ratio, config.seed)
+    callbacks: list[TrainerCallback] = [Last(), Seals(place)]
+    if config.patience:
+        callbacks.append(Patience(config.patience))
+    if place.rank == 0:
+        callbacks.append(Bar())
+        if "tensorboard" in config.report_to:
+            callbacks.append(_tensorboard(config.work / "tensorboard"))
+    rows = Mixed(corpus, mixture, plan.steps * plan.batch)
+    return CptTrainer(
+        windows,
+        place,
+        model=model,
+        args=_arguments(config, plan),
+        train_dataset=rows,
+        eval_dataset=rows,  # never looked at, but there has to be one
+        callbacks=callbacks,
+    )
+
+
+def _tensorboard(folder: Path) -> TrainerCallback:
+    """The Trainer's own callback; the environment is the other way to tell it the folder."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(str(folder)))
+
+
+def _arguments(config: Config, plan: Plan) -> TrainingArguments:
+    """What the Trainer is told."""
+    gpu = torch.accelerator.is_available()
+    checkpointing = gpu if config.gradient_checkpointing is None else config.gradient_checkpointing
+    made = TrainingArguments(
+        output_dir=str(config.work / "checkpoints"),
+        run_name=config.output.name,
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.micro,
+        gradient_accumulation_steps=plan.accumulation,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": config.min_learning_rate},
+        warmup_steps=plan.warmup,
+        weight_decay=config.weight_decay,
+        adam_beta2=_BETA2,
+        max_grad_norm=_CLIP,
+        bf16=_bf16(config),
+        eval_strategy="steps",
+        eval_steps=plan.every,
+        save_strategy="steps",
+        save_steps=plan.every,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="bits_per_byte",
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,
+        logging_steps=min(10, plan.every),
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
+        seed=config.seed,
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **_checkpointing(checkpointing),
+    )
+    # Several GPUs in one process would be fed more rows than planned; launchers give each its own.
+    made._n_gpu = min(1, made.n_gpu)
+    return made
+
+
+def _bf16(config: Config) -> bool:
+    """Whether the arithmetic is bf16 around fp32 weights."""
+    if config.precision != "auto":
+        return config.precision == "bf16"
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Gradient checkpointing, by the name that this version of transformers has for it."""
+    names = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in names)
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}

@@ -1,0 +1,11 @@
+"""``trimix new-language``: everything that a language needs, written from text in it.
+
+codes.py  flores.tsv   which languages SIB-200 and Belebele have, and what they are called
+recipe.py              steps, batch and learning rate that suit the size of the text and the model
+skeleton.py            the files, from templates
+command.py             the whole
+"""
+
+from trimix_lm_eval.training.new_language.command import Asked, main, write
+
+__all__ = ["Asked", "main", "write"]

@@ -1,0 +1,217 @@
+"""From text to files: read it, keep some for testing, choose what suits it, write."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trimix_lm_eval.loading.preflight import memory
+from trimix_lm_eval.loading.settings import DEMO
+from trimix_lm_eval.training.cpt import base as bases
+from trimix_lm_eval.training.cpt import config as configs
+from trimix_lm_eval.training.cpt import corpus, holdout, texts
+from trimix_lm_eval.training.cpt.base import Base
+from trimix_lm_eval.training.cpt.cleaning import Cleaner
+from trimix_lm_eval.training.new_language import codes, skeleton
+from trimix_lm_eval.training.new_language.codes import Language
+from trimix_lm_eval.training.new_language.recipe import suited
+from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import model_configs_dir
+
+#: Documents that are kept for testing: a share, but enough for a report to test differences.
+_SHARE, _LEAST = 0.1, 20
+_SEED = 1234
+#: Bytes of text whose tokens are counted; the rest is taken to be like it.
+_SAMPLE = 2_000_000
+#: What lies in the folder after this and the commands it prints, and may look like text.
+_MADE = ("test.jsonl", "small_cpt", "results", "report", "runs")
+
+
+class Asked(NamedTuple):
+    """What the command line says.
+
+    Attributes:
+        code: Of the language.
+        text: Files, folders or patterns.
+        base: The small base model: Hub id, folder or ``demo``.
+        large: The large model of the same family; None where the base has one of its own.
+        output: Folder; None is the code.
+        name: Of the language in English; None is that of FLORES-200, or the code.
+        english: Files of English text to be mixed in.
+        text_field: Column of JSONL and Parquet.
+        license: Of the text.
+        force: Whether files that are there are written over.
+    """
+
+    code: str
+    text: Sequence[str]
+    base: str = DEMO
+    large: str | None = None
+    output: Path | None = None
+    name: str | None = None
+    english: Sequence[str] = ()
+    text_field: str = "text"
+    license: str = ""
+    force: bool = False
+
+
+def main(asked: Asked) -> int:
+    """``trimix new-language``: write the files, and say what to do with them.
+
+    Returns:
+        0.
+    """
+    folder, written = write(asked)
+    relative = os.path.relpath(folder)
+    print(*(f"wrote {os.path.join(relative, name)}" for name in written), sep="\n")
+    shown = shlex.quote(relative)
+    print("\nNow:\n")
+    print(f"trimix cpt {shown}/cpt.yaml")
+    print(f"trimix sweep {shown}/sweep.yaml")
+    print(f"trimix report {shown}/results --output {shown}/report")
+    if "benchmarks.yaml" in written:
+        print(f"\nWith the Hub, before the report: trimix sweep {shown}/benchmarks.yaml")
+    if asked.base == DEMO:
+        print(
+            "\nThe demo's models are toys. For a model of use: --base Qwen/Qwen2.5-1.5B --large "
+            "Qwen/Qwen2.5-7B-Instruct, and a GPU."
+        )
+    return 0
+
+
+def write(asked: Asked) -> tuple[Path, list[str]]:
+    """Write the files.
+
+    Args:
+        asked: What is wanted.
+
+    Returns:
+        The folder, and the names of the files in it.
+
+    Raises:
+        TrimixError: Something is wrong that the user can mend. Then nothing is written.
+    """
+    language = _language(asked)
+    folder = (asked.output or Path(asked.code)).expanduser().resolve()
+    config = configs.read(
+        {
+            "base": asked.base,
+            "output": str(folder / "small_cpt"),
+            "text": list(asked.text),
+            "text_field": asked.text_field,
+            "language": asked.code,
+        }
+    )
+    large = _large(asked)
+    base = bases.find(config)
+    made = [folder / name for name in _MADE]
+    english = texts.sources(tuple(map(texts.Place, asked.english)), "text", "--english", made)
+    found = texts.sources(config.text, asked.text_field, "--text", made)
+    documents, tokens = _read(found, base, asked.code)
+    needs = memory.estimate(base.spec, base.config, base.files, "cpu")
+    facts = skeleton.Facts(
+        language,
+        re.sub(r"\W", "_", asked.code),
+        folder,
+        [str(source.path.resolve()) for source in found if source.path],
+        asked.text_field,
+        [str(source.path.resolve()) for source in english if source.path],
+        asked.license,
+        _local(asked.base),
+        _local(large),
+        suited(tokens, needs.parameters, base.context),
+        tokens,
+        needs.parameters,
+        len(documents),
+        _SEED,
+    )
+    files = skeleton.files(facts)
+    rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
+    files["test.jsonl"] = "".join(rows)
+    _put(files, folder, asked.force)
+    return folder, sorted(files)
+
+
+def _language(asked: Asked) -> Language:
+    """The language; of a code that is not known, what is said of it."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", asked.code):
+        raise TrimixError(
+            f"{asked.code!r} cannot be part of a task's name.",
+            "give a code of letters, digits, '_' and '-', e.g. swh_Latn",
+        )
+    known = codes.known().get(asked.code)
+    if known:
+        return known._replace(name=asked.name or known.name)
+    near = ", ".join(f"{one.code} ({one.name})" for one in codes.near(asked.code))
+    hint = f"; near it: {near}" if near else ""
+    print(f"note: {asked.code} is not a code of FLORES-200, so no benchmark has it{hint}")
+    return Language(asked.code, asked.name or asked.code, ())
+
+
+def _large(asked: Asked) -> str:
+    """The large model."""
+    if asked.large:
+        return asked.large
+    if asked.base == DEMO:
+        return DEMO
+    import yaml
+
+    pairs = [
+        yaml.safe_load(path.read_text(encoding="utf-8"))["model_args"]
+        for path in sorted(model_configs_dir().glob("*/*.yaml"))
+    ]
+    fitting = {pair["pretrained"] for pair in pairs if pair["small_base"] == asked.base}
+    of_family = f"one of {', '.join(sorted(fitting))}" if fitting else "a larger one of its family"
+    raise TrimixError(
+        f"No large model is named that {asked.base} could be fused with.",
+        f"add --large: {of_family}",
+    )
+
+
+def _read(found: list[texts.Source], base: Base, code: str) -> tuple[list[str], int]:
+    """The documents to be kept for testing, and about how many tokens the others have."""
+    drawn = holdout.Drawn(_SEED)
+    sample: list[str] = []
+    sampled = 0
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        cleaner = Cleaner(nowhere, code, deduplicate=True, nfc=False)
+        for document in corpus.documents(cleaner, found, "reading"):
+            drawn.add(document.text)
+            if sampled < _SAMPLE:
+                sample.append(document.text)
+                sampled += len(document.text.encode())
+    if not cleaner.account.documents:
+        raise corpus.no_text(cleaner.account, "--text")
+    test = list(drawn.chosen(_SHARE, _LEAST).values())
+    ids = base.tokenizer(sample, add_special_tokens=False)["input_ids"]
+    per_byte = sum(map(len, ids)) / max(1, sampled)
+    rest = cleaner.account.bytes - sum(len(text.encode()) for text in test)
+    return test, round(per_byte * rest)
+
+
+def _local(model: str) -> str:
+    """A model's name; of a folder, from wherever it is used."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def _put(made: dict[str, str], folder: Path, force: bool) -> None:
+    """Write files, unless some are there."""
+    there = [name for name in made if (folder / name).exists()]
+    if there and not force:
+        raise TrimixError(
+            f"{folder} has {', '.join(there[:3])}{' …' if len(there) > 3 else ''} already.",
+            "give another --output, or --force to write over them",
+        )
+    try:
+        for name, content in made.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise TrimixError(
+            f"{folder} cannot be written: {error}.", "see to its permissions, or give --output"
+        ) from error

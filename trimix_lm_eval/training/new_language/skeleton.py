@@ -1,0 +1,109 @@
+"""The files of a new language, from templates; they run as they are, from any folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trimix_lm_eval.loading.settings import DEMO
+from trimix_lm_eval.tasklib import catalog
+from trimix_lm_eval.training.new_language.codes import Language
+from trimix_lm_eval.training.new_language.recipe import Suited
+from trimix_lm_eval.utils.paths import tasks_dir
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+class Facts(NamedTuple):
+    """What the files are made from.
+
+    Attributes:
+        language: Its code, name and benchmarks.
+        slug: The code, as part of names of tasks.
+        folder: Of the files.
+        text: Paths of the text.
+        text_field: Column of the text.
+        english: Paths of English text.
+        license: Of the text.
+        base: The small base model.
+        large: The large model.
+        suited: Steps, batch, learning rate.
+        tokens: Of the text.
+        parameters: Of the base; None if unknown.
+        test: How many documents are kept for testing.
+        seed: They were drawn by.
+    """
+
+    language: Language
+    slug: str
+    folder: Path
+    text: list[str]
+    text_field: str
+    english: list[str]
+    license: str
+    base: str
+    large: str
+    suited: Suited
+    tokens: int
+    parameters: int | None
+    test: int
+    seed: int
+
+
+def files(facts: Facts) -> dict[str, str]:
+    """The content of all files but the held-out text, by path in the folder.
+
+    Args:
+        facts: What they are made from.
+    """
+    rolling = f"trimix_{facts.slug}_rolling"
+    own, tasks = _benchmarks(facts)
+    made = {
+        "cpt.yaml": _render("cpt.yaml.j2", facts),
+        "model.yaml": _render("model.yaml.j2", facts, tasks=[rolling], benchmarks=tasks),
+        "sweep.yaml": _render("sweep.yaml.j2", facts, tasks=[rolling]),
+        f"tasks/{rolling}.yaml": _render("rolling.yaml.j2", facts, task=rolling),
+    }
+    if tasks:
+        made["benchmarks.yaml"] = _render("benchmarks.yaml.j2", facts, tasks=tasks)
+    return {**made, **own}
+
+
+def _benchmarks(facts: Facts) -> tuple[dict[str, str], list[str]]:
+    """Task files of the benchmarks that have the language, and the names of those tasks."""
+    made, names = {}, []
+    shipped = catalog.shipped()
+    for benchmark in facts.language.benchmarks:
+        template = tasks_dir() / benchmark / f"_{benchmark}"
+        likeliest = tasks_dir() / {"sib200": "_labels_ll", "belebele": "_letters_ll"}[benchmark]
+        for ending, includes in (("", [template]), ("_ll", [template, likeliest])):
+            name = f"trimix_{benchmark}_{facts.slug}{ending}"
+            names.append(name)
+            if name not in shipped:
+                made[f"tasks/{name}.yaml"] = _render(
+                    "benchmark.yaml.j2", facts, task=name, includes=[str(p) for p in includes]
+                )
+    return made, names
+
+
+def _render(template: str, facts: Facts, **more: Any) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["yaml"] = _scalar
+    return environment.get_template(template).render(
+        **facts._asdict(), demo=facts.base == DEMO, **more
+    )
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML reads it back: texts in quotes where they need them."""
+    import json
+
+    return json.dumps(str(value), ensure_ascii=False)

@@ -1,0 +1,80 @@
+"""Several processes: who this one is, and how they tell each other what they have.
+
+Each process evaluates a share of the documents; lm-eval puts the shares together.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import torch
+
+
+class DistributedEnv(NamedTuple):
+    """Of this process among all.
+
+    Attributes:
+        rank: Counted over all nodes.
+        world: Number of processes.
+        device: Where its models go; None leaves the choice.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: str | None = None
+
+
+def join() -> DistributedEnv:
+    """Find this process's place, as its launcher (accelerate, torchrun) tells it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return DistributedEnv()
+    from accelerate import PartialState
+
+    # The first rank to finish waits for the slowest, however long that takes.
+    state = PartialState(not torch.cuda.is_available(), timeout=timedelta(weeks=52))
+    # A process that ends with its communication threads alive aborts, and its launcher ends
+    # the others with it.
+    atexit.register(state.destroy_process_group)
+    device = "cpu" if state.device.type == "cpu" else str(state.device)
+    # process_index, not local_process_index: on several nodes the local one repeats.
+    return DistributedEnv(state.process_index, state.num_processes, device)
+
+
+def concatenated(tensor: torch.Tensor, world: int) -> torch.Tensor:
+    """A tensor of each process, one after the other, on every process."""
+    if world < 2:
+        return tensor
+    from accelerate.utils import gather
+
+    gathered: torch.Tensor = gather(tensor)
+    return gathered
+
+
+def exchanged(mine: Any, world: int) -> list[Any]:
+    """One object from every process, on every process."""
+    if world < 2:
+        return [mine]
+    parts: list[Any] = [None] * world
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
+
+
+def collected(mine: Any, rank: int, world: int, on: int) -> list[Any] | None:
+    """One object from every process on process ``on``; None elsewhere."""
+    if world < 2:
+        return [mine]
+    parts: list[Any] | None = [None] * world if rank == on else None
+    torch.distributed.gather_object(mine, parts, dst=on)
+    # A process may end right after this call, while a thread of gloo still drops the tensors
+    # it sent; that thread would find no interpreter and abort. A barrier holds none.
+    wait(world)
+    return parts
+
+
+def wait(world: int) -> None:
+    """Wait for all processes."""
+    if world > 1:
+        torch.distributed.barrier()
