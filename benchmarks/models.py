@@ -183,9 +183,9 @@ def variant(model: TriMix, **settings: Any) -> TriMix:
     return TriMix(asked, model.tokenizer, model.fuser, model.report)
 
 
-def alone(model: TriMix, recipe: int, **settings: Any) -> TriMix:
-    """One recipe of several in a run of its own, over the loaded models that it needs."""
-    mine, whole = model.fuser.recipes[recipe], model.fuser.ensemble
+def alone(model: TriMix, config: int, **settings: Any) -> TriMix:
+    """One fusion config of several in a run of its own, over the loaded models that it needs."""
+    mine, whole = model.fuser.configs[config], model.fuser.ensemble
     names = needed(model.settings, [mine])
     sources = [source for source in whole.sources if source.name in names]
     fuser = Fuser(Ensemble(sources, whole.unused.tolist()), (mine,))

@@ -131,7 +131,7 @@ def writing(
     a, b = found.values()
     each = spent["one_by_one"] / len(some)
     return {
-        "ratio_gen": round(spent["at_once"] / (each * len(model.fuser.recipes)), 4),
+        "ratio_gen": round(spent["at_once"] / (each * len(model.fuser.configs)), 4),
         "texts_identical": round(sum(a[key] == b[key] for key in b) / len(b), 4),
         "distinct_tokens": round(distinct(model, a), 4),
         "seconds_gen": {name: round(time, 3) for name, time in spent.items()},

@@ -102,13 +102,13 @@ class Text(NamedTuple):
 class TriMix:
     """Several causal LMs with one tokenizer, fused at every token.
 
-    Most have one recipe: a policy, and perhaps a mask. A sweep has many, and the sources run once
+    Most have one config: a policy, and perhaps a mask. A sweep has many, and the sources run once
     for all of them; then what users call answers by the first, and the methods that yield by all.
 
     Args:
-        asked: The settings that it was built from; of several recipes the first one's.
+        asked: The settings that it was built from; of several fusion configs the first one's.
         tokenizer: The common tokenizer.
-        fuser: The loaded sources and the recipes.
+        fuser: The loaded sources and the fusion configs.
         report: What the preflight found (commits, lengths).
     """
 
@@ -117,7 +117,7 @@ class TriMix:
     ) -> None:
         self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
         self.max_length = int(asked.max_length or report.max_length)
-        weighting = [recipe.policy for recipe in fuser.recipes]
+        weighting = [config.policy for config in fuser.configs]
         self.codec = Tokenizer(tokenizer, asked, weighting, report.vocab_size)
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
@@ -156,18 +156,18 @@ class TriMix:
         """Check, then load the sources that several variants need, once for all of them.
 
         Args:
-            variants: A recipe each; they differ in policy and plausibility only.
+            variants: A fusion config each; they differ in policy and plausibility only.
             device: Where sources go that name no device; None is the first GPU, or the CPU.
             kept: Models loaded before, which are not loaded again; gets those that are.
         """
         asked = variants[0]
-        recipes = tuple(
+        configs = tuple(
             FusionConfig(
                 policies.build(v.policy, **v.policy_options), v.plausibility, v.plausibility_source
             )
             for v in variants
         )
-        names = needed(asked, recipes)
+        names = needed(asked, configs)
         models = {} if kept is None else kept
         report = preflight.check(asked, names, device, models)
         tokenizer = report.tokenizer
@@ -187,16 +187,16 @@ class TriMix:
                 models[spec] = load_model(spec, default)
             own = spec.attn_implementation is None
             sources.append(ModelRunner(name, models[spec], report.vocab_size, own))
-        return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), recipes), report)
+        return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), configs), report)
 
     @property
-    def recipes(self) -> tuple[FusionConfig, ...]:
+    def configs(self) -> tuple[FusionConfig, ...]:
         """What is made of the logits, one for each variant."""
-        return self.fuser.recipes
+        return self.fuser.configs
 
     def part(self, which: Sequence[int]) -> TriMix:
-        """The same loaded sources with some of the recipes; the account of drafts is one."""
-        fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.recipes[i] for i in which))
+        """The same loaded sources with some of the fusion configs; the account of drafts is one."""
+        fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.configs[i] for i in which))
         part = TriMix(self.settings, self.tokenizer, fuser, self.report)
         part.speculation = self.speculation
         return part
@@ -210,7 +210,7 @@ class TriMix:
         dtypes = {s.name: str(s.dtype).removeprefix("torch.") for s in self.fuser.ensemble.sources}
         return describe(
             self.settings,
-            self.fuser.recipes[which],
+            self.fuser.configs[which],
             self.report.commits,
             dtypes,
             self.max_length,
@@ -275,11 +275,11 @@ class TriMix:
         points: Sequence[Points] | None = None,
         questions: Sequence[Hashable] | None = None,
     ) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, recipe, score) as soon as each is known.
+        """Yield (index, fusion config, score) as soon as each is known.
 
         Args:
             pairs: (context, continuation).
-            points: Per pair, weights chosen elsewhere, one or None for each recipe; None lets the
+            points: Per pair, weights chosen elsewhere, one or None for each config; None lets the
                 policies choose.
             questions: What each pair is an option of. Options that differ in context share the
                 weights of the part that their contexts have in common. None: a question is a
@@ -294,7 +294,7 @@ class TriMix:
         for i, (prompt, target) in enumerate(encoded):
             if not target:
                 warn_once("An empty continuation has log-likelihood 0: scored so.")
-                for which in range(len(self.fuser.recipes)):
+                for which in range(len(self.fuser.configs)):
                     yield i, which, Score(0.0, True, None)
             elif len(target) > self.max_length:
                 for which, one in enumerate(self._score_long(prompt, target)):
@@ -335,7 +335,7 @@ class TriMix:
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, recipe, score of the whole text) as soon as each is known."""
+        """Yield (index, fusion config, score of the whole text) as soon as each is known."""
         documents = [self.codec.windows(self.codec.encode(text), self.max_length) for text in texts]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
 
@@ -345,11 +345,11 @@ class TriMix:
         jobs: Sequence[tuple[str, Generation]],
         points: Sequence[Points] | None = None,
     ) -> Iterator[tuple[int, int, Text]]:
-        """Yield (index, recipe, text) as soon as each is done.
+        """Yield (index, fusion config, text) as soon as each is done.
 
         Args:
             jobs: Prompts, each with how it is to be continued.
-            points: Per prompt, weights chosen elsewhere, one or None for each recipe; None lets
+            points: Per prompt, weights chosen elsewhere, one or None for each config; None lets
                 the policies choose.
         """
         planned = [
@@ -387,11 +387,11 @@ class TriMix:
     def choose_for_task(
         self, contexts: Sequence[str], which: int = 0, title: str | None = None
     ) -> Choice:
-        """One point of a recipe for a whole task, from some of its prompts (see `TaskPerplexity`).
+        """One point of a config for a whole task, from some of its prompts (see `TaskPerplexity`).
 
         Args:
             contexts: The prompts.
-            which: Index of the recipe.
+            which: Index of the fusion config.
             title: Of a progress bar; None shows none.
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
@@ -401,7 +401,7 @@ class TriMix:
         read = dict(bar)
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
         readers = [reader for mine in found for reader in mine.readers.values()]
-        return self.recipes[which].policy.choose(readers)
+        return self.configs[which].policy.choose(readers)
 
     # ---------------------------------------------------------------- text and tokens
 
@@ -414,7 +414,7 @@ class TriMix:
         return _AUTO_ON_CPU if on_cpu else int(self.settings.max_batch_size)
 
     def end_ids(self) -> tuple[frozenset[int], ...]:
-        """By recipe, the tokens that end a text: the tokenizer's, and those its sources declare."""
+        """By config, the tokens that end a text: the tokenizer's, and those its sources declare."""
         declared: dict[str, set[int]] = {}
         for source in self.fuser.ensemble.sources:
             ends = getattr(source.model.generation_config, "eos_token_id", None)
@@ -423,8 +423,8 @@ class TriMix:
         eos = self.tokenizer.eos_token_id
         own = set() if eos is None else {int(eos)}
         return tuple(
-            frozenset(own.union(*(declared[n] for n in recipe.policy.sources(declared))))
-            for recipe in self.fuser.recipes
+            frozenset(own.union(*(declared[n] for n in config.policy.sources(declared))))
+            for config in self.fuser.configs
         )
 
     def _score_long(self, prompt: Prompt, target: Sequence[int]) -> list[Score]:
@@ -464,7 +464,7 @@ class TriMix:
 
 
 def _by_first(found: Iterator[tuple[int, int, T]]) -> dict[int, T]:
-    """What the first recipe answers, by index."""
+    """What the first fusion config answers, by index."""
     return {i: result for i, which, result in found if which == 0}
 
 

@@ -205,7 +205,7 @@ def test_texts_without_a_prompt(trio, max_length):
     assert it.notes[-1].startswith("There is no prompt")
 
     windows = model.codec.windows(model.codec.encode(LONG), max_length)
-    points = model.fuser.recipes[0].policy.points()
+    points = model.fuser.configs[0].policy.points()
     nll = []  # of each token, under each point
     for context, part in windows:
         ids = [*context, *part]

@@ -1,4 +1,4 @@
-"""Many recipes in one pass give what each of them gives alone."""
+"""Many fusion configs in one pass give what each of them gives alone."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ from trimix_lm_eval.utils.errors import TrimixError
 close = {"rel": 1e-5, "abs": 1e-5}
 
 
-def recipe(policy, plausibility=None, source="large_ins", **options):
+def config(policy, plausibility=None, source="large_ins", **options):
     return FusionConfig(policies.build(policy, **options), plausibility, source)
 
 
-GRID = [recipe("fixed", alpha=a, beta=b) for a, b, _ in PAPER_GRID]
-CHOOSING = [recipe(name) for name in ("ppl", "ppl_answer", "ent")]
+GRID = [config("fixed", alpha=a, beta=b) for a, b, _ in PAPER_GRID]
+CHOOSING = [config(name) for name in ("ppl", "ppl_answer", "ent")]
 OTHERS = [
-    *(recipe(name) for name in ("large_ins", "small_cpt", "small_base", "proxy_tuning", "gate")),
-    recipe("gate", floor=0.2),
-    recipe("ppl", optimum="newton"),
-    recipe("ppl", grid="0.2:0.4;0.6:0.8;0.4:0.1"),
-    recipe("ppl", 0.1),
-    recipe("fixed", 0.1, alpha=0.3, beta=0.5),
-    recipe("fixed", 0.1, "small_cpt", alpha=0.3, beta=0.5),
-    recipe("gate", 0.3),
+    *(config(name) for name in ("large_ins", "small_cpt", "small_base", "proxy_tuning", "gate")),
+    config("gate", floor=0.2),
+    config("ppl", optimum="newton"),
+    config("ppl", grid="0.2:0.4;0.6:0.8;0.4:0.1"),
+    config("ppl", 0.1),
+    config("fixed", 0.1, alpha=0.3, beta=0.5),
+    config("fixed", 0.1, "small_cpt", alpha=0.3, beta=0.5),
+    config("gate", 0.3),
 ]
 EVERY = [*GRID, *CHOOSING, *OTHERS]
 
 
 def alone(three, one, **how):
-    """The recipe in a run of its own, with the sources that it needs."""
+    """The fusion config in a run of its own, with the sources that it needs."""
     return three.many([one], **how)
 
 
 def every(found):
-    """By recipe and request."""
+    """By fusion config and request."""
     answers = {}
     for i, which, answer in found:
         assert (which, i) not in answers, "each once"
@@ -62,9 +62,9 @@ def every(found):
     return answers
 
 
-some_recipes = st.lists(st.sampled_from(EVERY), min_size=1, max_size=6)
+some_configs = st.lists(st.sampled_from(EVERY), min_size=1, max_size=6)
 #: Enough points for them to be judged together.
-points_too = some_recipes.map(lambda some: [*GRID[::7], *some])
+points_too = some_configs.map(lambda some: [*GRID[::7], *some])
 
 
 def assert_same_weights(got, want, newton=False):
@@ -91,11 +91,11 @@ def test_scores(trio, family):
     three = trio(family)
 
     @property_test(8)
-    @given(some_recipes | points_too, questions(), batches)
-    def check(recipes, pairs, how):
-        found = every(three.many(recipes, **how).iter_loglikelihood(pairs))
-        assert len(found) == len(recipes) * len(pairs)
-        for which, one in enumerate(recipes):
+    @given(some_configs | points_too, questions(), batches)
+    def check(configs, pairs, how):
+        found = every(three.many(configs, **how).iter_loglikelihood(pairs))
+        assert len(found) == len(configs) * len(pairs)
+        for which, one in enumerate(configs):
             wanted = alone(three, one).loglikelihood(pairs)
             for i, want in enumerate(wanted):
                 assert_same_score(found[which, i], want, is_newton(one))
@@ -104,26 +104,26 @@ def test_scores(trio, family):
 
 
 @property_test(4)
-@given(some_recipes | points_too, batches)
-def test_scores_of_questions_whose_options_differ_in_context(trio, recipes, how):
+@given(some_configs | points_too, batches)
+def test_scores_of_questions_whose_options_differ_in_context(trio, configs, how):
     three = trio("llama")
     stem = "Q: x\nA: y\n\nQ: the trophy did not fit because "
     pairs = [(stem + "it\nA:", " was big."), (stem + "the case\nA:", " was big."), ("", " was")]
     pairs.append(("the inn " * 30, " there " * 20))  # longer than the context
     asked = ["q", "q", "q", "r"]
-    found = every(three.many(recipes, **how).iter_loglikelihood(pairs, questions=asked))
-    for which, one in enumerate(recipes):
+    found = every(three.many(configs, **how).iter_loglikelihood(pairs, questions=asked))
+    for which, one in enumerate(configs):
         wanted = every(alone(three, one).iter_loglikelihood(pairs, questions=asked))
         for i in range(len(pairs)):
             assert_same_score(found[which, i], wanted[0, i], is_newton(one))
 
 
 @property_test(6)
-@given(some_recipes | points_too, st.lists(text | st.just(""), min_size=1, max_size=4), batches)
-def test_rolling_scores(trio, recipes, texts, how):
+@given(some_configs | points_too, st.lists(text | st.just(""), min_size=1, max_size=4), batches)
+def test_rolling_scores(trio, configs, texts, how):
     three = trio("llama")
-    found = every(three.many(recipes, max_length=11, **how).iter_rolling(texts))
-    for which, one in enumerate(recipes):
+    found = every(three.many(configs, max_length=11, **how).iter_rolling(texts))
+    for which, one in enumerate(configs):
         wanted = alone(three, one, max_length=11).loglikelihood_rolling(texts)
         for i, want in enumerate(wanted):
             newton = is_newton(one)
@@ -157,10 +157,10 @@ def test_texts(trio, family):
 
     @property_test(10)
     @given(some, st.lists(st.tuples(context, row), min_size=1, max_size=4), batches)
-    def check(recipes, jobs, how):
-        found = every(three.many(recipes, **how).iter_generate(jobs))
-        assert len(found) == len(recipes) * len(jobs)
-        for which, one in enumerate(recipes):
+    def check(configs, jobs, how):
+        found = every(three.many(configs, **how).iter_generate(jobs))
+        assert len(found) == len(configs) * len(jobs)
+        for which, one in enumerate(configs):
             wanted = every(alone(three, one, speculative="off").iter_generate(jobs))
             for i in range(len(jobs)):
                 assert_same_text(found[which, i], wanted[0, i])
@@ -178,8 +178,8 @@ def test_texts(trio, family):
 def test_texts_though_memory_runs_out(trio, monkeypatch_once, jobs, how, seed, often):
     """Every now and then a pass fails; what was finished is kept, the rest is begun anew."""
     three, rolls = trio("llama"), random.Random(seed)
-    recipes = [*GRID[::8], *CHOOSING[:2], recipe("gate"), recipe("ppl", 0.1)]
-    model = three.many(recipes, **{**how, "batch_size": 5})
+    configs = [*GRID[::8], *CHOOSING[:2], config("gate"), config("ppl", 0.1)]
+    model = three.many(configs, **{**how, "batch_size": 5})
     run = InputBatch.run
 
     def refuse(self, which, start, wanted=None):
@@ -190,7 +190,7 @@ def test_texts_though_memory_runs_out(trio, monkeypatch_once, jobs, how, seed, o
     with monkeypatch_once() as patch:
         patch.setattr(InputBatch, "run", refuse)
         found = every(model.iter_generate(jobs))
-    for which, one in enumerate(recipes):
+    for which, one in enumerate(configs):
         wanted = every(alone(three, one, speculative="off").iter_generate(jobs))
         for i in range(len(jobs)):
             assert_same_text(found[which, i], wanted[0, i])
@@ -202,7 +202,7 @@ def monkeypatch_once():
 
 
 def test_everything_at_once(trio):
-    """All recipes, one request of each kind."""
+    """All fusion configs, one request of each kind."""
     three = trio("llama")
     model = three.many(EVERY, batch_size=5)
     pairs = [("Q: x\nA: y\n\nQ: the inn\nA:", option) for option in (" in", " there")]
@@ -229,8 +229,8 @@ def test_the_sources_run_once_for_all_points(trio, monkeypatch):
     three = trio("llama")
     pairs = [("the inn " * 8 + f"{i}", option) for i in range(4) for option in (" in", " there x")]
     shapes = {}
-    for name, recipes in (("one", [CHOOSING[0]]), ("all", [*GRID, *CHOOSING, *OTHERS[:5]])):
-        model = three.many(recipes, batch_size=4)
+    for name, configs in (("one", [CHOOSING[0]]), ("all", [*GRID, *CHOOSING, *OTHERS[:5]])):
+        model = three.many(configs, batch_size=4)
         with spied_rows(monkeypatch) as seen:
             list(model.iter_loglikelihood(pairs))
         shapes[name] = list(seen)
@@ -238,12 +238,12 @@ def test_the_sources_run_once_for_all_points(trio, monkeypatch):
 
 
 def test_equal_texts_are_written_once(trio, monkeypatch):
-    """Ten recipes that cannot differ cost what one costs."""
+    """Ten fusion configs that cannot differ cost what one costs."""
     three, jobs = trio("llama"), [("the inn", Generation(12)), ("x", Generation(9))]
     tokens = []
     point = {"alpha": 0.3, "beta": 0.5}
-    for recipes in ([recipe("fixed", **point)], [recipe("fixed", **point) for _ in range(10)]):
-        model = three.many(recipes, batch_size=2, speculative="off")
+    for configs in ([config("fixed", **point)], [config("fixed", **point) for _ in range(10)]):
+        model = three.many(configs, batch_size=2, speculative="off")
         with spied_rows(monkeypatch) as seen:
             list(model.iter_generate(jobs))
         tokens.append(sum(rows * columns for rows, columns in seen))
@@ -268,7 +268,7 @@ def test_paths_are_followed_once_as_far_as_they_agree(trio, monkeypatch):
     assert len(texts) == 36
 
 
-def test_no_more_is_held_than_by_so_many_rows_of_one_recipe(trio, monkeypatch):
+def test_no_more_is_held_than_by_so_many_rows_of_one_config(trio, monkeypatch):
     """Tokens of beginnings that are held once, and of each row's own, while texts are written."""
     prompts = ["the inn there in the barn over the river", "x there", "winter, the inn"]
     jobs = [(prompt, Generation(12)) for prompt in prompts]
@@ -304,28 +304,28 @@ def test_choices_come_with_the_whole_grid(trio):
 SHOTS = "Q: hen\nA: zzz\n\nQ: x\nA:"
 
 
-def test_each_policy_sees_its_part_of_a_prompt_among_a_hundred_recipes(trio):
-    """More recipes than a tensor's whole numbers have bits, and exemplars that one reads alone."""
+def test_each_policy_sees_its_part_of_a_prompt_among_a_hundred_configs(trio):
+    """More configs than a tensor's whole numbers have bits, and exemplars that one reads alone."""
     three = trio("llama")
-    fine = [recipe("fixed", alpha=a / 10, beta=b / 10) for a in range(10) for b in range(10)]
+    fine = [config("fixed", alpha=a / 10, beta=b / 10) for a in range(10) for b in range(10)]
     pairs = [(SHOTS, " yes")]
     found = every(three.many([*fine, *CHOOSING]).iter_loglikelihood(pairs))
     for which, one in enumerate(CHOOSING, start=len(fine)):
         (want,) = alone(three, one).loglikelihood(pairs)
         assert_same_score(found[which, 0], want)
-    grids = [recipe("ppl", grid=f"0.1:{i / 100}") for i in range(64)]
+    grids = [config("ppl", grid=f"0.1:{i / 100}") for i in range(64)]
     with pytest.raises(TrimixError, match="64 policies are to read the same prompts"):
         three.many(grids)
 
 
-def test_the_point_of_a_task_does_not_depend_on_the_other_recipes(trio):
+def test_the_point_of_a_task_does_not_depend_on_the_other_configs(trio):
     three = trio("llama")
     contexts = [SHOTS, "Q: barn ab\nA: yes\n\nQ: ox\nA:"]
-    task = recipe("ppl_task")
+    task = config("ppl_task")
     want = alone(three, task).choose_for_task(contexts)
     assert want.tokens > 40, "the whole of both prompts"
     for others in (["ppl_answer"], ["ent", "ppl_answer"]):
-        model = three.many([*map(recipe, others), task])
+        model = three.many([*map(config, others), task])
         assert model.choose_for_task(contexts, len(others)) == want
 
 
@@ -389,9 +389,9 @@ def test_who_asks_for_an_attention_gets_it(pico, trio):
     from trimix_lm_eval import TriMix
 
     jobs = [("the inn there in the barn", Generation(12)), ("x", Generation(9))]
-    recipes = [*GRID[::5], CHOOSING[0]]
+    configs = [*GRID[::5], CHOOSING[0]]
     expected = {
-        k: t.text for k, t in every(trio("llama").many(recipes).iter_generate(jobs)).items()
+        k: t.text for k, t in every(trio("llama").many(configs).iter_generate(jobs)).items()
     }
     for asked in ("sdpa", "eager"):
         model = TriMix.from_pretrained(**pico("llama"), policy="ppl", attn_implementation=asked)
@@ -399,7 +399,7 @@ def test_who_asks_for_an_attention_gets_it(pico, trio):
         assert not ensemble.shares
         assert {s.config._attn_implementation for s in ensemble.sources} == {asked}
         several = TriMix(
-            model.settings, model.tokenizer, Fuser(ensemble, tuple(recipes)), model.report
+            model.settings, model.tokenizer, Fuser(ensemble, tuple(configs)), model.report
         )
         found = every(several.iter_generate(jobs))
         assert {key: text.text for key, text in found.items()} == expected

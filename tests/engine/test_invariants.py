@@ -394,7 +394,7 @@ def test_5_the_future_never_changes_the_past(trio, past, future):
     from trimix_lm_eval.fusion.collectors import PromptCollectors, prequential
 
     model = trio("llama").weighted("ppl")
-    points = model.fuser.recipes[0].policy.points()
+    points = model.fuser.configs[0].policy.points()
     kept = []
     for ids in (tokens(model, past), tokens(model, past) + tokens(model, future)):
         reader = _GridsReader(model.fuser, points, [])

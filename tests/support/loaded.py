@@ -35,8 +35,8 @@ class Trio(NamedTuple):
         **options: Any,
     ) -> TriMix:
         """A TriMix over the loaded sources that this policy needs."""
-        recipe = FusionConfig(policies.build(policy, **options), plausibility, plausibility_source)
-        ensemble = self.ensemble([recipe])
+        config = FusionConfig(policies.build(policy, **options), plausibility, plausibility_source)
+        ensemble = self.ensemble([config])
         ensemble.chunk_tokens = chunk_tokens or ensemble.chunk_tokens
         ensemble.logit_positions = logit_positions or ensemble.logit_positions
         asked = dataclasses.replace(
@@ -49,28 +49,28 @@ class Trio(NamedTuple):
             plausibility_source=plausibility_source,
             speculative=speculative,
         )
-        return TriMix(asked, self.model.tokenizer, Fuser(ensemble, (recipe,)), self.model.report)
+        return TriMix(asked, self.model.tokenizer, Fuser(ensemble, (config,)), self.model.report)
 
     def many(
         self,
-        recipes: Sequence[FusionConfig],
+        configs: Sequence[FusionConfig],
         *,
         chunk_tokens: int | None = None,
         logit_positions: int | None = None,
         **asked: Any,
     ) -> TriMix:
-        """A TriMix of several recipes over the loaded sources that they need."""
-        ensemble = self.ensemble(recipes)
+        """A TriMix of several fusion configs over the loaded sources that they need."""
+        ensemble = self.ensemble(configs)
         ensemble.chunk_tokens = chunk_tokens or ensemble.chunk_tokens
         ensemble.logit_positions = logit_positions or ensemble.logit_positions
         settings = dataclasses.replace(self.model.settings, **asked)
-        fuser = Fuser(ensemble, tuple(recipes))
+        fuser = Fuser(ensemble, tuple(configs))
         return TriMix(settings, self.model.tokenizer, fuser, self.model.report)
 
-    def ensemble(self, recipes: Sequence[FusionConfig]) -> Ensemble:
-        """The loaded sources that some recipes need."""
+    def ensemble(self, configs: Sequence[FusionConfig]) -> Ensemble:
+        """The loaded sources that some fusion configs need."""
         whole = self.model.fuser.ensemble
-        names = {name for recipe in recipes for name in recipe.policy.sources(whole.names)}
+        names = {name for config in configs for name in config.policy.sources(whole.names)}
         return Ensemble([s for s in whole.sources if s.name in names], whole.unused.tolist())
 
 
@@ -82,5 +82,5 @@ def load(folders: dict[str, str]) -> Trio:
 
 
 def by_index(found: Iterable[tuple[int, int, Any]]) -> dict[int, Any]:
-    """What the one recipe of a run answered, by request."""
+    """What the one fusion config of a run answered, by request."""
     return {i: answer for i, _, answer in found}

@@ -1,6 +1,6 @@
-"""Sources and recipes together: from hidden states to distributions.
+"""Sources and fusion configs together: from hidden states to distributions.
 
-A run has one recipe. A sweep has many, and the sources still run once: recipes differ only in what
+A run has one config. A sweep has many, and the sources still run once: configs differ only in what
 is made of the logits.
 """
 
@@ -26,26 +26,26 @@ class Fuser:
 
     Attributes:
         ensemble: The sources.
-        recipes: What is made of them; at least one.
+        configs: What is made of them; at least one.
     """
 
     ensemble: Ensemble
-    recipes: tuple[FusionConfig, ...]
+    configs: tuple[FusionConfig, ...]
 
     @cached_property
     def choosers(self) -> tuple[int, ...]:
-        """For each recipe the first one with the same policy, which reads and chooses for it."""
+        """For each config the first one with the same policy, which reads and chooses for it."""
         first: dict[Policy, int] = {}
-        return tuple(first.setdefault(r.policy, i) for i, r in enumerate(self.recipes))
+        return tuple(first.setdefault(r.policy, i) for i, r in enumerate(self.configs))
 
     @cached_property
     def bits(self) -> dict[Policy, int]:
         """The policies that read prompts, with their bits."""
-        return reading(recipe.policy for recipe in self.recipes)
+        return reading(config.policy for config in self.configs)
 
-    def only(self, recipe: int) -> Fuser:
-        """The same sources with one of the recipes."""
-        return Fuser(self.ensemble, (self.recipes[recipe],))
+    def only(self, config: int) -> Fuser:
+        """The same sources with one of the fusion configs."""
+        return Fuser(self.ensemble, (self.configs[config],))
 
     def fused(
         self, logits: Sequence[Tensor], vectors: Tensor, rule: LogitsProcessor

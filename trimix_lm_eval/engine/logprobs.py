@@ -1,6 +1,6 @@
-"""Given tokens under all recipes at once: log-probabilities, and which tokens are the favourites.
+"""Given tokens under all configs at once: log-probabilities, and which tokens are the favourites.
 
-The sources' logits are made once, whatever the number of recipes. Those that are one point each,
+The sources' logits are made once, whatever the number of configs. Those that are one point each,
 and the choices that fall on such a point, are judged together (see `grid`); others one by one.
 """
 
@@ -23,7 +23,7 @@ _LEAST = 4
 
 
 class Judged(NamedTuple):
-    """What one recipe says of N given tokens, on the CPU.
+    """What one fusion config says of N given tokens, on the CPU.
 
     Attributes:
         log_p: ``[N]`` log-probabilities, natural logarithm.
@@ -37,39 +37,39 @@ class Judged(NamedTuple):
 
 
 def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> list[Judged]:
-    """Judge given tokens under every recipe.
+    """Judge given tokens under every fusion config.
 
     Args:
-        fuser: The sources and R recipes.
+        fuser: The sources and R fusion configs.
         view: N positions.
         targets: ``[N]`` the tokens that follow them.
         vectors: ``[R, N, S]`` source weights, on the CPU.
 
     Returns:
-        One for each recipe.
+        One for each fusion config.
     """
     device = fuser.ensemble.device
     points, on_point = _points_in_common(fuser, vectors)
     points, vectors = points.to(device), vectors.to(device)
     on_point = {i: which.to(device) for i, which in on_point.items()}
-    parts: list[list[Judged]] = [[] for _ in fuser.recipes]
+    parts: list[list[Judged]] = [[] for _ in fuser.configs]
     for where, logits in view.chunks():
         here = targets[where]
         if on_point:
             log_p = -grid.grid_nll(logits, here, points)  # [P, n]
             greedy = grid.grid_greedy(logits, here, points)  # [P, n]
             columns = torch.arange(len(here), device=device)
-        for i, recipe in enumerate(fuser.recipes):
+        for i, config in enumerate(fuser.configs):
             mine = vectors[i, where]
             if i in on_point:
                 at = on_point[i][where], columns
                 parts[i].append(Judged(log_p[at], greedy[at], mine))
             else:
-                parts[i].append(_alone(fuser, logits, here, mine, recipe.rule))
+                parts[i].append(_alone(fuser, logits, here, mine, config.rule))
     whole = [Judged(*(torch.cat(column).cpu() for column in zip(*p, strict=True))) for p in parts]
-    for recipe, judged in zip(fuser.recipes, whole, strict=True):
+    for config, judged in zip(fuser.configs, whole, strict=True):
         # A token that the plausibility mask removes has probability 0: minus infinity is its score.
-        masked = recipe.plausibility is not None
+        masked = config.plausibility is not None
         view.check(~judged.log_p.isnan() if masked else judged.log_p.isfinite())
     return whole
 
@@ -77,7 +77,7 @@ def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> li
 def _alone(
     fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor, rule: LogitsProcessor
 ) -> Judged:
-    """Judge ``[n]`` tokens under one recipe."""
+    """Judge ``[n]`` tokens under one fusion config."""
     fused, used = fuser.fused(logits, vectors, rule)
     return Judged(log_prob(fused, targets), fused.argmax(dim=-1) == targets, used)
 
@@ -86,15 +86,15 @@ def _points_in_common(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, 
     """The points that are judged together, and who is judged by them.
 
     Args:
-        fuser: The sources and R recipes.
+        fuser: The sources and R fusion configs.
         vectors: ``[R, N, S]`` their weights, on the CPU: what is asked of them must not wait.
 
     Returns:
-        ``[P, S]`` points, and by recipe which of them is in force at each position, ``[N]``; no
-        recipe if they are too few to gain anything.
+        ``[P, S]`` points, and by config which of them is in force at each position, ``[N]``; no
+        fusion config if they are too few to gain anything.
     """
-    plain = [i for i, recipe in enumerate(fuser.recipes) if recipe.rule == LogitsProcessor()]
-    fixed = [i for i in plain if fuser.recipes[i].policy.scope == "run"]
+    plain = [i for i, config in enumerate(fuser.configs) if config.rule == LogitsProcessor()]
+    fixed = [i for i in plain if fuser.configs[i].policy.scope == "run"]
     points = vectors[fixed, 0].unique(dim=0)
     if len(points) < _LEAST:
         return points, {}

@@ -36,7 +36,7 @@ class Prompt(NamedTuple):
         judged: Per token (and for ``tail``, if there is one) the bits of the policies that are
             shown it (see `policies.reading`); None means that all are. The first token has no
             prediction and is never shown.
-        weights: Per recipe a point chosen elsewhere (for a whole task), or None, which lets its
+        weights: Per config a point chosen elsewhere (for a whole task), or None, which lets its
             policy choose; None for all of them lets every policy choose.
         tail: A token after the last that is judged, but not fed (the end of a rolling window).
     """
@@ -46,9 +46,9 @@ class Prompt(NamedTuple):
     weights: tuple[Weights | None, ...] | None = None
     tail: int | None = None
 
-    def given(self, recipe: int) -> Weights | None:
-        """The point chosen elsewhere for a recipe."""
-        return self.weights[recipe] if self.weights else None
+    def given(self, config: int) -> Weights | None:
+        """The point chosen elsewhere for a fusion config."""
+        return self.weights[config] if self.weights else None
 
 
 def halving(
@@ -262,10 +262,10 @@ def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollector
     found: list[PromptCollectors | None] = []
     for prompt in prompts:
         readers = {}
-        for i, recipe in enumerate(fuser.recipes):
-            bit = fuser.bits.get(recipe.policy)
+        for i, config in enumerate(fuser.configs):
+            bit = fuser.bits.get(config.policy)
             if bit and prompt.given(i) is None and fuser.choosers[i] == i:
-                reader = recipe.policy.reader(names)
+                reader = config.policy.reader(names)
                 if reader is not None:
                     readers[bit] = reader
         found.append(PromptCollectors(readers) if readers else None)
@@ -275,17 +275,17 @@ def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollector
 def choices_of(
     fuser: Fuser, prompt: Prompt, readers: PromptCollectors | None
 ) -> tuple[Choice | None, ...]:
-    """What each recipe's policy chooses for a prompt that was read; None: weights per token."""
+    """What each config's policy chooses for a prompt that was read; None: weights per token."""
     chosen: list[Choice | None] = []
-    for i, recipe in enumerate(fuser.recipes):
+    for i, config in enumerate(fuser.configs):
         given = prompt.given(i)
-        if recipe.policy.scope == "token":
+        if config.policy.scope == "token":
             chosen.append(None)
         elif given is not None:
             chosen.append(Choice(given))
         elif fuser.choosers[i] < i:
             chosen.append(chosen[fuser.choosers[i]])
         else:
-            reader = readers.readers.get(fuser.bits.get(recipe.policy, 0)) if readers else None
-            chosen.append(recipe.policy.choose([reader] if reader else []))
+            reader = readers.readers.get(fuser.bits.get(config.policy, 0)) if readers else None
+            chosen.append(config.policy.choose([reader] if reader else []))
     return tuple(chosen)

@@ -88,7 +88,7 @@ def walk(
     """Go through prompts by what they begin with.
 
     Args:
-        fuser: The sources and the recipes.
+        fuser: The sources and the fusion configs.
         prompts: In any order.
         request_of: From the index of a prompt to what errors are to name.
 
@@ -241,7 +241,7 @@ def _common(a: Prompt, b: Prompt) -> int:
 
 
 def _needs(prompt: Prompt) -> list[bool] | None:
-    """Which recipes' policies have still to choose, where somebody has chosen for some."""
+    """Which fusion configs' policies have still to choose, where somebody has chosen for some."""
     return [point is None for point in prompt.weights] if prompt.weights else None
 
 

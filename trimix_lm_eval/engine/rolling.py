@@ -3,7 +3,7 @@
 There is no prompt to choose weights by, so a policy that chooses by a prompt is prequential: token
 t gets the weights that suit the tokens of the document before t (invariant 5).
 
-The sources run once for all recipes that are one point or weighted per token, once for all that
+The sources run once for all configs that are one point or weighted per token, once for all that
 choose among points, and once for Newton's optimum.
 """
 
@@ -47,39 +47,39 @@ def score_rolling(
     all its windows (see `readers.prequential`).
 
     Args:
-        fuser: The sources and the recipes.
+        fuser: The sources and the fusion configs.
         documents: Windows in order; every token is predicted once.
         batch_size: Rows per forward pass.
         max_length: Context length.
 
     Yields:
-        (index of the document, index of the recipe, score), each when its last window is done.
+        (index of the document, index of the config, score), each when its last window is done.
     """
-    if any(recipe.plausibility is not None for recipe in fuser.recipes):
+    if any(config.plausibility is not None for config in fuser.configs):
         warn_once(
             "The plausibility mask gives some tokens no probability at all: a text that holds one "
             "has log-likelihood minus infinity."
         )
     for doc, parts in enumerate(documents):
         if not parts:
-            yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.recipes)))
+            yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.configs)))
     documents = [tuple(parts) for parts in documents]
     full = [doc for doc, parts in enumerate(documents) if parts]
-    for recipes, way in _passes(fuser):
-        some = Fuser(fuser.ensemble, tuple(fuser.recipes[i] for i in recipes))
+    for configs, way in _passes(fuser):
+        some = Fuser(fuser.ensemble, tuple(fuser.configs[i] for i in configs))
         found = way(some, [documents[doc] for doc in full], batch_size, max_length)
         with blame(full.__getitem__):
-            yield from ((full[doc], recipes[which], one) for doc, which, one in found)
+            yield from ((full[doc], configs[which], one) for doc, which, one in found)
 
 
 _Way = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Found]]
 
 
 def _passes(fuser: Fuser) -> list[tuple[list[int], _Way]]:
-    """The recipes by the pass that scores them."""
+    """The fusion configs by the pass that scores them."""
     windows, grids, newton = list[int](), list[int](), list[int]()
-    for i, recipe in enumerate(fuser.recipes):
-        policy = recipe.policy
+    for i, config in enumerate(fuser.configs):
+        policy = config.policy
         if policy.scope in ("run", "token"):
             windows.append(i)
             continue
@@ -94,7 +94,7 @@ def _passes(fuser: Fuser) -> list[tuple[list[int], _Way]]:
         (grids, _by_grids),
         (newton, _by_newton),
     ]
-    return [(recipes, way) for recipes, way in ways if recipes]
+    return [(configs, way) for configs, way in ways if configs]
 
 
 def _by_windows(
@@ -115,7 +115,7 @@ def _by_windows(
 
 
 class _Grid(NamedTuple):
-    """What a choosing recipe comes to where there is no prompt: equal ones score alike."""
+    """What a choosing fusion config comes to where there is no prompt: equal ones score alike."""
 
     points: tuple[Weights, ...]
     rule: LogitsProcessor
@@ -155,8 +155,8 @@ class _GridsReader(PromptCollector):
 def _by_grids(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
 ) -> Iterator[Found]:
-    """Score prequentially over each recipe's grid."""
-    grids = [_Grid(recipe.policy.points(), recipe.rule) for recipe in fuser.recipes]
+    """Score prequentially over each fusion config's grid."""
+    grids = [_Grid(config.policy.points(), config.rule) for config in fuser.configs]
     points = list(dict.fromkeys(point for one in grids for point in one.points))
 
     def reader() -> PromptCollector:
@@ -193,7 +193,7 @@ def _by_newton(
 
     def finish(read: Sequence[PromptCollector]) -> list[Score]:
         mine = [r for r in read if isinstance(r, NewtonCollector) and r.count]
-        return [_of_newton(fuser, which, mine) for which in range(len(fuser.recipes))]
+        return [_of_newton(fuser, which, mine) for which in range(len(fuser.configs))]
 
     return _read(fuser, documents, batch_size, lambda: NewtonCollector(names), finish)
 
@@ -211,7 +211,7 @@ def _of_newton(fuser: Fuser, which: int, read: Sequence[NewtonCollector]) -> Sco
         if done:
             past = NewtonCollector(ensemble.names)
             past.read(LogitView(ensemble, [h[:done] for h in hidden]), targets[:done])
-            point = fuser.recipes[which].policy.choose([past]).weights
+            point = fuser.configs[which].policy.choose([past]).weights
         view = LogitView(ensemble, [h[done:end] for h in hidden])
         vectors = torch.tensor([point.vector(ensemble.names)])
         (judged,) = judge(alone, view, targets[done:end], vectors.expand(1, end - done, -1))
@@ -230,11 +230,11 @@ def _read(
     """Show every token of the documents to readers, one for each window, side by side.
 
     Args:
-        fuser: The sources and the recipes.
+        fuser: The sources and the fusion configs.
         documents: Their windows.
         batch_size: Rows per forward pass.
         reader: Makes a reader.
-        finish: From the readers of a document to a score for each recipe.
+        finish: From the readers of a document to a score for each fusion config.
     """
 
     def work(docs: Sequence[int], size: int) -> list[Found]:

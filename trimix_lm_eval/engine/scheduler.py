@@ -1,16 +1,16 @@
-"""Prompts of token ids in, generated token ids out, for all recipes at once. No text, no lm-eval.
+"""Prompts of token ids in, generated token ids out, for all configs at once. No text, no lm-eval.
 
 Rows stop one by one, each at its own stop; a finished row leaves the batch at once, and the next
 prompt takes its place. A prompt's forward passes serve selection and generation alike.
 
-What several recipes write after one prompt is one row as long as they agree on every token, and is
+What several configs write after one prompt is one row as long as they agree on every token, and is
 run once. Where they differ the row splits; all its ways have the prompt's cache in common, so that
 more of them fit into the memory that as many prompts would take. Ways that find no room wait, and
 go on from the prompt when rows are free.
 
 Invariant 2: which token comes is a function of the fused distribution and of the row's own noise
 (see `sampling`). Drafts (see `drafting`) only guess its value, so the text depends neither on them
-nor on the batch, the order, the other recipes or the prompts let in on the way.
+nor on the batch, the order, the other fusion configs or the prompts let in on the way.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ _WASTE, _SOME = 1.125, 32
 _WAYS = 8
 
 
-#: (index of the job, index of the recipe, text)
+#: (index of the job, index of the fusion config, text)
 Found = tuple[int, int, CompletionOutput]
-#: Told what a row gains, in a run of one recipe: its index, how many tokens it has had before, and
+#: Told what a row gains, in a run of one config: its index, how many tokens it has had before, and
 #: the gain. A row that must be started anew for want of memory begins again at 0.
 Observer = Callable[[int, int, Gain], None]
 
@@ -73,14 +73,14 @@ def generate(
     """Continue prompts.
 
     Args:
-        fuser: The sources and the recipes.
+        fuser: The sources and the fusion configs.
         jobs: What to continue.
         batch_size: Rows in flight.
         speculation: Decides how much is drafted, and keeps the account; None drafts nothing.
         observer: Watches the rows grow, drafts and all; None if nobody does.
 
     Yields:
-        (index of the job, index of the recipe, text), each as soon as it is done.
+        (index of the job, index of the fusion config, text), each as soon as it is done.
 
     Raises:
         TrimixError: Memory runs out with a single row in flight.
@@ -154,7 +154,7 @@ class _Flight:
         self.may_draft = DRAFTER in names and len(names) > 1
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
         #: Rows per row that was asked for, at most.
-        self.ways = _WAYS if len(fuser.recipes) > 1 and fuser.ensemble.shares else 1
+        self.ways = _WAYS if len(fuser.configs) > 1 and fuser.ensemble.shares else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
         self.longest = max((len(j.prompt.ids) + j.max_new_tokens for j in jobs), default=0)
         self.text = max((job.max_new_tokens for job in jobs), default=1)
@@ -164,7 +164,7 @@ class _Flight:
         self.waiting: list[Row] = []
         self.starting: list[int] = []
         self.resuming = 0
-        #: By job, the recipes whose texts are written: a job may have to be started again.
+        #: By job, the fusion configs whose texts are written: a job may have to be started again.
         self.finished: dict[int, set[int]] = {}
         self.done: list[Found] = []
 
@@ -183,7 +183,7 @@ class _Flight:
         indices = [*self.starting, *(row.index for row in [*self.rows, *self.waiting])]
         self.rows, self.waiting, self.state = [], [], None
         self.starting, self.resuming = [], 0
-        everyone = len(self.fuser.recipes)
+        everyone = len(self.fuser.configs)
         return [i for i in dict.fromkeys(indices) if len(self.finished.get(i, ())) < everyone]
 
     # ---------------------------------------------------------------- rows come and go
@@ -260,11 +260,11 @@ class _Flight:
             self._join(new, [row for _, row in staying])
 
     def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[Branch]:
-        """Who writes after a prompt: one writer for recipes that cannot differ."""
+        """Who writes after a prompt: one writer for fusion configs that cannot differ."""
         writers: dict[tuple[ResolvedFusion, frozenset[int]], Branch] = {}
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):
-                voice = ResolvedFusion(tuple(self.fuser.vector(choice)), self.fuser.recipes[i].rule)
+                voice = ResolvedFusion(tuple(self.fuser.vector(choice)), self.fuser.configs[i].rule)
                 ends = self.jobs[index].ends[i]
                 zero = torch.zeros(len(voice.vector), dtype=torch.float64)
                 writer = writers.setdefault((voice, ends), Branch(voice, ends, {}, zero))
@@ -320,10 +320,10 @@ class _Flight:
         way = row.way(gain)
         landed, drawn = way.take(gain)
         for writer, ids in landed:
-            for recipe, choice in writer.choices.items():
+            for config, choice in writer.choices.items():
                 found = choice or mean_choice(self.fuser, (writer.used / writer.drawn)[None])
-                self.finished.setdefault(row.index, set()).add(recipe)
-                self.done.append((row.index, recipe, CompletionOutput(ids, found)))
+                self.finished.setdefault(row.index, set()).add(config)
+                self.done.append((row.index, config, CompletionOutput(ids, found)))
         return way, drawn
 
     # ---------------------------------------------------------------- a round

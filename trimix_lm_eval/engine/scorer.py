@@ -1,4 +1,4 @@
-"""Requests of token ids in, log-likelihoods out, for all recipes at once. No text, no lm-eval.
+"""Requests of token ids in, log-likelihoods out, for all configs at once. No text, no lm-eval.
 
 A question is one context with several continuations. Its context runs once, and what contexts have
 in common once for all of them; continuations run on copies of the context's cache. Logits exist
@@ -47,7 +47,7 @@ class ScoringRequest(NamedTuple):
 
 
 class Score(NamedTuple):
-    """A request scored under one recipe.
+    """A request scored under one fusion config.
 
     Attributes:
         log_likelihood: Sum over the continuation, natural logarithm.
@@ -70,9 +70,9 @@ def together(parts: Sequence[Score]) -> Score:
 #: What they begin with runs once for each such block.
 BLOCK = 16
 
-#: What each recipe's policy has chosen.
+#: What each fusion config's policy has chosen.
 Choices = tuple[Choice | None, ...]
-#: (index of the request, index of the recipe, score)
+#: (index of the request, index of the fusion config, score)
 Found = tuple[int, int, Score]
 
 
@@ -113,14 +113,14 @@ def score(
     """Score continuations.
 
     Args:
-        fuser: The sources and the recipes.
+        fuser: The sources and the fusion configs.
         requests: Contexts of at least one token, continuations of at least one and at most
             ``max_length`` tokens.
         batch_size: Rows per forward pass.
         max_length: Context length; longer contexts are cut from the left, as `hf` does.
 
     Yields:
-        (index of the request, index of the recipe, score), each as soon as it is known; contexts
+        (index of the request, index of the config, score), each as soon as it is known; contexts
         that begin alike together.
     """
     chosen: dict[Prompt, Choices] = {}

@@ -22,7 +22,7 @@ class GenerationRequest(NamedTuple):
     Attributes:
         prompt: The context.
         max_new_tokens: Stop after so many, at least 1.
-        ends: By recipe, the token ids that end its text; they are not part of the result.
+        ends: By fusion config, the token ids that end its text; they are not part of the result.
         stop: Told all tokens so far after each one; True stops the row.
         sampling: Greedy by default.
     """
@@ -48,12 +48,12 @@ class CompletionOutput(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Branch:
-    """Recipes that write the same text after one prompt: their voices and ends are equal.
+    """Fusion configs that write the same text after one prompt: their voices and ends are equal.
 
     Attributes:
         voice: How the next token is weighted.
         ends: Tokens that end the text.
-        choices: By recipe, what was chosen; None where weights are per token.
+        choices: By fusion config, what was chosen; None where weights are per token.
         used: ``[S]`` sum of the weights in force.
         drawn: Tokens in that sum.
     """

@@ -2,7 +2,7 @@
 
 The sources' logits of a position are there once. Voices of a row are taken in layers, one voice of
 each row at a time, so that nothing is copied where every row has a single voice, as in a run of one
-recipe.
+fusion config.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class LogitsProcessor(NamedTuple):
 
 
 class ResolvedFusion(NamedTuple):
-    """How one distribution is made: recipes with equal voices write the same text.
+    """How one distribution is made: fusion configs with equal voices write the same text.
 
     Attributes:
         vector: Chosen weights, one per source.

@@ -115,7 +115,7 @@ class TriMixLM(TextLM):
             self.cache_hook.add_partial(kind, request.args, result)
         task, doc = str(request.task_name), int(request.doc_id or 0)
         if choice is not None:
-            label = instances.label(self.model.fuser.recipes[0].policy, choice.weights)
+            label = instances.label(self.model.fuser.configs[0].policy, choice.weights)
             if self.chosen.get((task, doc)) != label:
                 self.chosen[task, doc] = label
                 self.guard.keep_chosen(task, doc, label)
@@ -132,7 +132,7 @@ class TriMixLM(TextLM):
         Raises:
             TrimixError: The cache file's point was chosen from other prompts.
         """
-        policy = self.model.fuser.recipes[0].policy
+        policy = self.model.fuser.configs[0].policy
         if policy.scope != "task":
             return None
         arrived = instances.prompts(requests, self.model.settings.seed)

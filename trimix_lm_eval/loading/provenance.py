@@ -19,18 +19,18 @@ from trimix_lm_eval.utils.errors import TrimixError
 _PIECE_BYTES, _PIECES = 2**18, 32
 
 
-def needed(asked: Settings, recipes: Sequence[FusionConfig]) -> tuple[str, ...]:
-    """The sources that some recipe needs, in the order of `SOURCES`.
+def needed(asked: Settings, configs: Sequence[FusionConfig]) -> tuple[str, ...]:
+    """The sources that some fusion config needs, in the order of `SOURCES`.
 
     Raises:
         TrimixError: One is not given, or a mask looks at a source that has no weight.
     """
-    used = {name for recipe in recipes for name in recipe.policy.sources(asked.sources)}
+    used = {name for config in configs for name in config.policy.sources(asked.sources)}
     names = tuple(name for name in SOURCES if name in used)
-    for recipe in recipes:
-        if recipe.plausibility is not None and recipe.plausibility_source not in names:
+    for config in configs:
+        if config.plausibility is not None and config.plausibility_source not in names:
             raise TrimixError(
-                f"plausibility_source={recipe.plausibility_source} has weight 0 and is not loaded.",
+                f"plausibility_source={config.plausibility_source} has weight 0 and is not loaded.",
                 f"name one of: {', '.join(names)}",
             )
     return names

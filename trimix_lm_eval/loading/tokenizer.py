@@ -17,7 +17,7 @@ from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
-#: Points chosen elsewhere, one or none per recipe; None lets every policy choose.
+#: Points chosen elsewhere, one or none per fusion config; None lets every policy choose.
 Points = tuple[Weights | None, ...] | None
 
 
@@ -27,7 +27,7 @@ class Tokenizer:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        policies: Those of the recipes; they say which part of a prompt they judge.
+        policies: Those of the fusion configs; they say which part of a prompt they judge.
         vocab_size: Token ids that all sources know.
     """
 

@@ -54,7 +54,7 @@ class SweepLM(TextLM):
     """Some variants over common sources.
 
     Args:
-        model: With a recipe for each run, in their order.
+        model: With a fusion config for each run, in their order.
         place: Of this process.
         runs: The variants.
         journal: Holds their answers.
@@ -188,9 +188,9 @@ class SweepLM(TextLM):
     def _choose_points(self, asked: Sequence[Asked]) -> None:
         """The points of policies that choose by task, from prompts of all processes."""
         by_task = {
-            which: recipe.policy
-            for which, recipe in enumerate(self.model.recipes)
-            if recipe.policy.scope == "task"
+            which: config.policy
+            for which, config in enumerate(self.model.configs)
+            if config.policy.scope == "task"
         }
         if not by_task:  # on every process alike
             return

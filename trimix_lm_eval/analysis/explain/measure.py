@@ -111,7 +111,7 @@ class _Chunk:
         self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
     ) -> None:
         self.fuser, self.logits, self.targets = fuser, logits, targets
-        self.rule = rule = fuser.recipes[0].rule
+        self.rule = rule = fuser.configs[0].rule
         self.bare, self.weights = fuser.fused(logits, vectors, rule._replace(plausibility=None))
         self.fused = self.bare
         if rule.plausibility is not None:

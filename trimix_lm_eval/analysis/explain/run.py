@@ -129,7 +129,7 @@ def explain_text(model: TriMix, text: str, progress: bool = False) -> Explanatio
     (score,) = model.loglikelihood_rolling([text])
     vectors, choice = windows.weights(model, parts, score.choice)
     notes = windows.told(model, parts)
-    if choice is None and model.fuser.recipes[0].policy.scope != "token":
+    if choice is None and model.fuser.configs[0].policy.scope != "token":
         notes.append("There is no prompt: each token has the weights that suit those before it.")
     found = _given(model, parts, vectors, score, choice, notes, progress)
     return dataclasses.replace(found, text=text)
@@ -193,7 +193,7 @@ class _Record:
 
 def _vector(model: TriMix, choice: Choice | None) -> list[float]:
     """One weight per source; of a policy per token none is known beforehand."""
-    return model.fuser.vector(None if model.fuser.recipes[0].policy.scope == "token" else choice)
+    return model.fuser.vector(None if model.fuser.configs[0].policy.scope == "token" else choice)
 
 
 def _measured(
@@ -233,7 +233,7 @@ def _explanation(
     log_likelihood: float | None,
 ) -> Explanation:
     """What explanations of given and of generated texts have in common."""
-    chosen = choice if choice and model.fuser.recipes[0].policy.scope != "token" else None
+    chosen = choice if choice and model.fuser.configs[0].policy.scope != "token" else None
     weights = chosen.weights if chosen else None
     return Explanation(
         prompt=prompt,
@@ -261,7 +261,7 @@ def _told(model: TriMix, point: Weights | None, cut: int) -> list[str]:
             f"The context length of {model.max_length} tokens leaves no room for the first {cut} "
             "tokens of the prompt: the sources did not see them."
         )
-    policy = model.fuser.recipes[0].policy
+    policy = model.fuser.configs[0].policy
     if policy.scope == "task" and point is None:
         notes.append(
             f"policy={policy.name} chose its point from this one prompt; a run chooses one point "

@@ -61,7 +61,7 @@ def weights(
     Raises:
         TrimixError: The policy's weights at each token are not known.
     """
-    fuser, policy = model.fuser, model.fuser.recipes[0].policy
+    fuser, policy = model.fuser, model.fuser.configs[0].policy
     size = sum(len(tokens) for _, tokens in windows)
     if policy.scope in ("run", "token"):
         chosen = choice if policy.scope == "run" else None
