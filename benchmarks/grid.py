@@ -20,6 +20,7 @@ many tokens:
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
@@ -29,9 +30,9 @@ import torch
 from models import Texts, Trio, add_arguments, open_trio
 from torch import Tensor
 
-import trimix_lm_eval.fusion.grid
 from trimix_lm_eval.engine.prefill import prefill, readers_for
-from trimix_lm_eval.fusion.grid import grid_nll
+from trimix_lm_eval.fusion.collectors import GridCollector
+from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 
 NAMES = ("large_ins", "small_cpt", "small_base")
@@ -102,7 +103,7 @@ def shares(trio: Trio, tokens: int, rounds: int) -> dict[str, float]:
     def reading() -> None:
         prefill(ensemble, [prompt], [None])
 
-    with mock.patch.object(trimix_lm_eval.fusion.grid, "grid_nll", stopwatch):
+    with mock.patch.object(sys.modules[GridCollector.__module__], "grid_nll", stopwatch):
         choosing()  # warm up
         reading()
         stopwatch.turns.clear()

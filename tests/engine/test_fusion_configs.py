@@ -20,8 +20,9 @@ from tests.support.running import spied_rows
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.fuser import Fuser
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.fusion import grid, policies
+from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.logits import grid_greedy
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.utils.errors import TrimixError
@@ -369,7 +370,7 @@ def test_favourites_under_all_points(name, ties):
     expected = fused.argmax(dim=-1) == targets
     top = fused.topk(2, dim=-1).values
     clear = torch.ones_like(expected) if ties else (top[..., 0] - top[..., 1]) > 1e-4
-    got = grid.grid_greedy(logits, targets, points)
+    got = grid_greedy(logits, targets, points)
     assert torch.equal(got[clear], expected[clear])
     assert 0.1 < expected.float().mean() < 0.95
 

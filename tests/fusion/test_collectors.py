@@ -11,7 +11,7 @@ from trimix_lm_eval.fusion.collectors import (
     NewtonCollector,
     prequential,
 )
-from trimix_lm_eval.fusion.logits import moments
+from trimix_lm_eval.fusion.newton import moments
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 
 TRIO = SOURCES[:3]

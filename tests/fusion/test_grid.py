@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimix_lm_eval.fusion import grid
-from trimix_lm_eval.fusion.logits import grid_nll_one_by_one
+from trimix_lm_eval.fusion import logits as module
+from trimix_lm_eval.fusion.logits import grid_nll, grid_nll_one_by_one
 from trimix_lm_eval.fusion.weights import PAPER_GRID, Weights
 
 TRIO = ("large_ins", "small_cpt", "small_base")
@@ -28,7 +28,7 @@ def exact(sources, targets, points):
 
 
 def close(sources, targets, points, tolerance=1e-4):
-    found = grid.grid_nll(sources, targets, points)
+    found = grid_nll(sources, targets, points)
     assert found.shape == (len(points), len(targets))
     torch.testing.assert_close(
         found.double(), exact(sources, targets, points), rtol=1e-6, atol=tolerance
@@ -99,7 +99,7 @@ def test_ids_without_a_token():
 def test_what_is_not_finite_stays_so(value):
     sources = logits(3, 4, 60, 2.0, 1.0)
     sources[1][2, 5] = value
-    assert not grid.grid_nll(sources, torch.arange(4), PAPER)[:, 2].isfinite().any()
+    assert not grid_nll(sources, torch.arange(4), PAPER)[:, 2].isfinite().any()
 
 
 @pytest.mark.parametrize("names", [TRIO[:2], (*TRIO, "large_base")])
@@ -113,14 +113,14 @@ def test_two_or_four_sources(names):
 def test_how_the_work_is_cut_does_not_matter(monkeypatch):
     sources = logits(6, 21, 5000, 3.0, 1.0)
     targets = torch.arange(21) * 100
-    whole = grid.grid_nll(sources, targets, PAPER)
+    whole = grid_nll(sources, targets, PAPER)
     for rows, block in ((1, 7), (5, 512), (64, 100_000)):
-        monkeypatch.setattr(grid, "_ROWS", rows)
-        monkeypatch.setattr(grid, "_BLOCK", block)
-        torch.testing.assert_close(grid.grid_nll(sources, targets, PAPER), whole, rtol=0, atol=2e-5)
+        monkeypatch.setattr(module, "_ROWS", rows)
+        monkeypatch.setattr(module, "_BLOCK", block)
+        torch.testing.assert_close(grid_nll(sources, targets, PAPER), whole, rtol=0, atol=2e-5)
 
 
 def test_it_is_the_factors_that_are_used(monkeypatch):
-    monkeypatch.setattr(grid, "grid_nll_one_by_one", lambda *_: pytest.fail("point by point"))
+    monkeypatch.setattr(module, "grid_nll_one_by_one", lambda *_: pytest.fail("point by point"))
     for scale in (1.0, 8.0, 14.0):
-        grid.grid_nll(logits(7, 16, 3000, scale, 2.0), torch.arange(16), PAPER)
+        grid_nll(logits(7, 16, 3000, scale, 2.0), torch.arange(16), PAPER)

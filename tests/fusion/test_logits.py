@@ -16,10 +16,9 @@ from trimix_lm_eval.fusion.logits import (
     grid_entropy,
     grid_nll_one_by_one,
     log_prob,
-    minimise,
-    moments,
     plausible,
 )
+from trimix_lm_eval.fusion.newton import minimise, moments
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.utils.errors import TrimixError
 

@@ -1,7 +1,7 @@
 """Given tokens under all configs at once: log-probabilities, and which tokens are the favourites.
 
 The sources' logits are made once, whatever the number of configs. Those that are one point each,
-and the choices that fall on such a point, are judged together (see `grid`); others one by one.
+and the choices that fall on such a point, are judged together (see `grid_nll`); others one by one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.fuser import Fuser
 from trimix_lm_eval.engine.input_batch import LogitView
-from trimix_lm_eval.fusion import grid
 from trimix_lm_eval.fusion.config import LogitsProcessor
-from trimix_lm_eval.fusion.logits import log_prob
+from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob
 
 #: Fewer points than this are fused one by one.
 _LEAST = 4
@@ -56,8 +55,8 @@ def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> li
     for where, logits in view.chunks():
         here = targets[where]
         if on_point:
-            log_p = -grid.grid_nll(logits, here, points)  # [P, n]
-            greedy = grid.grid_greedy(logits, here, points)  # [P, n]
+            log_p = -grid_nll(logits, here, points)  # [P, n]
+            greedy = grid_greedy(logits, here, points)  # [P, n]
             columns = torch.arange(len(here), device=device)
         for i, config in enumerate(fuser.configs):
             mine = vectors[i, where]

@@ -20,7 +20,6 @@ from trimix_lm_eval.engine.input_batch import LogitView
 from trimix_lm_eval.engine.logprobs import judge
 from trimix_lm_eval.engine.prefill import Prompt, halving, prefill
 from trimix_lm_eval.engine.scorer import Found, Score, ScoringRequest, score, together
-from trimix_lm_eval.fusion import grid
 from trimix_lm_eval.fusion.collectors import (
     Choice,
     NewtonCollector,
@@ -30,7 +29,7 @@ from trimix_lm_eval.fusion.collectors import (
     prequential,
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
-from trimix_lm_eval.fusion.logits import best_point, log_prob
+from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob
 from trimix_lm_eval.fusion.weights import PRIOR, Weights
 from trimix_lm_eval.utils.errors import always, blame, warn_once
 
@@ -140,7 +139,7 @@ class _GridsReader(PromptCollector):
     def read(self, view: View, targets: Tensor) -> None:
         """Add ``[P, n]`` values."""
         for where, logits in view.chunks():
-            nll = grid.grid_nll(logits, targets[where], self.vectors.to(logits[0].device)).cpu()
+            nll = grid_nll(logits, targets[where], self.vectors.to(logits[0].device)).cpu()
             view.check(nll.isfinite())
             self.nll.append(nll)
             for one, kept in self.masked.items():

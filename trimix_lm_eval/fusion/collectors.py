@@ -12,8 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.fusion import grid
-from trimix_lm_eval.fusion.logits import Moments, best_point, grid_entropy, moments
+from trimix_lm_eval.fusion.logits import best_point, grid_entropy, grid_nll
+from trimix_lm_eval.fusion.newton import Moments, moments
 from trimix_lm_eval.fusion.weights import Weights
 
 
@@ -100,7 +100,7 @@ class GridCollector(PromptCollector):
         """Add the NLL of these tokens."""
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
-            nll = grid.grid_nll(logits, targets[where], vectors)  # [P, n]
+            nll = grid_nll(logits, targets[where], vectors)  # [P, n]
             total = nll.sum(dim=1, dtype=torch.float64).cpu()
             view.check(total.isfinite())
             self.nll += total

@@ -8,21 +8,48 @@ fixed order, and works in fp32 (invariant 3): N positions, V tokens of the token
 (Zhang et al., ACL 2026, "Efficient Low-Resource Language Adaptation via Multi-Source Dynamic Logit
 Fusion"). With gamma = alpha, large_base cancels and three models are enough. Raw logits are
 combined: each source's normaliser is a constant per position and drops out of the softmax.
+
+All points of a grid at once need far fewer exponentials than point by point. With three sources the
+fused logits are L_sb + alpha (L_li - L_sb) + beta (L_sc - L_sb), so the normaliser of a token falls
+apart into factors that belong to alpha and factors that belong to beta:
+
+    Z(alpha, beta) = sum_v exp(L_sb + alpha (L_li - L_sb))_v * exp(beta (L_sc - L_sb))_v
+
+Six values of each make 36 points from 12 exponentials per vocabulary entry and one product of a
+``[6, V]`` with a ``[V, 6]`` matrix, in place of 36 passes with an exponential each. Where the
+logits span no more than fp32 can hold, each exponential is the one before times a factor, so that
+six are computed instead of twelve. Where a sum comes out so small that terms which count may have
+become zero, the points are computed one by one.
+
+Longer than most modules, since one point and many points are one equation: a reader of either
+wants the other beside it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trimix_lm_eval.fusion.weights import PRIOR, Weights
 
-#: Relative error of a sum of NLL in fp32.
-_ROUNDING = 1e-6
+#: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
+_ROWS, _BLOCK = 8, 16384
+#: Columns side by side in which a CPU finds the extremes of a row.
+_LANES = 64
+#: exp of less is no normal number in fp32: slow to multiply with, and soon zero.
+_SMALLEST = -87.0
+#: Where no source's logits span more than this, no factor is below exp(_SMALLEST), and a sum over
+#: the vocabulary cannot overflow.
+_SPAN = 72.0
+#: Sums above exp(this) have lost less than 1e-6 of themselves to terms that became zero.
+_RELIABLE = -55.0
+#: Weights that differ by less are the same: times `_SPAN` that is what fp32 rounds off anyway.
+_SAME = 1e-7
+#: So many exponentials are made each from the one before; then rounding starts anew.
+_CHAIN = 16
 
 
 def fuse(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -105,134 +132,6 @@ def grid_entropy(logits: Sequence[Tensor], points: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-class Moments(NamedTuple):
-    """Value and derivatives of a sum of negative log-likelihoods in the source weights.
-
-    Attributes:
-        nll: Scalar, natural logarithm.
-        gradient: ``[S]``, expected logit minus target's logit, per source.
-        hessian: ``[S, S]``, covariance of the sources' logits under the fused distribution.
-    """
-
-    nll: Tensor
-    gradient: Tensor
-    hessian: Tensor
-
-    def plus(self, other: Moments) -> Moments:
-        """The moments of both sums together."""
-        return Moments(
-            self.nll + other.nll, self.gradient + other.gradient, self.hessian + other.hessian
-        )
-
-    def times(self, factor: float) -> Moments:
-        """The moments of the sum times a number."""
-        return Moments(self.nll * factor, self.gradient * factor, self.hessian * factor)
-
-
-def moments(logits: Sequence[Tensor], targets: Tensor, weights: Tensor) -> Moments:
-    """Sum over positions of NLL, gradient and Hessian with respect to the source weights.
-
-    NLL = logsumexp(sum_s w_s L_s) - sum_s w_s L_s[target] is convex in w, with gradient
-    E_p[L] - L[target] and Hessian Cov_p(L).
-
-    Args:
-        logits: One ``[N, V]`` tensor per source.
-        targets: ``[N]`` token ids.
-        weights: ``[S]`` source weights.
-
-    Returns:
-        The sums, in float64 on the CPU.
-    """
-    fused = fuse(logits, weights)
-    log_z = fused.logsumexp(dim=-1)  # [N]
-    p = (fused - log_z.unsqueeze(-1)).exp()  # [N, V]
-    picked = [source.gather(-1, targets.unsqueeze(-1)).squeeze(-1) for source in logits]
-    # Around each source's own target logit, so that the covariance does not cancel.
-    centred = [source - pick.unsqueeze(-1) for source, pick in zip(logits, picked, strict=True)]
-    mean = [(p * source).sum(dim=-1) for source in centred]  # S times [N]
-    # Around the means, both factors: where the target is improbable one alone would cancel.
-    centred = [c - m.unsqueeze(-1) for c, m in zip(centred, mean, strict=True)]
-    size = len(logits)
-    hessian = torch.zeros(size, size, dtype=torch.float64)
-    for i in range(size):
-        weighted = p * centred[i]
-        for j in range(i, size):
-            hessian[i, j] = hessian[j, i] = (weighted * centred[j]).sum(dtype=torch.float64)
-    target = sum(w * pick for w, pick in zip(weights.to(log_z), picked, strict=True))
-    nll = (log_z - target).sum(dtype=torch.float64).cpu()
-    gradient = torch.stack([m.sum(dtype=torch.float64) for m in mean]).cpu()
-    return Moments(nll, gradient, hessian)
-
-
-def minimise(
-    objective: Callable[[Tensor], Moments], names: Sequence[str], tolerance: float = 1e-4
-) -> Weights:
-    """Exact minimum of a convex objective over (alpha, beta) in the unit square.
-
-    Newton steps, projected onto the square and damped as Levenberg and Marquardt do where a full
-    step does not help (few tokens, sharp logits: the curvature says nothing of the way ahead). A
-    coordinate that sits on its bound with the gradient pointing outwards is held there. Quadratic
-    convergence: about five evaluations.
-
-    Args:
-        objective: Source weights ``[S]`` to the moments of the NLL.
-        names: The sources, in the order of the weights.
-        tolerance: Ends when no coordinate moves further than this.
-
-    Returns:
-        The optimal point, gamma = alpha.
-    """
-    origin = torch.tensor(Weights(0.0, 0.0).vector(names), dtype=torch.float64)
-    to_weights = torch.stack(  # [S, 2]: d w / d (alpha, beta)
-        [
-            torch.tensor(Weights(1.0, 0.0).vector(names), dtype=torch.float64) - origin,
-            torch.tensor(Weights(0.0, 1.0).vector(names), dtype=torch.float64) - origin,
-        ],
-        dim=1,
-    )
-    theta = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    here = objective(origin + to_weights @ theta)
-    damping = 0.0
-    for _ in range(60):
-        slope, free = _downhill(theta, to_weights.T @ here.gradient)  # [2]
-        length = float(slope.norm())
-        if length == 0.0:
-            break
-        hessian = to_weights.T @ here.hessian @ to_weights  # [2, 2]
-        # A damped step is at most 1 / damping long; the rest keeps fp32's noise out of the solve.
-        extra = length * (damping + 1e-12) + 1e-6 * float(hessian.trace())
-        system = hessian * free[:, None] * free[None, :] + torch.diag(1.0 - free)
-        step = -torch.linalg.solve(system + extra * torch.eye(2, dtype=torch.float64), slope)
-        candidate = (theta + step).clamp(0.0, 1.0)
-        there = objective(origin + to_weights @ candidate)
-        moved = float((candidate - theta).abs().max())
-        gain = float(here.nll - there.nll)
-        left, _ = _downhill(candidate, to_weights.T @ there.gradient)
-        # Where the gain drowns in fp32's rounding of the sum, the gradient still tells the way.
-        drowned = abs(gain) <= _ROUNDING * float(here.nll.abs())
-        better = gain >= -1e-4 * float(slope @ (candidate - theta))
-        if better or (drowned and float(left.norm()) < length):
-            theta, here = candidate, there
-            damping = damping / 8 if damping > 1e-2 else 0.0
-        else:
-            damping = max(4 * damping, 1.0)
-        if moved < tolerance:
-            break
-    return Weights(float(theta[0]), float(theta[1]))
-
-
-def _downhill(theta: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient without the coordinates that it holds on a bound, and which are free (1 or 0).
-
-    Args:
-        theta: ``[2]`` in the unit square.
-        gradient: ``[2]``.
-    """
-    held = ((theta <= 0) & (gradient > 0)) | ((theta >= 1) & (gradient < 0))
-    free = (~held).to(torch.float64)
-    return gradient * free, free
-
-
 def best_point(nll: Tensor, count: int, points: Sequence[Weights]) -> int:
     """Index of the point with the lowest mean NLL.
 
@@ -252,3 +151,154 @@ def best_point(nll: Tensor, count: int, points: Sequence[Weights]) -> int:
         )
     mean = nll.double() / count
     return int((mean <= mean.min() + 1e-6).to(torch.uint8).argmax())
+
+
+def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    """Negative log-likelihood of each target under each point.
+
+    Args:
+        logits: One ``[N, V]`` tensor per source, fp32.
+        targets: ``[N]`` token ids.
+        points: ``[P, S]`` source weights, each row of sum 1.
+
+    Returns:
+        ``[P, N]``, natural logarithm; what `grid_nll_one_by_one` gives, up to rounding.
+    """
+    if len(logits) != 3 or len(points) < 4:
+        return grid_nll_one_by_one(logits, targets, points)
+    on_cpu = logits[0].device.type == "cpu"
+    rows = _ROWS if on_cpu else len(targets)
+    parts = []
+    for start in range(0, len(targets), rows):
+        part = [source[start : start + rows] for source in logits]
+        target = targets[start : start + rows]
+        nll = _factored(part, target, points, _BLOCK if on_cpu else part[0].shape[1])
+        parts.append(grid_nll_one_by_one(part, target, points) if nll is None else nll)
+    return torch.cat(parts, dim=1)
+
+
+def grid_greedy(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tensor:
+    """Whether each target is the most probable token under each point.
+
+    Fused logits are affine in the weights. So a token that is the best at all corners of a box is
+    the best at every point inside it, and the favourites of the corners are rivals that refute
+    most of the others at a glance. What is left is looked up in the whole vocabulary.
+
+    Args:
+        logits: One ``[N, V]`` tensor per source.
+        targets: ``[N]`` token ids.
+        points: ``[P, S]`` source weights, each row of sum 1.
+
+    Returns:
+        ``[P, N]``; of tokens with equal logits the first one is the best.
+    """
+    corners = _corners(points)
+    if len(corners) >= len(points):
+        return torch.stack([fuse(logits, p).argmax(dim=-1) == targets for p in points])
+    best = torch.stack([fuse(logits, corner).argmax(dim=-1) for corner in corners])  # [C, N]
+    rivals = torch.cat([targets[None], best])  # [C + 1, N]
+    picked = torch.stack([source.gather(1, rivals.T) for source in logits], dim=-1)  # [N, C + 1, S]
+    values = picked @ points.to(picked).T  # [N, C + 1, P]
+    beaten = (values[:, 1:] > values[:, :1]).any(dim=1).T  # [P, N]
+    sure = (best == targets).all(dim=0)  # [N]
+    greedy = sure.expand(len(points), -1).clone()
+    for p, open_ in enumerate((~beaten & ~sure).cpu()):
+        if bool(open_.any()):
+            at = open_.nonzero()[:, 0].to(targets.device)
+            fused = fuse([source[at] for source in logits], points[p])
+            greedy[p, at] = fused.argmax(dim=-1) == targets[at]
+    return greedy
+
+
+def _corners(points: Tensor) -> Tensor:
+    """``[C, S]`` the corners of the smallest box around points whose weights sum to 1."""
+    axes = [x.unique()[[0, -1]].unique() for x in points[:, :-1].T]
+    free = torch.cartesian_prod(*axes).reshape(-1, len(axes))
+    return torch.cat([free, 1 - free.sum(dim=1, keepdim=True)], dim=1)
+
+
+def _factored(
+    logits: Sequence[Tensor], targets: Tensor, points: Tensor, block: int
+) -> Tensor | None:
+    """`grid_nll_one_by_one` by factors; None if fp32 cannot hold them.
+
+    Args:
+        logits: ``[n, V]`` of three sources.
+        targets: ``[n]``.
+        points: ``[P, 3]``.
+        block: Vocabulary entries worked on at a time.
+
+    Returns:
+        ``[P, n]``
+    """
+    first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
+    second, of_second = torch.unique(points[:, 1], return_inverse=True)
+    # From here on each source's highest logit is 0: shifts leave the distribution as it is.
+    low = torch.stack([_extreme(x, torch.amin) for x in logits])  # [3, n]
+    top = torch.stack([_extreme(x, torch.amax) for x in logits])
+    inside = bool(((top - low).amax() < _SPAN) & (points[:, :2].amin() >= 0))
+    chained = inside and bool(points[:, :2].amax() <= 1)
+    tops = top[:, :, None]  # [3, n, 1]
+    lift = torch.zeros_like(top[0]) if chained else _highest_ratio(logits, tops)  # [n]
+    a_weights, b_weights = first.tolist(), second.tolist()
+    total = lift.new_zeros(len(targets), len(first), len(second))
+    width = logits[0].shape[1]
+    for at in range(0, width, block):
+        large, cpt, base = (x[:, at : at + block] - t for x, t in zip(logits, tops, strict=True))
+        a = _exponentials(large.sub_(base), a_weights, base, chained)  # [n, A, v]
+        b = _exponentials(cpt.sub_(base).sub_(lift[:, None]), b_weights, None, chained)
+        total.baddbmm_(a, b.mT)
+    log_z = total.log()  # [n, A, B]
+    if not bool((log_z.amin() > _RELIABLE) & log_z.isfinite().all()):
+        return None
+    log_z += lift[:, None, None] * second
+    picked = torch.stack([x.gather(1, targets[:, None])[:, 0] for x in logits]) - top  # [3, n]
+    return log_z[:, of_first, of_second].T - points.to(picked) @ picked
+
+
+def _extreme(x: Tensor, of: Callable[..., Tensor]) -> Tensor:
+    """`of` (amin or amax) over the rows of ``[n, V]``.
+
+    Over columns first: along a row, a CPU compares one number after the other.
+    """
+    whole = x.shape[1] // _LANES * _LANES
+    if not whole:
+        return of(x, 1)
+    lanes = of(of(x[:, :whole].unflatten(1, (-1, _LANES)), 1), 1)  # [n, V / 64, 64] -> [n]
+    rest = x[:, whole:]
+    return of(torch.stack([lanes, of(rest, 1)]), 0) if rest.shape[1] else lanes
+
+
+def _highest_ratio(logits: Sequence[Tensor], tops: Tensor) -> Tensor:
+    """The highest log-odds of the second source against the third, ``[n]``."""
+    return _extreme((logits[1] - tops[1]) - (logits[2] - tops[2]), torch.amax)
+
+
+def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chained: bool) -> Tensor:
+    """exp(base + weight * step) for every weight.
+
+    Args:
+        step: ``[n, v]``.
+        weights: K of them, ascending.
+        base: ``[n, v]``, or None for 0.
+        chained: Whether to make each from the one before, by a multiplication.
+
+    Returns:
+        ``[n, K, v]``
+    """
+    out = step.new_empty(step.shape[0], len(weights), step.shape[1])
+    factors: dict[float, Tensor] = {}
+    reached = 0.0  # the weight that the last column stands for, which chaining must not let drift
+    for i, weight in enumerate(weights):
+        if chained and i % _CHAIN:
+            near = (gap for gap in factors if abs(reached + gap - weight) < _SAME)
+            gap = next(near, weight - reached)
+            if gap not in factors:
+                factors[gap] = (step * gap).exp_()
+            torch.mul(out[:, i - 1], factors[gap], out=out[:, i])
+            reached += gap
+            continue
+        scaled = step * weight if base is None else torch.add(base, step, alpha=weight)
+        torch.exp(scaled if chained else scaled.clamp_min_(_SMALLEST), out=out[:, i])
+        reached = weight
+    return out

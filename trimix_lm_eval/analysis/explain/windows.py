@@ -11,8 +11,8 @@ import torch
 
 from trimix_lm_eval.analysis.explain.measure import chunks
 from trimix_lm_eval.engine.rolling import Window
-from trimix_lm_eval.fusion import grid
 from trimix_lm_eval.fusion.collectors import Choice, prequential
+from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -76,7 +76,7 @@ def weights(
     names = fuser.ensemble.names
     vectors = torch.tensor([point.vector(names) for point in points], device=fuser.ensemble.device)
     nll = [
-        grid.grid_nll(logits, targets, vectors).cpu()
+        grid_nll(logits, targets, vectors).cpu()
         for window in windows
         for _, logits, targets in chunks(fuser, *window)
     ]

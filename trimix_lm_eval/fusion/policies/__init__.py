@@ -27,7 +27,8 @@ from trimix_lm_eval.fusion.collectors import (
     NewtonCollector,
     PromptCollector,
 )
-from trimix_lm_eval.fusion.logits import Moments, best_point, log_prob, minimise
+from trimix_lm_eval.fusion.logits import best_point, log_prob
+from trimix_lm_eval.fusion.newton import Moments, minimise
 from trimix_lm_eval.fusion.policies.base import (
     PAPER,
     Policy,
