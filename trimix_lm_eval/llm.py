@@ -78,7 +78,7 @@ class Generation:
         if not all(isinstance(one, str) for one in stop):
             raise TrimixError(f"stop={self.stop!r} is no list of strings.", "e.g. stop=['\\n']")
         object.__setattr__(self, "stop", stop)
-        for name, kind, mend in (
+        for name, kind, hint in (
             ("max_new_tokens", int, "give a whole number N >= 1"),
             ("temperature", (int, float), "give a number; 0 is greedy"),
             ("top_k", int, "give a whole number; 0 keeps all tokens"),
@@ -87,7 +87,7 @@ class Generation:
         ):
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool):
-                raise TrimixError(f"{name}={value!r} is not such a number.", mend)
+                raise TrimixError(f"{name}={value!r} is not such a number.", hint)
         if self.max_new_tokens < 1:
             raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
 

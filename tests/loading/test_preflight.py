@@ -578,7 +578,7 @@ def test_hub_good(hub, case):
 
 
 @pytest.mark.parametrize(
-    ("case", "what", "mend"),
+    ("case", "what", "hint"),
     [
         ("gated", "large_ins (org/gated) is gated", "conditions at https://huggingface.co/org/ga"),
         ("gated", "has not been granted access", "`hf auth login`"),
@@ -591,9 +591,9 @@ def test_hub_good(hub, case):
         ("tokenizer", "tokenizer (org/gated) is gated", "`hf auth login`"),
     ],
 )
-def test_hub_refuses(hub, case, what, mend):
+def test_hub_refuses(hub, case, what, hint):
     message, _, advice = hub[2][case].partition("\n  -> ")
-    assert what in message and mend in advice
+    assert what in message and hint in advice
 
 
 def test_hub_offline(hub):

@@ -145,8 +145,8 @@ def refusal(name: str, **options: Any) -> str:
     with pytest.raises(TrimixError) as caught:
         LOAD[name](**options)
     message = str(caught.value)
-    what, _, mend = message.partition("\n  -> ")
-    assert len(what) > 10 and len(mend) > 10 and "\n" not in what + mend, message
+    what, _, hint = message.partition("\n  -> ")
+    assert len(what) > 10 and len(hint) > 10 and "\n" not in what + hint, message
     return message
 
 

@@ -308,14 +308,14 @@ def test_the_seed_chooses_documents_whatever_their_order():
 
 def test_lines_near_held_out_text():
     held = "The quick brown fox jumps over the lazy dog and runs away from the hunters."
-    shield = holdout.Shield([f"{held}\nShort."])
-    assert shield.hits(held) and shield.hits("SHORT")
-    assert shield.hits(f"He said: {held.upper().replace(' ', '  ')} Yes, he did say all of this.")
-    assert not shield.hits("The quick brown fox jumps over the fence.")
-    assert holdout.Shield(["Cafe\u0301 ole\u0301"]).hits("Caf\u00e9 ol\u00e9"), (
+    guard = holdout.Decontaminator([f"{held}\nShort."])
+    assert guard.hits(held) and guard.hits("SHORT")
+    assert guard.hits(f"He said: {held.upper().replace(' ', '  ')} Yes, he did say all of this.")
+    assert not guard.hits("The quick brown fox jumps over the fence.")
+    assert holdout.Decontaminator(["Cafe\u0301 ole\u0301"]).hits("Caf\u00e9 ol\u00e9"), (
         "one text, normalised"
     )
-    assert not shield.hits("short of that") and not shield.hits("...")
+    assert not guard.hits("short of that") and not guard.hits("...")
 
 
 def test_held_out_files_are_read_as_they_are(tmp_path):

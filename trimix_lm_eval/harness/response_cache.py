@@ -65,10 +65,10 @@ class Guard:
         mine = json.loads(json.dumps(description))
         theirs = self.store.get(_FINGERPRINT)
         where = getattr(self.store, "filename", "the cache file")
-        mend = "give this run a --use_cache path of its own, or delete that file"
+        hint = "give this run a --use_cache path of its own, or delete that file"
         if theirs is None:
             if len(self.store):
-                raise TrimixError(f"{where} holds the answers of a model other than trimix.", mend)
+                raise TrimixError(f"{where} holds the answers of a model other than trimix.", hint)
             self.store[_FINGERPRINT] = mine
             return
         differences = list(compared(theirs, mine))
@@ -77,7 +77,7 @@ class Guard:
             raise TrimixError(
                 f"{where} holds the answers of another run: {_short(theirs)}. This run is "
                 f"{_short(mine)}. They differ in {shown}.",
-                mend,
+                hint,
             )
 
     @property

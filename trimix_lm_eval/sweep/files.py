@@ -31,17 +31,17 @@ def finished(folder: Path, identity: dict[str, Any]) -> bool:
     """
     if not folder.exists():
         return False
-    mend = "give this sweep another output_path, or delete that folder"
+    hint = "give this sweep another output_path, or delete that folder"
     try:
         theirs = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrimixError(
-            f"{folder} is in the way: it holds no results of a sweep that can be read.", mend
+            f"{folder} is in the way: it holds no results of a sweep that can be read.", hint
         ) from error
     differences = list(compared(theirs, identity))
     if differences:
         shown = "; ".join(differences[:5])
-        raise TrimixError(f"{folder} holds the results of another sweep: {shown}.", mend)
+        raise TrimixError(f"{folder} holds the results of another sweep: {shown}.", hint)
     if not results_of(folder):
         raise TrimixError(
             f"{folder} is finished, but its results_*.json is gone.", "delete that folder"
@@ -56,7 +56,7 @@ def results_of(folder: Path) -> list[Path]:
 
 def write(
     folder: Path,
-    workshop: Path,
+    staging_dir: Path,
     identity: dict[str, Any],
     tracker: Any,
     results: dict[str, Any],
@@ -66,7 +66,7 @@ def write(
 
     Args:
         folder: Their place.
-        workshop: Where ``tracker`` writes, on the same disk; moved away by this.
+        staging_dir: Where ``tracker`` writes, on the same disk; moved away by this.
         identity: What the numbers depend on.
         tracker: lm-eval's ``EvaluationTracker``.
         results: Of `simple_evaluate`.
@@ -81,10 +81,10 @@ def write(
         for task in samples:
             tracker.save_results_samples(task_name=task, samples=samples[task])
         text = json.dumps(identity, indent=1, ensure_ascii=False)
-        (workshop / _FINGERPRINT).write_text(text, encoding="utf-8")
-        _check(workshop, samples)
+        (staging_dir / _FINGERPRINT).write_text(text, encoding="utf-8")
+        _check(staging_dir, samples)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        workshop.rename(folder)
+        staging_dir.rename(folder)
     except (OSError, ValueError) as error:
         raise TrimixError(
             f"The results cannot be written to {folder}: {error}",
@@ -92,15 +92,15 @@ def write(
         ) from error
 
 
-def clear(workshop: Path) -> None:
-    """Make an empty workshop of what an earlier process may have left half done."""
-    shutil.rmtree(workshop, ignore_errors=True)
-    workshop.mkdir(parents=True, exist_ok=True)
+def clear(staging_dir: Path) -> None:
+    """Make an empty folder of what an earlier process may have left half done."""
+    shutil.rmtree(staging_dir, ignore_errors=True)
+    staging_dir.mkdir(parents=True, exist_ok=True)
 
 
-def _check(workshop: Path, samples: dict[str, Any]) -> None:
+def _check(staging_dir: Path, samples: dict[str, Any]) -> None:
     """Read back what lm-eval wrote: it logs an error of writing, and goes on."""
-    files = results_of(workshop)
+    files = results_of(staging_dir)
     if not files:
         raise ValueError("lm-eval wrote no results file")
     json.loads(files[0].read_text(encoding="utf-8"))

@@ -189,27 +189,27 @@ def _evaluate(
         told = {**noted, "named": named, "variant": variant.name, "fingerprint": digest}
         runs.append(Run(variant, digest, told))
     lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
-    workshop = journal.folder / f"results{place.rank}"
+    staging_dir = journal.folder / f"results{place.rank}"
     title = " ".join(filter(None, [setting.folder, "results"]))
     with _environment_told_once():
-        _one(work, work.missing[0], lm, workshop)  # has all of them answered: the long part
+        _one(work, work.missing[0], lm, staging_dir)  # has all of them answered: the long part
         rest = work.missing[1:]
         bar = tqdm(rest, desc=title, unit="variant", disable=not rest or bool(place.rank))
         for which, i in enumerate(bar, start=1):
             lm.become(which)
             with _quiet():  # lm-eval says the same of every variant: once is enough
-                _one(work, i, lm, workshop)
+                _one(work, i, lm, staging_dir)
 
 
-def _one(work: Work, i: int, lm: SweepLM, workshop: Path) -> None:
+def _one(work: Work, i: int, lm: SweepLM, staging_dir: Path) -> None:
     """One variant, as ``lm_eval run`` would evaluate and write it."""
     from lm_eval import simple_evaluate
     from lm_eval.loggers import EvaluationTracker
 
     config, variant = work.setting.config, work.setting.variants[i]
     work.tasks.take(variant.model_args)
-    files.clear(workshop)
-    tracker = EvaluationTracker(output_path=str(workshop))
+    files.clear(staging_dir)
+    tracker = EvaluationTracker(output_path=str(staging_dir))
     seeds = config.seed or [None] * 4
     results = simple_evaluate(
         model=lm,
@@ -228,7 +228,9 @@ def _one(work: Work, i: int, lm: SweepLM, workshop: Path) -> None:
     # What lm-eval knows of a model that it did not make itself is its class.
     results["config"]["model"] = config.model
     tracker.general_config_tracker.model_source = config.model
-    files.write(work.folders[i], workshop, work.identities[i], tracker, results, config.log_samples)
+    files.write(
+        work.folders[i], staging_dir, work.identities[i], tracker, results, config.log_samples
+    )
 
 
 #: What goes from the config to `simple_evaluate` as it is.

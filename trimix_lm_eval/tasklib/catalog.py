@@ -118,10 +118,10 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
 
 def _notes(notes: Notes) -> Iterator[str]:
     """One note for all tasks of a data set with the same remedy: what happened to the first."""
-    for number, ((_, mend), happened) in enumerate(notes.items(), 1):
+    for number, ((_, hint), happened) in enumerate(notes.items(), 1):
         others = len(set(happened)) - 1
         more = f" (and {others} more like this)" if others else ""
-        yield f"\n[{number}] {happened[0]}{more}\n  -> {mend}"
+        yield f"\n[{number}] {happened[0]}{more}\n  -> {hint}"
 
 
 def _listed(name: str, config: Config, reach: Reach, notes: Notes) -> Listed:
@@ -135,8 +135,8 @@ def _listed(name: str, config: Config, reach: Reach, notes: Notes) -> Listed:
     try:
         data = reach(config)
     except TrimixError as error:
-        happened, _, mend = str(error).partition("\n  -> ")
-        note = (str(config.get("dataset_path")), mend)
+        happened, _, hint = str(error).partition("\n  -> ")
+        note = (str(config.get("dataset_path")), hint)
         notes.setdefault(note, []).append(happened)
         data = f"no [{list(notes).index(note) + 1}]"
     # What lm-eval takes when the YAML says nothing.

@@ -23,11 +23,11 @@ class TrimixError(Exception):
 
     Args:
         what: What happened and where, in one sentence or two.
-        mend: What to do about it.
+        hint: What to do about it.
     """
 
-    def __init__(self, what: str, mend: str = "") -> None:
-        super().__init__(f"{what}\n  -> {mend}" if mend else what)
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(f"{what}\n  -> {hint}" if hint else what)
 
 
 class NotFinite(TrimixError):

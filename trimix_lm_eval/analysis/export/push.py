@@ -164,8 +164,8 @@ def _explained(repo: str) -> Iterator[None]:
         ) from error
 
 
-def _failed(what: str, mend: str) -> TrimixError:
+def _failed(what: str, hint: str) -> TrimixError:
     return TrimixError(
         f"Nothing was uploaded: {what}",
-        f"{mend}; the files are kept here, and the same command goes on from them",
+        f"{hint}; the files are kept here, and the same command goes on from them",
     )

@@ -157,7 +157,7 @@ def parse_grid(text: Any) -> tuple[Weights, ...]:
     """
     if text == "paper":
         return PAPER_GRID
-    mend = "write grid=paper, or points as alpha:beta[:gamma] joined by ';', e.g. 0.1:0.9;0.3:1.0"
+    hint = "write grid=paper, or points as alpha:beta[:gamma] joined by ';', e.g. 0.1:0.9;0.3:1.0"
     items = text.split(";") if isinstance(text, str) else text
     points = []
     try:
@@ -168,9 +168,9 @@ def parse_grid(text: Any) -> tuple[Weights, ...]:
                 raise ValueError
             points.append(Weights(*numbers))
     except (TypeError, ValueError):
-        raise TrimixError(f"grid={text!r} is not a list of points.", mend) from None
+        raise TrimixError(f"grid={text!r} is not a list of points.", hint) from None
     if not points:
-        raise TrimixError("The grid is empty.", mend)
+        raise TrimixError("The grid is empty.", hint)
     return tuple(points)
 
 

@@ -131,9 +131,9 @@ def check_memory(base: Base, config: Config) -> None:
         f"{memory.gib(needed)} on {device} for weights, gradients and AdamW; "
         f"{memory.gib(free)} are free."
     )
-    mend = "lora_rank: 16 trains adapters only; or spread it over GPUs: accelerate launch with FSDP"
+    hint = "lora_rank: 16 trains adapters only; or spread it over GPUs: accelerate launch with FSDP"
     sharded = any(os.environ.get(f"ACCELERATE_USE_{kind}") for kind in ("FSDP", "DEEPSPEED"))
     if sharded:
         warn_once(f"{what} It is taken to be spread over the processes.")
         return
-    raise TrimixError(what, mend)
+    raise TrimixError(what, hint)

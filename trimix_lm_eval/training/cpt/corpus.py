@@ -130,10 +130,10 @@ def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int
     new.mkdir(parents=True)
     with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
         report: dict[str, Any] = {}
-        tokens, shields = _text(config, found.text, tokenizer, new, dropped, report)
+        tokens, decontaminators = _text(config, found.text, tokenizer, new, dropped, report)
         rows = -(-tokens // length)
         wanted = plan(config, length, rows, world).english_rows * length
-        _english(config, found.english, tokenizer, new, dropped, wanted, report, shields)
+        _english(config, found.english, tokenizer, new, dropped, wanted, report, decontaminators)
     (new / "report.json").write_text(
         json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8"
     )
@@ -147,7 +147,7 @@ def _text(
     folder: Path,
     dropped: TextIO,
     report: dict[str, Any],
-) -> tuple[int, list[holdout.Shield]]:
+) -> tuple[int, list[holdout.Decontaminator]]:
     """Prepare the text of the language; returns its tokens, and what keeps others from it."""
     given = {
         name: holdout.read(path, config.text_field)
@@ -156,13 +156,13 @@ def _text(
     }
     cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
     account = cleaner.account
-    shields = [holdout.Shield(itertools.chain(*given.values()))]
+    decontaminators = [holdout.Decontaminator(itertools.chain(*given.values()))]
     drawn = holdout.Drawn(config.seed)
     clean = folder / "clean.jsonl"
     with clean.open("w", encoding="utf-8") as out:
         for document in documents(cleaner, found, "reading", config.max_bytes):
             # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
-            document = _away_from(shields, document, account, dropped)
+            document = _away_from(decontaminators, document, account, dropped)
             if document.lines:
                 drawn.add(document.text)
                 _write(out, document)
@@ -172,9 +172,9 @@ def _text(
     if not isinstance(config.held_out, Path):
         held = drawn.chosen(config.held_out, _LEAST)
         given["held_out"] = list(held.values())
-        shields.append(holdout.Shield(given["held_out"]))
+        decontaminators.append(holdout.Decontaminator(given["held_out"]))
     packer = Packer(tokenizer, folder / "text.tokens")
-    packer.add(_to_train_on(clean, set(held), shields[1:], account, dropped))
+    packer.add(_to_train_on(clean, set(held), decontaminators[1:], account, dropped))
     packer.close()
     clean.unlink()
     if not packer.tokens:
@@ -185,16 +185,19 @@ def _text(
         rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
         (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
         report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
-    return packer.tokens, shields
+    return packer.tokens, decontaminators
 
 
 def _away_from(
-    shields: Sequence[holdout.Shield], document: Document, account: Account, dropped: TextIO
+    decontaminators: Sequence[holdout.Decontaminator],
+    document: Document,
+    account: Account,
+    dropped: TextIO,
 ) -> Document:
     """A document without the lines that repeat held-out text, which count as dropped from then."""
     kept = Document(document.file, [], [])
     for number, line in zip(document.numbers, document.lines, strict=True):
-        if any(shield.hits(line) for shield in shields):
+        if any(decontaminator.hits(line) for decontaminator in decontaminators):
             size = len(line.encode())
             account.kept -= 1
             account.drop(_NEAR, size)
@@ -208,7 +211,7 @@ def _away_from(
 def _to_train_on(
     clean: Path,
     held: set[int],
-    shields: Sequence[holdout.Shield],
+    decontaminators: Sequence[holdout.Decontaminator],
     account: Account,
     dropped: TextIO,
 ) -> Iterator[str]:
@@ -222,7 +225,7 @@ def _to_train_on(
                 account.kept -= len(document.lines)
                 account.held_out += len(document.lines)
                 continue
-            document = _away_from(shields, document, account, dropped)
+            document = _away_from(decontaminators, document, account, dropped)
             if document.lines:
                 account.add(document.text)
                 yield document.text
@@ -230,13 +233,13 @@ def _to_train_on(
 
 def _apart(
     documents: Iterable[Document],
-    shields: Sequence[holdout.Shield],
+    decontaminators: Sequence[holdout.Decontaminator],
     account: Account,
     dropped: TextIO,
 ) -> Iterator[str]:
     """What of documents may be trained on; only that counts as kept."""
     for whole in documents:
-        kept = _away_from(shields, whole, account, dropped)
+        kept = _away_from(decontaminators, whole, account, dropped)
         if len(kept.lines) < len(whole.lines):
             account.documents -= 1
             account.characters -= len(whole.text)
@@ -255,7 +258,7 @@ def _english(
     dropped: TextIO,
     wanted: int,
     report: dict[str, Any],
-    shields: Sequence[holdout.Shield],
+    decontaminators: Sequence[holdout.Decontaminator],
 ) -> None:
     """Prepare as much English as the run reads; what is called so may hold the language, too."""
     cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, nfc=False)
@@ -266,7 +269,7 @@ def _english(
         read = list(itertools.islice(stream, _SOME))
         if not read:
             break
-        packer.add(_apart(read, shields, account, dropped))
+        packer.add(_apart(read, decontaminators, account, dropped))
     stream.close()
     packer.close()
     if found and not packer.tokens:

@@ -105,7 +105,7 @@ def read(path: Path, field: str) -> list[str]:
     return found
 
 
-class Shield:
+class Decontaminator:
     """Tells which lines repeat held-out text.
 
     Args:

@@ -170,16 +170,16 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
         TrimixError: It holds something else.
     """
     file = config.work / "run.json"
-    mend = "give this run another output, or delete that folder"
+    hint = "give this run another output, or delete that folder"
     if file.exists() and (config.work / "data").is_dir():
         differences = list(compared(_read(file), json.loads(json.dumps(identity))))
         if differences:
             shown = "; ".join(differences[:5])
-            raise TrimixError(f"{config.output} holds another run: {shown}.", mend)
+            raise TrimixError(f"{config.output} holds another run: {shown}.", hint)
         return
     others = sorted(path.name for path in config.output.iterdir() if path != config.work)
     if others:
-        raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", mend)
+        raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", hint)
     checkpoints.write_json(file, identity)
 
 

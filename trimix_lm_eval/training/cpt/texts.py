@@ -84,8 +84,8 @@ def _place(key: str, value: Any) -> Place:
             raise unknown(f"key of a place in {key}", str(name), _KEYS[kinds[0]])
     for name, one in value.items():
         if not isinstance(one, bool if name == "streaming" else str):
-            mend = "write true or false" if name == "streaming" else "write it as a text"
-            raise TrimixError(f"{name} of a place in {key} is {one!r}.", mend)
+            hint = "write true or false" if name == "streaming" else "write it as a text"
+            raise TrimixError(f"{name} of a place in {key} is {one!r}.", hint)
     given = {name: one for name, one in value.items() if name not in _KEYS}
     return Place(value[kinds[0]], kinds[0] == "hub", **given)
 
@@ -125,10 +125,10 @@ class Source(NamedTuple):
             else:
                 yield from _of_file(self.path, self.field if suffix in _ROWS else None)
         except (OSError, EOFError, ValueError) as error:  # pyarrow's are ValueErrors
-            mend = "see to its permissions, or copy or unpack it again"
+            hint = "see to its permissions, or copy or unpack it again"
             raise TrimixError(
                 f"{self.name} cannot be read: {first_line(error)}.",
-                mend if self.path else "try again; what the Hub has can also be given as files",
+                hint if self.path else "try again; what the Hub has can also be given as files",
             ) from error
 
 
