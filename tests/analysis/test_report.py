@@ -865,7 +865,7 @@ def test_output_folder(tmp_path):
     assert (mine / "data.csv").read_text() == "a\n" and not (mine / "gaps.csv").exists()
     with pytest.raises(TrimixError, match="is a file"):
         write([results], results)
-    with pytest.raises(TrimixError, match="cannot be written to .*: Not a directory"):
+    with pytest.raises(TrimixError, match="cannot be written: Not a directory"):
         write([results], results / "below")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.loading.provenance import compared
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 _FINGERPRINT = "fingerprint.json"
@@ -80,8 +81,7 @@ def write(
         tracker.save_results_aggregated(results=results, samples=samples or None)
         for task in samples:
             tracker.save_results_samples(task_name=task, samples=samples[task])
-        text = json.dumps(identity, indent=1, ensure_ascii=False)
-        (staging_dir / _FINGERPRINT).write_text(text, encoding="utf-8")
+        io.write_json(staging_dir / _FINGERPRINT, identity)
         _check(staging_dir, samples)
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging_dir.rename(folder)

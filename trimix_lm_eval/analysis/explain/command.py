@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.analysis.explain.samples import Sample, point_of, read_run, read_sample
 from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 #: New tokens where nobody names a number.
 _NEW_TOKENS = 64
+_ELSEWHERE = "name another file"
 
 
 class Asked(NamedTuple):
@@ -82,10 +84,12 @@ def main(asked: Asked) -> int:
     if sample and not sample.whole:
         facts.append(("right answer, as logged", sample.target))
     about = page.About(subject.title, facts, model.describe())
-    _write(asked.output, page.render(about, explanations))
+    io.write(Path(asked.output).expanduser(), page.render(about, explanations), _ELSEWHERE)
     print(f"wrote {asked.output}")
     if asked.json:
-        _write(asked.json, page.as_json(about, explanations) + "\n")
+        io.write(
+            Path(asked.json).expanduser(), page.as_json(about, explanations) + "\n", _ELSEWHERE
+        )
         print(f"wrote {asked.json}")
     return 0
 
@@ -204,12 +208,4 @@ def _writable(path: str | None) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrimixError(f"{path} cannot be written: {error}", "name another file") from error
-
-
-def _write(path: str, text: str) -> None:
-    """Write a file."""
-    try:
-        Path(path).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TrimixError(f"{path} cannot be written: {error}", "name another file") from error
+        raise io.not_written(file, error, _ELSEWHERE) from error

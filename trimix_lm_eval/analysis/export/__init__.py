@@ -4,7 +4,7 @@
     origins.py  benchmarks.py   the models and the data behind a number
     table.py                    rows, one for each task and metric; the CSV
     eval_results.py  model_index.py  card.py (recipe.py, card.md)   the other formats
-    files.py  push.py           to disk; to the Hub
+    push.py                     to the Hub
 
 Reads JSON only, no models. Nothing is written before everything has been checked.
 """
@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.analysis.export import card, eval_results, model_index, refusals, table
-from trimix_lm_eval.analysis.export.files import keep_others, write
 from trimix_lm_eval.analysis.export.origins import relative, short, sources_of
 from trimix_lm_eval.analysis.results import Run, read
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 
 FORMATS = ("eval-results", "model-index", "card", "csv")
@@ -64,15 +64,29 @@ def main(
     refusals.accept(runs, problems)
     files = _files(runs, to, repo, say)
     written = {output / name: text for name, text in files.items()}
-    keep_others(written)
-    write(written)
-    for path in written:
+    _keep_others(written)
+    for path, text in written.items():
+        io.write(path, text, "give another --output")
         say(f"wrote {relative(path)}")
     if push and repo:
         from trimix_lm_eval.analysis.export.push import push as upload
 
         say(f"uploaded: {upload(files, repo, yes=yes, pull_request=pull_request)}")
     return list(written)
+
+
+def _keep_others(files: Mapping[Path, str]) -> None:
+    """Make sure that no file would be replaced by one with other content.
+
+    Raises:
+        TrimixError: One would: it may hold what a user has added by hand.
+    """
+    for path, text in files.items():
+        if path.exists() and (path.is_dir() or path.read_bytes() != text.encode()):
+            raise TrimixError(
+                f"{relative(path)} is there already, with other content.",
+                "give another --output, or move it away",
+            )
 
 
 def _files(

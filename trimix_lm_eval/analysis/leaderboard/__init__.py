@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trimix_lm_eval.analysis.export.files import write
 from trimix_lm_eval.analysis.export.origins import relative
 from trimix_lm_eval.analysis.leaderboard import entries, page
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 
@@ -49,6 +49,6 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
             "put CSV files of `trimix export --to csv` there, or complete results*.json",
         )
     path = output / "index.html"
-    write({path: page.render(found, title)})
+    io.write(path, page.render(found, title), "give another --output")
     print(f"wrote {relative(path)}: {len(found)} results; {len(left_out)} left out")
     return 0

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.analysis.results import Problem, read
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 #: Tells a folder that an earlier report wrote from one that holds something else.
 _MARK = "report.html"
+_ELSEWHERE = "name another folder with --output"
 
 
 class Written(NamedTuple):
@@ -70,13 +72,7 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
 
     report = assemble(runs, problems)
     files = [(output / name, content) for name, content in _contents(report).items()]
-    try:
-        _replace(output, files)
-    except OSError as error:
-        raise TrimixError(
-            f"The report cannot be written to {output}: {error.strerror or error}.",
-            "name another folder with --output",
-        ) from error
+    _replace(output, files)
     superseded = sum(len(part.system.superseded) for part in report.parts)
     return Written([path for path, _ in files], len(runs), problems, superseded)
 
@@ -153,7 +149,9 @@ def _replace(output: Path, files: Sequence[tuple[Path, bytes]]) -> None:
         before += (output / "pictures").glob("[0-9]*-[0-9]*-*.png")
         for old in before:
             if old not in kept:
-                old.unlink(missing_ok=True)
+                try:
+                    old.unlink(missing_ok=True)
+                except OSError as error:
+                    raise io.not_written(old, error, _ELSEWHERE) from error
     for path, content in files:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        io.write(path, content, _ELSEWHERE)

@@ -11,16 +11,10 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from trimix_lm_eval.utils import io
 
 _SEAL = "sealed.json"
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write JSON that is there as a whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    part.rename(file)
 
 
 def seal(checkpoint: Path) -> None:
@@ -29,7 +23,7 @@ def seal(checkpoint: Path) -> None:
     Args:
         checkpoint: Its folder, all files of which are written.
     """
-    write_json(checkpoint / _SEAL, _files(checkpoint))
+    io.write_json(checkpoint / _SEAL, _files(checkpoint))
 
 
 def newest(folder: Path) -> Path | None:

@@ -24,6 +24,7 @@ from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, wri
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.packing import Packer, Rows
 from trimix_lm_eval.training.cpt.plan import plan
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 _NEAR = "near held-out text"
@@ -134,9 +135,7 @@ def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int
         rows = -(-tokens // length)
         wanted = plan(config, length, rows, world).english_rows * length
         _english(config, found.english, tokenizer, new, dropped, wanted, report, decontaminators)
-    (new / "report.json").write_text(
-        json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8"
-    )
+    io.write_json(new / "report.json", report)
     new.rename(folder)
 
 
@@ -183,7 +182,7 @@ def _text(
     for name in ("held_out", "test"):
         some = given.get(name, [])
         rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
-        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+        io.write(folder / f"{name}.jsonl", "".join(rows))
         report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
     return packer.tokens, decontaminators
 

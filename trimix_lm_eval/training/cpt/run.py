@@ -36,7 +36,7 @@ from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.corpus import Corpus
 from trimix_lm_eval.training.cpt.measure import Windows, measure
 from trimix_lm_eval.training.cpt.plan import Plan, plan
-from trimix_lm_eval.utils import distributed
+from trimix_lm_eval.utils import distributed, io
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -180,7 +180,7 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
     others = sorted(path.name for path in config.output.iterdir() if path != config.work)
     if others:
         raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", hint)
-    checkpoints.write_json(file, identity)
+    io.write_json(file, identity)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Distr
     if not before.exists():
         found = _measure(model, windows, planned, place)
         if place.rank == 0:
-            checkpoints.write_json(before, found)
+            io.write_json(before, found)
     logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
     training = trainer.make(
         config, planned, data, saving.adapted(model, config), windows["held_out"], place
@@ -230,7 +230,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Distr
     step, log = training.state.best_global_step or 0, training.state.log_history
     del model, training
     if place.rank == 0:
-        checkpoints.write_json(config.work / "log.json", log)
+        io.write_json(config.work / "log.json", log)
         _finish(config, base, planned, data, windows, step)
 
 
@@ -266,10 +266,10 @@ def _finish(
         name: {"before": before[name], "after": number} for name, number in after.items()
     }
     text = card.write(config, base, planned, data.report, measured, step)
-    (new / card.NAME).write_text(text, encoding="utf-8")
-    checkpoints.write_json(config.work / "measured.json", measured)
+    io.write(new / card.NAME, text)
+    io.write_json(config.work / "measured.json", measured)
     saving.move(new, config.output)
-    checkpoints.write_json(config.work / "finished.json", {"step": step})
+    io.write_json(config.work / "finished.json", {"step": step})
     _tidy(config)
 
 

@@ -20,6 +20,7 @@ from trimix_lm_eval.training.cpt.cleaning import Cleaner
 from trimix_lm_eval.training.new_language import codes, skeleton
 from trimix_lm_eval.training.new_language.codes import Language
 from trimix_lm_eval.training.new_language.recipe import suited
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.paths import model_configs_dir
 
@@ -207,11 +208,5 @@ def _put(made: dict[str, str], folder: Path, force: bool) -> None:
             f"{folder} has {', '.join(there[:3])}{' …' if len(there) > 3 else ''} already.",
             "give another --output, or --force to write over them",
         )
-    try:
-        for name, content in made.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise TrimixError(
-            f"{folder} cannot be written: {error}.", "see to its permissions, or give --output"
-        ) from error
+    for name, content in made.items():
+        io.write(folder / name, content, "see to its permissions, or give --output")
