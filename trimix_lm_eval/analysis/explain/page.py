@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.explain.measure import owner
 from trimix_lm_eval.analysis.explain.records import Explanation, Group, Token
+from trimix_lm_eval.utils import templates
 
 #: What each role is, for readers who have not met the method.
 ROLES = {
@@ -112,17 +111,11 @@ def render(about: About, explanations: Sequence[Explanation]) -> str:
         about: Its head.
         explanations: One, or the options of one question.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "signed": signed, "visible": visible}
     names = [share.source for share in explanations[0].tokens[0].shares]
     policy = about.model["policy"]["name"]
-    return environment.get_template("page.html.j2").render(
+    return templates.render(
+        Path(__file__).with_name("page.html.j2"),
+        {"percent": percent, "signed": signed, "visible": visible},
         about=about,
         sections=[_section(i, one, explanations, policy) for i, one in enumerate(explanations)],
         one_prompt=len({one.prompt for one in explanations}) == 1,

@@ -15,6 +15,7 @@ from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import Origin, is_hub_id, slug, sources_of
 from trimix_lm_eval.analysis.export.table import Row, rows_of
 from trimix_lm_eval.analysis.results import Run
+from trimix_lm_eval.utils import templates
 
 NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("card.md")
@@ -73,19 +74,12 @@ def _metadata(runs: Sequence[Run], rows: Sequence[Row], model_name: str) -> Any:
 def _body(
     runs: Sequence[Run], rows: Sequence[Row], recipes: dict[str, Run], model_name: str
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(cell=_cell, code=_code)
     sources: dict[str, Origin] = {}
     for run in runs:
         sources.update(sources_of(run))
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return templates.render(
+        _TEMPLATE,
+        {"cell": _cell, "code": _code},
         title=model_name,
         sources=sources,
         # The trio of the demo ships with the package.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from trimix_lm_eval.analysis.export.origins import HUB, hub_url, short
 from trimix_lm_eval.analysis.export.table import Row
 from trimix_lm_eval.analysis.leaderboard.entries import Entry
+from trimix_lm_eval.utils import templates
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -59,24 +60,21 @@ def render(entries: Sequence[Entry], title: str) -> str:
         entries: In the order in which they stand without JavaScript.
         title: Of the page.
     """
-    import jinja2
     from markupsafe import Markup
 
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=number, short=short, breakable=breakable)
-    environment.globals.update(hub_url=hub_url, data_url=data_url)
     style, script = (
         Markup((_HERE / name).read_text(encoding="utf-8")) for name in ("style.css", "script.js")
     )
-    template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
     choices = {
         key: (name, sorted({shown(entry.row, name) for entry in entries}))
         for key, name in FILTERS.items()
     }
     dates = sorted(entry.row.date for entry in entries if entry.row.date)
-    return template.render(
+    return templates.render(
+        _HERE / "page.html",
+        {"number": number, "short": short, "breakable": breakable},
+        hub_url=hub_url,
+        data_url=data_url,
         title=title,
         entries=entries,
         columns=COLUMNS,

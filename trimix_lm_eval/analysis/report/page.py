@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.report import bootstrap
@@ -20,6 +21,7 @@ from trimix_lm_eval.analysis.report.plane import Plane
 from trimix_lm_eval.analysis.report.views import View, gap_views, table_view
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.utils import templates
 
 
 def render(report: Report, template: str, pictures: Mapping[str, str] | None = None) -> str:
@@ -30,19 +32,8 @@ def render(report: Report, template: str, pictures: Mapping[str, str] | None = N
         template: ``page.html.j2`` or ``page.md.j2``.
         pictures: For Markdown, the pictures' files by `picture_name`; HTML holds them.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("trimix_lm_eval", "analysis/report"),
-        # Names of tasks and models come from files that anybody may have written.
-        autoescape=template.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = markdown
-    return environment.get_template(template).render(_report(report), files=pictures or {})
+    file = Path(__file__).with_name(template)
+    return templates.render(file, {"md": markdown}, **_report(report), files=pictures or {})
 
 
 def markdown(text: object) -> str:

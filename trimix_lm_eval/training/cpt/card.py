@@ -13,6 +13,7 @@ from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.plan import Plan
+from trimix_lm_eval.utils import templates
 
 NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("card.md")
@@ -37,21 +38,11 @@ def write(
         measured: By text, bits per byte before and after.
         step: Of the checkpoint that was kept.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|")
-    environment.filters["short"] = lambda name: (
-        Path(name).name if Path(name).is_absolute() else name
-    )
     on_hub = base.files.commit is not None
     page = f"https://huggingface.co/{config.base}"
-    body = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    body = templates.render(
+        _TEMPLATE,
+        {"cell": _cell, "short": _short},
         title=config.output.name,
         base_link=f"[{config.base}]({page})" if on_hub else f"`{config.base}`",
         language=config.language,
@@ -67,6 +58,16 @@ def write(
     )
     body = re.sub(r"\n{3,}", "\n\n", body)
     return f"---\n{_metadata(config, on_hub)}\n---\n\n{body}"
+
+
+def _cell(text: object) -> str:
+    """A text that stays inside its cell of a Markdown table."""
+    return str(text).replace("|", "\\|")
+
+
+def _short(name: str) -> str:
+    """Of a file on this machine its name only."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _metadata(config: Config, on_hub: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.tasklib import catalog
 from trimix_lm_eval.training.new_language.codes import Language
 from trimix_lm_eval.training.new_language.recipe import Suited
+from trimix_lm_eval.utils import templates
 from trimix_lm_eval.utils.paths import tasks_dir
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -87,23 +89,10 @@ def _benchmarks(facts: Facts) -> tuple[dict[str, str], list[str]]:
 
 
 def _render(template: str, facts: Facts, **more: Any) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["yaml"] = _scalar
-    return environment.get_template(template).render(
-        **facts._asdict(), demo=facts.base == DEMO, **more
-    )
+    given = {**facts._asdict(), "demo": facts.base == DEMO, **more}
+    return templates.render(_TEMPLATES / template, {"yaml": _scalar}, **given)
 
 
 def _scalar(value: Any) -> str:
     """A value as YAML reads it back: texts in quotes where they need them."""
-    import json
-
     return json.dumps(str(value), ensure_ascii=False)

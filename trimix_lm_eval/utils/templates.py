@@ -1,0 +1,32 @@
+"""Fill templates: the one jinja2 environment of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def render(template: Path, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+    """Fill a template.
+
+    A value that is missing is an error. In HTML every text is escaped, since names of tasks and
+    models come from files that anybody may have written; in Markdown and YAML a filter does that.
+
+    Args:
+        template: Its file; ``page.html`` and ``page.html.j2`` are HTML, other names are not.
+        filters: By the name that they have in the template.
+        **values: By the name that they have in the template.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=jinja2.select_autoescape(("html", "html.j2")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(template.name).render(**values)
