@@ -1,0 +1,187 @@
+"""Checks of single values: the one place that says what counts as a number, a truth value, a text.
+
+Values come typed (YAML, Python) or as text (command lines), and either is read alike. Each check
+takes the name under which the user wrote the value and the value; it returns the value, typed, or
+raises one `TrimixError` that names both and says what to write instead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from trimix_lm_eval.utils.errors import TrimixError, unknown
+
+_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+def whole(
+    name: str, value: Any, least: int | None = None, most: int | None = None, hint: str = ""
+) -> int:
+    """A whole number within bounds.
+
+    Args:
+        name: What the user knows the value by.
+        value: An int, a float without a fraction, or the digits of one; True and False are none.
+        least: The smallest that is accepted; None sets no bound.
+        most: The largest that is accepted; None sets no bound.
+        hint: What else may be written, put behind "give a whole number ...".
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    wanted = f"give a whole number{_bounds(least, most)}{hint}"
+    found = _whole(value)
+    if found is None:
+        raise TrimixError(f"{name}={value!r} is not a whole number.", wanted)
+    if (least is not None and found < least) or (most is not None and found > most):
+        raise TrimixError(f"{name}={value!r} is out of range.", wanted)
+    return found
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> float:
+    """A finite number within bounds.
+
+    Args:
+        name: What the user knows the value by.
+        value: A number, or a text that writes one; True and False are none.
+        least: The smallest that is accepted; None sets no bound.
+        most: The largest that is accepted; None sets no bound.
+        above: What it has to be larger than; None sets no bound.
+        below: What it has to be smaller than; None sets no bound.
+        hint: What else may be written, put behind "give a number ...".
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    wanted = f"give a number{_bounds(least, most, above, below)}{hint}"
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise TrimixError(f"{name}={value!r} is not a number.", wanted)
+    inside = (
+        (least is None or found >= least)
+        and (most is None or found <= most)
+        and (above is None or found > above)
+        and (below is None or found < below)
+    )
+    if not inside:
+        raise TrimixError(f"{name}={value!r} is out of range.", wanted)
+    return found
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or false, and nothing that merely looks like it: ``no`` must not mean yes.
+
+    Args:
+        name: What the user knows the value by.
+        value: A bool, 1 or 0, or how command lines and YAML spell them.
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    found = _TRUTH.get(str(value).lower())
+    if found is None:
+        raise TrimixError(f"{name}={value!r} is neither true nor false.", "give true or false")
+    return found
+
+
+def one_of(name: str, value: Any, accepted: Iterable[str]) -> str:
+    """One of some words.
+
+    Args:
+        name: What the user knows the value by.
+        value: The word.
+        accepted: All that is accepted.
+
+    Raises:
+        TrimixError: It is something else; the message has the nearest guess.
+    """
+    words = tuple(accepted)
+    if str(value) not in words:
+        raise unknown(name, str(value), words)
+    return str(value)
+
+
+def text(name: str, value: Any, hint: str = "") -> str:
+    """A text that is not empty.
+
+    Args:
+        name: What the user knows the value by.
+        value: The text.
+        hint: What to write; the default tells how YAML is kept from reading a text as a number.
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    if not isinstance(value, str):
+        raise TrimixError(f"{name}={value!r} is not a text.", hint or "write it in quotes")
+    if not value:
+        raise TrimixError(f"{name}= is empty.", hint or f"give a value, or leave {name} out")
+    return value
+
+
+def texts(name: str, value: Any, hint: str = "") -> tuple[str, ...]:
+    """A list of texts; a text alone is a list of one, and None an empty list.
+
+    Args:
+        name: What the user knows the value by.
+        value: The list, or any other iterable of texts.
+        hint: What to write.
+
+    Raises:
+        TrimixError: It is something else.
+    """
+    items = (value,) if isinstance(value, str) else () if value is None else value
+    if not isinstance(items, Iterable) or isinstance(items, bytes):
+        items = (items,)
+    found = tuple(items)
+    if not all(isinstance(item, str) for item in found):
+        raise TrimixError(
+            f"{name}={value!r} is not a list of texts.", hint or "write a list such as ['a', 'b']"
+        )
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, or None."""
+    if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch("-?[0-9]+", value)):
+        return None
+    try:
+        found = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if isinstance(value, str) or found == value else None
+
+
+def _bounds(
+    least: float | None,
+    most: float | None,
+    above: float | None = None,
+    below: float | None = None,
+) -> str:
+    """The bounds in words, with a blank in front; empty where there are none."""
+    if least is not None and most is not None:
+        return f" from {_shown(least)} to {_shown(most)}"
+    if above is not None and below is not None:
+        return f" between {_shown(above)} and {_shown(below)}"
+    signs = ((">=", least), (">", above), ("<=", most), ("<", below))
+    parts = [f"{sign} {_shown(bound)}" for sign, bound in signs if bound is not None]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _shown(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
