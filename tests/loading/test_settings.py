@@ -170,7 +170,7 @@ def test_batch_size(given, expected):
 
 @pytest.mark.parametrize("given", [0, -1, "0", "-1", "many", "1.5", "", 1.5, "²", [1]])
 def test_no_batch_size(given):
-    with pytest.raises(TrimixError, match="batch_size.*\n.*N >= 1 or auto"):
+    with pytest.raises(TrimixError, match="batch_size.*\n.*a whole number >= 1, or auto"):
         parse(batch_size=given)
 
 

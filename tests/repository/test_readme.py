@@ -53,10 +53,10 @@ def test_every_policy_is_in_the_table():
 
 
 def test_every_argument_of_the_run_is_named():
-    for name in settings._RUN_FIELDS:
+    for name in (one.name for one in settings.RUN_OPTIONS):
         if name not in ("batch_size", "max_batch_size"):  # options of lm_eval itself
             assert f"`{name}`" in README, name
-    for name in settings._SPEC_FIELDS:
+    for name in (one.name for one in settings.SOURCE_OPTIONS):
         assert re.search(rf"`(\w+_)?{name}[=`]", README), name
 
 

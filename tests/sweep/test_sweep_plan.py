@@ -247,7 +247,7 @@ def test_the_readme_and_the_example_are_plans():
         ({"grid": {"alpha": ["x"], "beta": [1]}}, "not a list of points"),
         ({"grid": ["0.1:0.9:0.5"]}, "needs the source large_base"),
         ({"policies": ["ppl"], "plausibility": ["high"]}, "plausibility has 'high'"),
-        ({"policies": ["ppl"], "plausibility": [2]}, "plausibility=2 is not a fraction"),
+        ({"policies": ["ppl"], "plausibility": [2]}, "plausibility=2 is out of range"),
         ({"policies": ["ppl"], "num_fewshot": [1.5]}, "num_fewshot has 1.5"),
         ({"policies": ["ppl"], "num_fewshot": ["many"]}, "num_fewshot has 'many'"),
         ({"policies": ["ppl"], "seeds": [None]}, "seeds has None"),

@@ -134,6 +134,16 @@ def text(name: str, value: Any, hint: str = "") -> str:
     return value
 
 
+def as_text(name: str, value: Any) -> str:
+    """Any value as text: command lines make numbers of a commit or a folder named 1234567.
+
+    Args:
+        name: What the user knows the value by.
+        value: The value.
+    """
+    return str(value)
+
+
 def texts(name: str, value: Any, hint: str = "") -> tuple[str, ...]:
     """A list of texts; a text alone is a list of one, and None an empty list.
 

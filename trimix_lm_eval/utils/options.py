@@ -1,0 +1,102 @@
+"""An option, declared once: name, type, default, help and check, as one field of a dataclass.
+
+    @dataclass(frozen=True)
+    class Settings:
+        max_length: int | None = option(
+            None, "whole number >= 2", "Context length in tokens.", partial(whole, least=2)
+        )
+
+Whatever else speaks of the option (the command line, YAML, messages, the tables under docs/) asks
+`options_of` the class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from trimix_lm_eval.utils.validation import as_text
+
+#: Takes the name and the value that the user wrote; returns the value, typed, or raises.
+Check: TypeAlias = Callable[[str, Any], Any]
+
+
+class Option(NamedTuple):
+    """What there is to say of an option.
+
+    Attributes:
+        name: What users write.
+        type: What it may be, in words.
+        default: Its value where nobody gives one.
+        help: What it does, in sentences.
+        check: Types a given value, or raises `TrimixError`.
+    """
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    check: Check = as_text
+
+
+def option(default: Any, type: str, help: str, check: Check = as_text) -> Any:
+    """A dataclass field that is an option; its name is the field's.
+
+    Args:
+        default: Its value where nobody gives one.
+        type: What it may be, in words.
+        help: What it does, in sentences.
+        check: Types a given value, or raises `TrimixError`.
+    """
+    return dataclasses.field(default=default, metadata={"type": type, "help": help, "check": check})
+
+
+def options_of(declaring: Any) -> tuple[Option, ...]:
+    """The options that a dataclass declares, in order; its other fields are left out."""
+    return tuple(
+        Option(
+            field.name,
+            field.metadata["type"],
+            field.default,
+            field.metadata["help"],
+            field.metadata.get("check", as_text),
+        )
+        for field in dataclasses.fields(declaring)
+        if "help" in field.metadata
+    )
+
+
+def checked(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of those options that are given, each typed.
+
+    Args:
+        options: What is looked for.
+        given: Values by name; other names are passed over.
+
+    Raises:
+        TrimixError: A value is not one that its option takes.
+    """
+    return {one.name: one.check(one.name, given[one.name]) for one in options if one.name in given}
+
+
+def markdown_table(options: Iterable[Option], title: str = "option") -> str:
+    """A table for the documentation: one row per option.
+
+    Args:
+        options: Its rows.
+        title: Over the names.
+    """
+    rows = [(title, "type", "default", "meaning"), ("---",) * 4]
+    rows += [
+        (f"`{one.name}`", one.type, _shown(one.default), one.help.replace("|", "\\|"))
+        for one in options
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _shown(default: Any) -> str:
+    """A default as users would write it; nothing where there is none."""
+    if default is None or default is dataclasses.MISSING or default in ("", ()):
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
