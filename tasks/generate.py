@@ -2,6 +2,7 @@
 
     python tasks/generate.py
 
+The tasks are those of `trimix_lm_eval.tasklib.benchmarks.BENCHMARKS`; only groups are made up here.
 A file says which template it includes and which data it reads; what a task is stands in the
 template (the files whose names begin with an underscore), which are written by hand. A test
 compares what is committed with what this writes.
@@ -10,22 +11,16 @@ compares what is committed with what this writes.
 from __future__ import annotations
 
 import json
+import posixpath
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-LANGUAGES = ("bo", "ug", "kk", "mn")
-FLORES = ("ben_Beng", "tam_Taml", "tel_Telu", "ory_Orya", "bod_Tibt", "kaz_Cyrl", "khk_Cyrl")
-INDIC = FLORES[:4]
+from trimix_lm_eval.tasklib import benchmarks, languages
 
-#: Tasks with a choice, and the template that makes log-likelihoods of it.
-CHOICES = {
-    "reading_comprehension": "../../_letters_ll",
-    "response_selection": "../../_letters_ll",
-    "text_classification": "../../_labels_ll",
-    "vocabulary": "../../_letters_ll",
-    "text_classification_sentence": "../../_labels_ll",
-}
+HERE = Path(__file__).resolve().parent
+LANGUAGES = languages.of_benchmark("milic_eval")
+INDIC = tuple(one.flores for one in languages.LANGUAGES if one.indic)
 MC = ("reading_comprehension", "response_selection", "text_classification")
 
 Files = dict[str, str]
@@ -33,8 +28,8 @@ Files = dict[str, str]
 
 def main() -> None:
     """Write all files anew; files of tasks that are no more are removed."""
-    wanted = {**milic_eval(), **sib200(), **belebele(), **groups()}
-    for folder in ("milic_eval", "sib200", "belebele", "groups"):
+    wanted = files()
+    for folder in {name.partition("/")[0] for name in wanted}:
         for path in (HERE / folder).rglob("*.yaml"):
             if path.relative_to(HERE).as_posix() not in wanted:
                 path.unlink()
@@ -43,70 +38,14 @@ def main() -> None:
         (HERE / name).write_text(text, encoding="utf-8")
 
 
-def milic_eval() -> Files:
-    """The tasks of MiLiC-Eval: eleven in four languages and two languages of the prompt."""
+def files() -> Files:
+    """The content of every file that is generated, by its path below this folder."""
     made: Files = {}
-    for code in LANGUAGES:
-        for prompt in ("en", "zh"):
-            suffix = "" if prompt == "en" else "_zh"
-            for name, likelihood in CHOICES.items():
-                data = {"task": name, "language": code, "prompt": prompt}
-                for ending, includes in (("", []), ("_ll", [likelihood])):
-                    kind = f"{name}{suffix}{ending}"
-                    task = f"trimix_milic_{code}_{kind}"
-                    made[f"milic_eval/{code}/{task}.yaml"] = _task(
-                        task, [f"../_{name}_{prompt}", *includes], data, f"trimix_milic_{kind}"
-                    )
-            for name in ("title_generation", "math"):
-                data = {"task": name, "language": code, "prompt": prompt}
-                task = f"trimix_milic_{code}_{name}{suffix}"
-                made[f"milic_eval/{code}/{task}.yaml"] = _task(
-                    task, [f"../_{name}_{prompt}"], data, f"trimix_milic_{name}{suffix}"
-                )
-            for kind, short in (
-                ("translation_dialogue", "translation"),
-                ("translation_article", "translation_article"),
-            ):
-                for source, target in ((code, prompt), (prompt, code)):
-                    data = {"task": kind, "language": code, "prompt": prompt}
-                    task = f"trimix_milic_{code}_{short}_{source}_{target}"
-                    made[f"milic_eval/{code}/{task}.yaml"] = _task(
-                        task,
-                        [f"../_{kind}_{prompt}"],
-                        {**data, "source": source, "target": target},
-                        f"trimix_milic_{short}{suffix}",
-                    )
-    return made
-
-
-def sib200() -> Files:
-    """Topic classification in eight languages."""
-    made: Files = {}
-    for code in (*FLORES, "uig_Arab"):
-        for ending, includes in (("", []), ("_ll", ["../_labels_ll"])):
-            task = f"trimix_sib200_{code}{ending}"
-            made[f"sib200/{task}.yaml"] = _task(
-                task, ["_sib200", *includes], {"language": code}, f"trimix_sib200{ending}"
-            )
-    return made
-
-
-def belebele() -> Files:
-    """Reading comprehension in seven languages, without exemplars and with five."""
-    made: Files = {}
-    for code in FLORES:
-        for shots, template in ((0, []), (5, ["_five_shot"])):
-            for ending, includes in (("", []), ("_ll", ["../_letters_ll"])):
-                kind = f"_{shots}shot" if shots else ""
-                task = f"trimix_belebele_{code}{kind}{ending}"
-                data = {"language": code, **({"held_out": shots} if shots else {})}
-                made[f"belebele/{task}.yaml"] = _task(
-                    task,
-                    ["_belebele", *template, *includes],
-                    data,
-                    f"trimix_belebele{kind}{ending}",
-                )
-    return made
+    for entry in benchmarks.BENCHMARKS:
+        for language in entry.languages:
+            for variant in entry.variants:
+                made.update(_task(entry, variant, language))
+    return {**made, **groups()}
 
 
 def groups() -> Files:
@@ -168,12 +107,24 @@ def groups() -> Files:
     return {f"groups/{name}.yaml": _group(name, *what) for name, what in made.items()}
 
 
-def _task(name: str, includes: list[str], data: dict[str, Any], tag: str) -> str:
-    included = includes[0] if len(includes) == 1 else json.dumps(includes)
-    lines = [f"include: {included}", f"task: {name}"]
-    lines += [f"tag: {tag}", "dataset_kwargs:", "  select:"]
-    lines += [f"    {key}: {value}" for key, value in data.items()]
-    return "\n".join(lines) + "\n"
+def _task(entry: benchmarks.Tasks, variant: benchmarks.Variant, language: str) -> Files:
+    """The file of one task, by its path."""
+    folder = (entry.folder or entry.name).format(language=language)
+    name = f"trimix_{entry.name}_{language}{variant.name.format(language=language)}"
+    includes = [posixpath.relpath(template, folder) for template in variant.templates]
+    lines = [
+        f"include: {includes[0] if len(includes) == 1 else json.dumps(includes)}",
+        f"task: {name}",
+        f"tag: trimix_{entry.name}{variant.tag}",
+        "dataset_kwargs:",
+        "  select:",
+        *_lines(variant.select, language),
+    ]
+    return {f"{folder}/{name}.yaml": "\n".join(lines) + "\n"}
+
+
+def _lines(select: Mapping[str, Any], language: str) -> list[str]:
+    return [f"    {key}: {str(value).format(language=language)}" for key, value in select.items()]
 
 
 def _group(name: str, alias: str, tasks: list[str]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trimix_lm_eval.tasklib import belebele, milic_eval, places, rouge, sib200
-
-_LOADERS = {f"{module.__name__}.documents": module for module in (milic_eval, sib200, belebele)}
+from trimix_lm_eval.tasklib import places, rouge
+from trimix_lm_eval.tasklib.benchmarks import loader_of
 
 
 def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -23,12 +22,12 @@ def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     Raises:
         TrimixError: It cannot be had; the message says why and what to do.
     """
-    module = _LOADERS.get(str(config.get("custom_dataset")))
-    if module is None:
+    loader = loader_of(str(config.get("custom_dataset")))
+    if loader is None:
         return "shipped"
     select, wanted = config["dataset_kwargs"]["select"], places.options(options)
     if select.get("task") == "title_generation":
         rouge.Tokenizer()  # raises an error if what it needs is not installed
-    place = places.place_of(module.BENCHMARK, **wanted)
-    files = module.files(**{**wanted, **select})
-    return places.reach(module.BENCHMARK, files, place)
+    place = places.place_of(loader.BENCHMARK, **wanted)
+    files = loader.files(**{**wanted, **select})
+    return places.reach(loader.BENCHMARK, files, place)

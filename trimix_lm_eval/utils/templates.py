@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def render(template: Path, filters: Mapping[str, Callable[..., Any]], **values: Any) -> str:
+def render(template: Path, filters: Mapping[str, Callable[..., Any]], /, **values: Any) -> str:
     """Fill a template.
 
     A value that is missing is an error. In HTML every text is escaped, since names of tasks and

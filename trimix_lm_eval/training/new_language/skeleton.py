@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.tasklib import catalog
+from trimix_lm_eval.tasklib.benchmarks import BENCHMARKS, Variant
 from trimix_lm_eval.training.new_language.codes import Language
 from trimix_lm_eval.training.new_language.recipe import Suited
 from trimix_lm_eval.utils import templates
@@ -76,16 +78,22 @@ def _benchmarks(facts: Facts) -> tuple[dict[str, str], list[str]]:
     made, names = {}, []
     shipped = catalog.shipped()
     for benchmark in facts.language.benchmarks:
-        template = tasks_dir() / benchmark / f"_{benchmark}"
-        likeliest = tasks_dir() / {"sib200": "_labels_ll", "belebele": "_letters_ll"}[benchmark]
-        for ending, includes in (("", [template]), ("_ll", [template, likeliest])):
-            name = f"trimix_{benchmark}_{facts.slug}{ending}"
+        for variant in _main_variants(benchmark):
+            name = f"trimix_{benchmark}_{facts.slug}{variant.name}"
             names.append(name)
             if name not in shipped:
+                includes = [str(tasks_dir() / template) for template in variant.templates]
                 made[f"tasks/{name}.yaml"] = _render(
-                    "benchmark.yaml.j2", facts, task=name, includes=[str(p) for p in includes]
+                    "benchmark.yaml.j2", facts, task=name, includes=includes
                 )
     return made, names
+
+
+def _main_variants(benchmark: str) -> Iterator[Variant]:
+    """The task that a benchmark is known for, and the same by log-likelihood."""
+    for entry in BENCHMARKS:
+        if entry.name == benchmark:
+            yield from (one for one in entry.variants if one.name in ("", "_ll"))
 
 
 def _render(template: str, facts: Facts, **more: Any) -> str:
