@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 import math
 
@@ -13,7 +14,7 @@ from tests.support.results_files import trimix_config, write_run
 from trimix_lm_eval.analysis.explain.samples import point_of
 from trimix_lm_eval.analysis.export import card, eval_results, model_index, refusals, table
 from trimix_lm_eval.analysis.leaderboard.entries import collect
-from trimix_lm_eval.analysis.report.frames import frames
+from trimix_lm_eval.analysis.report.csv_files import csv_files
 from trimix_lm_eval.analysis.report.model import assemble
 from trimix_lm_eval.analysis.results import read
 from trimix_lm_eval.utils.errors import TrimixError
@@ -47,7 +48,7 @@ def places(value, at=()):
 def use(path):
     """Do with a file all that can be done; a problem is an answer, too."""
     runs, problems = read([path])
-    frames(assemble(runs, problems))
+    csv_files(assemble(runs, problems))
     for run in runs:
         point_of(run, TASK)
         if not refusals.reasons(run):
@@ -89,8 +90,8 @@ def test_depth_without_end_is_a_problem(tmp_path, text):
     ((run,), _) = read([path])
     with pytest.raises(RecursionError):
         run.samples("t")
-    (line,) = frames(assemble([run], []))["scores"].to_dict("records")
-    assert line["value"] == 1.0
+    (line,) = csv.DictReader(csv_files(assemble([run], []))["scores.csv"].splitlines())
+    assert line["value"] == "1.0"
 
 
 def test_the_newest_is_not_the_one_without_a_date(tmp_path):

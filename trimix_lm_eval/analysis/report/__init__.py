@@ -7,7 +7,7 @@ table.py  tables.py  groups.py          tables, and those of lm-eval's own group
 oracles.py                              the upper bounds in tables
 plane.py   paper.py                     alpha and beta; published numbers
 model.py       all of it together
-numbers.py  pictures.py  frames.py  views.py  page.py   rounded, drawn, as CSV, as words
+numbers.py  pictures.py  csv_files.py  views.py  page.py   rounded, drawn, as CSV, as words
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
         TrimixError: No file is usable, a library is missing, or the folder holds something else
             or cannot be written to.
     """
-    _need("matplotlib", "pandas", "scipy")
+    _need("matplotlib", "scipy")
     _check(output, force)
     runs, problems = read(places)
     if not runs:
@@ -89,7 +89,7 @@ def _check(output: Path, force: bool) -> None:
 
 def _contents(report: Report) -> dict[str, bytes]:
     """All files of a report by their names in its folder; the page last, which marks it whole."""
-    from trimix_lm_eval.analysis.report.frames import frames
+    from trimix_lm_eval.analysis.report.csv_files import csv_files
     from trimix_lm_eval.analysis.report.page import picture_name, render
 
     pictures = {
@@ -101,10 +101,7 @@ def _contents(report: Report) -> dict[str, bytes]:
     places = {name: f"pictures/{name}" for name in pictures}
     return {
         **{places[name]: png for name, png in pictures.items()},
-        **{
-            f"{name}.csv": _bytes(frame.to_csv(index=False))
-            for name, frame in frames(report).items()
-        },
+        **{name: _bytes(text) for name, text in csv_files(report).items()},
         "report.md": _bytes(render(report, "page.md.j2", places)),
         _MARK: _bytes(render(report, "page.html.j2")),
     }
@@ -141,7 +138,7 @@ def _need(*libraries: str) -> None:
 
 def _replace(output: Path, files: Sequence[tuple[Path, bytes]]) -> None:
     """Write all files; of an earlier report, remove what this one has no counterpart for."""
-    from trimix_lm_eval.analysis.report.frames import NAMES
+    from trimix_lm_eval.analysis.report.csv_files import NAMES
 
     kept = {path for path, _ in files}
     if (output / _MARK).is_file():

@@ -7,7 +7,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell
-from trimix_lm_eval.analysis.report.frames import point_of
+from trimix_lm_eval.analysis.report.csv_files import point_of
 from trimix_lm_eval.analysis.report.model import Report
 from trimix_lm_eval.analysis.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.analysis.report.plane import Gap

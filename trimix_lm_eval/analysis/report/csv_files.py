@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.model import Part, Report
-
-if TYPE_CHECKING:
-    import pandas
 
 Line = dict[str, Any]
 
@@ -17,10 +17,8 @@ Line = dict[str, Any]
 NAMES = ("scores", "points", "choices", "gaps", "published", "runs", "problems")
 
 
-def frames(report: Report) -> dict[str, pandas.DataFrame]:
-    """The tables by name of file, without those that would be empty."""
-    import pandas
-
+def csv_files(report: Report) -> dict[str, str]:
+    """The tables as CSV by name of file, without those that would be empty."""
     found = {
         "scores": [line for part in report.parts for line in _scores(part)],
         "points": [line for part in report.parts for line in _points(part)],
@@ -30,8 +28,21 @@ def frames(report: Report) -> dict[str, pandas.DataFrame]:
         "runs": list(_runs(report)),
         "problems": [{"file": str(p.path), "problem": p.what} for p in report.problems],
     }
-    # As they are: pandas' own kind of text refuses half characters, which names may hold.
-    return {name: pandas.DataFrame(lines, dtype=object) for name, lines in found.items() if lines}
+    return {f"{name}.csv": _text(lines) for name, lines in found.items() if lines}
+
+
+def _text(lines: Sequence[Line]) -> str:
+    """One table; floats keep all their digits, and what is no number is left empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({name: None if _is_nan(it) else it for name, it in line.items()})
+    return text.getvalue()
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _scores(part: Part) -> Iterator[Line]:
