@@ -67,28 +67,44 @@ def test_ctrl_c(lm_eval, capsys):
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("given", "paths", "expected"),
     [
-        (["--config", "a.yaml", "b.yaml"], (["a.yaml", "b.yaml"], None, {})),
-        (["--model_args", "pretrained=demo", "policy=ppl"], ([], "pretrained=demo,policy=ppl", {})),
-        (["--config", "a.yaml", "--model_args", "policy=ent"], (["a.yaml"], "policy=ent", {})),
+        (["--config", "a.yaml", "b.yaml"], ["a.yaml", "b.yaml"], (None, {})),
+        (
+            ["--model_args", "pretrained=demo", "policy=ppl"],
+            [None],
+            ("pretrained=demo,policy=ppl", {}),
+        ),
+        (["--config", "a.yaml", "--model_args", "policy=ent"], ["a.yaml"], ("policy=ent", {})),
         (
             ["--config", "a.yaml", "--metadata", "data_dir=x", "exemplars=train_2"],
-            (["a.yaml"], None, {"data_dir": "x", "exemplars": "train_2"}),
+            ["a.yaml"],
+            (None, {"data_dir": "x", "exemplars": "train_2"}),
         ),
         (
             ["--config", "a.yaml", "--metadata", '{"data_dir": {"sib200": "x"}}'],
-            (["a.yaml"], None, {"data_dir": {"sib200": "x"}}),
+            ["a.yaml"],
+            (None, {"data_dir": {"sib200": "x"}}),
         ),
     ],
 )
-def test_check(monkeypatch, given, expected):
+def test_check(monkeypatch, capsys, given, paths, expected):
     seen = []
-    fake = SimpleNamespace(main=lambda *args: seen.append(args) or 3)
-    monkeypatch.setitem(sys.modules, "trimix_lm_eval.harness.check", fake)
-    monkeypatch.setattr("trimix_lm_eval.harness.check", fake, raising=False)
-    assert cli.main(["check", *given]) == 3
-    assert seen == [expected]
+
+    def check_run(*args):
+        seen.append(args)
+        if args[0] == "b.yaml":
+            raise TrimixError("It is wrong.", "mend it")
+        return ["found"]
+
+    monkeypatch.setattr("trimix_lm_eval.harness.check.check_run", check_run)
+    assert cli.main(["check", *given]) == ("b.yaml" in paths)
+    assert seen == [(path, *expected) for path in paths]
+    out = capsys.readouterr().out
+    assert out.startswith(f"OK    {paths[0] or '--model_args ' + expected[0]}\n      found\n")
+    assert out.endswith("FAIL  b.yaml\n      It is wrong.\n        -> mend it\n") == (
+        len(paths) > 1
+    )
 
 
 def test_metadata_that_is_not_json(capsys):
@@ -177,12 +193,14 @@ def test_shipped_folders_exist():
         ["report", "--help"],
         ["export", "--help"],
         ["leaderboard", "--help"],
+        ["cpt", "--help"],
+        ["new-language", "--help"],
     ],
 )
 def test_own_commands_import_nothing_heavy(args):
     code = (
         "import atexit, sys; from trimix_lm_eval.cli import main\n"
-        "heavy = {'torch', 'lm_eval', 'transformers', 'datasets', 'numpy'}\n"
+        "heavy = {'torch', 'lm_eval', 'transformers', 'datasets', 'numpy', 'jinja2'}\n"
         "atexit.register(lambda: print('heavy:', heavy & set(sys.modules)))\n"
         f"sys.exit(main({args!r}))"
     )

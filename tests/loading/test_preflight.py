@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from tests.support.hub import COMMIT, Hub, client
+from trimix_lm_eval import cli
 from trimix_lm_eval.harness import check as harness_check
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.preflight import memory, vocabulary
@@ -465,14 +466,14 @@ def test_main(tmp_path, tok, run_file, capsys):
     large, small = save(tmp_path / "large", tok), save(tmp_path / "small", tok)
     arguments = {"pretrained": large, "small_cpt": small, "policy": "fixed", "alpha": 0.1}
     good = run_file(model="trimix", model_args=arguments, batch_size=4)
-    assert harness_check.main([good]) == 0
+    assert cli.main(["check", "--config", good]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"OK    {good}\n") and "290 token ids are fused" in out
     text = f"pretrained={large},small_cpt={small},policy=fixed"
-    assert harness_check.main([], text) == 0
-    assert harness_check.main([run_file(model="trimix", model_args=text)]) == 0
+    assert cli.main(["check", "--model_args", text]) == 0
+    assert cli.main(["check", "--config", run_file(model="trimix", model_args=text)]) == 0
     capsys.readouterr()
-    assert harness_check.main([good, str(tmp_path / "none.yaml")]) == 1
+    assert cli.main(["check", "--config", good, str(tmp_path / "none.yaml")]) == 1
     out = capsys.readouterr().out
     assert out.count("OK ") == 1 and out.count("FAIL") == 1 and "not found" in out
 
@@ -493,14 +494,14 @@ def test_main(tmp_path, tok, run_file, capsys):
 )
 def test_main_refuses(run, phrase, run_file, capsys):
     path = run_file(**run)
-    assert harness_check.main([path]) == 1
+    assert cli.main(["check", "--config", path]) == 1
     out = capsys.readouterr().out
     assert out.startswith(f"FAIL  {path}\n") and phrase in out and "-> " in out
 
 
 def test_main_with_nothing(capsys):
-    assert harness_check.main([], None) == 1
-    assert "nothing to check" in capsys.readouterr().out
+    assert cli.main(["check"]) == 1
+    assert "Nothing to check" in capsys.readouterr().err
 
 
 def test_tasks(monkeypatch, tmp_path):

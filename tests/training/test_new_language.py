@@ -23,7 +23,7 @@ from trimix_lm_eval.tasklib import belebele, sib200
 from trimix_lm_eval.tasklib.languages import ENGLISH
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt import train
-from trimix_lm_eval.training.new_language import Asked, codes, write
+from trimix_lm_eval.training.new_language import NewLanguageArguments, codes, write
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -36,7 +36,7 @@ def asked(tmp_path):
         text = tmp_path / "text.txt"
         if not text.exists():
             write_text(text)
-        return Asked(code, [str(text)], **{"output": tmp_path / "new", **more})
+        return NewLanguageArguments(code, [str(text)], **{"output": tmp_path / "new", **more})
 
     return make
 

@@ -1,4 +1,4 @@
-"""``trimix check``: ordinary lm-eval run configs, checked one by one without loading a weight."""
+"""An ordinary run config of lm-eval, checked without loading a weight."""
 
 from __future__ import annotations
 
@@ -17,47 +17,25 @@ from trimix_lm_eval.tasklib.reach import reach
 from trimix_lm_eval.utils.errors import TrimixError
 
 
-def main(
-    config_paths: list[str],
+def check_run(
+    path: str | None,
     model_args: str | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> int:
-    """Check run configs and print what was found.
+) -> list[str]:
+    """Check one run without loading a weight.
 
     Args:
-        config_paths: Files as for ``lm_eval run --config``.
-        model_args: As for ``lm_eval --model_args``. Given with files it takes the place of
-            theirs, as in lm-eval; given alone it is checked by itself.
-        metadata: As for ``lm_eval --metadata``. If there is any it takes the place of the files'.
+        path: A file as for ``lm_eval run --config``; None checks the arguments by themselves.
+        model_args: As for ``lm_eval --model_args``; given, they take the place of the file's, as
+            in lm-eval.
+        metadata: As for ``lm_eval --metadata``; if there is any, it takes the place of the file's.
 
     Returns:
-        0 if all is well, else 1.
+        What was found, in lines for reading.
+
+    Raises:
+        TrimixError: Something would stop the run.
     """
-    runs: list[str | None] = [*config_paths] if config_paths else [None]
-    if not config_paths and not model_args:
-        print("error: nothing to check\n  -> give --config FILE or --model_args a=b,c=d")
-        return 1
-    failed = 0
-    for path in runs:
-        name = path or f"--model_args {model_args}"
-        try:
-            lines = _check_run(path, model_args, metadata)
-        except TrimixError as error:
-            failed += 1
-            print(f"FAIL  {name}", *_indented(str(error).splitlines()), sep="\n")
-        else:
-            print(f"OK    {name}", *_indented(lines), sep="\n")
-    return 1 if failed else 0
-
-
-def _indented(lines: list[str]) -> list[str]:
-    return [f"      {line}" for line in lines]
-
-
-def _check_run(
-    path: str | None, model_args: str | None, metadata: Mapping[str, Any] | None
-) -> list[str]:
-    """Check one run; return the lines to print."""
     run = _read(path) if path else {"model": "trimix"}
     if run.get("model") != "trimix":
         raise TrimixError(

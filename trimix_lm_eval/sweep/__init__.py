@@ -12,7 +12,7 @@ run.py          the whole
 table.py        what came of it, for reading
 """
 
-from trimix_lm_eval.sweep.run import sweep
-from trimix_lm_eval.sweep.table import main
+from trimix_lm_eval.sweep.run import look, sweep
+from trimix_lm_eval.sweep.table import lines
 
-__all__ = ["main", "sweep"]
+__all__ = ["lines", "look", "sweep"]

@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.analysis.results import Run, read
-from trimix_lm_eval.sweep.run import look, sweep
 
 #: More columns than a terminal shows are left to the report.
 _COLUMNS = 6
-
-
-def main(config: str, check: bool = False) -> int:
-    """``trimix sweep``: run it, and show what came of it.
-
-    Args:
-        config: The YAML file.
-        check: Say what would be run, and load nothing.
-
-    Returns:
-        0, or 130 after Ctrl-C.
-    """
-    if check:
-        print(*look(config), sep="\n")
-        return 0
-    try:
-        written = sweep(config)
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    if written:
-        print(*lines(written), sep="\n")
-    return 0
 
 
 def lines(written: Sequence[Path]) -> Iterator[str]:

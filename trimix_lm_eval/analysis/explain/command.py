@@ -22,8 +22,8 @@ _NEW_TOKENS = 64
 _ELSEWHERE = "name another file"
 
 
-class Asked(NamedTuple):
-    """The command's arguments.
+class ExplainArguments(NamedTuple):
+    """What ``trimix explain`` is given.
 
     Attributes:
         model_args: As for ``lm_eval --model_args``; None takes those of the results beside the
@@ -60,7 +60,7 @@ class _Subject(NamedTuple):
     point: Weights | None
 
 
-def main(asked: Asked) -> int:
+def main(asked: ExplainArguments) -> int:
     """Explain a prompt's continuation, or a logged sample.
 
     Returns:
@@ -94,7 +94,7 @@ def main(asked: Asked) -> int:
     return 0
 
 
-def _subject(asked: Asked) -> _Subject:
+def _subject(asked: ExplainArguments) -> _Subject:
     """Read prompt or sample; nothing heavy is loaded before these are known to be there."""
     given = [asked.prompt, asked.prompt_file, asked.samples]
     if sum(one is not None for one in given) != 1:
@@ -117,7 +117,7 @@ def _subject(asked: Asked) -> _Subject:
     return _Subject(title, prompt, pairs, _model_arguments({}, asked.model_args), None, None)
 
 
-def _logged(asked: Asked, path: Path) -> _Subject:
+def _logged(asked: ExplainArguments, path: Path) -> _Subject:
     """A document of a file of samples."""
     if asked.doc is None:
         raise TrimixError("Which document of the samples?", "add --doc N, its doc_id")
@@ -141,7 +141,7 @@ def _logged(asked: Asked, path: Path) -> _Subject:
     return _Subject(title, prompt, pairs, arguments, sample, point)
 
 
-def _explained(model: TriMix, subject: _Subject, asked: Asked) -> list[Explanation]:
+def _explained(model: TriMix, subject: _Subject, asked: ExplainArguments) -> list[Explanation]:
     """Generate or take the text, and explain it."""
     from trimix_lm_eval.analysis.explain.run import explain, explain_given, explain_text
     from trimix_lm_eval.harness.gen_kwargs import generation

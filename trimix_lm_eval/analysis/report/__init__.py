@@ -107,22 +107,6 @@ def _contents(report: Report) -> dict[str, bytes]:
     }
 
 
-def main(places: Sequence[Path], output: Path, force: bool = False) -> int:
-    """The command: write a report, and say what was written and what could not be used."""
-    written = write(places, output, force)
-    for problem in written.problems:
-        print(f"problem: {problem.path} {problem.what}")
-    if written.superseded:
-        print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
-    pictures = [path for path in written.files if path.suffix == ".png"]
-    for path in written.files:
-        if path not in pictures:
-            print(f"wrote {path}")
-    if pictures:
-        print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
-    return 0
-
-
 def _bytes(text: str) -> bytes:
     """UTF-8; half characters, which JSON allows in names, become question marks."""
     return text.encode("utf-8", "replace")

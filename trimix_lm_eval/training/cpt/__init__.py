@@ -20,6 +20,6 @@ report.py       what was read and what came of it, for reading
 run.py          the whole
 """
 
-from trimix_lm_eval.training.cpt.run import main, train
+from trimix_lm_eval.training.cpt.run import train
 
-__all__ = ["main", "train"]
+__all__ = ["train"]

@@ -16,9 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,24 +44,6 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, e
 _DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", "unexpected pos")
 
 Measured = dict[str, dict[str, float]]
-
-
-def main(given: str | Path) -> int:
-    """``trimix cpt``: train, and show what came of it.
-
-    Args:
-        given: The YAML file.
-
-    Returns:
-        0, or 130 after Ctrl-C.
-    """
-    try:
-        train(given)
-    except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
 
 
 def train(given: str | Path | Mapping[str, Any]) -> Path:

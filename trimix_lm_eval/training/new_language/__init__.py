@@ -6,6 +6,6 @@ skeleton.py            the files, from templates
 command.py             the whole
 """
 
-from trimix_lm_eval.training.new_language.command import Asked, main, write
+from trimix_lm_eval.training.new_language.command import NewLanguageArguments, main, write
 
-__all__ = ["Asked", "main", "write"]
+__all__ = ["NewLanguageArguments", "main", "write"]

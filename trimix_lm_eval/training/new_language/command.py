@@ -33,8 +33,8 @@ _SAMPLE = 2_000_000
 _MADE = ("test.jsonl", "small_cpt", "results", "report", "runs")
 
 
-class Asked(NamedTuple):
-    """What the command line says.
+class NewLanguageArguments(NamedTuple):
+    """What ``trimix new-language`` is given.
 
     Attributes:
         code: Of the language.
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
     force: bool = False
 
 
-def main(asked: Asked) -> int:
+def main(asked: NewLanguageArguments) -> int:
     """``trimix new-language``: write the files, and say what to do with them.
 
     Returns:
@@ -85,7 +85,7 @@ def main(asked: Asked) -> int:
     return 0
 
 
-def write(asked: Asked) -> tuple[Path, list[str]]:
+def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     """Write the files.
 
     Args:
@@ -138,7 +138,7 @@ def write(asked: Asked) -> tuple[Path, list[str]]:
     return folder, sorted(files)
 
 
-def _language(asked: Asked) -> Language:
+def _language(asked: NewLanguageArguments) -> Language:
     """The language; of a code that is not known, what is said of it."""
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", asked.code):
         raise TrimixError(
@@ -154,7 +154,7 @@ def _language(asked: Asked) -> Language:
     return Language(asked.code, asked.name or asked.code, ())
 
 
-def _large(asked: Asked) -> str:
+def _large(asked: NewLanguageArguments) -> str:
     """The large model."""
     if asked.large:
         return asked.large

@@ -1,0 +1,79 @@
+"""What several subcommands share: how one is added, and options that lm-eval has too."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: Where subcommands are added.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_command(
+    commands: Commands, name: str, description: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add a subcommand.
+
+    Args:
+        commands: Where to.
+        name: What users write.
+        description: What it is for, in the words of ``trimix --help``.
+        run: Does it, and returns the exit code.
+
+    Returns:
+        Its parser, without options.
+    """
+    added = commands.add_parser(name, help=description, description=description.capitalize())
+    added.set_defaults(run=run)
+    return added
+
+
+def add_metadata(command: argparse.ArgumentParser) -> None:
+    """Add ``--metadata``."""
+    command.add_argument(
+        "--metadata",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="as for lm_eval: where the benchmarks' files are, data_dir=path (default: "
+        "TRIMIX_DATA_DIR, or the Hub)",
+    )
+
+
+def read_metadata(given: Sequence[str]) -> dict[str, object]:
+    """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times.
+
+    Args:
+        given: The words after it.
+
+    Raises:
+        TrimixError: It looks like JSON, and is none.
+    """
+    text = " ".join(given)
+    if not text.startswith("{"):
+        pairs = (part.partition("=") for word in given for part in word.split(","))
+        return {key: value for key, _, value in pairs}
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise TrimixError(
+            f"--metadata is not JSON: {error}.", 'write it as \'{"data_dir": "path"}\''
+        ) from error
+
+
+def joined(model_args: Sequence[str] | None) -> str | None:
+    """The words after ``--model_args`` as lm-eval's one; None where it is not given."""
+    return ",".join(model_args) if model_args else None
+
+
+def interrupted() -> int:
+    """Say, once of several processes, how to go on after Ctrl-C; returns the exit code."""
+    if os.environ.get("RANK", "0") == "0":
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+    return 130

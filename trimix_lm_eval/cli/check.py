@@ -1,0 +1,59 @@
+"""``trimix check``: what would stop a run, found before any weights are loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+from trimix_lm_eval.cli.arguments import (
+    Commands,
+    add_command,
+    add_metadata,
+    joined,
+    read_metadata,
+)
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the subcommand."""
+    check = add_command(
+        commands, "check", "see what would stop a run, before any weights are loaded", run
+    )
+    check.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="file.yaml",
+        help="files for `lm_eval run --config`",
+    )
+    check.add_argument(
+        "--model_args",
+        nargs="+",
+        metavar="key=value",
+        help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
+    )
+    add_metadata(check)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check each config and print what was found; 1 if one of them would fail."""
+    from trimix_lm_eval.harness.check import check_run
+
+    model_args, metadata = joined(args.model_args), read_metadata(args.metadata)
+    if not args.config and not model_args:
+        raise TrimixError("Nothing to check.", "give --config FILE or --model_args a=b,c=d")
+    failed = 0
+    for path in args.config or [None]:
+        name = path or f"--model_args {model_args}"
+        try:
+            lines = check_run(path, model_args, metadata)
+        except TrimixError as error:
+            failed += 1
+            _print(f"FAIL  {name}", str(error).splitlines())
+        else:
+            _print(f"OK    {name}", lines)
+    return 1 if failed else 0
+
+
+def _print(heading: str, lines: list[str]) -> None:
+    print(heading, *(f"      {line}" for line in lines), sep="\n")

@@ -1,0 +1,51 @@
+"""``trimix report``: tables, tests and pictures from results files, as a page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from trimix_lm_eval.cli.arguments import Commands, add_command
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the subcommand."""
+    report = add_command(
+        commands, "report", "tables, tests and pictures from results files, as a page", run
+    )
+    report.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results*.json of lm_eval or trimix sweep, or folders of them",
+    )
+    report.add_argument(
+        "--output",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="folder for report.html, report.md and CSV (default: report); an earlier report "
+        "there is replaced",
+    )
+    report.add_argument(
+        "--force", action="store_true", help="write into a folder that holds other files, too"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write a report, and say what was written and what could not be used."""
+    from trimix_lm_eval.analysis.report import write
+
+    written = write(args.results, args.output, args.force)
+    for problem in written.problems:
+        print(f"problem: {problem.path} {problem.what}")
+    if written.superseded:
+        print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
+    pictures = [path for path in written.files if path.suffix == ".png"]
+    for path in written.files:
+        if path not in pictures:
+            print(f"wrote {path}")
+    if pictures:
+        print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
+    return 0

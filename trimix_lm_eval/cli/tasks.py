@@ -1,0 +1,37 @@
+"""``trimix tasks``: the package's tasks, and whether their data can be reached."""
+
+from __future__ import annotations
+
+import argparse
+
+from trimix_lm_eval.cli.arguments import Commands, add_command, add_metadata, read_metadata
+from trimix_lm_eval.utils.errors import TrimixError
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the subcommand."""
+    tasks = add_command(
+        commands, "tasks", "list the package's tasks, and whether their data can be reached", run
+    )
+    tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    add_metadata(tasks)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line for each task that the pattern matches."""
+    from difflib import get_close_matches
+
+    from trimix_lm_eval.tasklib.catalog import list_tasks, shipped
+    from trimix_lm_eval.tasklib.reach import reach
+
+    given = read_metadata(args.metadata)
+    configs = shipped()
+    lines = list_tasks(configs, args.pattern, lambda config: reach(config, given))
+    if not lines:
+        near = get_close_matches(args.pattern, configs, n=3, cutoff=0.5)
+        raise TrimixError(
+            f"No task, group or tag is named {args.pattern!r}.",
+            f"near it: {', '.join(near)}" if near else "list all of them: trimix tasks",
+        )
+    print(*lines, sep="\n")
+    return 0
