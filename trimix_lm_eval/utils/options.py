@@ -21,6 +21,9 @@ from trimix_lm_eval.utils.validation import as_text
 #: Takes the name and the value that the user wrote; returns the value, typed, or raises.
 Check: TypeAlias = Callable[[str, Any], Any]
 
+#: In place of a default, of an option that has to be given.
+REQUIRED: Any = dataclasses.MISSING
+
 
 class Option(NamedTuple):
     """What there is to say of an option.
@@ -44,7 +47,7 @@ def option(default: Any, type: str, help: str, check: Check = as_text) -> Any:
     """A dataclass field that is an option; its name is the field's.
 
     Args:
-        default: Its value where nobody gives one.
+        default: Its value where nobody gives one; `REQUIRED` if somebody has to.
         type: What it may be, in words.
         help: What it does, in sentences.
         check: Types a given value, or raises `TrimixError`.
@@ -97,6 +100,8 @@ def markdown_table(options: Iterable[Option], title: str = "option") -> str:
 
 def _shown(default: Any) -> str:
     """A default as users would write it; nothing where there is none."""
-    if default is None or default is dataclasses.MISSING or default in ("", ()):
+    if default is REQUIRED:
+        return "(required)"
+    if default is None or default in ("", ()):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

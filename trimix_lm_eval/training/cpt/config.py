@@ -9,10 +9,10 @@ is looked at, so that a mistake in it costs no time.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt.texts import Place, read_places
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
+from trimix_lm_eval.utils.validation import number, one_of, texts, truth, whole
+from trimix_lm_eval.utils.validation import text as plain_text
 
 REPORTERS = ("tensorboard", "wandb")
 
@@ -29,80 +32,204 @@ REPORTERS = ("tensorboard", "wandb")
 FREE = ("license", "report_to", "micro_batch", "gradient_checkpointing")
 
 
+def _path(key: str, value: Any) -> Path:
+    return Path(plain_text(key, value)).expanduser()
+
+
+def _held_out(key: str, value: Any) -> float | Path:
+    """A file, or a share of the documents."""
+    if isinstance(value, str):
+        return _path(key, value)
+    return number(key, value, 1e-6, 0.5, hint=", or name a file")
+
+
+def _ratio(key: str, value: Any) -> Fraction:
+    """Rows of the language for one of English: 4, 0.5, 4:1."""
+    wrong = TrimixError(
+        f"{key}={value!r} is not a ratio.",
+        "give the rows of the language for one of English, from 0.01 to 100: 4, or 4:1",
+    )
+    first, _, second = str(value).partition(":")
+    try:
+        ratio = Fraction(first) / Fraction(second or "1")
+    except (ValueError, ZeroDivisionError) as error:
+        raise wrong from error
+    if isinstance(value, bool) or not Fraction(1, 100) <= ratio <= 100:
+        raise wrong
+    return ratio
+
+
+def _reporters(key: str, value: Any) -> tuple[str, ...]:
+    names = texts(key, value, f"write some of {', '.join(REPORTERS)}")
+    if names == ("none",):
+        return ()
+    for name in names:
+        if name not in REPORTERS:
+            raise unknown(key, name, (*REPORTERS, "none"))
+    return names
+
+
 @dataclass(frozen=True)
 class Config:
-    """A run.
+    """What a run of ``trimix cpt`` is asked for; each field is a key of the YAML."""
 
-    Attributes:
-        base: Hub id or folder of the model to go on from; ``demo`` is the shipped small_base.
-        output: Folder of the trained model; what it was made from lies in its subfolder ``cpt``.
-        text: Of the language.
-        base_revision: Branch, tag or commit of the base.
-        language: Code such as ``swh_Latn``: tells the script to expect; for the card.
-        license: Of the text, for the card.
-        text_field: Column of JSONL, Parquet and the Hub that holds the text.
-        held_out: Share of the documents, or a file of them (None: no share was given), whose bits
-            per byte decide which checkpoint is kept and when training stops.
-        test: A file that is not trained on and decides nothing: measured before and after.
-        english: Mixed into the text; empty for none.
-        ratio: Rows of the language for one of English.
-        max_bytes: Read no more of the text; None reads all.
-        deduplicate: Whether lines that are there already are dropped.
-        nfc: Whether training text is normalised to NFC.
-        sequence_length: Tokens per row, if the model's context allows.
-        batch_tokens: Tokens per optimizer step, over all processes.
-        micro_batch: Most rows per forward pass on one device.
-        epochs: How often the text is read.
-        steps: Optimizer steps; takes the place of ``epochs``.
-        learning_rate: At its peak.
-        min_learning_rate: Where the cosine ends.
-        warmup: Share of the steps in which the learning rate rises.
-        weight_decay: Of AdamW.
-        lora_rank: Of adapters that are trained in place of the weights; 0 trains the weights.
-        lora_alpha: Their scale; None is twice the rank.
-        precision: Of the arithmetic: ``auto`` (bf16 on GPUs that have it), ``bf16`` or ``fp32``.
-        gradient_checkpointing: Less memory for a third more time; None is where there is a GPU.
-        dtype: Of the saved weights; ``auto`` is the base's.
-        evaluations: How often held-out text is measured and a checkpoint written.
-        patience: Stop after so many evaluations that are no better than the best; 0 never does.
-        report_to: Some of `REPORTERS`.
-        seed: Of everything that is drawn.
-        trust_remote_code: Whether code from the base's repository may run.
-    """
-
-    base: str
-    output: Path
-    text: tuple[Place, ...]
-    base_revision: str = "main"
-    language: str = ""
-    license: str = ""
-    text_field: str = "text"
-    held_out: float | Path = 0.05
-    test: Path | None = None
-    english: tuple[Place, ...] = ()
-    ratio: Fraction = Fraction(4)
-    max_bytes: int | None = None
-    deduplicate: bool = True
-    nfc: bool = False
-    sequence_length: int = 2048
-    batch_tokens: int = 2**20
-    micro_batch: int = 8
-    epochs: float = 1.0
-    steps: int | None = None
-    learning_rate: float = 3e-5
-    min_learning_rate: float = 1e-6
-    warmup: float = 0.01
-    weight_decay: float = 0.1
-    lora_rank: int = 0
-    lora_alpha: int | None = None
-    precision: str = "auto"
-    gradient_checkpointing: bool | None = None
-    dtype: str = "auto"
-    evaluations: int = 20
-    patience: int = 5
-    report_to: tuple[str, ...] = ()
-    seed: int = 1234
-    trust_remote_code: bool = False
+    base: str = option(
+        REQUIRED,
+        "Hub id or folder",
+        "The model to go on from; `demo` is the shipped small_base.",
+        plain_text,
+    )
+    output: Path = option(
+        REQUIRED,
+        "folder",
+        "Gets the trained model; what it was made from lies in its subfolder `cpt`.",
+        lambda key, value: _path(key, value).resolve(),
+    )
+    text: tuple[Place, ...] = option(
+        REQUIRED,
+        "files, folders, patterns, data sets",
+        "Text in the language: paths, or mappings such as `{hub: owner/name, config: ug}` and "
+        "`{file: rows.jsonl, field: content}`.",
+        read_places,
+    )
+    base_revision: str = option("main", "text", "Branch, tag or commit of the base.")
+    language: str = option(
+        "",
+        "text",
+        "A code such as `swh_Latn`: tells which script to expect, and the card.",
+        plain_text,
+    )
+    license: str = option("", "text", "Of the text, for the card.", plain_text)
+    text_field: str = option(
+        "text", "text", "Column of JSONL, Parquet and the Hub that holds the text.", plain_text
+    )
+    held_out: float | Path = option(
+        0.05,
+        "number from 1e-06 to 0.5, or file",
+        "Share of the documents, or a file of them, whose bits per byte decide which checkpoint "
+        "is kept and when training stops.",
+        _held_out,
+    )
+    test: Path | None = option(
+        None,
+        "file",
+        "Is not trained on and decides nothing: measured before and after.",
+        _path,
+    )
+    english: tuple[Place, ...] = option((), "as `text`", "Mixed into the text.", read_places)
+    ratio: Fraction = option(
+        Fraction(4),
+        "number from 0.01 to 100, or `4:1`",
+        "Rows of the language for one of English.",
+        _ratio,
+    )
+    max_bytes: int | None = option(
+        None,
+        "whole number >= 1",
+        "Read no more of the text than this; all of it, unless given.",
+        partial(whole, least=1),
+    )
+    deduplicate: bool = option(
+        True, "true or false", "Whether lines that are there already are dropped.", truth
+    )
+    nfc: bool = option(False, "true or false", "Whether training text is normalised to NFC.", truth)
+    sequence_length: int = option(
+        2048,
+        "whole number >= 8",
+        "Tokens per row, if the model's context allows.",
+        partial(whole, least=8),
+    )
+    batch_tokens: int = option(
+        2**20,
+        "whole number >= 8",
+        "Tokens per optimizer step, over all processes.",
+        partial(whole, least=8),
+    )
+    micro_batch: int = option(
+        8,
+        "whole number >= 1",
+        "Most rows per forward pass on one device.",
+        partial(whole, least=1),
+    )
+    epochs: float = option(
+        1.0, "number >= 1e-06", "How often the text is read.", partial(number, least=1e-6)
+    )
+    steps: int | None = option(
+        None,
+        "whole number >= 1",
+        "Optimizer steps; given, they take the place of `epochs`.",
+        partial(whole, least=1),
+    )
+    learning_rate: float = option(
+        3e-5,
+        "number up to 1",
+        "The learning rate at its peak.",
+        partial(number, least=1e-12, most=1.0),  # the cosine's end is a share of it
+    )
+    min_learning_rate: float = option(
+        1e-6, "number from 0 to 1", "Where the cosine ends.", partial(number, least=0.0, most=1.0)
+    )
+    warmup: float = option(
+        0.01,
+        "number from 0 to 1",
+        "Share of the steps in which the learning rate rises.",
+        partial(number, least=0.0, most=1.0),
+    )
+    weight_decay: float = option(0.1, "number >= 0", "Of AdamW.", partial(number, least=0.0))
+    lora_rank: int = option(
+        0,
+        "whole number >= 0",
+        "Of adapters that are trained in place of the weights; 0 trains the weights.",
+        partial(whole, least=0),
+    )
+    lora_alpha: int | None = option(
+        None,
+        "whole number >= 1",
+        "Scale of the adapters; twice their rank, unless given.",
+        partial(whole, least=1),
+    )
+    precision: str = option(
+        "auto",
+        "`auto`, `bf16`, `fp32`",
+        "Of the arithmetic; `auto` is bf16 on GPUs that have it.",
+        partial(one_of, accepted=("auto", "bf16", "fp32")),
+    )
+    gradient_checkpointing: bool | None = option(
+        None,
+        "true or false",
+        "Less memory for a third more time; true where there is a GPU, unless given.",
+        truth,
+    )
+    dtype: str = option(
+        "auto",
+        "`auto`, `float32`, `bfloat16`, `float16`",
+        "Of the saved weights; `auto` is the base's.",
+        partial(one_of, accepted=("auto", "float32", "bfloat16", "float16")),
+    )
+    evaluations: int = option(
+        20,
+        "whole number >= 1",
+        "How often held-out text is measured and a checkpoint written.",
+        partial(whole, least=1),
+    )
+    patience: int = option(
+        5,
+        "whole number >= 0",
+        "Stop after so many evaluations that are no better than the best; 0 never does.",
+        partial(whole, least=0),
+    )
+    report_to: tuple[str, ...] = option(
+        (), f"some of {', '.join(f'`{one}`' for one in REPORTERS)}", "Who logs the run.", _reporters
+    )
+    seed: int = option(
+        1234,
+        "whole number from 0 to 4294967295",
+        "Of everything that is drawn.",
+        partial(whole, least=0, most=2**32 - 1),
+    )
+    trust_remote_code: bool = option(
+        False, "true or false", "Whether code from the base's repository may run.", truth
+    )
 
     @property
     def work(self) -> Path:
@@ -123,6 +250,10 @@ class Config:
         return {key: value for key, value in self.plain().items() if key not in FREE}
 
 
+#: The keys of the YAML.
+OPTIONS = options_of(Config)
+
+
 def read(given: str | Path | Mapping[str, Any]) -> Config:
     """Read a config and check all that can be checked without looking at another file.
 
@@ -133,18 +264,15 @@ def read(given: str | Path | Mapping[str, Any]) -> Config:
         TrimixError: Something in it is missing, unknown, or not what it should be.
     """
     content = dict(given) if isinstance(given, Mapping) else _load(Path(given))
+    accepted = [one.name for one in OPTIONS]
     for key in content:
-        if key not in _CHECKS:
-            raise unknown("key in the config", str(key), _CHECKS)
+        if key not in accepted:
+            raise unknown("key in the config", str(key), accepted)
     for key, example in (("base", "demo"), ("output", "small_cpt"), ("text", "[corpus.txt]")):
         if content.get(key) in (None, "", []):
             raise TrimixError(f"The config names no {key}.", f"add e.g. {key}: {example}")
-    values = {
-        key: _CHECKS[key](key, value)
-        for key, value in content.items()
-        if value is not None and value != ""
-    }
-    config = Config(**values)
+    given = {key: value for key, value in content.items() if value is not None and value != ""}
+    config = Config(**checked(OPTIONS, given))
     if config.min_learning_rate > config.learning_rate:
         raise TrimixError(
             f"min_learning_rate is {config.min_learning_rate:g}, more than learning_rate "
@@ -189,129 +317,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Fraction):
         return int(value) if value.denominator == 1 else str(value)
     return str(value) if isinstance(value, Path) else value
-
-
-# --- what each key may hold -------------------------------------------------------------------
-
-_Check = Callable[[str, Any], Any]
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TrimixError(f"{key} is {value!r}, not a text.", f"write it in quotes: {key}: '…'")
-    return value
-
-
-def _path(key: str, value: Any) -> Path:
-    return Path(_text(key, value)).expanduser()
-
-
-def _truth(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TrimixError(f"{key} is {value!r}, neither true nor false.", f"write {key}: true")
-    return value
-
-
-def _number(least: float, most: float = math.inf) -> _Check:
-    def check(key: str, value: Any) -> float:
-        try:  # not by type: YAML reads 3e-5 as a text
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not least <= number <= most or math.isinf(number):
-            limit = f"from {least:g} to {most:g}" if most < math.inf else f">= {least:g}"
-            raise TrimixError(f"{key} is {value!r}.", f"give a number {limit}")
-        return number
-
-    return check
-
-
-def _whole(least: int, most: float = math.inf) -> _Check:
-    def check(key: str, value: Any) -> int:
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not least <= value <= most:
-            limit = f"from {least} to {most}" if most < math.inf else f">= {least}"
-            raise TrimixError(f"{key} is {value!r}.", f"give a whole number {limit}")
-        return value
-
-    return check
-
-
-def _one_of(*accepted: str) -> _Check:
-    def check(key: str, value: Any) -> str:
-        if value not in accepted:
-            raise unknown(key, str(value), accepted)
-        return str(value)
-
-    return check
-
-
-def _held_out(key: str, value: Any) -> float | Path:
-    if isinstance(value, str):
-        return _path(key, value)
-    return float(_number(1e-6, 0.5)(key, value))
-
-
-def _ratio(key: str, value: Any) -> Fraction:
-    """Rows of the language for one of English: 4, 0.5, 4:1."""
-    wrong = TrimixError(
-        f"{key} is {value!r}.",
-        "give the rows of the language for one of English, from 0.01 to 100: 4, or 4:1",
-    )
-    first, _, second = str(value).partition(":")
-    try:
-        ratio = Fraction(first) / Fraction(second or "1")
-    except (ValueError, ZeroDivisionError) as error:
-        raise wrong from error
-    if isinstance(value, bool) or not Fraction(1, 100) <= ratio <= 100:
-        raise wrong
-    return ratio
-
-
-def _reporters(key: str, value: Any) -> tuple[str, ...]:
-    names = [value] if isinstance(value, str) else value
-    if names == ["none"]:
-        return ()
-    if not isinstance(names, list):
-        raise TrimixError(f"{key} is {value!r}.", f"write some of {', '.join(REPORTERS)}")
-    for name in names:
-        if name not in REPORTERS:
-            raise unknown(key, str(name), (*REPORTERS, "none"))
-    return tuple(names)
-
-
-_CHECKS: dict[str, _Check] = {
-    "base": _text,
-    "base_revision": lambda key, value: str(value),
-    "output": lambda key, value: _path(key, value).resolve(),
-    "language": _text,
-    "license": _text,
-    "text": read_places,
-    "text_field": _text,
-    "held_out": _held_out,
-    "test": _path,
-    "english": read_places,
-    "ratio": _ratio,
-    "max_bytes": _whole(1),
-    "deduplicate": _truth,
-    "nfc": _truth,
-    "sequence_length": _whole(8),
-    "batch_tokens": _whole(8),
-    "micro_batch": _whole(1),
-    "epochs": _number(1e-6),
-    "steps": _whole(1),
-    "learning_rate": _number(1e-12, 1.0),  # the cosine's end is a share of it
-    "min_learning_rate": _number(0.0, 1.0),
-    "warmup": _number(0.0, 1.0),
-    "weight_decay": _number(0.0),
-    "lora_rank": _whole(0),
-    "lora_alpha": _whole(1),
-    "precision": _one_of("auto", "bf16", "fp32"),
-    "gradient_checkpointing": _truth,
-    "dtype": _one_of("auto", "float32", "bfloat16", "float16"),
-    "evaluations": _whole(1),
-    "patience": _whole(0),
-    "report_to": _reporters,
-    "seed": _whole(0, 2**32 - 1),
-    "trust_remote_code": _truth,
-}
