@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.results import NAMED
@@ -25,8 +25,9 @@ from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.options import Option, checked
+from trimix_lm_eval.utils.validation import number, whole
 
-_KEYS = ("name", "languages", "grid", "policies", "plausibility", "num_fewshot", "seeds")
 _AXES = ("alpha", "beta", "gamma")
 
 
@@ -68,40 +69,38 @@ def read(given: Any, name: str) -> Block:
             "say what to sweep, e.g. `sweep: {grid: paper, policies: all}`; a config without one "
             "is run by `lm_eval run --config`",
         )
+    accepted = [one.name for one in OPTIONS]
     for key in given:
-        if key not in _KEYS:
-            raise unknown("key in sweep", str(key), _KEYS)
-    points = _grid(given.get("grid"))
-    found = list(_policies(given.get("policies"), points))
+        if key not in accepted:
+            raise unknown("key in sweep", str(key), accepted)
+    values = dict.fromkeys(accepted, ()) | checked(OPTIONS, {"name": name, **given})
+    found = tuple(_distinct(values["policies"], values["grid"]))
     if not found:
         raise TrimixError(
             "The sweep has neither points nor policies.", "add grid: paper, policies: all, or both"
         )
     return Block(
-        _name(given.get("name", name)),
-        tuple(_languages(given.get("languages"))),
-        points,
-        tuple(found),
-        tuple(_fraction(value) for value in _several("plausibility", given)),
-        tuple(_whole("num_fewshot", value, True) for value in _several("num_fewshot", given)),
-        tuple(_whole("seeds", value) or 0 for value in _several("seeds", given)),
+        values["name"],
+        values["languages"],
+        values["grid"],
+        found,
+        values["plausibility"],
+        values["num_fewshot"],
+        values["seeds"],
     )
 
 
-def _name(given: Any) -> str:
+def _name(key: str, given: Any) -> str:
     if not isinstance(given, str) or not re.fullmatch(r"[\w][\w. +-]*", given):
         raise TrimixError(
-            f"name is {given!r}, which cannot be part of a file's name.",
+            f"{key} is {given!r}, which cannot be part of a file's name.",
             "write letters, digits, '.', '-' and '_'",
         )
     return given
 
 
-def _several(key: str, given: Mapping[str, Any]) -> list[Any]:
-    """The values of a key: a list, or one value; nothing if the key is not there."""
-    if key not in given:
-        return []
-    value = given[key]
+def _several(key: str, value: Any) -> list[Any]:
+    """The values of a key: a list, or one value."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise TrimixError(f"{key} is an empty list.", f"give it values, or leave {key} out")
@@ -112,21 +111,23 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (str, int, float))
 
 
-def _languages(given: Any) -> Iterator[dict[str, str]]:
+def _languages(key: str, given: Any) -> tuple[dict[str, str], ...]:
     """Each language as a mapping from placeholders to texts."""
-    for value in _several("languages", {} if given is None else {"languages": given}):
+    found = []
+    for value in [] if given is None else _several(key, given):
         filled = value if isinstance(value, dict) else {"language": value}
-        texts = [*filled, *filled.values()]
-        if not filled or not all(isinstance(text, str) and text for text in texts):
+        words = [*filled, *filled.values()]
+        if not filled or not all(isinstance(word, str) and word for word in words):
             raise TrimixError(
-                f"languages has {value!r} in it.",
+                f"{key} has {value!r} in it.",
                 "write codes (no: in quotes, which YAML takes for false), or a mapping from "
                 "placeholders to codes, e.g. {language: bo, flores: bod_Tibt}",
             )
-        yield filled
+        found.append(filled)
+    return tuple(found)
 
 
-def _grid(given: Any) -> tuple[Weights, ...]:
+def _grid(key: str, given: Any) -> tuple[Weights, ...]:
     """The points, each once, with gamma left out where it is alpha."""
     if given is None:
         return ()
@@ -136,7 +137,7 @@ def _grid(given: Any) -> tuple[Weights, ...]:
         for item in given if isinstance(given, list) else [given]:
             if isinstance(item, (int, float)):
                 raise TrimixError(
-                    f"grid has the number {item!r} in it.",
+                    f"{key} has the number {item!r} in it.",
                     "write points in quotes, '1:0': YAML takes them for times of day",
                 )
         points = list(policies.parse_grid(given))
@@ -149,7 +150,7 @@ def _product(given: Mapping[str, Any]) -> list[Weights]:
     for axis in given:
         if axis not in _AXES:
             raise unknown("axis of the grid", str(axis), _AXES)
-    values = {axis: _several(axis, given) for axis in _AXES}
+    values = {axis: _several(axis, given[axis]) if axis in given else [] for axis in _AXES}
     for axis in ("alpha", "beta"):
         if not values[axis]:
             raise TrimixError(f"The grid names no {axis}.", f"add {axis}: [0.1, 0.5, 1.0]")
@@ -157,11 +158,18 @@ def _product(given: Mapping[str, Any]) -> list[Weights]:
     return list(policies.parse_grid([list(point) for point in combined]))
 
 
-def _policies(given: Any, points: tuple[Weights, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _policies(key: str, given: Any) -> tuple[Any, ...]:
+    """What the block says of policies, one by one."""
+    return () if given is None else tuple(_several(key, given))
+
+
+def _distinct(
+    asked: Iterable[Any], points: tuple[Weights, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Policies, then points; none twice, and a point with a name of its own under that name."""
     seen: set[Policy] = set()
     wanted: list[Any] = []
-    for value in _several("policies", {} if given is None else {"policies": given}):
+    for value in asked:
         everyone = [name for name in policies.names() if name != "fixed" or not points]
         wanted += everyone if value == "all" else [value]
     for value in [*wanted, *map(_point, points)]:
@@ -194,18 +202,63 @@ def _point(point: Weights) -> dict[str, Any]:
     return {"policy": name} if name else {"policy": "fixed", **point._asdict()}
 
 
-def _fraction(value: Any) -> float | None:
-    """A plausibility; whether it is a fraction is checked with the other arguments."""
-    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-        return value
-    raise TrimixError(
-        f"plausibility has {value!r} in it.", "write fractions such as 0.1; null is no mask"
+def _masks(key: str, given: Any) -> tuple[float | None, ...]:
+    """Values for ``plausibility``, whose bounds are checked with the other arguments of a run."""
+    hint = " such as 0.1; null is no mask"
+    return tuple(
+        None if value is None else number(key, value, hint=hint) for value in _several(key, given)
     )
 
 
-def _whole(key: str, value: Any, optional: bool = False) -> int | None:
-    if value is None and optional:
-        return None
-    if type(value) is not int or value < 0:
-        raise TrimixError(f"{key} has {value!r} in it.", "write whole numbers")
-    return int(value)
+def _shots(key: str, given: Any) -> tuple[int | None, ...]:
+    return tuple(None if value is None else whole(key, value, 0) for value in _several(key, given))
+
+
+def _seeds(key: str, given: Any) -> tuple[int, ...]:
+    return tuple(whole(key, value, 0) for value in _several(key, given))
+
+
+#: The keys of the block.
+OPTIONS = (
+    Option("name", "text", None, "What the sweep is called: the file's stem, unless given.", _name),
+    Option(
+        "languages",
+        "codes, or mappings",
+        None,
+        "Fill `{language}` in `tasks` and `model_args`; a mapping such as `{language: bo, flores: "
+        "bod_Tibt}` fills placeholders of other names.",
+        _languages,
+    ),
+    Option(
+        "grid",
+        "points",
+        None,
+        "`paper`, points as `alpha:beta[:gamma]`, or `{alpha: […], beta: […]}` for all "
+        "combinations.",
+        _grid,
+    ),
+    Option(
+        "policies",
+        "names, or mappings",
+        None,
+        "`all`, names, or mappings such as `{policy: gate, floor: 0.1}`.",
+        _policies,
+    ),
+    Option(
+        "plausibility",
+        "numbers between 0 and 1, or null",
+        None,
+        "Each point and policy is run with each; null is no mask.",
+        _masks,
+    ),
+    Option(
+        "num_fewshot",
+        "whole numbers >= 0, or null",
+        None,
+        "Numbers of exemplars; null is the task's own.",
+        _shots,
+    ),
+    Option(
+        "seeds", "whole numbers >= 0", None, "Each number of exemplars is run with each.", _seeds
+    ),
+)
