@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from trimix_lm_eval.harness.response_cache import Guard, TaskPoint
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.loading import settings
+from trimix_lm_eval.loading.devices import usable
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.loading.tokenizer import Points
 from trimix_lm_eval.tasklib import places
@@ -185,10 +185,3 @@ class TriMixLM(TextLM):
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""
         return self.info(self.description, self.task_points, places.USED)
-
-
-def usable(device: str | None) -> str | None:
-    """The ``--device`` of lm-eval, whose default is cuda:0 even where there is no GPU."""
-    if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
-        return None
-    return device

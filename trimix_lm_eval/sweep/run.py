@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from trimix_lm_eval.fusion.weights import SOURCES
-from trimix_lm_eval.harness.lm import usable
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
+from trimix_lm_eval.loading.devices import usable
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.sweep import files, fingerprint, plan
 from trimix_lm_eval.sweep.journal import Journal

@@ -2,7 +2,8 @@
 
 A run over four large models should not fail after an hour of loading for something that a look at
 their small files could tell. `check` looks, and either returns a `Report` or raises one
-`TrimixError` that says what happened, where, and what to do.
+`TrimixError` that says what happened, where, and what to do. Imports `loading`'s settings and Hub
+access; `llm`, `training`, `harness` and `sweep` ask it.
 
     access.py      which files a repository or folder has, and why it cannot be read
     configs.py     whether the config is that of a causal LM, and can be loaded here
