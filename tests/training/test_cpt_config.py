@@ -16,7 +16,7 @@ from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt.config import OPTIONS, Config
 from trimix_lm_eval.training.cpt.mixing import Mixture, english_rows
 from trimix_lm_eval.training.cpt.plan import plan
-from trimix_lm_eval.training.cpt.texts import Place
+from trimix_lm_eval.training.cpt.texts import TextPlace
 from trimix_lm_eval.training.new_language.recipe import suited
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
@@ -37,7 +37,7 @@ def test_the_defaults_are_the_recipe():
     assert (config.sequence_length, config.batch_tokens) == (2048, 2048 * 512)
     assert (config.ratio, config.epochs) == (4, 1)
     assert config.base_path == str(paths.demo_dir() / "small_base")
-    assert config.text == (Place("a.txt"),) and config.output == Path("out").resolve()
+    assert config.text == (TextPlace("a.txt"),) and config.output == Path("out").resolve()
 
 
 def test_the_example_of_the_readme_is_the_recipe():
@@ -71,7 +71,7 @@ report_to: none
     config = configs.read(tmp_path / "cpt.yaml")
     assert config.learning_rate == 3e-4 and config.ratio == 4
     assert config.held_out == Path("held.jsonl") and config.report_to == ()
-    assert config.text[1] == Place(
+    assert config.text[1] == TextPlace(
         "owner/name", hub=True, config="ug", field="content", streaming=False
     )
     again = yaml.safe_load(yaml.safe_dump(config.plain()))

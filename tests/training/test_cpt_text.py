@@ -15,7 +15,7 @@ from trimix_lm_eval.training.cpt import holdout, scripts, texts
 from trimix_lm_eval.training.cpt.cleaning import DOCUMENT, Cleaner
 from trimix_lm_eval.training.cpt.lines import LONGEST, Line, of_rows, of_text, split
 from trimix_lm_eval.training.cpt.packing import IGNORED, Packer, Rows
-from trimix_lm_eval.training.cpt.texts import Place
+from trimix_lm_eval.training.cpt.texts import TextPlace
 from trimix_lm_eval.utils.errors import TrimixError
 
 UYGHUR = "ئۇيغۇر تىلى ناھايىتى گۈزەل"
@@ -30,7 +30,7 @@ def cleaned(tmp_path, *files, language="uig_Arab", **more):
     options = {"deduplicate": True, "nfc": False, **more}
     for name, data in files:
         (tmp_path / name).write_bytes(data)
-    places = tuple(Place(str(tmp_path / name)) for name, _ in files)
+    places = tuple(TextPlace(str(tmp_path / name)) for name, _ in files)
     out = io.StringIO()
     cleaner = Cleaner(out, language, **options)
     found = texts.sources(places, "text", "text")
@@ -234,19 +234,19 @@ def test_folders_patterns_and_packed_files(tmp_path):
     (tmp_path / "sub" / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "two"}'))
     (tmp_path / "c.pdf").write_text("no text")
     Dataset.from_dict({"text": ["three\nfour", None]}).to_parquet(str(tmp_path / "d.parquet"))
-    found = texts.sources((Place(str(tmp_path)),), "text", "text")
+    found = texts.sources((TextPlace(str(tmp_path)),), "text", "text")
     read = [line.data for source in found for line in source.lines() if not line.fault]
     assert sorted(read) == [b"four", b"one", b"three", b"two"]
     assert [x.fault for s in found for x in s.lines() if x.fault] == ["no text in text"]
-    pattern = texts.sources((Place(str(tmp_path / "*.txt")),), "text", "text")
+    pattern = texts.sources((TextPlace(str(tmp_path / "*.txt")),), "text", "text")
     assert [source.path for source in pattern] == [tmp_path / "a.txt"]
 
 
 def test_places_that_have_nothing(tmp_path):
     with pytest.raises(TrimixError, match="there is no file .*nowhere"):
-        texts.sources((Place(str(tmp_path / "nowhere.txt")),), "text", "text")
+        texts.sources((TextPlace(str(tmp_path / "nowhere.txt")),), "text", "text")
     Dataset.from_dict({"content": ["x"]}).to_parquet(str(tmp_path / "d.parquet"))
-    (source,) = texts.sources((Place(str(tmp_path / "d.parquet")),), "text", "text")
+    (source,) = texts.sources((TextPlace(str(tmp_path / "d.parquet")),), "text", "text")
     with pytest.raises(TrimixError, match="no column 'text'; there are content"):
         list(source.lines())
 
@@ -257,9 +257,9 @@ def test_what_is_made_from_text_is_no_part_of_it(tmp_path):
     for file in (tmp_path / "a.txt", made / "held_out.txt"):
         file.write_text("one")
     for where in (str(tmp_path), f"{tmp_path}/**/*.txt"):
-        found = texts.sources((Place(where),), "text", "text", [made])
+        found = texts.sources((TextPlace(where),), "text", "text", [made])
         assert [source.path for source in found] == [tmp_path / "a.txt"]
-    (named,) = texts.sources((Place(str(made / "held_out.txt")),), "text", "text", [made])
+    (named,) = texts.sources((TextPlace(str(made / "held_out.txt")),), "text", "text", [made])
     assert named.path == made / "held_out.txt", "asked for by its name"
 
 
@@ -271,7 +271,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(texts, "_sha256", refused)
     with pytest.raises(TrimixError, match="text: .*a.txt cannot be read: Permission denied"):
-        texts.sources((Place(str(tmp_path / "a.txt")),), "text", "text")
+        texts.sources((TextPlace(str(tmp_path / "a.txt")),), "text", "text")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -280,7 +280,7 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "d.parquet").write_bytes(data[: len(data) // 2])
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress(b"x" * 10_000)[:-20])
     for name in ("d.parquet", "e.txt.gz"):
-        (source,) = texts.sources((Place(str(tmp_path / name)),), "text", "text")
+        (source,) = texts.sources((TextPlace(str(tmp_path / name)),), "text", "text")
         with pytest.raises(TrimixError, match=f"{name} cannot be read"):
             list(source.lines())
 

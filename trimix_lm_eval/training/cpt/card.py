@@ -12,7 +12,7 @@ from trimix_lm_eval import __version__
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.training.cpt.plan import Plan
+from trimix_lm_eval.training.cpt.plan import TrainingPlan
 from trimix_lm_eval.utils import templates
 
 NAME = "README.md"
@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 def write(
     config: Config,
     base: Base,
-    plan: Plan,
+    plan: TrainingPlan,
     report: Mapping[str, Any],
     measured: Mapping[str, Any],
     step: int,

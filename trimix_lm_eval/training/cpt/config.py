@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from trimix_lm_eval.loading.settings import DEMO
-from trimix_lm_eval.training.cpt.texts import Place, read_places
+from trimix_lm_eval.training.cpt.texts import TextPlace, read_places
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
@@ -85,7 +85,7 @@ class Config:
         "Gets the trained model; what it was made from lies in its subfolder `cpt`.",
         lambda key, value: _path(key, value).resolve(),
     )
-    text: tuple[Place, ...] = option(
+    text: tuple[TextPlace, ...] = option(
         REQUIRED,
         "files, folders, patterns, data sets",
         "Text in the language: paths, or mappings such as `{hub: owner/name, config: ug}` and "
@@ -116,7 +116,7 @@ class Config:
         "Is not trained on and decides nothing: measured before and after.",
         _path,
     )
-    english: tuple[Place, ...] = option((), "as `text`", "Mixed into the text.", read_places)
+    english: tuple[TextPlace, ...] = option((), "as `text`", "Mixed into the text.", read_places)
     ratio: Fraction = option(
         Fraction(4),
         "number from 0.01 to 100, or `4:1`",
@@ -310,7 +310,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Place):  # before tuples, for it is one
+    if isinstance(value, TextPlace):  # before tuples, for it is one
         return value.plain()
     if isinstance(value, tuple):
         return [_plain(one) for one in value]

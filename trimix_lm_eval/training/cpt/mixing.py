@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Row(NamedTuple):
+class MixedRow(NamedTuple):
     """A row of one of the two texts.
 
     Attributes:
@@ -41,15 +41,15 @@ class Mixture:
         self.per_epoch = rows + self.english_per_epoch
         self._orders: dict[bool, tuple[int, np.ndarray]] = {}
 
-    def __getitem__(self, place: int) -> Row:
+    def __getitem__(self, place: int) -> MixedRow:
         """The row at a place, counted from 0 over all epochs."""
         epoch, within = divmod(place, self.per_epoch)
         before = within * self.english_per_epoch // self.per_epoch
         if (within + 1) * self.english_per_epoch // self.per_epoch == before:
-            return Row(False, self._shuffled(False, epoch, within - before, self.rows))
+            return MixedRow(False, self._shuffled(False, epoch, within - before, self.rows))
         # English goes on where the last epoch ended; when it is used up it begins again.
         again, index = divmod(epoch * self.english_per_epoch + before, self.english)
-        return Row(True, self._shuffled(True, again, index, self.english))
+        return MixedRow(True, self._shuffled(True, again, index, self.english))
 
     def _shuffled(self, english: bool, time: int, index: int, count: int) -> int:
         """The row at an index of an order, which is another one each time."""

@@ -9,7 +9,7 @@ from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.mixing import english_rows
 
 
-class Plan(NamedTuple):
+class TrainingPlan(NamedTuple):
     """What a run will do.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
         return math.ceil(self.epochs) * self.english
 
 
-def plan(config: Config, length: int, rows: int, world: int) -> Plan:
+def plan(config: Config, length: int, rows: int, world: int) -> TrainingPlan:
     """Plan a run.
 
     The rows of a batch do not depend on how many processes there are, if their number divides
@@ -65,7 +65,7 @@ def plan(config: Config, length: int, rows: int, world: int) -> Plan:
     )
     batch = each * world
     steps = config.steps or max(1, math.ceil(config.epochs * (rows + english) / batch))
-    return Plan(
+    return TrainingPlan(
         length,
         rows,
         english,

@@ -8,7 +8,7 @@ from typing import Any
 from trimix_lm_eval.training.cpt import scripts
 from trimix_lm_eval.training.cpt.cleaning import REASONS
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.training.cpt.plan import Plan
+from trimix_lm_eval.training.cpt.plan import TrainingPlan
 
 #: Below this share of letters in the expected script, a text is taken to be something else.
 _MOSTLY = 0.5
@@ -93,7 +93,7 @@ def _warnings(account: Mapping[str, Any], config: Config) -> Iterator[str]:
         )
 
 
-def of_plan(plan: Plan, config: Config) -> Iterator[str]:
+def of_plan(plan: TrainingPlan, config: Config) -> Iterator[str]:
     """What the run will do.
 
     Args:
@@ -124,7 +124,7 @@ def of_plan(plan: Plan, config: Config) -> Iterator[str]:
         )
 
 
-def of_english(report: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+def of_english(report: Mapping[str, Any], plan: TrainingPlan) -> Iterator[str]:
     """Whether there is enough English.
 
     Args:

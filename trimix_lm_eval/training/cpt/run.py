@@ -33,7 +33,7 @@ from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.corpus import Corpus
 from trimix_lm_eval.training.cpt.measure import Windows, measure
-from trimix_lm_eval.training.cpt.plan import Plan, plan
+from trimix_lm_eval.training.cpt.plan import TrainingPlan, plan
 from trimix_lm_eval.utils import distributed, io
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError
@@ -179,7 +179,9 @@ def _memory_named(config: Config) -> Iterator[None]:
         ) from error
 
 
-def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: DistributedEnv) -> None:
+def _train(
+    config: Config, base: Base, planned: TrainingPlan, data: Corpus, place: DistributedEnv
+) -> None:
     """Train from the newest checkpoint on, and save the best one."""
     texts = {"held_out": data.held_out, "test": data.test}
     windows = {
@@ -215,7 +217,7 @@ def _train(config: Config, base: Base, planned: Plan, data: Corpus, place: Distr
 
 
 def _measure(
-    model: Any, windows: Mapping[str, Windows], planned: Plan, place: DistributedEnv
+    model: Any, windows: Mapping[str, Windows], planned: TrainingPlan, place: DistributedEnv
 ) -> dict[str, float]:
     """Bits per byte of each text, on the best device there is."""
     if torch.accelerator.is_available():
@@ -231,7 +233,7 @@ def _measure(
 def _finish(
     config: Config,
     base: Base,
-    planned: Plan,
+    planned: TrainingPlan,
     data: Corpus,
     windows: Mapping[str, Windows],
     step: int,

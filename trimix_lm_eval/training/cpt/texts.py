@@ -26,7 +26,7 @@ _KEYS = {
 }
 
 
-class Place(NamedTuple):
+class TextPlace(NamedTuple):
     """A place of text.
 
     Attributes:
@@ -51,12 +51,12 @@ class Place(NamedTuple):
         """As in YAML."""
         kind = "hub" if self.hub else "file"
         given = {**self._asdict(), kind: self.where}
-        usual = Place("")._asdict()
+        usual = TextPlace("")._asdict()
         kept = {k: given[k] for k in _KEYS[kind] if k == kind or given[k] != usual[k]}
         return self.where if list(kept) == ["file"] else kept
 
 
-def read_places(key: str, value: Any) -> tuple[Place, ...]:
+def read_places(key: str, value: Any) -> tuple[TextPlace, ...]:
     """Read what YAML says of places.
 
     Args:
@@ -69,9 +69,9 @@ def read_places(key: str, value: Any) -> tuple[Place, ...]:
     return tuple(_place(key, one) for one in (value if isinstance(value, list) else [value]))
 
 
-def _place(key: str, value: Any) -> Place:
+def _place(key: str, value: Any) -> TextPlace:
     if isinstance(value, str) and value:
-        return Place(value)
+        return TextPlace(value)
     kinds = [kind for kind in _KEYS if isinstance(value, Mapping) and kind in value]
     if len(kinds) != 1:
         raise TrimixError(
@@ -87,7 +87,7 @@ def _place(key: str, value: Any) -> Place:
             hint = "write true or false" if name == "streaming" else "write it as a text"
             raise TrimixError(f"{name} of a place in {key} is {one!r}.", hint)
     given = {name: one for name, one in value.items() if name not in _KEYS}
-    return Place(value[kinds[0]], kinds[0] == "hub", **given)
+    return TextPlace(value[kinds[0]], kinds[0] == "hub", **given)
 
 
 class Source(NamedTuple):
@@ -104,7 +104,7 @@ class Source(NamedTuple):
     """
 
     name: str
-    place: Place
+    place: TextPlace
     path: Path | None
     field: str
     size: int = 0
@@ -133,7 +133,7 @@ class Source(NamedTuple):
 
 
 def sources(
-    places: tuple[Place, ...], field: str, key: str, made: Sequence[Path] = ()
+    places: tuple[TextPlace, ...], field: str, key: str, made: Sequence[Path] = ()
 ) -> list[Source]:
     """Find out what there is, and its identity.
 
@@ -176,7 +176,7 @@ def source_of(path: Path, field: str, key: str) -> Source:
     Raises:
         TrimixError: It is none, or several.
     """
-    found = sources((Place(str(path)),), field, key)
+    found = sources((TextPlace(str(path)),), field, key)
     if len(found) > 1:
         raise TrimixError(f"{key}: {path} stands for {len(found)} files.", "name one file")
     return found[0]
@@ -285,7 +285,7 @@ def _hub(source: Source) -> Any:
     return found
 
 
-def _commit(place: Place) -> str:
+def _commit(place: TextPlace) -> str:
     """The commit that a revision stands for; nothing where the Hub does not answer."""
     from huggingface_hub import HfApi
 

@@ -30,7 +30,7 @@ from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.corpus import Corpus
 from trimix_lm_eval.training.cpt.measure import Windows, measure
 from trimix_lm_eval.training.cpt.mixing import Mixture
-from trimix_lm_eval.training.cpt.plan import Plan
+from trimix_lm_eval.training.cpt.plan import TrainingPlan
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
 
@@ -152,7 +152,12 @@ class Bar(TrainerCallback):
 
 
 def make(
-    config: Config, plan: Plan, corpus: Corpus, model: Any, windows: Windows, place: DistributedEnv
+    config: Config,
+    plan: TrainingPlan,
+    corpus: Corpus,
+    model: Any,
+    windows: Windows,
+    place: DistributedEnv,
 ) -> CptTrainer:
     """Put a trainer together.
 
@@ -192,7 +197,7 @@ def _tensorboard(folder: Path) -> TrainerCallback:
     return TensorBoardCallback(SummaryWriter(str(folder)))
 
 
-def _arguments(config: Config, plan: Plan) -> TrainingArguments:
+def _arguments(config: Config, plan: TrainingPlan) -> TrainingArguments:
     """What the Trainer is told."""
     gpu = torch.accelerator.is_available()
     checkpointing = gpu if config.gradient_checkpointing is None else config.gradient_checkpointing

@@ -111,7 +111,7 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     large = _large(asked)
     base = bases.find(config)
     made = [folder / name for name in _MADE]
-    english = texts.sources(tuple(map(texts.Place, asked.english)), "text", "--english", made)
+    english = texts.sources(tuple(map(texts.TextPlace, asked.english)), "text", "--english", made)
     found = texts.sources(config.text, asked.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
     needs = memory.estimate(base.spec, base.config, base.files, "cpu")
