@@ -13,6 +13,7 @@ from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import named
 
 #: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
 #: apart within a second.
@@ -55,15 +56,16 @@ def describe(
         tokenizer: The common tokenizer.
 
     Returns:
-        ``sources`` (path, revision, commit or digest of the local files, dtype, quantization, by
-        role), ``policy`` with its options, ``plausibility``, and the context's settings.
+        ``sources`` (path, of the shipped trio ``demo/<role>``, revision, commit or digest of the
+        local files, dtype, quantization, by role), ``policy`` with its options, ``plausibility``,
+        and the context's settings.
     """
     sources = {}
     for name in needed(asked, [config]):
         spec = asked.sources[name]
         folder = Path(spec.path)
         sources[name] = {
-            "path": spec.path,
+            "path": named(spec.path),
             "revision": spec.revision,
             "subfolder": spec.subfolder,
             "gguf_file": spec.gguf_file,

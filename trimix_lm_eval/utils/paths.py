@@ -1,4 +1,4 @@
-"""Where the files are that ship with the package: tasks, model configurations, the demo trio.
+"""Where the shipped files are (tasks, model configurations, the demo trio), and what to call files.
 
 In a wheel they lie inside the package. In a checkout (and so in an editable install, which does
 not copy them) ``tasks/`` and ``model_configs/`` lie next to it.
@@ -6,9 +6,13 @@ not copy them) ``tasks/`` and ``model_configs/`` lie next to it.
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+#: The folder of a model of the trio, on whatever machine and in whatever version.
+_OF_DEMO = re.compile(r".*/trimix_lm_eval/(?:loading/)?demo/(\w+)/?")
+_WITH_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def tasks_dir() -> Path:
@@ -24,6 +28,34 @@ def model_configs_dir() -> Path:
 def demo_dir() -> Path:
     """The folder of the embedded demo models, one subfolder per source."""
     return _PACKAGE / "loading" / "demo"
+
+
+def named(path: str) -> str:
+    """What to call the place of a model: ``demo/large_ins`` for one of the trio, else its path.
+
+    Args:
+        path: A Hub id or a folder, also one of another machine.
+    """
+    found = _OF_DEMO.fullmatch(path.replace("\\", "/"))
+    return f"demo/{found[1]}" if found else path
+
+
+def shown(path: str | Path, parts: int = 2) -> str:
+    """A Hub id, folder or file as pages and tables show it, which go to other people.
+
+    Args:
+        path: Hub ids and relative paths stay as they are.
+        parts: How much is left of a path outside of the current folder: so many of its last parts
+            at most, behind ``…/``.
+    """
+    text = named(str(path))
+    if not (text.startswith(("/", "~", "\\")) or _WITH_DRIVE.match(text)):
+        return text
+    try:
+        return PurePath(text).relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        last = [part for part in re.split(r"[\\/]", text) if part]
+        return "/".join(["…", *last[max(1, len(last) - parts) :]])
 
 
 def _shipped(name: str) -> Path:

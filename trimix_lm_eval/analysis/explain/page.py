@@ -19,6 +19,7 @@ from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.explain.measure import owner
 from trimix_lm_eval.analysis.explain.records import Explanation, Group, Token
 from trimix_lm_eval.utils import templates
+from trimix_lm_eval.utils.paths import shown
 
 #: What each role is, for readers who have not met the method.
 ROLES = {
@@ -98,10 +99,16 @@ def as_json(about: About, explanations: Sequence[Explanation]) -> str:
         "trimix_explain": __version__,
         "title": about.title,
         "facts": dict(about.facts),
-        "model": about.model,
+        "model": {**about.model, "sources": _sources(about)},
         "explanations": [dataclasses.asdict(one) for one in explanations],
     }
     return json.dumps(whole, ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _sources(about: About) -> dict[str, dict[str, Any]]:
+    """The sources by role, with places as others may read them."""
+    sources = about.model["sources"]
+    return {role: {**it, "path": shown(it["path"])} for role, it in sources.items()}
 
 
 def render(about: About, explanations: Sequence[Explanation]) -> str:
@@ -119,7 +126,7 @@ def render(about: About, explanations: Sequence[Explanation]) -> str:
         about=about,
         sections=[_section(i, one, explanations, policy) for i, one in enumerate(explanations)],
         one_prompt=len({one.prompt for one in explanations}) == 1,
-        sources=[(name, ROLES[name], about.model["sources"][name]) for name in names],
+        sources=[(name, ROLES[name], _sources(about)[name]) for name in names],
         mask=any(token.cutoff for one in explanations for token in one.tokens),
         drafts=any(one.drafting for one in explanations),
         unexpected=any(token.rank != 1 for one in explanations for token in one.tokens),
@@ -242,6 +249,6 @@ def signed(number: float) -> str:
 
 def visible(text: str) -> str:
     """A token's text with its white space to be seen."""
-    for char, shown in ((" ", "␣"), ("\n", "↵"), ("\t", "⇥")):
-        text = text.replace(char, shown)
+    for char, sign in ((" ", "␣"), ("\n", "↵"), ("\t", "⇥")):
+        text = text.replace(char, sign)
     return text

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from trimix_lm_eval.analysis.results import NAMED, Run
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
-from trimix_lm_eval.utils.paths import model_configs_dir
+from trimix_lm_eval.loading.settings import DEMO
+from trimix_lm_eval.utils.paths import model_configs_dir, named
 
 HUB = "https://huggingface.co"
 #: The family of what `model_configs/` does not know.
@@ -101,10 +102,9 @@ def _origin(run: Run, role: str) -> Origin:
 
 
 def local_name(path: str) -> str:
-    """What to call a folder: the last part of its path, and of the shipped trio's the role too."""
-    parts = PurePath(path.replace("\\", "/")).parts
-    is_demo = parts[-3:-1] == ("trimix_lm_eval", "demo")
-    return "/".join(parts[-2:] if is_demo else parts[-1:])
+    """What to call a folder: the last part of its path; of the shipped trio ``demo/<role>``."""
+    name = named(path)
+    return name if name.startswith(f"{DEMO}/") else PurePath(path.replace("\\", "/")).name
 
 
 def family(found: dict[str, Origin]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.model import Part, Report
+from trimix_lm_eval.utils.paths import shown
 
 Line = dict[str, Any]
 
@@ -26,7 +27,7 @@ def csv_files(report: Report) -> dict[str, str]:
         "gaps": [line for part in report.parts for line in _gaps(part)],
         "published": [line for part in report.parts for line in _published(part)],
         "runs": list(_runs(report)),
-        "problems": [{"file": str(p.path), "problem": p.what} for p in report.problems],
+        "problems": [{"file": p.file, "problem": p.what} for p in report.problems],
     }
     return {f"{name}.csv": _text(lines) for name, lines in found.items() if lines}
 
@@ -75,7 +76,7 @@ def _scores(part: Part) -> Iterator[Line]:
                     "p": test.p if test else None,
                     "significance": cell.why_not or ("reference" if cell.is_reference else ""),
                     "not_comparable": "; ".join(cell.reasons),
-                    "files": "; ".join(str(run.path) for run in cell.runs),
+                    "files": "; ".join(run.file for run in cell.runs),
                 }
 
 
@@ -100,7 +101,7 @@ def _points(part: Part) -> Iterator[Line]:
                 "prompt_nll": nll,
                 "oracle": weights == plane.oracle,
                 "not_comparable": "; ".join(cell.reasons),
-                "file": str(run.path),
+                "file": run.file,
             }
 
 
@@ -114,7 +115,7 @@ def _choices(part: Part) -> Iterator[Line]:
                     "row": row.key,
                     "point": weights.label(),
                     "count": count,
-                    "file": str(row.runs[plane.task].path),
+                    "file": row.runs[plane.task].file,
                 }
 
 
@@ -145,25 +146,27 @@ def _published(part: Part) -> Iterator[Line]:
             "difference": it.ours - it.published,
             "note": it.note,
             "citation": it.citation,
-            "files": "; ".join(str(run.path) for run in it.cell.runs),
+            "files": "; ".join(run.file for run in it.cell.runs),
         }
 
 
 def _runs(report: Report) -> Iterator[Line]:
     for number, run in enumerate(report.runs, 1):
-        sources = run.sources
         yield {
             "run": number,
             "row": run.label,
-            "file": str(run.path),
+            "file": run.file,
             "date": run.raw.get("date"),
             "not_comparable": run.variant,
             "tasks": " ".join(run.scores),
             "model": run.config.get("model"),
-            "sources": "; ".join(
-                f"{role} {it.get('path')} {it.get('commit') or it.get('digest') or ''}".strip()
-                for role, it in sources.items()
-            ),
+            "sources": "; ".join(_source(role, it) for role, it in run.sources.items()),
             "lm_eval": run.raw.get("lm_eval_version"),
             "transformers": run.raw.get("transformers_version"),
         }
+
+
+def _source(role: str, told: Line) -> str:
+    """A model: its role, where it is from, and which version it is."""
+    version = told.get("commit") or told.get("digest") or ""
+    return f"{role} {shown(str(told.get('path')))} {version}".strip()

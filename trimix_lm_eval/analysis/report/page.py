@@ -22,6 +22,7 @@ from trimix_lm_eval.analysis.report.views import View, gap_views, table_view
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils import templates
+from trimix_lm_eval.utils.paths import shown
 
 
 def render(report: Report, template: str, pictures: Mapping[str, str] | None = None) -> str:
@@ -58,7 +59,7 @@ def _report(report: Report) -> View:
         "runs": [_run(number, run) for number, run in enumerate(report.runs, 1)],
         "marked": marked,
         "tasks": len({task for run in report.runs for task in run.scores}),
-        "problems": [{"file": str(p.path), "what": p.what} for p in report.problems],
+        "problems": [{"file": p.file, "what": p.what} for p in report.problems],
         "citations": [" ".join(text.split()) for text in citations().values()],
         "resamples": f"{bootstrap.RESAMPLES:,}",
         "seed": bootstrap.SEED,
@@ -71,7 +72,11 @@ def _part(report: Report, number: int, part: Part) -> View:
     return {
         "id": f"s{number}",
         "title": part.title,
-        "sources": [(role, paths) for role in SOURCES if (paths := system.paths(role))],
+        "sources": [
+            (role, list(dict.fromkeys(map(shown, paths))))
+            for role in SOURCES
+            if (paths := system.paths(role))
+        ],
         "tables": [
             table_view(report, table, f"s{number}t{place}")
             for place, table in enumerate(part.tables)
@@ -154,6 +159,11 @@ def _equals(p: float | None) -> str:
 # ---------------------------------------------------------------- provenance
 
 
+def _data(file: View) -> View:
+    """A file of a benchmark: its place, which may be a folder, and its digest."""
+    return {**file, "from": shown(str(file["from"]))} if "from" in file else file
+
+
 def _run(number: int, run: Run) -> View:
     date = run.raw.get("date")
     when = ""
@@ -163,7 +173,7 @@ def _run(number: int, run: Run) -> View:
     sources = [
         {
             "role": role,
-            "path": it.get("path"),
+            "path": shown(str(it.get("path"))),
             "revision": it.get("revision"),
             "commit": it.get("commit"),
             "digest": it.get("digest"),
@@ -180,15 +190,15 @@ def _run(number: int, run: Run) -> View:
         "number": number,
         "label": run.label,
         "variant": run.variant,
-        "file": str(run.path),
+        "file": run.file,
         "date": when,
-        "model": f"{run.config.get('model')}: {run.raw.get('model_name')}",
+        "model": f"{run.config.get('model')}: {shown(str(run.raw.get('model_name')))}",
         "sources": sources,
         "weights": run.weights.label() if run.weights else "",
         "task_points": {task: point.label() for task, point in run.task_points.items()},
         "seed": trimix.get("seed", run.config.get("random_seed")),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
-        "data": run.data,
+        "data": {name: _data(file) for name, file in run.data.items()},
         "tasks": list(run.scores),
         "truncated": run.truncated,
     }

@@ -79,6 +79,7 @@ class System:
         shared: By role, the source of all its runs.
         adapted: By task, its small_cpt.
         rows: By key, without oracles.
+        others: By key of a row of one of lm-eval's own models, that model's name in full.
         superseded: What newer runs replaced.
         runs: All of its runs, oldest first.
     """
@@ -86,6 +87,7 @@ class System:
     shared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     adapted: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
+    others: dict[str, str] = field(default_factory=dict)
     superseded: list[Superseded] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
@@ -153,11 +155,13 @@ def systems(runs: Sequence[Run]) -> list[System]:
 
 
 def _place(run: Run, system: System) -> None:
-    key = f"{run.label} [{run.variant}]" if run.variant else run.label
+    key, twin = f"{run.label} [{run.variant}]" if run.variant else run.label, ""
     if not run.trimix:
         key = f"{run.config.get('model')}: {key}"
+        twin = _twin(key, str(run.raw.get("model_name")), system)
+        key += twin
     if key not in system.rows:
-        system.rows[key] = _row(key, run, system)
+        system.rows[key] = _row(key, run, system, twin)
     row = system.rows[key]
     for task in run.scores:
         if task in row.runs:
@@ -166,11 +170,20 @@ def _place(run: Run, system: System) -> None:
     row.groups.update(dict.fromkeys(run.groups, run))
 
 
-def _row(key: str, run: Run, system: System) -> Row:
+def _twin(key: str, name: str, system: System) -> str:
+    """What tells a model from others of its label, which shortens the paths of folders."""
+    twin, number = "", 1
+    while system.others.setdefault(f"{key}{twin}", name) != name:
+        number += 1
+        twin = f" ({number})"
+    return twin
+
+
+def _row(key: str, run: Run, system: System, twin: str) -> Row:
     if not run.trimix:
         known = {path for role in SOURCES for path in system.paths(role)}
         single = is_named_model(run, known)
-        return Row(key, run.label, "other", single=single, variant=run.variant)
+        return Row(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
     policy = str(run.policy)
     kind = {"proxy_tuning": "proxy", "fixed": "fixed"}.get(policy, "policy")
     if policy in SINGLE:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.analysis.results.values import mapping
 from trimix_lm_eval.fusion.weights import PAPER_GRID
+from trimix_lm_eval.utils.paths import named, shown
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.results.run import Run
@@ -48,9 +49,9 @@ _OF_OTHERS = (*_OTHER_MODEL, "dtype", "softmax_dtype", *_RECORDED, *_GIVEN, "max
 def label(run: Run) -> str:
     """The policy or point, or the model's name; behind it what is not usual."""
     if not run.trimix:
-        name = str(run.raw.get("model_name") or run.config.get("model") or run.path.stem)
+        name = shown(str(run.raw.get("model_name") or run.config.get("model") or run.path.stem))
         args = run.model_args
-        extra = [f"{key}={args[key]}" for key in _OF_OTHERS if args.get(key) is not None]
+        extra = [f"{key}={_value(args[key])}" for key in _OF_OTHERS if args.get(key) is not None]
     else:
         name = str(run.policy)
         if name == "fixed" and run.weights is not None:
@@ -63,7 +64,7 @@ def label(run: Run) -> str:
 
 def is_named_model(run: Run, paths: set[str]) -> bool:
     """Whether a run of lm-eval's own models is of one of these, just as it is named."""
-    name = str(run.raw.get("model_name")).rstrip("/")
+    name = named(str(run.raw.get("model_name")).rstrip("/"))
     changed = any(run.model_args.get(key) is not None for key in _OTHER_MODEL)
     return name in {path.rstrip("/") for path in paths} and not changed
 
@@ -79,7 +80,12 @@ def circumstances(run: Run) -> Iterator[str]:
             yield f"{option} {run.trimix[option]}"
     for option in _GIVEN:
         if run.model_args.get(option) is not None:
-            yield f"{option} {run.model_args[option]}"
+            yield f"{option} {_value(run.model_args[option])}"
+
+
+def _value(value: Any) -> Any:
+    """An argument's value; a folder as tables show it."""
+    return shown(value) if isinstance(value, str) else value
 
 
 def _of_policy(policy: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 from trimix_lm_eval.analysis.results import labels, protocol
 from trimix_lm_eval.analysis.results.values import is_number, mapping
 from trimix_lm_eval.fusion.weights import Weights, parse
+from trimix_lm_eval.utils import paths
+
+#: What is shown of a results file outside of the current folder: of a sweep its setting, variant
+#: and model.
+FILE_PARTS = 4
 
 
 class Problem(NamedTuple):
@@ -22,6 +27,11 @@ class Problem(NamedTuple):
 
     path: Path
     what: str
+
+    @property
+    def file(self) -> str:
+        """The file, as pages and tables show it."""
+        return paths.shown(self.path, FILE_PARTS)
 
 
 class Score(NamedTuple):
@@ -79,8 +89,16 @@ class Run:
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
         """By role, where each model came from; empty for other models."""
-        found = self.trimix.get("sources") or {}
-        return {str(role): dict(source) for role, source in found.items()}
+        found = {str(role): dict(it) for role, it in (self.trimix.get("sources") or {}).items()}
+        for source in found.values():
+            if source.get("path") is not None:
+                source["path"] = paths.named(str(source["path"]))
+        return found
+
+    @property
+    def file(self) -> str:
+        """The file, as pages and tables show it."""
+        return paths.shown(self.path, FILE_PARTS)
 
     @property
     def policy(self) -> str | None:
