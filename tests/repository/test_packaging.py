@@ -209,3 +209,15 @@ runpy.run_module("trimix_lm_eval", run_name="__main__")
     assert ran.stdout == "True ['run', '--model', 'trimix']\n", ran.stderr
     listed = python(interpreter, "-m", "trimix_lm_eval", "tasks", cwd=tmp_path, **path)
     assert "trimix_demo" in listed.stdout
+
+
+def test_what_only_training_needs_is_in_its_extra():
+    tomllib = pytest.importorskip("tomllib", reason="Python >= 3.11 reads pyproject.toml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base, extras = project["dependencies"], project["optional-dependencies"]
+    for name in ("peft", "tensorboard"):
+        assert not [one for one in base if one.startswith(name)]
+        assert [one for one in extras["cpt"] if one.startswith(name)]
+    assert "trimix-lm-eval[report,cpt]" in extras["dev"]
+    named = "\n".join([*base, *(one for some in extras.values() for one in some)])
+    assert "pandas" not in named

@@ -441,6 +441,18 @@ def test_reporters_that_are_not_installed(small_base, tmp_path, monkeypatch):
         train(config(small_base, tmp_path, report_to="tensorboard"))
 
 
+def test_adapters_without_peft_name_the_extra_and_weights_do_not_need_it(
+    small_base, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    with pytest.raises(
+        TrimixError, match=r"needs peft.*\n  -> pip install 'trimix-lm-eval\[cpt\]'"
+    ):
+        train(config(small_base, tmp_path, lora_rank=2))
+    assert not (tmp_path / "out").exists()
+    train(config(small_base, tmp_path, steps=1))
+
+
 def test_a_model_that_does_not_fit(small_base, tmp_path, monkeypatch):
     given = config(small_base, tmp_path)
     monkeypatch.setattr(memory, "free_memory", lambda names: dict.fromkeys(names, 300_000))

@@ -43,6 +43,9 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, e
 #: What safetensors and torch make of the same; the latter in two ways, by where the disk ends.
 _DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", "unexpected pos")
 
+#: What the extra `cpt` installs.
+_EXTRA = ("peft", "tensorboard")
+
 Measured = dict[str, dict[str, float]]
 
 
@@ -59,7 +62,7 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
         TrimixError: Something is wrong that the user can mend. What is done stays done.
     """
     config = configs.read(given)
-    _check_reporters(config)
+    _check_libraries(config)
     place = distributed.join()
     base = bases.find(config)
     length = min(config.sequence_length, base.context)
@@ -89,11 +92,19 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
 # --- before training ---------------------------------------------------------------------------
 
 
-def _check_reporters(config: Config) -> None:
-    for name in config.report_to:
+def _check_libraries(config: Config) -> None:
+    """See that what a plain installation lacks is there, if the run needs it.
+
+    Raises:
+        TrimixError: It is not; the hint says what to install.
+    """
+    needed = [(f"report_to names {name}", name) for name in config.report_to]
+    if config.lora_rank:
+        needed.append((f"lora_rank: {config.lora_rank} trains adapters with peft", "peft"))
+    for why, name in needed:
         if find_spec(name) is None:
-            extra = "'trimix-lm-eval[cpt]'" if name == "tensorboard" else name
-            raise TrimixError(f"report_to names {name}, which is not here.", f"pip install {extra}")
+            extra = "'trimix-lm-eval[cpt]'" if name in _EXTRA else name
+            raise TrimixError(f"{why}, which is not here.", f"pip install {extra}")
 
 
 @contextlib.contextmanager
