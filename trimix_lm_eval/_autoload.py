@@ -70,7 +70,8 @@ def extend_task_manager(tasks: ModuleType) -> None:
     """Let ``TaskManager`` look into this package's tasks too.
 
     They come after lm-eval's own and before the user's ``include_path``, in which a later folder
-    overrides an earlier one; ``include_defaults=False`` leaves them out.
+    overrides an earlier one; ``include_defaults=False`` leaves them out. What lm-eval says of our
+    tasks and model to no purpose goes (see `log_filters`).
 
     Args:
         tasks: The module that defines ``TaskManager``.
@@ -91,6 +92,9 @@ def extend_task_manager(tasks: ModuleType) -> None:
 
     __init__.__trimix_tasks__ = True  # type: ignore[attr-defined]
     manager.__init__ = __init__
+    from trimix_lm_eval.utils import log_filters
+
+    log_filters.install()
 
 
 def _with_our_tasks(
