@@ -18,7 +18,6 @@ from collections.abc import Hashable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from trimix_lm_eval.engine import rolling, scheduler, scorer
 from trimix_lm_eval.engine.fuser import Fuser
@@ -45,6 +44,7 @@ from trimix_lm_eval.loading.tokenizer import (
     seed_for,
 )
 from trimix_lm_eval.utils.errors import TrimixError, blame, unknown, warn_once
+from trimix_lm_eval.utils.progress import progress_bar
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
@@ -397,8 +397,8 @@ class TriMix:
         only = self.part([which])  # with a codec that marks what this policy is shown
         prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
         made = read_prompts(only.fuser, prompts, self.batch_size)
-        bar = tqdm(made, total=len(prompts), desc=title, unit="prompt", disable=title is None)
-        read = dict(bar)
+        options = {"total": len(prompts), "unit": "prompt", "off": title is None}
+        read = dict(progress_bar(made, title or "", **options))
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
         readers = [reader for mine in found for reader in mine.readers.values()]
         return self.configs[which].policy.choose(readers)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
-from tqdm import tqdm
 
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.harness import instances
@@ -27,6 +26,7 @@ from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.loading.tokenizer import Points
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils import distributed, errors
+from trimix_lm_eval.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -105,7 +105,7 @@ class TriMixLM(TextLM):
         """Pass results on under a progress bar; name the document if one cannot be had."""
         off = disable or self.rank != 0
         with instances.naming(requests):
-            yield from tqdm(found, total=len(requests), desc=f"trimix {what}", disable=off)
+            yield from progress_bar(found, f"trimix {what}", total=len(requests), off=off)
 
     def _finish(
         self, kind: str, request: Instance, result: Any, choice: Choice | None, cached: bool = True

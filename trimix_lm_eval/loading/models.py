@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.progress import on_terminal, say
 
 
 def load_model(spec: SourceSpec, default_device: str) -> Any:
@@ -38,7 +42,8 @@ def load_model(spec: SourceSpec, default_device: str) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
+        with _line_in_place_of_bars(f"trimix: loading {spec.name}"):
+            model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise TrimixError(
             f"The weights of {spec.name} ({spec.path}) cannot be loaded: {error}",
@@ -47,3 +52,23 @@ def load_model(spec: SourceSpec, default_device: str) -> Any:
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+@contextlib.contextmanager
+def _line_in_place_of_bars(line: str) -> Iterator[None]:
+    """Elsewhere than on a terminal, print a line instead of transformers' and the Hub's bars.
+
+    Who sets ``HF_HUB_DISABLE_PROGRESS_BARS``, to 0 or to 1, has decided that already.
+    """
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if on_terminal() or not shown or "HF_HUB_DISABLE_PROGRESS_BARS" in os.environ:
+        yield
+        return
+    say(line)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()

@@ -13,8 +13,6 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm import tqdm
-
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import instances
@@ -28,6 +26,7 @@ from trimix_lm_eval.sweep.answers import Asked
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.plan import Variant
 from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -145,14 +144,13 @@ class SweepLM(TextLM):
         groups = answers.missing(kind, asked, known)
         left = sum(len(which) * len(group) for which, group in groups.items())
         total = len({one.key for one in asked}) * len(self.runs)
-        # The rate over all that is done: answers come in bursts, the last ones say little.
-        bar = tqdm(
+        bar = progress_bar(
+            None,
+            " ".join(filter(None, [self.title, kind])),
             total=total,
             initial=total - left,  # what the journal has
-            desc=" ".join(filter(None, [self.title, kind])),
             unit="answer",
-            smoothing=0,
-            disable=self.rank != 0 or not left,
+            off=self.rank != 0 or not left,
         )
         with bar:
             for which, group in groups.items():

@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
@@ -30,6 +28,7 @@ from trimix_lm_eval.sweep.plan import Plan, Setting
 from trimix_lm_eval.sweep.tasks import Tasks, manager_for
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.progress import progress_bar
 
 #: Models by what they were loaded from.
 Kept = dict[SourceSpec, Any]
@@ -194,7 +193,7 @@ def _evaluate(
     with _environment_told_once():
         _one(work, work.missing[0], lm, staging_dir)  # has all of them answered: the long part
         rest = work.missing[1:]
-        bar = tqdm(rest, desc=title, unit="variant", disable=not rest or bool(place.rank))
+        bar = progress_bar(rest, title, unit="variant", off=not rest or bool(place.rank))
         for which, i in enumerate(bar, start=1):
             lm.become(which)
             with _quiet():  # lm-eval says the same of every variant: once is enough

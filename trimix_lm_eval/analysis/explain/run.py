@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from trimix_lm_eval.analysis.explain import windows
 from trimix_lm_eval.analysis.explain.measure import Text, measure
@@ -26,6 +26,7 @@ from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.llm import Generation, TriMix
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.progress import progress_bar
 
 #: How far two ways to the same log-likelihood may be apart, per token, in fp32.
 _ROUNDING = 1e-4
@@ -54,7 +55,7 @@ def explain(
         raise TrimixError("The prompt is empty: there is nothing to continue.", "give some text")
     how = how or Generation()
     job = model.job(prompt, how, (point,))
-    with tqdm(total=how.max_new_tokens, desc="generate", disable=not progress) as bar:
+    with progress_bar(None, "generate", total=how.max_new_tokens, off=not progress) as bar:
         record = _Record(bar)
         with torch.inference_mode():
             ((_, _, made),) = scheduler.generate(model.fuser, [job], 1, model.speculation, record)
@@ -164,7 +165,7 @@ class _Record:
         bar: Shows how far the text is.
     """
 
-    def __init__(self, bar: tqdm) -> None:
+    def __init__(self, bar: Any) -> None:
         self.bar = bar
         self.tokens: list[int] = []
         #: Of each token whether a draft stood, and the draft that was refused in its place.
@@ -206,7 +207,7 @@ def _measured(
     """Each token with its numbers, and the noted token of its position."""
     label = Pieces(model.tokenizer).label
     made: list[tuple[Token, Candidate | None]] = []
-    with tqdm(total=len(vectors), desc="explain", disable=not progress) as bar:
+    with progress_bar(None, "explain", total=len(vectors), off=not progress) as bar:
         for context, tokens in parts:
             here = slice(len(made), len(made) + len(tokens))
             text = Text(context, tokens, vectors[here], noted[here])

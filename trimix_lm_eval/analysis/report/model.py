@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from trimix_lm_eval.analysis.report.paper import Published, published
 from trimix_lm_eval.analysis.report.pictures import Picture, pictures
 from trimix_lm_eval.analysis.report.plane import Gap, Plane, gaps, planes
@@ -15,6 +13,7 @@ from trimix_lm_eval.analysis.report.systems import SINGLE, System, systems
 from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.report.tables import tables
 from trimix_lm_eval.analysis.results import Problem, Run
+from trimix_lm_eval.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,8 @@ def _part(system: System, title: str) -> Part:
     made = tables(system)
     found = planes(system, made)
     drawn = [
-        list(pictures(plane)) for plane in tqdm(found, desc="drawing", unit="task", leave=False)
+        list(pictures(plane))
+        for plane in progress_bar(found, "drawing", unit="task", leave=False, delay=1)
     ]
     return Part(
         title,

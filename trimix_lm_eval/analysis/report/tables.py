@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tqdm import tqdm
-
 from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge, mean, resample
 from trimix_lm_eval.analysis.report.groups import group_table
 from trimix_lm_eval.analysis.report.layout import Across, Layout, across, layouts
 from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
 from trimix_lm_eval.analysis.report.systems import Row, System
 from trimix_lm_eval.analysis.report.table import Cells, Column, Table
+from trimix_lm_eval.utils.progress import progress_bar
 
 
 def tables(system: System) -> list[Table]:
@@ -61,7 +60,8 @@ def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Sho
                     if run and cell:
                         wanted.setdefault(task, {})[task, name, str(run.path)] = cell
     done: Cells = {}
-    for task, cells in tqdm(wanted.items(), desc="resampling", unit="task", leave=False):
+    bar = progress_bar(wanted.items(), "resampling", unit="task", leave=False, delay=1)
+    for task, cells in bar:
         done.update(zip(cells, resample(task, cells.values(), shown[task][1]), strict=True))
     return done
 

@@ -17,8 +17,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tqdm import tqdm
-
 from trimix_lm_eval.training.cpt import holdout, texts
 from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, write_dropped
 from trimix_lm_eval.training.cpt.config import Config
@@ -26,6 +24,7 @@ from trimix_lm_eval.training.cpt.packing import Packer, Rows
 from trimix_lm_eval.training.cpt.plan import plan
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.progress import progress_bar
 
 _NEAR = "near held-out text"
 _LEAST = 4  # documents that are held out, whatever the share: one or two tell little
@@ -218,7 +217,8 @@ def _to_train_on(
     total = account.documents
     account.documents = account.characters = account.bytes = 0
     with clean.open(encoding="utf-8") as rows:
-        for place, row in enumerate(tqdm(rows, "tokenizing", total, unit="document", delay=1)):
+        shown = progress_bar(rows, "tokenizing", total=total, unit="document", delay=1)
+        for place, row in enumerate(shown):
             document = Document(*json.loads(row))
             if place in held:
                 account.kept -= len(document.lines)
@@ -284,7 +284,8 @@ def documents(
     """The documents of all sources, or those up to so many bytes."""
     total = sum(source.size for source in found)
     read = 0
-    with tqdm(total=total or None, desc=title, unit="B", unit_scale=True, delay=1) as bar:
+    options = {"total": total or None, "unit": "B", "unit_scale": True, "delay": 1}
+    with progress_bar(None, title, **options) as bar:
         for source in found:
             for document in cleaner.documents(source):
                 size = sum(len(line.encode()) + 1 for line in document.lines)

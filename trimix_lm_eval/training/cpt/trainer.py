@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from tqdm import tqdm
 from transformers import (
     EarlyStoppingCallback,
     Trainer,
@@ -33,6 +32,7 @@ from trimix_lm_eval.training.cpt.mixing import Mixture
 from trimix_lm_eval.training.cpt.plan import TrainingPlan
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.progress import progress_bar
 
 #: As in Llama and Qwen; the recipe does not tell.
 _BETA2, _CLIP = 0.95, 1.0
@@ -129,8 +129,8 @@ class Bar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the bar."""
-        self._bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="training", unit="step"
+        self._bar = progress_bar(
+            None, "training", total=state.max_steps, initial=state.global_step, unit="step"
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
