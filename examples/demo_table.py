@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
+import os
+import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 METHODS = {  # policy of `--model trimix`: name in the table
     "large_ins": "large_ins alone",
@@ -49,28 +50,75 @@ COLUMNS = (
 )
 
 
-def evaluate(policy: str, limit: int) -> dict[str, float]:
-    """Runs the group `trimix_demo` under one policy.
+def evaluate_all(limit: int) -> dict[str, dict[str, float]]:
+    """Runs every task under every policy: one bar on a terminal, one line a policy elsewhere.
 
     Args:
-        policy: A policy of `--model trimix`.
         limit: At most so many documents per task.
 
     Returns:
-        A number per column title.
+        Per policy, a number per column title.
     """
-    import lm_eval  # here, so that --help answers at once
+    os.environ["TQDM_DISABLE"] = "1"  # of every bar that does not say otherwise, as this one does
+    from tqdm import tqdm  # reads that variable once, here
 
-    results = lm_eval.simple_evaluate(
-        model="trimix",
-        model_args={"pretrained": "demo", "policy": policy},
-        tasks=["trimix_demo"],
-        batch_size=8,
-        limit=limit,
-        bootstrap_iters=0,
-        log_samples=False,
-    )["results"]
-    return {column.title: results[column.task][column.metric] for column in COLUMNS}
+    scores: dict[str, dict[str, float]] = {}
+    total = len(METHODS) * len(COLUMNS)
+    with tqdm(total=total, smoothing=0, leave=False, disable=not sys.stderr.isatty()) as bar:
+        tasks = load_tasks()
+        for policy, name in METHODS.items():
+            start = time.perf_counter()
+            bar.set_description(name)
+            model = load_model(policy)
+            scores[policy] = {}
+            for column in COLUMNS:
+                bar.set_description(f"{name}, {column.title}")
+                scores[policy][column.title] = evaluate(model, column, tasks[column], limit)
+                bar.update()
+            if bar.disable:
+                seconds = time.perf_counter() - start
+                print(f"{name}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return scores
+
+
+def load_tasks() -> dict[Column, Any]:
+    """Loads the task of each column; lm-eval's own thousands are not looked through."""
+    from lm_eval.tasks import TaskManager  # here, so that --help answers at once
+
+    from trimix_lm_eval.utils.paths import tasks_dir
+
+    manager = TaskManager(include_path=str(tasks_dir()), include_defaults=False)
+    return {column: manager.load([column.task]) for column in COLUMNS}
+
+
+def load_model(policy: str) -> Any:
+    """Makes the model `trimix` as ``lm_eval --model trimix`` does.
+
+    Args:
+        policy: A policy of that model.
+    """
+    from lm_eval.api.registry import get_model
+
+    arguments = {"pretrained": "demo", "policy": policy}
+    return get_model("trimix").create_from_arg_obj(arguments, {"batch_size": 8})
+
+
+def evaluate(model: Any, column: Column, task: Any, limit: int) -> float:
+    """Runs the task of a column.
+
+    `lm_eval.evaluate` is the part of `lm_eval.simple_evaluate` that does the work. The other part
+    describes the machine and the repository for a results file, which is not written here.
+
+    Args:
+        model: From `load_model`.
+        column: Names the task and its metric.
+        task: From `load_tasks`.
+        limit: At most so many documents.
+    """
+    import lm_eval
+
+    results = lm_eval.evaluate(model, task, limit=limit, bootstrap_iters=0, log_samples=False)
+    return results["results"][column.task][column.metric]
 
 
 def format_table(scores: dict[str, dict[str, float]]) -> str:
@@ -107,11 +155,10 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the scores to this file")
     args = parser.parse_args()
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
     start = time.perf_counter()
-    scores = {policy: evaluate(policy, args.limit) for policy in METHODS}
-    print(f"\n{format_table(scores)}\n({time.perf_counter() - start:.0f} s)")
+    scores = evaluate_all(args.limit)
+    print(f"{format_table(scores)}\n({time.perf_counter() - start:.0f} s)")
     if args.json:
         args.json.write_text(json.dumps(scores, indent=1) + "\n")
 
