@@ -106,6 +106,13 @@ def test_sdist_builds_the_same_wheel(wheel, tmp_path):
     assert again.read_bytes() == wheel.read_bytes()
 
 
+def test_sdist_has_the_pages_that_the_readme_links_to(tmp_path):
+    with tarfile.open(build(ROOT, tmp_path, "sdist")) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in names
+
+
 def test_start_file_names_a_callable():
     line = (ROOT / "trimix_lm_eval" / "trimix_lm_eval.start").read_text().strip()
     assert callable(pkgutil.resolve_name(line))

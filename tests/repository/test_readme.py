@@ -1,7 +1,9 @@
-"""The README's commands run as printed, and what it says of names and files is true."""
+"""The commands of README and docs run as printed, and what they say of names and files is true."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -10,62 +12,131 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import pages
+from tests.support.pages import PAGES, README, ROOT
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading import settings
 
-ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: Pages whose blocks another test runs, since it looks closer at what comes of them.
+ELSEWHERE = {
+    "new_language.md": "training/test_new_language.py",
+}
+RUN = ("sh", "python")
+EXECUTED = [
+    page
+    for page in PAGES
+    if page.name not in ELSEWHERE
+    and any(block.language in RUN and not block.name for block in pages.blocks(page))
+]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.M | re.S)
-
-
-def run(command: list[str], folder: Path) -> str:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+def run(command: list[str], folder: Path, **more: str) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **more}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
 
-@pytest.mark.parametrize("script", blocks("sh"))
-def test_shell_block_runs_from_any_folder(script, tmp_path):
+def run_page(page: Path, folder: Path, **env: str) -> str:
+    """Write the files of a page and run its blocks, in its order; returns what they print.
+
+    Python is run in this process, which has imported the libraries already.
+    """
+    printed = []
+    for block in pages.blocks(page):
+        if block.name:
+            pages.put(block, folder)
+        elif block.language == "sh":
+            printed.append(run(["bash", "-euc", block.text], folder, **env))
+        elif block.language == "python":
+            printed.append(execute(block.text))
+    return "".join(printed)
+
+
+def execute(source: str) -> str:
+    """Run a program in this process; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(source, "page", "exec"), {"__name__": "__main__"})
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", EXECUTED, ids=lambda page: page.name)
+def test_a_page_runs_from_any_folder(page, tmp_path):
     """Blocks marked `sh` need nothing to download; those marked `console` need the Hub."""
-    printed = run(["bash", "-euc", script], tmp_path)
+    env = {}
+    if page.name == "add_a_benchmark.md":
+        env = {"PYTHONPATH": str(pages.checkout(tmp_path))}
+    printed = run_page(page, tmp_path, **env)
+    script = "".join(pages.of_language(page, "sh"))
     if "--tasks trimix_demo " in script:
         assert re.search(r"trimix_demo_rolling\s*\|.*\|bits_per_byte", printed)
     if "check" in script:
         assert "large_ins" in printed and "small_base" in printed
+    if pages.of_language(page, "python"):
+        assert "log_likelihood=-" in printed
     for place in re.findall(r"^trimix .*--output (\S+)$", script, flags=re.M):
-        page = place if place.endswith(".html") else f"{place}/report.html"
-        assert (tmp_path / page).stat().st_size > 10_000
+        written = tmp_path / (place if place.endswith(".html") else f"{place}/report.html")
+        assert written.stat().st_size > 10_000
+    if page.name == "add_a_benchmark.md":
+        check_the_benchmark(printed, tmp_path)
 
 
-@pytest.mark.parametrize("script", blocks("python"))
-def test_python_block_runs_from_any_folder(script, tmp_path):
-    printed = run([sys.executable, "-c", script], tmp_path)
-    assert "log_likelihood=-" in printed
+def check_the_benchmark(printed: str, folder: Path) -> None:
+    """It is listed, its data is found, its scores are in the table of the report."""
+    for code in ("bod_Tibt", "uig_Arab"):
+        name = f"trimix_words_{code}"
+        assert re.search(rf"^{name} +task +0 +multiple_choice +folder$", printed, flags=re.M)
+        assert re.search(rf"\|{name} *\|.*\|acc *\|", printed)
+        report = (folder / "report" / "report.md").read_text(encoding="utf-8")
+        assert name.replace("_", "\\_") in report or name in report
+    (results,) = (folder / "results").rglob("results_*.json")
+    assert '"words/bod_Tibt.jsonl"' in results.read_text(encoding="utf-8"), "the data's digest"
+
+
+def test_what_runs_elsewhere_does():
+    for page, test in ELSEWHERE.items():
+        assert page in (ROOT / "tests" / test).read_text(encoding="utf-8"), page
+
+
+def test_no_block_runs_twice():
+    scripts = [
+        block.text
+        for page in EXECUTED
+        for block in pages.blocks(page)
+        if block.language in RUN and not block.name
+    ]
+    assert len(scripts) == len(set(scripts))
+
+
+def everywhere() -> str:
+    return "".join(map(pages.text, (*PAGES, ROOT / "examples/mini_reproduction/policies.md")))
 
 
 def test_every_policy_is_in_the_table():
     for name in policies.names():
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in everywhere(), name
 
 
 def test_every_argument_of_the_run_is_named():
+    said = everywhere()
     for name in (one.name for one in settings.RUN_OPTIONS):
         if name not in ("batch_size", "max_batch_size"):  # options of lm_eval itself
-            assert f"`{name}`" in README, name
+            assert f"`{name}`" in said, name
     for name in (one.name for one in settings.SOURCE_OPTIONS):
-        assert re.search(rf"`(\w+_)?{name}[=`]", README), name
+        assert re.search(rf"`(\w+_)?{name}[=`]", said), name
 
 
-def test_the_map_names_every_module_and_no_other():
-    start = README.index("## Map of the house")
-    named = set(re.findall(r"\b(\w+\.py|\w+/)", README[start : README.index("##", start + 5)]))
-    modules = {f.name for f in (ROOT / "trimix_lm_eval").glob("*.py")} - {"__init__.py"}
-    assert modules <= named, modules - named
-    for name in named:
-        assert any((ROOT / folder / name).exists() for folder in ("", "trimix_lm_eval", "tasks")), (
-            name
-        )
+def test_the_map_names_every_package_once_and_no_other():
+    readme = pages.text(README)
+    start = readme.index("## Packages")
+    named = re.findall(r"^\| `(\w+(?:/|\.py))` \|", readme[start:], flags=re.M)
+    package = ROOT / "trimix_lm_eval"
+    there = {f"{init.parent.name}/" for init in package.glob("*/__init__.py")} | {"llm.py"}
+    assert sorted(named) == sorted(there)
+    for name in re.findall(r"`(\w+/)`", readme[start:]):
+        assert any(path.is_dir() for path in (ROOT / name, *package.glob(f"**/{name}"))), name
+
+
+def test_the_readme_is_short():
+    assert len(pages.text(README).splitlines()) <= 200

@@ -205,9 +205,9 @@ def test_a_sweep_has_more_than_one_row_in_flight_unless_told_otherwise(given, si
     assert {one.settings.batch_size for one in made.settings[0].variants} == {size}
 
 
-def test_the_readme_and_the_example_are_plans():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (shown,) = [b for b in re.findall(r"^```yaml\n(.*?)^```", readme, re.M | re.S) if "sweep:" in b]
+def test_the_docs_and_the_example_are_plans():
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    (shown,) = [b for b in re.findall(r"^```yaml\n(.*?)^```", page, re.M | re.S) if "sweep:" in b]
     made = plan.read(yaml.safe_load(shown)).settings
     assert len(made) == 2 * 2 * 2 and made[0].folder == "bo/0shot_seed1234"
     example = plan.read(ROOT / "examples" / "sweep_demo.yaml")

@@ -40,9 +40,9 @@ def test_the_defaults_are_the_recipe():
     assert config.text == (TextPlace("a.txt"),) and config.output == Path("out").resolve()
 
 
-def test_the_example_of_the_readme_is_the_recipe():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```yaml\n(base: .*?)^```", readme, flags=re.M | re.S)
+def test_the_example_of_the_docs_is_the_recipe():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(base: .*?)^```", page, flags=re.M | re.S)
     found, usual = configs.read(yaml.safe_load(example)), read()
     own = dict.fromkeys(("base", "output", "text", "english", "test"))
     assert {**found.plain(), **own} == {**usual.plain(), **own}

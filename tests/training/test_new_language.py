@@ -190,7 +190,7 @@ def test_what_it_made_before_is_no_text(asked, tmp_path):
 
 def test_the_commands_of_the_guide_as_printed(tmp_path):
     """On less text than the guide has, which makes fewer steps."""
-    guide = (ROOT / "examples" / "new_language.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "new_language.md").read_text(encoding="utf-8")
     scripts = re.findall(r"^```sh\n(.*?)^```", guide, flags=re.M | re.S)
     write_text(tmp_path / "ug_udt_train.txt", 85, UYGHUR)
     said = [run(["bash", "-euc", script], tmp_path) for script in scripts]

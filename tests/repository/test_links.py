@@ -1,0 +1,66 @@
+"""Every relative link of the Markdown pages leads somewhere, headings included."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support import pages
+from tests.support.pages import ROOT
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "tasks/**/*.md")
+    + ("model_configs/**/*.md", "benchmarks/**/*.md", "tests/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+#: Pages that are being written.
+PENDING = {"settings.md", "policies.md", "add_a_policy.md", "engine.md", "architecture.md"}
+FENCED = re.compile(r"^```.*?^```", flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.*)$", FENCED.sub("", pages.text(page)), flags=re.M):
+        words = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)).lower()
+        anchor, number = words.strip().replace(" ", "-"), 0
+        while f"{anchor}-{number}" in found or (not number and anchor in found):
+            number += 1
+        found.add(f"{anchor}-{number}" if number else anchor)
+    return found
+
+
+def links(page: Path) -> list[str]:
+    plain = re.sub(r"`[^`\n]*`", "", FENCED.sub("", pages.text(page)))
+    return re.findall(r"\]\(([^)\s]+)\)", plain)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_lead_somewhere(page):
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        if Path(path).name in PENDING:
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert ROOT in target.parents, f"{link} leaves the checkout"
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_index_lists_every_page():
+    index = ROOT / "docs" / "README.md"
+    listed = {link for link in links(index) if "/" not in link}
+    there = {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name}
+    assert there - PENDING == listed - PENDING
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Two words, `code`\n[a](b.md) ![c](d.png#e)\n```md\n[no](no.md)\n```\n")
+    assert links(page) == ["b.md", "d.png#e"] and anchors(page) == {"two-words-code"}
