@@ -53,6 +53,15 @@ def test_relative_links_lead_somewhere(page):
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_of_the_checkout_that_are_named_are_there(page):
+    rooms = "trimix_lm_eval|tasks|examples|docs|tests|benchmarks|model_configs"
+    made = {block.name for block in pages.blocks(page)}
+    for name in re.findall(rf"`((?:{rooms})/[\w./+-]*)`", pages.text(page)):
+        if name not in made and not name.startswith("tasks/words/"):
+            assert (ROOT / name).exists(), name
+
+
 def test_the_index_lists_every_page():
     index = ROOT / "docs" / "README.md"
     listed = {link for link in links(index) if "/" not in link}
