@@ -19,6 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from tests.support import lm_eval_tasks
 from tests.support.loaded import Trio, load
 
 torch.set_num_threads(1)
@@ -39,6 +40,12 @@ SHAPE = {
     "pad_token_id": 258,
     "initializer_range": 0.35,
 }
+
+
+def pytest_configure(config):
+    """Read lm-eval's own tasks once for all processes of the run, see `lm_eval_tasks`."""
+    if hasattr(config, "cache"):
+        lm_eval_tasks.remember(lm_eval_tasks.read(config.cache.mkdir("lm-eval-tasks")))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -7,13 +7,13 @@ import csv
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from tests.support import quick_python
 from tests.support.hub_uploads import TOKEN, Uploads
 from tests.support.results_files import aggregate, trimix_config, write_run
 from trimix_lm_eval import cli
@@ -520,7 +520,8 @@ def upload(tmp_path, hub, *options, to="card", token=TOKEN, says=""):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     env |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
     env |= {"HF_TOKEN": token} if token else {}
-    command = [sys.executable, "-m", "trimix_lm_eval", "export", str(path), "--to", to]
+    python = quick_python.python("libraries")
+    command = [python, "-m", "trimix_lm_eval", "export", str(path), "--to", to]
     command += ["--output", str(tmp_path / "out"), "--repo", "me/mix", "--push", *options]
     return subprocess.run(command, env=env, input=says, capture_output=True, text=True, timeout=120)
 

@@ -1,4 +1,4 @@
-"""A Hub in this process, and a fresh process to ask it.
+"""A Hub in this process, and a process of its own to ask it.
 
 The server answers the few routes that the real client libraries need to read repositories, with
 the real status codes and headers; what it serves are folders on disk. The client is a Python
@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.support import quick_python
 
 ROOT = Path(__file__).parent.parent.parent
 #: The only commit of a repository, unless the server is told otherwise.
@@ -56,7 +57,7 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
 
     def __enter__(self) -> Hub:
-        Thread(target=self.serve_forever, daemon=True).start()
+        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -174,7 +175,7 @@ def client(
     path = os.pathsep.join(filter(None, [str(ROOT), env.pop("PYTHONPATH", "")]))
     clean |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "NO_PROXY": "*", "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, *command],
+        [quick_python.python("libraries"), *command],
         env={**clean, **env},
         capture_output=True,
         text=True,

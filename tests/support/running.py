@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
+from tests.support import quick_python
+from tests.support.quick_python import environment
 from trimix_lm_eval.engine.input_batch import InputBatch
 
 ROOT = Path(__file__).parent.parent.parent
@@ -80,27 +81,24 @@ def spied_rows(monkeypatch) -> Iterator[list[tuple[int, int]]]:
         yield shapes
 
 
-def environment(**more: str) -> dict[str, str]:
-    """For a process of its own: offline, one thread, alone in the world."""
-    drop = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    kept = {key: value for key, value in os.environ.items() if key not in drop}
-    fixed = {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    return {**kept, **fixed, **more}
+def program(
+    *command: str, timeout: float = 120, fresh: bool = False, **env: str
+) -> subprocess.CompletedProcess:
+    """Run a Python program in a process of its own; a deadlock ends in TimeoutExpired.
 
-
-def program(*command: str, timeout: float = 120, **env: str) -> subprocess.CompletedProcess:
-    """Run a Python program with this interpreter; a deadlock ends in TimeoutExpired."""
+    Args:
+        *command: What follows ``python``.
+        timeout: Seconds.
+        fresh: Run it as users do, with an interpreter that has imported nothing.
+        **env: Further environment variables.
+    """
+    python = sys.executable if fresh else quick_python.python()
     return subprocess.run(
-        [sys.executable, *command],
+        [python, *command],
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment(**env),
+        env=environment(PYTHON_EXEC=python, **env),
         cwd=ROOT,
     )
 

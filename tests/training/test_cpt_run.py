@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from filelock import FileLock
 from lm_eval.models.huggingface import HFLM
 from safetensors import SafetensorError
 
+from tests.support import quick_python
 from tests.support.cpt_runs import ENGLISH, config, difference, weights, write_text
 from tests.support.running import ROOT, environment, evaluate, program
 from trimix_lm_eval import TriMix
@@ -260,7 +260,7 @@ def test_interrupted_by_the_user(done, tmp_path):
         yaml.safe_dump({**given, "output": str(tmp_path / "out"), "steps": 4000, "patience": 0})
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "trimix_lm_eval", "cpt", str(tmp_path / "cpt.yaml")],
+        [quick_python.python(), "-m", "trimix_lm_eval", "cpt", str(tmp_path / "cpt.yaml")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

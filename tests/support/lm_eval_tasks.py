@@ -1,0 +1,50 @@
+"""lm-eval's own tasks, read once: its index opens fourteen thousand YAML files, in five seconds.
+
+What was read is kept between runs of the tests, for as long as those files stay as they are. Every
+index still gets its own copy of each, by lm-eval's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+from lm_eval import tasks
+from lm_eval.tasks import _index
+
+#: Where they are kept; None if they are not.
+kept: Path | None = None
+
+
+def read(folder: Path) -> Path:
+    """Read all tasks, unless that was done before; returns the file in which they are kept."""
+    files = sorted(Path(tasks.__file__).parent.rglob("*.yaml"))
+    states = [(str(file), os.stat(file).st_mtime_ns) for file in files]
+    file = folder / f"{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.pickle"
+    if not file.exists():
+        found: dict[str, bytes] = {}
+        for path in files:
+            with contextlib.suppress(Exception):  # lm-eval passes over what it cannot read
+                found[str(path)] = pickle.dumps(_index.load_yaml(path, resolve_func=False))
+        file.with_suffix(".new").write_bytes(pickle.dumps(found))
+        file.with_suffix(".new").rename(file)
+    return file
+
+
+def remember(file: Path) -> None:
+    """Let the indices of this process take what ``file`` keeps."""
+    global kept
+    kept = file
+    found = pickle.loads(file.read_bytes())
+    load_yaml = _index.load_yaml
+
+    def load(path: Path, *, resolve_func: bool = True, recursive: bool = True) -> dict[str, Any]:
+        if recursive and not resolve_func and str(path) in found:
+            return pickle.loads(found[str(path)])
+        return load_yaml(path, resolve_func=resolve_func, recursive=recursive)
+
+    _index.load_yaml = load
