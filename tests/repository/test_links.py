@@ -44,12 +44,10 @@ def test_relative_links_lead_somewhere(page):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
-        if Path(path).name in PENDING:
-            continue
         target = (page.parent / path).resolve() if path else page
-        assert target.exists(), link
+        assert target.exists() or target.name in PENDING, link
         assert ROOT in target.parents, f"{link} leaves the checkout"
-        if anchor:
+        if anchor and target.exists():
             assert anchor in anchors(target), link
 
 
@@ -66,7 +64,8 @@ def test_the_index_lists_every_page():
     index = ROOT / "docs" / "README.md"
     listed = {link for link in links(index) if "/" not in link}
     there = {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name}
-    assert there - PENDING == listed - PENDING
+    assert there <= listed
+    assert listed - there <= PENDING
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
