@@ -397,8 +397,8 @@ class TriMix:
         only = self.part([which])  # with a codec that marks what this policy is shown
         prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
         made = read_prompts(only.fuser, prompts, self.batch_size)
-        options = {"total": len(prompts), "unit": "prompt", "off": title is None}
-        read = dict(progress_bar(made, title or "", **options))
+        off = title is None
+        read = dict(progress_bar(made, title or "", total=len(prompts), unit="prompt", off=off))
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
         readers = [reader for mine in found for reader in mine.readers.values()]
         return self.configs[which].policy.choose(readers)

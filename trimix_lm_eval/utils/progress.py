@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from tqdm import tqdm
@@ -91,7 +91,7 @@ class ProgressLines:
         leave: bool = True,
     ) -> None:
         self.items, self.desc = items, desc
-        self.total = len(items) if total is None and hasattr(items, "__len__") else total
+        self.total = len(items) if total is None and isinstance(items, Sized) else total
         self.n = self.initial = initial
         self.unit, self.unit_scale, self.delay = unit, unit_scale, delay
         self._postfix: str | None = None

@@ -284,8 +284,8 @@ def documents(
     """The documents of all sources, or those up to so many bytes."""
     total = sum(source.size for source in found)
     read = 0
-    options = {"total": total or None, "unit": "B", "unit_scale": True, "delay": 1}
-    with progress_bar(None, title, **options) as bar:
+    bar = progress_bar(None, title, total=total or None, unit="B", unit_scale=True, delay=1)
+    with bar:
         for source in found:
             for document in cleaner.documents(source):
                 size = sum(len(line.encode()) + 1 for line in document.lines)
