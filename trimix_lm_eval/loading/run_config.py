@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, unknown
 
 
 def load(path: str) -> dict[str, Any]:
@@ -105,14 +105,6 @@ def no_task(name: str, known: list[str]) -> TrimixError:
         known: What there is.
     """
     return TrimixError(
-        f"There is no task {name!r}.{_nearest(name, known)}",
+        f"There is no task {name!r}.{did_you_mean(name, known)}",
         "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
     )
-
-
-def _nearest(name: str, accepted: list[str]) -> str:
-    """A guess at what a name was meant to be."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, accepted, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""

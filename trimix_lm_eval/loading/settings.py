@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -23,7 +22,7 @@ from trimix_lm_eval.loading.source_spec import (
     SourceSpec,
     take_sources,
 )
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, did_you_mean
 from trimix_lm_eval.utils.options import checked, option, options_of
 from trimix_lm_eval.utils.validation import number, one_of, truth, whole
 
@@ -177,10 +176,8 @@ def _unknown_argument(name: str, policy: str) -> TrimixError:
     ]
     of_sources = [one.name for one in SOURCE_OPTIONS]
     every = [*of_run, *(prefix + one for prefix in PREFIXES for one in of_sources)]
-    near = get_close_matches(name, every, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
     return TrimixError(
-        f"Unknown argument {name!r} (with policy={policy}).{guess}",
+        f"Unknown argument {name!r} (with policy={policy}).{did_you_mean(name, every)}",
         f"accepted: {', '.join([*of_run, *of_sources])}; the last {len(of_sources)} also for some "
         "sources only: large_device, small_dtype, small_cpt_revision …",
     )

@@ -78,12 +78,22 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:
         given: What the user wrote.
         accepted: All that is accepted.
     """
+    names = sorted(accepted)
+    what = f"Unknown {kind} {given!r}.{did_you_mean(given, names)}"
+    return TrimixError(what, f"accepted: {', '.join(names)}")
+
+
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """A sentence with the nearest of some names, a blank in front; empty if none is near.
+
+    Args:
+        given: What the user wrote.
+        accepted: What it may have been meant to be.
+    """
     from difflib import get_close_matches
 
-    names = sorted(accepted)
-    near = get_close_matches(given, names, n=1)
-    guess = f" Did you mean {near[0]!r}?" if near else ""
-    return TrimixError(f"Unknown {kind} {given!r}.{guess}", f"accepted: {', '.join(names)}")
+    near = get_close_matches(given, list(accepted), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_line(error: Exception) -> str:
