@@ -1,5 +1,7 @@
 """``trimix sweep``: many points and policies over tasks and languages, the sources run once.
 
+Imported by `cli` only; may import every other package but that.
+
 block.py        the ``sweep:`` block of a run config
 plan.py         what is to be run: settings, and in each the same variants
 tasks.py        lm-eval's tasks, loaded once
