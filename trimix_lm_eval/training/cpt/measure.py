@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from trimix_lm_eval.engine.rolling import Window
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.loading.tokenizer import Tokenizer
 from trimix_lm_eval.training.cpt.packing import IGNORED
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
+
+#: Context, and the tokens to be predicted after it.
+Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Measured(NamedTuple):
@@ -37,7 +39,7 @@ class Windows(NamedTuple):
     """Documents, cut up for a model.
 
     Attributes:
-        windows: (context, tokens to be predicted), the longest first.
+        windows: The longest first.
         bytes: Of the documents in UTF-8.
     """
 
