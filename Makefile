@@ -9,7 +9,9 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Tests run in as many processes as there are processors, up to four; JOBS=0 runs them in one.
+# Each process takes whole files, whose tests share what they have made.
 JOBS ?= auto
+TEST := -m pytest -q -n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,10 +35,10 @@ demo: $(STAMP)
 		"--model_args pretrained=demo --tasks trimix_demo --limit 120"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n $(JOBS) --maxprocesses 4 $(PYTEST_ARGS)
+	$(BIN)/python $(TEST) $(PYTEST_ARGS)
 
 test-floor: $(FLOOR_STAMP)
-	$(FLOOR_VENV)/bin/python -m pytest -q -n $(JOBS) --maxprocesses 4 $(PYTEST_ARGS)
+	$(FLOOR_VENV)/bin/python $(TEST) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -77,7 +79,7 @@ $(FLOOR_STAMP): $(INPUTS)
 	$(check_python)
 	@echo "Installing into $(FLOOR_VENV) with transformers $(FLOOR)."
 	$(PYTHON) -m venv --clear $(FLOOR_VENV)
-	grep -E '^(torch|lm_eval|build|hatchling|hypothesis|pytest|pytest-xdist)==' constraints.txt \
+	grep -E '^(torch|lm_eval|build|hatchling|hypothesis|pytest|pytest-randomly|pytest-xdist)==' constraints.txt \
 		> $(FLOOR_VENV)/constraints.txt
 	$(FLOOR_VENV)/bin/pip install --quiet -c $(FLOOR_VENV)/constraints.txt \
 		-e '.[dev]' transformers==$(FLOOR)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.support import lm_eval_tasks
+from tests.support.browser import PROGRAM, Browser
 from tests.support.loaded import Trio, load
 
 torch.set_num_threads(1)
@@ -47,6 +48,15 @@ def pytest_configure(config):
     """Read lm-eval's own tasks once for all processes of the run, see `lm_eval_tasks`."""
     if hasattr(config, "cache"):
         lm_eval_tasks.remember(lm_eval_tasks.read(config.cache.mkdir("lm-eval-tasks")))
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with what takes long, so that no process is left alone with it at the end."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+    files = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in files)
 
 
 def pytest_collection_finish(session):
@@ -154,6 +164,21 @@ def trio(pico):
         return made[family]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The program of a real browser; one line of the summary counts the tests without one."""
+    if PROGRAM is None:
+        pytest.skip("no chromium or google-chrome on the PATH: pages are not tried out in one")
+    return PROGRAM
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    """A real browser with one page."""
+    with Browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.browser import PROGRAM, Browser
 from trimix_lm_eval.analysis.explain import explain, page
 from trimix_lm_eval.llm import Generation
 
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium or google-chrome on the PATH: the page is not tried out"
-)
+pytestmark = pytest.mark.usefixtures("chromium")
 SHOWN = "document.querySelector('.panel .title').innerText"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 
 from tests.analysis.test_export import TASK, add_task, changed, fewer, submittable
-from tests.support.browser import PROGRAM, Browser
 from tests.support.results_files import aggregate, trimix_config
 from trimix_lm_eval import cli
 from trimix_lm_eval.analysis import export
@@ -20,9 +19,7 @@ from trimix_lm_eval.analysis.leaderboard.page import COLUMNS
 
 MATH = "trimix_milic_bo_math"
 EVIL = '"><img src=x onerror=alert(1)></script><script>document.title="taken"</script>'
-needs_browser = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium or google-chrome on the PATH: the page is not tried out"
-)
+needs_browser = pytest.mark.usefixtures("chromium")
 
 
 def write_results(folder):
@@ -129,12 +126,6 @@ SEEN = """[...document.querySelectorAll('tbody tr')].filter(row => !row.hidden)
 FOCUS = "document.activeElement.id || document.activeElement.innerText"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as started:
-        yield started
-
-
 @pytest.fixture
 def opened(browser, page):
     """Opens the page in a state; it must have asked for nothing and complained of nothing."""
@@ -152,10 +143,10 @@ def opened(browser, page):
 
 
 @needs_browser
-def test_page_from_the_command_line_of_the_browser(page, tmp_path):
+def test_page_from_the_command_line_of_the_browser(chromium, page, tmp_path):
     """From a file, with no protocol in between: what a reader's browser makes of a link."""
     address = f"{page.as_uri()}#sort=score&dir=asc&lang=Tibetan&family=qwen2.5"
-    command = [PROGRAM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     done = subprocess.run(
         [*command, f"--user-data-dir={tmp_path}", address],
         capture_output=True,

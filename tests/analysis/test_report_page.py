@@ -9,7 +9,6 @@ from itertools import product
 
 import pytest
 
-from tests.support.browser import PROGRAM, Browser
 from tests.support.results_files import trimix_config, write_run
 from trimix_lm_eval.analysis.report import pictures, write
 from trimix_lm_eval.analysis.report.model import assemble
@@ -21,9 +20,7 @@ pytest.importorskip("matplotlib", reason="pip install 'trimix-lm-eval[report]'")
 
 TASKS = ("trimix_sib200_tam_Taml_ll", "trimix_sib200_bod_Tibt_ll", "another_task_with_a_long_name")
 POLICIES = ("ppl", "ppl_task", "ent", "gate", "ppl_answer")
-needs_browser = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium or google-chrome on the PATH: the page is not tried out"
-)
+needs_browser = pytest.mark.usefixtures("chromium")
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +129,6 @@ def test_panels_stay_large_enough_to_read(plane):
 
 
 # ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with Browser() as started:
-        yield started
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from sqlitedict import SqliteDict
 
 from tests.support.running import answers, evaluate, flat, model_args, program
 
+pytestmark = pytest.mark.slow
+
 #: On CPUs ``accelerate launch --num_processes 2`` starts one process only (accelerate 1.15, unless
 #: mpirun is there); with GPUs it starts torch's launcher, which is called here by its own name.
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -21,6 +21,8 @@ from transformers import Gemma3Config
 from tests.conftest import byte_tokenizer, config_of
 from tests.support.hub import ROOT, Hub, client
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = ROOT / "model_configs"
 README = (CONFIGS / "README.md").read_text(encoding="utf-8")
 

@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.running import ROOT, program
 
+pytestmark = pytest.mark.slow
+
 HERE = ROOT / "examples" / "mini_reproduction"
 
 

@@ -20,6 +20,8 @@ from trimix_lm_eval import __version__
 
 pytest.importorskip("hatchling", reason="pip install -e '.[dev]'")
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -18,6 +18,8 @@ from tests.support.quick_python import environment
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading import settings
 
+pytestmark = pytest.mark.slow
+
 #: Pages whose blocks another test runs, since it looks closer at what comes of them.
 ELSEWHERE = {
     "new_language.md": "training/test_new_language.py",

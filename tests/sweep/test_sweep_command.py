@@ -15,6 +15,8 @@ from tests.support.sweeping import config, make_lm_eval_quick, write_tasks, writ
 from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.sweep import sweep
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 TASKS = ["choice", "choice_mutual", "rolling", "free", "drawn"]
 BLOCK = {"policies": ["ppl", "ppl_task", "gate"], "grid": ["0.3:0.5"]}

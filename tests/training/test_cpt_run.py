@@ -29,6 +29,8 @@ from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import checkpoints, corpus, main, run, saving, train, trainer
 from trimix_lm_eval.utils.errors import TrimixError
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 

@@ -27,6 +27,8 @@ from trimix_lm_eval.training.new_language import NewLanguageArguments, codes, wr
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def asked(tmp_path):
