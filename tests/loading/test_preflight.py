@@ -475,7 +475,7 @@ def test_main(tmp_path, tok, run_file, capsys):
     capsys.readouterr()
     assert cli.main(["check", "--config", good, str(tmp_path / "none.yaml")]) == 1
     out = capsys.readouterr().out
-    assert out.count("OK ") == 1 and out.count("FAIL") == 1 and "not found" in out
+    assert out.count("OK ") == 1 and out.count("FAIL") == 1 and "No such file" in out
 
 
 @pytest.mark.parametrize(

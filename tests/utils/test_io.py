@@ -66,3 +66,27 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
     io.write(tmp_path / "pipe", "said")
     reader.join(timeout=30)
     assert found == ["said"] and (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("", {}),
+        ("a: 1\nb: 1e-5", {"a": 1, "b": "1e-5"}),
+        ("ratio: 4:1\npoints: [1:0, 0.1:0.9]", {"ratio": "4:1", "points": ["1:0", "0.1:0.9"]}),
+        ("filter: !function utils.f", {"filter": "utils.f"}),
+    ],
+)
+def test_yaml_is_read_as_it_is_written(tmp_path, text, content):
+    (tmp_path / "a.yaml").write_text(text)
+    assert io.read_yaml(tmp_path / "a.yaml") == content
+
+
+def test_yaml_that_is_none_is_one_message(tmp_path):
+    wrong = {"[]": "no mapping", "- a": "no mapping", "a: [": "not YAML", "\xff": "not YAML"}
+    for text, said in wrong.items():
+        (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(TrimixError, match=f"a.yaml is {said}"):
+            io.read_yaml(tmp_path / "a.yaml")
+    with pytest.raises(TrimixError, match="No such file.*\n  -> look again"):
+        io.read_yaml(tmp_path / "none.yaml", "look again")

@@ -6,23 +6,28 @@ import copy
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, unknown
+from trimix_lm_eval.utils.io import read_yaml
+from trimix_lm_eval.utils.paths import model_configs_dir
 
 
-def load(path: str) -> dict[str, Any]:
+def load(path: str | Path) -> dict[str, Any]:
     """Read the YAML of a run config.
 
     Raises:
         TrimixError: It cannot be read, or is no mapping.
     """
-    from lm_eval.config.evaluate_config import EvaluatorConfig
+    return read_yaml(Path(path), "give a YAML file as for `lm_eval run --config`")
 
-    try:
-        return dict(EvaluatorConfig.load_yaml_config(path))
-    except (OSError, TypeError, ValueError) as error:
-        raise TrimixError(str(error), "give a YAML file as for `lm_eval run --config`") from error
+
+@cache
+def shipped() -> dict[Path, dict[str, Any]]:
+    """The run configs that the package has for known models, by path."""
+    return {path: load(path) for path in sorted(model_configs_dir().glob("**/*.yaml"))}
 
 
 def configured(run: Mapping[str, Any], where: str) -> Any:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.utils.io import read_yaml
 from trimix_lm_eval.utils.paths import tasks_dir
 
 Config = dict[str, Any]
@@ -50,7 +51,7 @@ def read_all(folder: Path) -> dict[str, Config]:
         The content of each file with what it includes, by the name of its task or group.
 
     Raises:
-        yaml.YAMLError: If a file is not YAML.
+        TrimixError: A file is not YAML.
     """
     configs = (_read(path) for path in sorted(folder.glob("**/*.yaml")))
     named = ((config.get("group") or config.get("task"), config) for config in configs)
@@ -155,14 +156,7 @@ def _tag(config: Config) -> str:
 
 def _read(path: Path) -> Config:
     """Read one YAML file together with what it includes; its own keys win."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """A loader of our own: tags added to it do not leak into everybody's SafeLoader."""
-
-    # ``!function utils.f`` names code, which a listing has no need to import.
-    Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
-    config: Config = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader) or {}
+    config: Config = read_yaml(path)
     includes = config.pop("include", [])
     merged: Config = {}
     for name in includes if isinstance(includes, list) else [includes]:

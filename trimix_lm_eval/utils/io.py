@@ -1,4 +1,4 @@
-"""Write files: each is there as a whole or not at all.
+"""Write files, each as a whole or not at all; and read YAML.
 
 A file is written beside its place and moved there when all of it is on the disk. A reader never
 sees half of one, and a process that dies leaves the old file as it was.
@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,49 @@ def not_written(path: Path, error: OSError, hint: str) -> TrimixError:
     if error.errno in _FULL:
         hint = f"make room on the disk, or {hint}"
     return TrimixError(f"{path} cannot be written: {error.strerror or error}.", hint)
+
+
+def read_yaml(path: Path, hint: str = "correct the file or its path") -> dict[str, Any]:
+    """Read a YAML file that holds a mapping, or nothing.
+
+    ``1:1`` is read as it is written, though YAML 1.1 takes it for a time of day; ``!function f``
+    is the text ``f``.
+
+    Args:
+        path: The file.
+        hint: What a user can do.
+
+    Raises:
+        TrimixError: It cannot be read, is not YAML, or holds something else.
+    """
+    import yaml
+
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
+    except OSError as error:
+        raise TrimixError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that there are not
+        raise TrimixError(f"{path} is not YAML: {error}", hint) from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise TrimixError(f"{path} is no mapping.", hint)
+    return content
+
+
+@cache
+def _loader() -> Any:
+    """A class of our own: what is added to it does not leak into everybody's SafeLoader."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Reads what `read_yaml` reads."""
+
+        def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
+            """A number, or what has a colon in it."""
+            text = self.construct_scalar(node)
+            return text if ":" in text else super().construct_yaml_int(node)
+
+    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+    Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
+    return Loader

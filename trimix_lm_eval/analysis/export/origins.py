@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from trimix_lm_eval.analysis.results import NAMED, Run
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.utils.paths import model_configs_dir, named
 
@@ -121,11 +122,9 @@ def family(found: dict[str, Origin]) -> str:
 @cache
 def _families() -> dict[str, str]:
     """Family by the ids that the shipped configs name."""
-    import yaml
-
     known = {}
-    for path in sorted(model_configs_dir().glob("**/*.yaml")):
-        arguments = yaml.safe_load(path.read_text(encoding="utf-8"))["model_args"]
+    for path, config in run_config.shipped().items():
+        arguments = config["model_args"]
         named = path.stem if path.parent == model_configs_dir() else path.parent.name
         for role in ("pretrained", "small_cpt", "small_base", "large_base"):
             if role in arguments:

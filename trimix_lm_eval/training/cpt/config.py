@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt.texts import TextPlace, read_places
-from trimix_lm_eval.utils import paths
+from trimix_lm_eval.utils import io, paths
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
 from trimix_lm_eval.utils.validation import number, one_of, texts, truth, whole
@@ -263,7 +261,7 @@ def read(given: str | Path | Mapping[str, Any]) -> Config:
     Raises:
         TrimixError: Something in it is missing, unknown, or not what it should be.
     """
-    content = dict(given) if isinstance(given, Mapping) else _load(Path(given))
+    content = dict(given) if isinstance(given, Mapping) else io.read_yaml(Path(given))
     accepted = [one.name for one in OPTIONS]
     for key in content:
         if key not in accepted:
@@ -280,33 +278,6 @@ def read(given: str | Path | Mapping[str, Any]) -> Config:
             "make it smaller",
         )
     return config
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads 1:1 as it is written; YAML 1.1 takes it for a time of day, and makes 61 of it."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
-        """A number, or what has a colon in it."""
-        text = self.construct_scalar(node)
-        return text if ":" in text else super().construct_yaml_int(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    """The content of a YAML file."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise TrimixError(
-            f"{path} cannot be read: {error.strerror}.", "correct the path"
-        ) from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that there are not
-        raise TrimixError(f"{path} is not YAML: {error}", "correct the file") from error
-    if not isinstance(content, dict):
-        raise TrimixError(f"{path} is no mapping.", "write lines such as `base: demo`")
-    return content
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import base as bases
@@ -22,7 +23,6 @@ from trimix_lm_eval.training.new_language.codes import Language
 from trimix_lm_eval.training.new_language.recipe import suited
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.paths import model_configs_dir
 
 #: Documents that are kept for testing: a share, but enough for a report to test differences.
 _SHARE, _LEAST = 0.1, 20
@@ -160,13 +160,8 @@ def _large(asked: NewLanguageArguments) -> str:
         return asked.large
     if asked.base == DEMO:
         return DEMO
-    import yaml
-
-    pairs = [
-        yaml.safe_load(path.read_text(encoding="utf-8"))["model_args"]
-        for path in sorted(model_configs_dir().glob("*/*.yaml"))
-    ]
-    fitting = {pair["pretrained"] for pair in pairs if pair["small_base"] == asked.base}
+    trios = [config["model_args"] for config in run_config.shipped().values()]
+    fitting = {trio["pretrained"] for trio in trios if trio.get("small_base") == asked.base}
     of_family = f"one of {', '.join(sorted(fitting))}" if fitting else "a larger one of its family"
     raise TrimixError(
         f"No large model is named that {asked.base} could be fused with.",
