@@ -1,13 +1,16 @@
-"""Why a file of the Hugging Face Hub cannot be had, in words that a user can act on.
+"""Read from the Hugging Face Hub; if something cannot be had, say why in words to act on.
 
-Used for models (`preflight`) and for the data of benchmarks (`tasklib`).
+All that this package reads there goes through here: models (`preflight`), the data of benchmarks
+(`tasklib`), text to train on (`training`).
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, NoReturn
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -29,6 +32,10 @@ _LOCAL = {
     "dataset": "download the files elsewhere and name their folder with "
     '--metadata \'{"data_dir": "…"}\' or TRIMIX_DATA_DIR',
 }
+
+
+#: What huggingface_hub raises where a file cannot be had, to be given to `explain`.
+ERRORS = (OSError, EntryNotFoundError, HFValidationError)
 
 
 class MissingFile(Exception):  # noqa: N818 - not a failure: often another name is tried next
@@ -59,6 +66,68 @@ class Repository(NamedTuple):
     def page(self) -> str:
         """Its address for people."""
         return f"{_WEBSITE}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+
+
+class State(NamedTuple):
+    """What the Hub says of a repository.
+
+    Attributes:
+        commit: What its revision stands for; None if the Hub does not say.
+        reachable: Whether the Hub answers at all.
+        sizes: Bytes of its files by path, None where unknown; None if the Hub does not say.
+    """
+
+    commit: str | None
+    reachable: bool
+    sizes: Mapping[str, int | None] | None = None
+
+
+def ask(repository: Repository) -> State:
+    """Ask the Hub about a repository.
+
+    Nothing is raised: where something is wrong, `fetch` fails for the same reason, and `explain`
+    tells it.
+    """
+    try:
+        info: Any = HfApi().repo_info(
+            repository.id,
+            repo_type=repository.kind,
+            revision=repository.revision,
+            files_metadata=True,
+        )
+    except (HfHubHTTPError, HFValidationError):
+        return State(None, True)
+    except Exception:  # whatever the HTTP library raises without a network
+        return State(None, False)
+    sizes = {file.rfilename: file.size for file in info.siblings or []}
+    return State(info.sha, True, sizes)
+
+
+def fetch(
+    repository: Repository, name: str, revision: str, subfolder: str = "", cached: bool = False
+) -> Path:
+    """One file of a repository, from the Hub or its cache on this machine.
+
+    Args:
+        repository: Where it is.
+        name: The file's, in the subfolder.
+        revision: Branch, tag or commit.
+        subfolder: Of the repository.
+        cached: Look into the cache only. Without a network the client would try for long before.
+
+    Raises:
+        OSError: It cannot be had; so do the others of `ERRORS`.
+    """
+    return Path(
+        hf_hub_download(
+            repository.id,
+            name,
+            subfolder=subfolder or None,
+            repo_type=repository.kind,
+            revision=revision,
+            local_files_only=cached,
+        )
+    )
 
 
 def explain(error: Exception, repository: Repository, file: str) -> NoReturn:

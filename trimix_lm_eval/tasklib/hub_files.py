@@ -6,46 +6,20 @@ import contextlib
 import functools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from trimix_lm_eval.loading import hub
 from trimix_lm_eval.utils.errors import TrimixError
 
-
-class _State(NamedTuple):
-    """What is known of a repository.
-
-    Attributes:
-        commit: What its revision stands for, for the whole of this process: all files of a run are
-            of one commit.
-        reachable: Whether the Hub answers at all.
-        names: Its files; None if the Hub does not say.
-    """
-
-    commit: str
-    reachable: bool
-    names: frozenset[str] | None = None
+#: What the Hub says of a repository, asked once per process: all files of a run are of one commit.
+state = functools.cache(hub.ask)
 
 
-@functools.cache
-def state(repository: hub.Repository) -> _State:
-    """Ask the Hub about a repository, once per process."""
-    try:
-        info = HfApi().dataset_info(repository.id, revision=repository.revision)
-    except (HfHubHTTPError, HFValidationError):
-        return _State(repository.revision, True)  # downloading explains what is wrong
-    except Exception:  # whatever the HTTP library raises without a network
-        return _State(repository.revision, False)
-    names = frozenset(file.rfilename for file in info.siblings or [])
-    return _State(info.sha or repository.revision, True, names)
+def commit_of(repository: hub.Repository) -> str:
+    """What the revision stands for, for the whole of this process; itself if the Hub is silent."""
+    return state(repository).commit or repository.revision
 
 
 def download(repository: hub.Repository, name: str) -> Path:
@@ -54,16 +28,16 @@ def download(repository: hub.Repository, name: str) -> Path:
     Raises:
         TrimixError: It cannot be had; the message says why and what to do.
     """
-    known = state(repository)
+    commit = commit_of(repository)
     try:
-        path = _fetch(repository, name, known.commit, not known.reachable)
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
+        path = hub.fetch(repository, name, commit, cached=not state(repository).reachable)
+    except hub.ERRORS as error:
         try:
             hub.explain(error, repository, name)
         except hub.MissingFile:
             raise _missing(repository, name) from error
-    if known.commit != repository.revision:
-        _remember(repository, path.parents[name.count("/")], known.commit)
+    if commit != repository.revision:
+        _remember(repository, path.parents[name.count("/")], commit)
     return path
 
 
@@ -82,24 +56,15 @@ def reach(repository: hub.Repository, names: Iterable[str]) -> str:
         if refusal:
             raise refusal
         for name in names:
-            if known.names is not None and name not in known.names:
+            if known.sizes is not None and name not in known.sizes:
                 raise _missing(repository, name)
         return "Hub"
     for name in names:
         try:
-            _fetch(repository, name, known.commit, cached=True)
+            hub.fetch(repository, name, commit_of(repository), cached=True)
         except LocalEntryNotFoundError as error:
             hub.explain(error, repository, "its data")
     return "cache"
-
-
-def _fetch(repository: hub.Repository, name: str, commit: str, cached: bool) -> Path:
-    """The client's download; `cached` for what it has already, else it would retry for long."""
-    return Path(
-        hf_hub_download(
-            repository.id, name, repo_type="dataset", revision=commit, local_files_only=cached
-        )
-    )
 
 
 def _missing(repository: hub.Repository, name: str) -> TrimixError:

@@ -177,7 +177,7 @@ def _read(benchmark: Benchmark, file: File, place: Place) -> Content:
     if place.path is None:
         repository = _repository(benchmark, place)
         path = hub_files.download(repository, file.hub)
-        commit = hub_files.state(repository).commit
+        commit = hub_files.commit_of(repository)
         _say(f"{benchmark.name}: data of {benchmark.repository} at {commit}")
         where = f"{benchmark.repository}@{commit}/{file.hub}"
         return Content(path.read_bytes(), where, file.hub)

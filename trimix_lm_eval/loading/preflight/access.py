@@ -12,13 +12,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from trimix_lm_eval.loading import hub
 from trimix_lm_eval.loading.settings import SourceSpec
@@ -112,7 +107,7 @@ def locate_tokenizer(spec: SourceSpec) -> Files:
     nothing = Files(Path(spec.path), None, {}, False)
     if os.path.isdir(spec.path):
         return nothing
-    _, reachable = _info(spec)
+    reachable = hub.ask(_repository(spec)).reachable
     try:
         path = _download(spec, "tokenizer_config.json", reachable)
     except hub.MissingFile:
@@ -140,32 +135,22 @@ def _local(spec: SourceSpec, main: str) -> Files:
 
 def _hub(spec: SourceSpec, main: str) -> Files:
     """The files of a repository on the Hub, or of its copy in the cache."""
-    info, reachable = _info(spec)
+    known = hub.ask(_repository(spec))
     try:
-        path = _download(spec, main, reachable)
+        path = _download(spec, main, known.reachable)
     except hub.MissingFile as error:
         raise _no_model(spec, main) from error
-    if info is None:
+    if known.sizes is None:
         # All that is known is the cache; where downloads are forbidden, that is all there is.
         complete = bool(constants.HF_HUB_OFFLINE)
-        return Files(path, _commit(path), _listing(path.parent), complete, not reachable)
+        return Files(path, _commit(path), _listing(path.parent), complete, not known.reachable)
     prefix = f"{spec.subfolder.strip('/')}/" if spec.subfolder else ""
     sizes = {
-        file.rfilename.removeprefix(prefix): file.size
-        for file in info.siblings or []
-        if file.rfilename.startswith(prefix)
+        name.removeprefix(prefix): size
+        for name, size in known.sizes.items()
+        if name.startswith(prefix)
     }
     return Files(path, _commit(path), sizes, True)
-
-
-def _info(spec: SourceSpec) -> tuple[ModelInfo | None, bool]:
-    """What the Hub says about a repository, if anything; and whether it answers at all."""
-    try:
-        return HfApi().model_info(spec.path, revision=spec.revision, files_metadata=True), True
-    except (HfHubHTTPError, HFValidationError):
-        return None, True  # downloading will fail for the same reason, which is explained there
-    except Exception:  # whatever the HTTP library raises without a network
-        return None, False
 
 
 def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
@@ -175,14 +160,15 @@ def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
             f"{spec.name}: the folder {spec.path} does not exist.",
             "correct the path; a model on the Hub is named owner/name",
         )
-    where: dict[str, Any] = {"revision": spec.revision, "subfolder": spec.subfolder or None}
-    if not reachable:  # the client would retry for long before it looks into the cache
+    repository = _repository(spec)
+    where = (repository, name, spec.revision, spec.subfolder)
+    if not reachable:
         with contextlib.suppress(LocalEntryNotFoundError):
-            return Path(hf_hub_download(spec.path, name, local_files_only=True, **where))
+            return hub.fetch(*where, cached=True)
     try:
-        return Path(hf_hub_download(spec.path, name, **where))
-    except (OSError, EntryNotFoundError, HFValidationError) as error:
-        hub.explain(error, _repository(spec), name)
+        return hub.fetch(*where)
+    except hub.ERRORS as error:
+        hub.explain(error, repository, name)
 
 
 def _commit(path: Path) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.loading import hub
 from trimix_lm_eval.training.cpt.lines import Line, of_rows, of_text, split
 from trimix_lm_eval.utils.errors import TrimixError, first_line, unknown
 
@@ -150,7 +151,10 @@ def sources(
     for place in places:
         column = place.field or field
         if place.hub:
-            commit = _commit(place)
+            # What is wrong is said when it is read; without a network a cache may do.
+            commit = (
+                hub.ask(hub.Repository(key, place.where, place.revision, "dataset")).commit or ""
+            )
             name = ":".join(filter(None, [place.where, place.config, place.split]))
             found.append(Source(name, place, None, column, commit=commit))
             continue
@@ -283,13 +287,3 @@ def _hub(source: Source) -> Any:
     if source.field in (found.column_names or []):
         found = found.select_columns([source.field])
     return found
-
-
-def _commit(place: TextPlace) -> str:
-    """The commit that a revision stands for; nothing where the Hub does not answer."""
-    from huggingface_hub import HfApi
-
-    try:
-        return str(HfApi().dataset_info(place.where, revision=place.revision).sha or "")
-    except Exception:  # what is wrong is said when it is read; without a network a cache may do
-        return ""
