@@ -30,7 +30,7 @@ import torch
 from models import Texts, Trio, add_arguments, open_trio
 from torch import Tensor
 
-from trimix_lm_eval.engine.prefill import prefill, readers_for
+from trimix_lm_eval.engine.prefill import collectors_for, prefill
 from trimix_lm_eval.fusion.collectors import GridCollector
 from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.fusion.weights import PAPER_GRID
@@ -97,7 +97,7 @@ def shares(trio: Trio, tokens: int, rounds: int) -> dict[str, float]:
 
     @torch.inference_mode()
     def choosing() -> None:
-        prefill(ensemble, [prompt], readers_for(model.fuser, [prompt]))
+        prefill(ensemble, [prompt], collectors_for(model.fuser, [prompt]))
 
     @torch.inference_mode()
     def reading() -> None:

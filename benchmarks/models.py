@@ -33,8 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import Ensemble
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
 from trimix_lm_eval.loading.provenance import needed
 from trimix_lm_eval.utils.paths import demo_dir
 

@@ -20,13 +20,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from trimix_lm_eval.engine import rolling, scheduler, scorer
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import Ensemble
-from trimix_lm_eval.engine.model_runner import ModelRunner
-from trimix_lm_eval.engine.prefill import Prompt, choices_of, cut
-from trimix_lm_eval.engine.prefix_tree import read_prompts
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
+from trimix_lm_eval.engine.prefill import cut
+from trimix_lm_eval.engine.probe import load_runner
+from trimix_lm_eval.engine.request import Score, ScoringRequest
 from trimix_lm_eval.engine.sampler import Sampling, check_sampling
-from trimix_lm_eval.engine.scorer import Score, ScoringRequest
 from trimix_lm_eval.engine.sequence import GenerationRequest
 from trimix_lm_eval.engine.speculation import Speculation
 from trimix_lm_eval.fusion import policies
@@ -40,11 +38,11 @@ from trimix_lm_eval.loading.tokenizer import (
     Points,
     StopStringCriteria,
     Tokenizer,
-    common_length,
     seed_for,
 )
-from trimix_lm_eval.utils.errors import TrimixError, blame, unknown, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
+from trimix_lm_eval.utils.windows import rolling_windows
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
@@ -186,7 +184,7 @@ class TriMix:
             if spec not in models:
                 models[spec] = load_model(spec, default)
             own = spec.attn_implementation is None
-            sources.append(ModelRunner(name, models[spec], report.vocab_size, own))
+            sources.append(load_runner(name, models[spec], report.vocab_size, own))
         return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), configs), report)
 
     @property
@@ -285,58 +283,25 @@ class TriMix:
                 weights of the part that their contexts have in common. None: a question is a
                 context.
         """
-        encoded = [
-            self.codec.pair(context, continuation, points[i] if points else None)
+        requests = [
+            ScoringRequest(
+                *self.codec.pair(context, continuation, points[i] if points else None),
+                questions[i] if questions else None,
+            )
             for i, (context, continuation) in enumerate(pairs)
         ]
-        shown = self._common_contexts(encoded, questions) if questions else {}
-        requests, order = [], []
-        for i, (prompt, target) in enumerate(encoded):
-            if not target:
-                warn_once("An empty continuation has log-likelihood 0: scored so.")
-                for which in range(len(self.fuser.configs)):
-                    yield i, which, Score(0.0, True, None)
-            elif len(target) > self.max_length:
-                for which, one in enumerate(self._score_long(prompt, target)):
-                    yield i, which, one
-            else:
-                self._count_truncated(len(prompt.ids) + len(target) - 1)
-                requests.append(ScoringRequest(prompt, target, shown.get(i)))
-                order.append(i)
+        self.truncated += sum(
+            bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
+            for prompt, target, _ in requests
+        )
         self._report_truncated()
-        found = scorer.score(self.fuser, requests, self.batch_size, self.max_length)
-        with blame(order.__getitem__):
-            for i, which, one in found:
-                yield order[i], which, one
-
-    def _common_contexts(
-        self, encoded: Sequence[tuple[Prompt, tuple[int, ...]]], questions: Sequence[Hashable]
-    ) -> dict[int, Prompt]:
-        """For questions whose options differ in context: the common part, by index of the pair.
-
-        A context of the prefix token alone asks for the answer without its question (as some
-        metrics do): it takes part in the choice of its question, but has no say in it.
-        """
-        options: dict[Hashable, list[int]] = {}
-        for i, question in enumerate(questions):
-            options.setdefault(question, []).append(i)
-        shown: dict[int, Prompt] = {}
-        for indices in options.values():
-            prompts = {encoded[i][0]: None for i in indices}
-            if len(prompts) == 1:
-                continue
-            telling = [p for p in prompts if len(p.ids) > 1] or list(prompts)
-            first = telling[0]
-            length = min(common_length(first.ids, p.ids) for p in telling) or 1
-            judged = first.judged[:length] if first.judged else None
-            common = first._replace(ids=first.ids[:length], judged=judged)
-            shown.update(dict.fromkeys(indices, common))
-        return shown
+        yield from scorer.score(self.fuser, requests, self.batch_size, self.max_length)
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
         """Yield (index, fusion config, score of the whole text) as soon as each is known."""
-        documents = [self.codec.windows(self.codec.encode(text), self.max_length) for text in texts]
+        encoded, prefix = [self.codec.encode(text) for text in texts], self.codec.prefix_id
+        documents = [rolling_windows(ids, prefix, self.max_length) for ids in encoded]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
 
     @torch.inference_mode()
@@ -396,12 +361,12 @@ class TriMix:
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
         prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
-        made = read_prompts(only.fuser, prompts, self.batch_size)
+        made = scorer.collect_prompts(only.fuser, prompts, self.batch_size)
         off = title is None
         read = dict(progress_bar(made, title or "", total=len(prompts), unit="prompt", off=off))
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
-        readers = [reader for mine in found for reader in mine.readers.values()]
-        return self.configs[which].policy.choose(readers)
+        collectors = [one for mine in found for one in mine.collectors.values()]
+        return self.configs[which].policy.choose(collectors)
 
     # ---------------------------------------------------------------- text and tokens
 
@@ -426,34 +391,6 @@ class TriMix:
             frozenset(own.union(*(declared[n] for n in config.policy.sources(declared))))
             for config in self.fuser.configs
         )
-
-    def _score_long(self, prompt: Prompt, target: Sequence[int]) -> list[Score]:
-        """A continuation longer than the context length: windows, each after its last tokens."""
-        self.truncated += 1
-        shown = cut(prompt, self.max_length)
-        ((_, readers),) = read_prompts(self.fuser, [shown], 1)
-        choices = choices_of(self.fuser, shown, readers)
-        weights = tuple(choice.weights if choice else None for choice in choices)
-        whole = [*prompt.ids[1:], *target]
-        windows = self.codec.windows(whole, self.max_length, prefix=prompt.ids[0])
-        requests, left = [], len(target)
-        for context, part in reversed(windows):
-            take = part[-left:] if left else ()
-            if take:
-                before = context + part[: len(part) - len(take)]
-                requests.append(ScoringRequest(Prompt(before, weights=weights), take))
-            left -= len(take)
-        parts: list[list[Score]] = [[] for _ in choices]
-        for _, which, score in scorer.score(self.fuser, requests, 1, self.max_length):
-            parts[which].append(score)
-        whole_scores = [scorer.together(mine) for mine in parts]
-        return [
-            score._replace(choice=choice or score.choice)
-            for choice, score in zip(choices, whole_scores, strict=True)
-        ]
-
-    def _count_truncated(self, fed: int) -> None:
-        self.truncated += fed > self.max_length
 
     def _report_truncated(self) -> None:
         if self.truncated:

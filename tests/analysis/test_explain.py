@@ -22,6 +22,7 @@ from trimix_lm_eval.engine.drafting import Gain
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.windows import rolling_windows
 
 PROMPT = "The hen went to the བོད་ barn"
 POINT = Weights(0.3, 0.9, 0.5)
@@ -204,7 +205,7 @@ def test_texts_without_a_prompt(trio, max_length):
     assert any("windows" in note for note in it.notes) == (max_length == 20)
     assert it.notes[-1].startswith("There is no prompt")
 
-    windows = model.codec.windows(model.codec.encode(LONG), max_length)
+    windows = rolling_windows(model.codec.encode(LONG), model.codec.prefix_id, max_length)
     points = model.fuser.configs[0].policy.points()
     nll = []  # of each token, under each point
     for context, part in windows:

@@ -18,8 +18,8 @@ from tests.engine.test_invariants import (
 )
 from tests.support.running import spied_rows
 from trimix_lm_eval.engine import scheduler
-from trimix_lm_eval.engine.fuser import Fuser
 from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.logits import grid_greedy
@@ -64,7 +64,7 @@ def every(found):
 
 
 some_configs = st.lists(st.sampled_from(EVERY), min_size=1, max_size=6)
-#: Enough points for them to be judged together.
+#: Enough points for them to be scored together.
 points_too = some_configs.map(lambda some: [*GRID[::7], *some])
 
 
@@ -184,7 +184,7 @@ def test_texts_though_memory_runs_out(trio, monkeypatch_once, jobs, how, seed, o
     run = InputBatch.run
 
     def refuse(self, which, start, wanted=None):
-        if len(self.layout.ids) > 1 and rolls.random() < often:
+        if len(self.table.ids) > 1 and rolls.random() < often:
             raise MemoryError("none left")
         return run(self, which, start, wanted)
 
@@ -279,10 +279,11 @@ def test_no_more_is_held_than_by_so_many_rows_of_one_config(trio, monkeypatch):
     run = InputBatch.run
 
     def spy(self, which, start, wanted=None):
-        common = self.caches[0].common
-        stretches = common.stretches if common else []
-        held.append(sum(stretch[0][0].shape[1] for stretch in stretches) + 12 * len(self.begun))
-        rows.append(len(self.begun))
+        shared = self.caches[0].shared
+        prefixes = shared.prefixes if shared else []
+        own = 12 * len(self.prefix_lengths)
+        held.append(sum(prefix[0][0].shape[1] for prefix in prefixes) + own)
+        rows.append(len(self.prefix_lengths))
         return run(self, which, start, wanted)
 
     with monkeypatch.context() as patch:
@@ -290,7 +291,7 @@ def test_no_more_is_held_than_by_so_many_rows_of_one_config(trio, monkeypatch):
         found = every(model.iter_generate(jobs))
     assert len(found) == 108
     assert max(held) <= 3 * longest
-    assert max(rows) > 3, "prompts in common leave room for more rows"
+    assert max(rows) > 3, "shared prompts leave room for more rows"
 
 
 def test_choices_come_with_the_whole_grid(trio):
@@ -306,7 +307,7 @@ SHOTS = "Q: hen\nA: zzz\n\nQ: x\nA:"
 
 
 def test_each_policy_sees_its_part_of_a_prompt_among_a_hundred_configs(trio):
-    """More configs than a tensor's whole numbers have bits, and exemplars that one reads alone."""
+    """However many choose by the same prompt, and whatever part of it each of them sees."""
     three = trio("llama")
     fine = [config("fixed", alpha=a / 10, beta=b / 10) for a in range(10) for b in range(10)]
     pairs = [(SHOTS, " yes")]
@@ -314,9 +315,12 @@ def test_each_policy_sees_its_part_of_a_prompt_among_a_hundred_configs(trio):
     for which, one in enumerate(CHOOSING, start=len(fine)):
         (want,) = alone(three, one).loglikelihood(pairs)
         assert_same_score(found[which, 0], want)
-    grids = [config("ppl", grid=f"0.1:{i / 100}") for i in range(64)]
-    with pytest.raises(TrimixError, match="64 policies are to read the same prompts"):
-        three.many(grids)
+    grids = [config("ppl", grid=f"0.1:{i / 100}") for i in range(100)]
+    found = every(three.many([*grids, CHOOSING[1]]).iter_loglikelihood(pairs))
+    for i in range(100):
+        assert found[i, 0].choice.weights == (0.1, i / 100, None)
+    (want,) = alone(three, CHOOSING[1]).loglikelihood(pairs)
+    assert_same_score(found[100, 0], want)
 
 
 def test_the_point_of_a_task_does_not_depend_on_the_other_configs(trio):
@@ -375,18 +379,18 @@ def test_favourites_under_all_points(name, ties):
     assert 0.1 < expected.float().mean() < 0.95
 
 
-# ---------------------------------------------------------------- beginnings in common
+# ---------------------------------------------------------------- shared prefixes
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "mixtral"])
-def test_every_family_takes_beginnings_in_common(trio, family):
+def test_every_family_shares_prefixes(trio, family):
     """By the trial at loading: none of them falls back to copies."""
     sources = trio(family).model.fuser.ensemble.sources
-    assert [(s.shares, s.plain) for s in sources] == [(True, False)] * 4
+    assert [(s.shares_prefixes, s.plain) for s in sources] == [(True, False)] * 4
 
 
 def test_who_asks_for_an_attention_gets_it(pico, trio):
-    """Sources that cannot have beginnings in common give the same texts, from copies."""
+    """Sources that cannot share prefixes give the same texts, from copies."""
     from trimix_lm_eval import TriMix
 
     jobs = [("the inn there in the barn", Generation(12)), ("x", Generation(9))]
@@ -397,7 +401,7 @@ def test_who_asks_for_an_attention_gets_it(pico, trio):
     for asked in ("sdpa", "eager"):
         model = TriMix.from_pretrained(**pico("llama"), policy="ppl", attn_implementation=asked)
         ensemble = model.fuser.ensemble
-        assert not ensemble.shares
+        assert not ensemble.shares_prefixes
         assert {s.config._attn_implementation for s in ensemble.sources} == {asked}
         several = TriMix(
             model.settings, model.tokenizer, Fuser(ensemble, tuple(configs)), model.report
@@ -408,8 +412,8 @@ def test_who_asks_for_an_attention_gets_it(pico, trio):
 
 @property_test(12)
 @given(st.data())
-def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
-    """Any history of rows, beginnings in common or not, gives each row's own hidden states."""
+def test_rows_that_fork_and_concat_are_rows_run_alone(trio, data):
+    """Any history of rows, shared prefixes or not, gives each row's own hidden states."""
     ensemble = trio("gemma3").model.fuser.ensemble
     draw = data.draw
     token = st.integers(1, 200)
@@ -425,17 +429,17 @@ def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
 
     def start():
         count = draw(st.integers(1, 2))
-        rows = ensemble.open(count)
+        rows = InputBatch.empty(ensemble, count)
         return rows, fed(rows, [draw(st.integers(1, 20)) for _ in range(count)])
 
     rows, texts = start()
     for _ in range(draw(st.integers(1, 6))):
-        step = draw(st.sampled_from(["branch", "fork", "feed", "join", "pack"]))
-        if step == "join" and len(texts) < 5:
+        step = draw(st.sampled_from(["fork_shared", "fork", "feed", "concat", "pack"]))
+        if step == "concat" and len(texts) < 5:
             other, more = start()
             if draw(st.booleans()):
-                other = other.branch(range(len(more)))
-            rows, texts = rows.join(other), texts + more
+                other = other.fork_shared(range(len(more)))
+            rows, texts = rows.concat(other), texts + more
         elif step == "feed":
             new = fed(rows, [draw(st.integers(0, 4)) + (r == 0) for r in range(len(texts))])
             texts = [a + b for a, b in zip(texts, new, strict=True)]
@@ -443,8 +447,8 @@ def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
             most = st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4)
             places = draw(most)
             texts = [texts[p] for p in places]
-            if step == "branch":
-                rows = rows.branch(places)
+            if step == "fork_shared":
+                rows = rows.fork_shared(places)
             else:
                 lengths = [len(t) for t in texts] if step == "pack" else None
                 rows = rows.fork(places, lengths)
@@ -452,7 +456,7 @@ def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
     ones = torch.ones_like(ids, dtype=torch.bool)
     got = rows.extend(ids, ones, ones)
     for r, ids_of in enumerate(texts):
-        alone = ensemble.open(1)
+        alone = InputBatch.empty(ensemble, 1)
         whole = torch.tensor([[*ids_of, 7]])
         last = torch.zeros_like(whole, dtype=torch.bool)
         last[0, -1] = True
@@ -464,11 +468,10 @@ def test_rows_that_branch_fork_and_join_are_rows_run_alone(trio, data):
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
 @pytest.mark.parametrize("n", [1, 3, 16, 17])
 def test_attention_is_that_of_sdpa(heads, n):
-    """With beginnings of different lengths, rows that have none, and windows in the mask."""
+    """With prefixes of different lengths, rows that have none, and windows in the mask."""
     from types import SimpleNamespace
 
-    from trimix_lm_eval.engine.attention import attend
-    from trimix_lm_eval.engine.kv_cache import SharedPrefixes
+    from trimix_lm_eval.engine.kv_cache import SharedPrefixes, shared_prefix_attention
 
     torch.manual_seed(n)
     many, few = heads
@@ -476,23 +479,23 @@ def test_attention_is_that_of_sdpa(heads, n):
     query = torch.randn(rows, many, n, size)
     key, value = torch.randn(2, rows, few, own, size)
     lengths, of = [9, 4], [0, 1, 0, None, 1]
-    stretches = [[(torch.randn(few, p, size), torch.randn(few, p, size))] for p in lengths]
+    prefixes = [[(torch.randn(few, p, size), torch.randn(few, p, size))] for p in lengths]
     seen = torch.rand(rows, 1, n, width + own) < 0.8
     for row, which in enumerate(of):
         seen[row, :, :, 0 if which is None else lengths[which] : width] = False
     seen[..., -1] = True
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     module = SimpleNamespace(layer_idx=0, num_key_value_groups=many // few, is_causal=True)
-    common = SharedPrefixes(stretches, of)
-    got, _ = attend(module, query, key, value, mask, trimix_common=common)
+    shared = SharedPrefixes(prefixes, of)
+    got, _ = shared_prefix_attention(module, query, key, value, mask, trimix_shared=shared)
     for row, which in enumerate(of):
         keys, values = key[row], value[row]
-        begun = width
+        padding = width
         if which is not None:
-            k, v = stretches[which][0]
+            k, v = prefixes[which][0]
             keys, values = torch.cat([k, keys], dim=1), torch.cat([v, values], dim=1)
-            begun = width - lengths[which]
-        at = torch.cat([mask[row, 0, :, : width - begun], mask[row, 0, :, width:]], dim=1)
+            padding = width - lengths[which]
+        at = torch.cat([mask[row, 0, :, : width - padding], mask[row, 0, :, width:]], dim=1)
         want = torch.nn.functional.scaled_dot_product_attention(
             query[row],
             keys.repeat_interleave(many // few, dim=0),

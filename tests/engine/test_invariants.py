@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from tests.support.loaded import by_index, load
 from trimix_lm_eval.engine import scorer
-from trimix_lm_eval.engine.input_batch import Ensemble
-from trimix_lm_eval.engine.prefill import Prompt
+from trimix_lm_eval.engine.model_runner import Ensemble
+from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.llm import Generation, TriMix
+from trimix_lm_eval.utils.windows import rolling_windows
 
 FAMILIES = ("llama", "gemma3")
 POLICIES = {
@@ -282,17 +283,17 @@ def test_3_padding_rows_have_no_voice(trio, loud, policy):
 
 
 def test_3_fusion_runs_in_fp32_over_the_tokenizers_vocabulary(pico, monkeypatch):
-    from trimix_lm_eval.engine import fuser
+    from trimix_lm_eval.engine import model_runner
 
     seen = []
-    fuse = fuser.fuse
+    fuse = model_runner.fuse
 
     def spy(logits, weights):
         out = fuse(logits, weights)
         seen.extend((x.dtype, x.shape[-1]) for x in [*logits, out])
         return out
 
-    monkeypatch.setattr(fuser, "fuse", spy)
+    monkeypatch.setattr(model_runner, "fuse", spy)
     model = TriMix.from_pretrained(**pico("llama"), policy="ppl", dtype="bfloat16")
     assert model.fuser.ensemble.sources[0].dtype == torch.bfloat16
     model.loglikelihood([("the inn", " there")])
@@ -308,14 +309,14 @@ def test_4_logits_exist_for_a_chunk_at_a_time(trio, policy, monkeypatch):
     options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
     name = "ppl" if policy == "newton" else policy
     sizes, heads = [], []
-    logits_of = Ensemble.logits_of
+    compute_logits = Ensemble.compute_logits
 
     def spy(self, which, hidden):
-        out = logits_of(self, which, hidden)
+        out = compute_logits(self, which, hidden)
         sizes.append(out.numel())
         return out
 
-    monkeypatch.setattr(Ensemble, "logits_of", spy)
+    monkeypatch.setattr(Ensemble, "compute_logits", spy)
     three = trio("llama")
     for source in three.model.fuser.ensemble.sources:
         head = source.model.get_output_embeddings()
@@ -356,7 +357,7 @@ def test_5_the_scores_of_all_next_tokens_sum_to_one(trio, policy, prompt):
     options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
     model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
     asked = model.codec.prompt(prompt, None)
-    requests = [scorer.ScoringRequest(asked, (token,)) for token in range(265)]
+    requests = [ScoringRequest(asked, (token,)) for token in range(265)]
     found = by_index(scorer.score(model.fuser, requests, 64, 96))
     total = sum(torch.tensor(found[i].log_likelihood).double().exp() for i in range(265))
     assert float(total) == pytest.approx(1.0, abs=1e-5)
@@ -377,8 +378,9 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
     options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
     model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
     past = list(tokens(model, "the inn where brother winters"))[:length]
-    documents = [model.codec.windows([*past, token], max_length) for token in range(265)]
-    documents.append(model.codec.windows(past, max_length) if past else [])
+    prefix = model.codec.prefix_id
+    documents = [rolling_windows([*past, token], prefix, max_length) for token in range(265)]
+    documents.append(rolling_windows(past, prefix, max_length) if past else [])
     found = by_index(score_rolling(model.fuser, documents, 64, max_length))
     base = found[265].log_likelihood
     total = sum(torch.tensor(found[i].log_likelihood - base).double().exp() for i in range(265))
@@ -388,19 +390,19 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
 @property_test(10)
 @given(text, text)
 def test_5_the_future_never_changes_the_past(trio, past, future):
-    """The scores of a document's first tokens, read off the reader that keeps every one."""
-    from trimix_lm_eval.engine.prefill import prefill
-    from trimix_lm_eval.engine.rolling import _GridsReader
-    from trimix_lm_eval.fusion.collectors import PromptCollectors, prequential
+    """The scores of a document's first tokens, read off the collector that keeps every one."""
+    from trimix_lm_eval.engine.prefill import PromptCollectors, prefill
+    from trimix_lm_eval.engine.rolling import _TokenCollector
+    from trimix_lm_eval.fusion.collectors import prequential
 
     model = trio("llama").weighted("ppl")
     points = model.fuser.configs[0].policy.points()
     kept = []
     for ids in (tokens(model, past), tokens(model, past) + tokens(model, future)):
-        reader = _GridsReader(model.fuser, points, [])
+        collector = _TokenCollector(model.fuser, points, [])
         prompt = Prompt((model.codec.prefix_id, *ids[:-1]), tail=ids[-1])
-        prefill(model.fuser.ensemble, [prompt], [PromptCollectors({1: reader})])
-        nll = torch.cat(reader.nll, dim=1)
+        prefill(model.fuser.ensemble, [prompt], [PromptCollectors({0: collector})])
+        nll = torch.cat(collector.nll, dim=1)
         chosen = prequential(nll, points)
         kept.append((chosen, nll.gather(0, chosen[None])[0]))
     n = len(kept[0][0])

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from tests.support.running import spied_rows
-from trimix_lm_eval.engine import prefix_tree
+from trimix_lm_eval.engine import prefill
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.prefill import Prompt
-from trimix_lm_eval.engine.prefix_tree import PrefixNode, walk
-from trimix_lm_eval.utils.errors import NotFinite, TrimixError
+from trimix_lm_eval.engine.model_runner import NotFinite
+from trimix_lm_eval.engine.prefill import PrefixNode, PrefixTree
+from trimix_lm_eval.engine.request import Prompt
+from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.policies import build
+from trimix_lm_eval.utils.errors import TrimixError
 
 FAMILIES = ("llama", "gemma3")
 POLICIES = {
@@ -39,13 +42,13 @@ PAIRS = [
 
 @pytest.fixture
 def everything_shared(monkeypatch):
-    monkeypatch.setattr(prefix_tree, "SHORTEST", 1)
-    monkeypatch.setattr(prefix_tree, "SHARE", 0.0)
+    monkeypatch.setattr(prefill, "SHORTEST", 1)
+    monkeypatch.setattr(prefill, "SHARE", 0.0)
 
 
 def shared(monkeypatch, on: bool):
-    monkeypatch.setattr(prefix_tree, "SHORTEST", 1 if on else 10**9)
-    monkeypatch.setattr(prefix_tree, "SHARE", 0.0)
+    monkeypatch.setattr(prefill, "SHORTEST", 1 if on else 10**9)
+    monkeypatch.setattr(prefill, "SHARE", 0.0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -103,14 +106,14 @@ def test_a_shared_token_runs_once(trio, monkeypatch):
     alone = cost()
     shared(monkeypatch, True)
     lengths = [len(model.codec.pair(*pair, None)[0].ids) for pair in pairs]
-    common = len(model.codec.encode(f"{SHOTS}Q: "))
+    shared_ids = len(model.codec.encode(f"{SHOTS}Q: "))
     assert alone >= sum(lengths)
-    assert cost() <= alone - 4 * (common - 2)
+    assert cost() <= alone - 4 * (shared_ids - 2)
 
 
 def test_a_long_beginning_is_found_below_a_short_one(trio, monkeypatch):
-    # Two of the passages begin with the same words, which are not worth a stretch of their own.
-    monkeypatch.setattr(prefix_tree, "SHORTEST", 8)
+    # Two of the passages begin with the same words, which are not worth a segment of their own.
+    monkeypatch.setattr(prefill, "SHORTEST", 8)
     model = trio("llama").weighted("fixed", alpha=0.4, beta=0.8)
     passages = ["The inn is here. " * 3, "The rain, the rain! " * 3, "A tower, or two. " * 3]
     pairs = [(f"{p}Q: {q}\nA:", " x") for p in passages for q in ("her", "one", "two", "six")]
@@ -121,9 +124,9 @@ def test_a_long_beginning_is_found_below_a_short_one(trio, monkeypatch):
     assert sum(rows * columns for rows, columns in shapes) <= 1.2 * distinct
 
 
-def test_what_options_have_in_common_is_read_once(trio, monkeypatch):
+def test_what_options_have_in_shared_ids_is_read_once(trio, monkeypatch):
     # Options that differ in context: the policy reads what all of them begin with.
-    monkeypatch.setattr(prefix_tree, "SHORTEST", 8)
+    monkeypatch.setattr(prefill, "SHORTEST", 8)
     model = trio("llama").weighted("ppl", batch_size=4)
     shots = "Q: in\nA: x\n\n" * 3
     texts = [f"{shots}{n} went to the" for n in ("he", "she", "it", "one", "two", "six")]
@@ -136,26 +139,26 @@ def test_what_options_have_in_common_is_read_once(trio, monkeypatch):
 
 
 def test_only_what_is_above_is_held(trio, monkeypatch, everything_shared):
-    """When a stretch is run, its siblings before it are gone."""
+    """When a segment is run, its siblings before it are gone."""
     fuser = trio("llama").weighted("ppl").fuser
     prompts = [Prompt((1, first, 5, 5, 5, last)) for first in (2, 3, 4) for last in (6, 7, 8)]
     alive: weakref.WeakSet[PrefixNode] = weakref.WeakSet()
-    extend = prefix_tree.PrefixTree.extend
+    extend = PrefixTree.extend
 
-    def watching(self, trunk, index, length):
+    def watching(self, node, index, length):
         gc.collect()
-        path, one = set(), trunk
+        path, one = set(), node
         while one is not None:
             path.add(id(one))
-            one = one.above
+            one = one.parent
         assert {id(other) for other in alive} <= path
-        made = extend(self, trunk, index, length)
+        made = extend(self, node, index, length)
         alive.add(made)
         return made
 
-    monkeypatch.setattr(prefix_tree.PrefixTree, "extend", watching)
+    monkeypatch.setattr(PrefixTree, "extend", watching)
     seen = 0
-    walking = walk(fuser, prompts)
+    walking = PrefixTree(fuser, prompts).walk()
     while (group := next(walking, None)) is not None:
         seen += len(group[1])
         del group
@@ -168,42 +171,44 @@ def test_the_walk_comes_by_every_prompt_once(trio, everything_shared, seed):
     prompts = []
     for _ in range(generator.randint(1, 14)):
         ids = tuple(generator.randrange(3) for _ in range(generator.randint(1, 12)))
-        judged = tuple(generator.random() < 0.8 for _ in ids) if generator.random() < 0.3 else None
-        prompts.append(Prompt(ids, judged))
-    fuser = trio("llama").weighted("ppl").fuser
+        mask = tuple(generator.random() < 0.8 for _ in ids) if generator.random() < 0.3 else None
+        prompts.append(Prompt(ids, mask))
+    fuser = trio("llama").many([FusionConfig(build(name)) for name in ("ppl", "ppl_answer")]).fuser
     seen: Counter[int] = Counter()
-    for trunk, some in walk(fuser, prompts):
+    for node, some in PrefixTree(fuser, prompts).walk():
         seen.update(some)
-        begins = {prompts[i].ids[: trunk.length] for i in some}
+        begins = {prompts[i].ids[: node.length] for i in some}
         assert len(begins) == 1
-        assert all(len(prompts[i].ids) > trunk.length for i in some)
-        if trunk.length:
-            assert trunk.rows.layout.ids[0].tolist() == list(begins.pop())
-            shown = prompts[some[0]].judged or (True,) * (trunk.length + 1)
-            assert trunk.readers.readers[1].count == sum(shown[1 : trunk.length + 1])
+        assert all(len(prompts[i].ids) > node.length for i in some)
+        if node.length:
+            assert node.batch.table.ids[0].tolist() == list(begins.pop())
+            everything, answers = node.collectors.collectors.values()
+            assert everything.count == node.length
+            mask = prompts[some[0]].prompt_mask or (True,) * (node.length + 1)
+            assert answers.count == sum(mask[1 : node.length + 1])
     assert seen == Counter(range(len(prompts)))
 
 
-def test_short_beginnings_are_not_worth_it(trio):
+def test_short_prefixes_are_not_worth_it(trio):
     fuser = trio("llama").weighted("fixed").fuser
-    common = tuple(range(prefix_tree.SHORTEST + 1))
-    some = [Prompt((*common[1:], i, 5)) for i in range(5)]
-    assert [trunk.length for trunk, _ in walk(fuser, some)] == [0]
-    some = [Prompt((*common, i, 5)) for i in range(5)]
-    assert [trunk.length for trunk, _ in walk(fuser, some)] == [prefix_tree.SHORTEST]
+    shared_ids = tuple(range(prefill.SHORTEST + 1))
+    some = [Prompt((*shared_ids[1:], i, 5)) for i in range(5)]
+    assert [node.length for node, _ in PrefixTree(fuser, some).walk()] == [0]
+    some = [Prompt((*shared_ids, i, 5)) for i in range(5)]
+    assert [node.length for node, _ in PrefixTree(fuser, some).walk()] == [prefill.SHORTEST]
     # A quarter of the tokens has to be saved.
-    some = [Prompt((*common, *[40 + i] * 200)) for i in range(2)]
-    assert [trunk.length for trunk, _ in walk(fuser, some)] == [0]
+    some = [Prompt((*shared_ids, *[40 + i] * 200)) for i in range(2)]
+    assert [node.length for node, _ in PrefixTree(fuser, some).walk()] == [0]
 
 
-def test_an_error_in_the_beginning_names_a_request(trio, monkeypatch, everything_shared):
+def test_an_error_in_a_shared_prefix_names_a_request(trio, monkeypatch, everything_shared):
     model = trio("llama").weighted("ppl", batch_size=4)
     head = model.fuser.ensemble.sources[0]
 
     def broken(hidden):
         return torch.full((len(hidden), head.vocab_size), float("nan"))
 
-    monkeypatch.setattr(head, "logits", broken)
+    monkeypatch.setattr(head, "compute_logits", broken)
     with pytest.raises(NotFinite, match="Request 1: "):
         model.loglikelihood([("z", " y"), (f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")])
 
@@ -216,7 +221,7 @@ class Scarce:
         run = InputBatch.run
 
         def scarce(rows, which, start, wanted=None):
-            chance = self.most * (1.0 if len(rows.layout.ids) > 1 else 0.4)
+            chance = self.most * (1.0 if len(rows.table.ids) > 1 else 0.4)
             if self.refused < 60 and self.random.random() < chance:
                 self.refused += 1
                 raise MemoryError("no room")
@@ -233,7 +238,7 @@ def test_a_budget_changes_nothing_but_the_time(
     model = trio("llama").weighted(policy, batch_size=3, **POLICIES[policy])
     contexts = [context for context, _ in PAIRS]
     alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=5)
-    monkeypatch.setattr(prefix_tree, "HELD_BYTES", budget)
+    monkeypatch.setattr(prefill, "HELD_BYTES", budget)
     held = []
     init = PrefixNode.__init__
     monkeypatch.setattr(
@@ -252,7 +257,7 @@ def test_a_budget_changes_nothing_but_the_time(
 def test_scarce_memory_changes_nothing_but_the_time(
     trio, monkeypatch, everything_shared, policy, seed
 ):
-    """Stretches are evicted and batches halved at random places; every result comes once."""
+    """Segments are evicted and batches halved at random places; every result comes once."""
     model = trio("llama").weighted(policy, batch_size=4, speculative=2, **POLICIES[policy])
     contexts = [context for context, _ in PAIRS]
     alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=6)
@@ -274,7 +279,7 @@ def test_scarce_memory_changes_nothing_but_the_time(
     assert made == texts
 
 
-def test_no_memory_for_the_beginning_runs_prompts_whole(trio, monkeypatch, everything_shared):
+def test_no_memory_for_a_shared_prefix_runs_prompts_whole(trio, monkeypatch, everything_shared):
     model = trio("llama").weighted("ppl", batch_size=4)
     pairs = [(f"{SHOTS}a", " x"), (f"{SHOTS}b", " x")]
     expected = model.loglikelihood(pairs)
@@ -284,7 +289,7 @@ def test_no_memory_for_the_beginning_runs_prompts_whole(trio, monkeypatch, every
         calls.append(1)
         raise MemoryError("no room")
 
-    monkeypatch.setattr(prefix_tree, "prefill", full)
+    monkeypatch.setattr(prefill, "prefill", full)
     found = model.loglikelihood(pairs)
     assert calls
     for mine, theirs in zip(found, expected, strict=True):

@@ -17,6 +17,7 @@ from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.windows import rolling_windows
 
 ALPHA, BETA = 0.3, 0.8
 PAIRS = [
@@ -45,7 +46,8 @@ def expected(model, naive, pair, point=(ALPHA, BETA)):
 
 def expected_rolling(model, naive, text, point=(ALPHA, BETA)):
     total = 0.0
-    for context, target in model.codec.windows(model.codec.encode(text), model.max_length):
+    windows = rolling_windows(model.codec.encode(text), model.codec.prefix_id, model.max_length)
+    for context, target in windows:
         ids = [*context, *target]
         total -= float(naive.nll(naive.fused(ids[:-1], *point), ids, len(context)).sum())
     return total

@@ -93,9 +93,9 @@ def test_the_greedy_continuation_is_told(trio, family):
     other = [*found[:3], (found[3] + 1) % 250]
     requests = [((f"{i}", ""), prompt, target) for i, target in enumerate([found, other])]
     from trimix_lm_eval.engine import scorer
-    from trimix_lm_eval.engine.prefill import Prompt
+    from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 
-    wanted = [scorer.ScoringRequest(Prompt(tuple(p)), tuple(t)) for _, p, t in requests]
+    wanted = [ScoringRequest(Prompt(tuple(p)), tuple(t)) for _, p, t in requests]
     got = by_index(scorer.score(model.fuser, wanted, 2, model.max_length))
     assert (got[0].is_greedy, got[1].is_greedy) == (True, False)
 

@@ -140,7 +140,7 @@ def passes(monkeypatch):
     run = InputBatch.run
 
     def spy(self, which, start, wanted=None):
-        valid = self.layout.valid[:, start:]
+        valid = self.table.valid[:, start:]
         seen.append((which, len(valid), int(valid.sum())))
         return run(self, which, start, wanted)
 
@@ -209,7 +209,7 @@ def test_out_of_memory_in_flight_starts_rows_anew(trio, monkeypatch, where):
         return play(self)
 
     def failing_run(self, which, start, wanted=None):
-        if start == 0 and which == 1 and self.layout.ids.shape[0] > 2:
+        if start == 0 and which == 1 and self.table.ids.shape[0] > 2:
             raise MemoryError("full")
         return run(self, which, start, wanted)
 
@@ -238,16 +238,16 @@ def test_a_bad_number_names_its_row(trio, monkeypatch):
     three = trio("llama")
     model = three.weighted("fixed", batch_size=3, speculative=3, **POINT)
     source = model.fuser.ensemble.sources[0]
-    run = source.hidden
+    run = source.forward
 
-    def hidden(layout, start, cache, wanted):
-        out = run(layout, start, cache, wanted)
+    def forward(table, start, cache, wanted):
+        out = run(table, start, cache, wanted)
         if start:
             out = out.clone()
-            out.unflatten(0, (layout.ids.shape[0], -1))[1, 0] = torch.nan
+            out.unflatten(0, (table.ids.shape[0], -1))[1, 0] = torch.nan
         return out
 
-    monkeypatch.setattr(source, "hidden", hidden)
+    monkeypatch.setattr(source, "forward", forward)
     prompts = [model.codec.prompt(p, None) for p in PROMPTS[:3]]
     jobs = [scheduler.Job(p, 9, (frozenset(),), lambda ids: False) for p in prompts]
     with torch.inference_mode(), pytest.raises(TrimixError) as caught:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimix_lm_eval.engine.token_table import TokenTable
+from trimix_lm_eval.engine.input_batch import TokenTable
 
 CPU = torch.device("cpu")
 property_test = settings(derandomize=True, deadline=None, max_examples=150)
@@ -23,14 +23,14 @@ def tables(draw):
 
 
 def build(valid, sizes):
-    layout = TokenTable(len(valid), CPU)
+    table = TokenTable(len(valid), CPU)
     flags = torch.tensor(valid)
     ids = torch.arange(flags.numel()).reshape(flags.shape)
     at = 0
     for size in sizes:
-        layout.append(ids[:, at : at + size], flags[:, at : at + size])
+        table.append(ids[:, at : at + size], flags[:, at : at + size])
         at += size
-    return layout
+    return table
 
 
 def positions(flags):
@@ -44,15 +44,15 @@ def positions(flags):
 
 @property_test
 @given(tables(), st.none() | st.integers(1, 6), st.none() | st.integers(1, 6), st.data())
-def test_visible_is_what_each_token_may_see(table, window, block, data):
-    valid, sizes = table
-    layout = build(valid, sizes)
-    start = data.draw(st.integers(0, layout.slots - 1))
-    seen = layout.visible(start, window, block)
-    assert seen.shape == (len(valid), layout.slots - start, layout.slots)
+def test_visible_is_what_each_token_may_see(drawn, window, block, data):
+    valid, sizes = drawn
+    table = build(valid, sizes)
+    start = data.draw(st.integers(0, table.slots - 1))
+    seen = table.visible(start, window, block)
+    assert seen.shape == (len(valid), table.slots - start, table.slots)
     for row, flags in enumerate(valid):
         where = positions(flags)
-        for query in range(start, layout.slots):
+        for query in range(start, table.slots):
             cells = seen[row, query - start].tolist()
             assert cells[query], "every query sees itself"
             for key, cell in enumerate(cells):
@@ -70,13 +70,13 @@ def test_visible_is_what_each_token_may_see(table, window, block, data):
 
 @property_test
 @given(tables())
-def test_positions_count_valid_tokens_only(table):
-    valid, sizes = table
-    layout = build(valid, sizes)
-    assert layout.valid.tolist() == valid
-    assert layout.length.tolist() == [sum(flags) for flags in valid]
+def test_positions_count_valid_tokens_only(drawn):
+    valid, sizes = drawn
+    table = build(valid, sizes)
+    assert table.valid.tolist() == valid
+    assert table.length.tolist() == [sum(flags) for flags in valid]
     for row, flags in enumerate(valid):
-        got = layout.positions[row].tolist()
+        got = table.positions[row].tolist()
         assert min(got) >= 0
         for have, want in zip(got, positions(flags), strict=True):
             assert want is None or have == want
@@ -84,18 +84,18 @@ def test_positions_count_valid_tokens_only(table):
 
 @property_test
 @given(tables(), st.data())
-def test_select_repeats_rows_and_can_be_continued(table, data):
-    valid, sizes = table
-    layout = build(valid, sizes)
+def test_select_repeats_rows_and_can_be_continued(drawn, data):
+    valid, sizes = drawn
+    table = build(valid, sizes)
     rows = data.draw(st.lists(st.integers(0, len(valid) - 1), min_size=1, max_size=5))
-    chosen = layout.select(torch.tensor(rows))
+    chosen = table.select(torch.tensor(rows))
     more = torch.tensor([[7, 8]] * len(rows))
     flags = torch.tensor([[True, False]] * len(rows))
     chosen.append(more, flags)
-    assert layout.slots == sum(sizes), "the table that was copied stays"
+    assert table.slots == sum(sizes), "the table that was copied stays"
     for place, row in enumerate(rows):
         alone = build([valid[row]], sizes)
-        alone.ids = layout.ids[row : row + 1].clone()
+        alone.ids = table.ids[row : row + 1].clone()
         alone.append(more[:1], flags[:1])
         for name in ("ids", "positions", "valid"):
             assert torch.equal(getattr(chosen, name)[place], getattr(alone, name)[0]), name
@@ -104,9 +104,9 @@ def test_select_repeats_rows_and_can_be_continued(table, data):
 
 
 def test_an_empty_table():
-    layout = TokenTable(2, CPU)
-    assert layout.slots == 0
-    assert layout.length.tolist() == [0, 0]
+    table = TokenTable(2, CPU)
+    assert table.slots == 0
+    assert table.length.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("window", [None, 1, 2])

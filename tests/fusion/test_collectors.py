@@ -1,4 +1,4 @@
-"""What readers keep of a prompt does not depend on how the prompt is cut into chunks."""
+"""What collectors keep of a prompt does not depend on how the prompt is cut into chunks."""
 
 import pytest
 import torch
@@ -47,34 +47,34 @@ cuts = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 @given(st.integers(0, 10**6), cuts, st.integers(1, 4))
 def test_a_grid_read_in_chunks_is_the_grid_read_whole(seed, sizes, step):
     logits, targets = draw(seed, sum(sizes))
-    reader = GridCollector(TRIO, PAPER_GRID)
+    collector = GridCollector(TRIO, PAPER_GRID)
     at = 0
     for size in sizes:
         part = slice(at, at + size)
-        reader.read(Fixed([x[part] for x in logits], step), targets[part])
+        collector.read(Fixed([x[part] for x in logits], step), targets[part])
         at += size
-    assert reader.count == len(targets)
+    assert collector.count == len(targets)
     li, sc, sb = (x.double() for x in logits)
     for i, (a, b, _) in enumerate(PAPER_GRID):
         log_p = (a * li + b * sc + (1 - a - b) * sb).log_softmax(-1)
         expected = -sum(float(log_p[t, target]) for t, target in enumerate(targets))
-        assert float(reader.nll[i]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert float(collector.nll[i]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 @property_test
 @given(st.integers(0, 10**6), cuts, st.integers(1, 4))
 def test_newton_read_in_chunks_has_the_moments_of_the_whole(seed, sizes, step):
     logits, targets = draw(seed, sum(sizes))
-    reader = NewtonCollector(TRIO)
+    collector = NewtonCollector(TRIO)
     at = 0
     for size in sizes:
         part = slice(at, at + size)
-        reader.read(Fixed([x[part] for x in logits], step), targets[part])
+        collector.read(Fixed([x[part] for x in logits], step), targets[part])
         at += size
-    assert reader.count == len(targets)
+    assert collector.count == len(targets)
     vector = torch.tensor(Weights(0.3, 0.4).vector(TRIO), dtype=torch.float64)
     expected = moments(logits, targets, vector)
-    for got, want in zip(reader.moments(vector), expected, strict=True):
+    for got, want in zip(collector.moments(vector), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
@@ -82,22 +82,22 @@ def test_newton_read_in_chunks_has_the_moments_of_the_whole(seed, sizes, step):
 @given(st.integers(0, 10**6))
 def test_entropy_is_that_of_the_last_position(seed):
     logits, _ = draw(seed, 1)
-    reader = EntropyCollector(TRIO, PAPER_GRID)
-    assert reader.entropy is None
-    reader.read_next(Fixed(logits, 1))
+    collector = EntropyCollector(TRIO, PAPER_GRID)
+    assert collector.entropy is None
+    collector.read_next(Fixed(logits, 1))
     li, sc, sb = (x.double() for x in logits)
     for i, (a, b, _) in enumerate(PAPER_GRID):
         log_p = (a * li + b * sc + (1 - a - b) * sb).log_softmax(-1)
-        assert float(reader.entropy[i]) == pytest.approx(
+        assert float(collector.entropy[i]) == pytest.approx(
             float(-(log_p.exp() * log_p).sum()), abs=1e-5
         )
 
 
-def test_readers_of_a_grid_keep_no_logits():
+def test_collectors_of_a_grid_keep_no_logits():
     logits, targets = draw(0, 200, vocab=50)
-    reader = GridCollector(TRIO, PAPER_GRID)
-    reader.read(Fixed(logits, 7), targets)
-    kept = [v for v in vars(reader).values() if isinstance(v, torch.Tensor)]
+    collector = GridCollector(TRIO, PAPER_GRID)
+    collector.read(Fixed(logits, 7), targets)
+    kept = [v for v in vars(collector).values() if isinstance(v, torch.Tensor)]
     assert sum(v.numel() for v in kept) == 36 + 36 * 3
 
 

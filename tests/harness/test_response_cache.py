@@ -218,11 +218,11 @@ def test_sampled_texts_are_not_cached(folders, task_yaml, tmp_path):
 DYING = """
 import json, os, signal, sys
 from tests.support.running import evaluate
-from trimix_lm_eval.engine.input_batch import Rows
+from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.harness.lm import TriMixLM
 
 spec = json.loads(sys.argv[1])
-extend, finish, calls = Rows.extend, TriMixLM._finish, 0
+extend, finish, calls = InputBatch.extend, TriMixLM._finish, 0
 log = os.open(spec["finished"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
 def dying(self, *args):
@@ -236,7 +236,7 @@ def noting(self, kind, request, *args):
     finish(self, kind, request, *args)
     os.write(log, (json.dumps([kind, request.args]) + "\\n").encode())
 
-Rows.extend, TriMixLM._finish = dying, noting
+InputBatch.extend, TriMixLM._finish = dying, noting
 evaluate("trimix", spec["folder"], spec["tasks"], model_args=spec["args"], use_cache=spec["cache"])
 """
 
@@ -321,7 +321,7 @@ def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path, task
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
 def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, monkeypatch, error):
-    hidden, calls = model_runner.ModelRunner.hidden, []
+    hidden, calls = model_runner.ModelRunner.forward, []
 
     def failing(self, *args):
         calls.append(self.name)
@@ -337,7 +337,7 @@ def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, mon
         finished.append((kind, request.args))
 
     with monkeypatch.context() as patch:
-        patch.setattr(model_runner.ModelRunner, "hidden", failing)
+        patch.setattr(model_runner.ModelRunner, "forward", failing)
         patch.setattr(TriMixLM, "_finish", noting)
         with pytest.raises(TrimixError, match="small_cpt.*device-side assert"):
             # The trial at loading counts too: three sources, three pieces each.

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 from tests.support.naive import Naive
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import Ensemble
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 

@@ -72,7 +72,7 @@ def spied_rows(monkeypatch) -> Iterator[list[tuple[int, int]]]:
 
     def spy(self, which, start, wanted=None):
         if which == 0:
-            rows, slots = self.layout.ids.shape
+            rows, slots = self.table.ids.shape
             shapes.append((rows, slots - start))
         return run(self, which, start, wanted)
 

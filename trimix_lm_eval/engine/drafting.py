@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import InputBatch, LogitView
+from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame
 from trimix_lm_eval.engine.sampler import Draw, Sampling, pick
 from trimix_lm_eval.engine.verdicts import Said, judge_next, together
 from trimix_lm_eval.fusion.config import ResolvedFusion
-from trimix_lm_eval.utils.errors import blame
 
 
 class Pending(NamedTuple):
@@ -149,7 +148,7 @@ class Round:
     ) -> None:
         self.fuser, self.state, self.pending = fuser, state, pending
         self.drafter, self.k = drafter, k
-        self.start = state.layout.slots
+        self.start = state.table.slots
         # For a row with less room fewer drafts are of use; the rest is padding.
         self.limits = [min(k, row.room - 1) for row in pending]
         self.hidden: list[Tensor] = []  # S times [B, k + 1, H], of the drafter [B, k, H]
@@ -200,8 +199,8 @@ class Round:
         Returns:
             Its logits ``[B * k, V]``, if they are few enough to be kept, and ``[B, k]`` drafts.
         """
-        layout, ensemble = self.state.layout, self.fuser.ensemble
-        device, rows = layout.ids.device, len(self.pending)
+        table, ensemble = self.state.table, self.fuser.ensemble
+        device, rows = table.ids.device, len(self.pending)
         valid = torch.tensor([[j <= most for j in range(self.k + 1)] for most in self.limits])
         # Not waiting for a GPU: what is copied is small, and staged at once.
         valid = valid.to(device, non_blocking=True)
@@ -209,20 +208,20 @@ class Round:
         keep = rows * self.k <= ensemble.logit_positions
         hidden, logits, drafts = [], [], []
         for j in range(self.k):
-            layout.append(token[:, None], valid[:, j : j + 1])
+            table.append(token[:, None], valid[:, j : j + 1])
             h = self.state.run(self.drafter, self.start + j)
             draws = [row.draw(j) for row in self.pending]
             parts = []
             for begin in range(0, rows, ensemble.logit_positions):
                 where = slice(begin, begin + ensemble.logit_positions)
-                part = ensemble.logits_of(self.drafter, h[where])
+                part = ensemble.compute_logits(self.drafter, h[where])
                 parts.append(pick(part, draws[where]))
                 if keep:
                     logits.append(part)
             token = torch.cat(parts).to(device)
             hidden.append(h)
             drafts.append(token)
-        layout.append(token[:, None], valid[:, self.k :])
+        table.append(token[:, None], valid[:, self.k :])
         if not self.k:
             self.hidden = [torch.empty(0)]
             return None, None

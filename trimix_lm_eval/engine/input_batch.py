@@ -1,113 +1,57 @@
-"""The sources in step: one layout, one cache each, logits on demand.
+"""A batch of running sequences: one token table for all sources, one cache for each.
 
-Logits exist for one chunk of positions at a time, of all sources together (invariant 4).
+Padding, shared prefixes and rejected drafts are nothing special: they are slots that a query may or
+may not see. Masks are made once and serve every source that wants the same.
+
+Invariant 2: a row's result depends on its own valid tokens alone, since positions count these only
+and the mask hides every other slot; in fewer bits than fp32 kernels round by shape.
+
+Longer than most modules, since every change of a batch (fork, crop, shrink, concat) is one of the
+table and of the caches in step, and is read as one.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.kv_cache import stacked
-from trimix_lm_eval.engine.model_runner import ModelRunner
-from trimix_lm_eval.engine.token_table import TokenTable, joined
-from trimix_lm_eval.utils.errors import NotFinite, TrimixError
+from trimix_lm_eval.engine.kv_cache import concat_caches
+from trimix_lm_eval.engine.model_runner import Ensemble
+from trimix_lm_eval.utils.errors import TrimixError
 
-#: Bytes that the fp32 logits of one chunk may take, over all sources and temporaries.
-LOGIT_BYTES = 256 * 2**20
-#: The logit of an id that stands for no token.
-_NEVER = -1e4
-#: Tokens (rows times columns) of one forward pass of a long prompt.
-CHUNK_TOKENS = 2048
-
-
-class LogitView:
-    """Logits on demand: N positions whose hidden states are kept, one tensor per source.
-
-    Args:
-        ensemble: Whose heads turn them into logits.
-        hidden: One ``[N, H]`` tensor per source.
-        ready: ``[N, V]`` logits that are there already, by index of the source.
-    """
-
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        hidden: Sequence[Tensor],
-        ready: Mapping[int, Tensor] | None = None,
-    ) -> None:
-        self.ensemble, self.hidden, self.ready = ensemble, list(hidden), ready or {}
-
-    def __len__(self) -> int:
-        return len(self.hidden[0])
-
-    def chunks(self) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Yield a slice of the positions with one ``[n, V]`` fp32 tensor per source."""
-        step = self.ensemble.logit_positions
-        for start in range(0, len(self), step):
-            where = slice(start, min(start + step, len(self)))
-            yield where, [self._logits(s, where) for s in range(len(self.hidden))]
-
-    def _logits(self, which: int, where: slice) -> Tensor:
-        if which in self.ready:
-            return self.ready[which][where]
-        return self.ensemble.logits_of(which, self.hidden[which][where])
-
-    def part(self, where: slice, keep: Tensor, logits: Sequence[Tensor] = ()) -> LogitView:
-        """Those of some positions that are marked.
-
-        Args:
-            where: The positions.
-            keep: ``[n]`` (on the CPU) which of them.
-            logits: One ``[n, V]`` tensor per source, if they are there and need not be made again.
-        """
-        hidden, ready = [h[where] for h in self.hidden], list(logits)
-        if not bool(keep.all()):
-            hidden = [h[keep.to(h.device)] for h in hidden]
-            ready = [x[keep.to(x.device)] for x in ready]
-        return LogitView(self.ensemble, hidden, dict(enumerate(ready)))
-
-    def check(self, finite: Tensor) -> None:
-        """Raise an error that names the source if a result is not finite.
-
-        Args:
-            finite: ``[N]`` whether the result at each position is.
-
-        Raises:
-            NotFinite: It is not, and a source's logits are why.
-        """
-        if bool(finite.all()):
-            return
-        for where, logits in self.chunks():
-            for name, values in zip(self.ensemble.names, logits, strict=True):
-                bad = ~values.isfinite().all(dim=1)
-                if bool(bad.any()):
-                    raise NotFinite(name, where.start + int(bad.int().argmax()))
+#: Entries of the attention mask of one chunk: 64 MiB in fp32.
+MASK_ENTRIES = 2**24
 
 
 class InputBatch:
-    """Sequences in flight: one layout, one cache per source.
+    """Running sequences: one token table, one cache per source.
 
     Args:
         ensemble: The sources.
-        layout: The token table.
+        table: The token table.
         caches: One per source.
-        begun: Of each row, how many tokens it has in common with others (see `branch`).
+        prefix_lengths: Of each row, the tokens of its shared prefix (see `fork_shared`); None if
+            no row has one.
     """
 
     def __init__(
         self,
         ensemble: Ensemble,
-        layout: TokenTable,
+        table: TokenTable,
         caches: list[Any],
-        begun: Sequence[int] | None = None,
+        prefix_lengths: Sequence[int] | None = None,
     ) -> None:
-        self.ensemble, self.layout, self.caches = ensemble, layout, caches
-        self.begun = list(begun or [0] * layout.ids.shape[0])
+        self.ensemble, self.table, self.caches = ensemble, table, caches
+        self.prefix_lengths = list(prefix_lengths or [0] * table.ids.shape[0])
+
+    @classmethod
+    def empty(cls, ensemble: Ensemble, rows: int) -> InputBatch:
+        """A batch of ``rows`` sequences without tokens."""
+        caches = [source.new_cache() for source in ensemble.sources]
+        return cls(ensemble, TokenTable(rows, ensemble.device), caches)
 
     def extend(self, ids: Tensor, valid: Tensor, wanted: Tensor) -> list[Tensor]:
         """Feed tokens to every source.
@@ -120,13 +64,49 @@ class InputBatch:
         Returns:
             One ``[K, H]`` tensor per source, K = number of wanted tokens, row by row.
         """
-        start = self.layout.slots
-        self.layout.append(ids, valid)
+        start = self.table.slots
+        self.table.append(ids, valid)
         index = wanted.flatten().nonzero().squeeze(1)
         return [self.run(s, start, index) for s in range(len(self.caches))]
 
+    def feed(
+        self, ids: Tensor, valid: Tensor, wanted: Tensor
+    ) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+        """Feed many tokens to every source, a chunk of columns at a time.
+
+        Args:
+            ids: ``[B, T]`` token ids, on the CPU.
+            valid: ``[B, T]`` False for padding.
+            wanted: ``[B, T]`` True where the hidden state is asked for.
+
+        Yields:
+            (row, ``[k]`` its wanted columns in this chunk, one ``[k, H]`` tensor per source), chunk
+            by chunk, so in order for each row; nothing for a chunk without wanted columns.
+        """
+        start = 0
+        while start < ids.shape[1]:
+            columns = slice(start, min(start + self._chunk_columns(), ids.shape[1]))
+            hidden = self.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
+            at = 0
+            for row in range(ids.shape[0]):
+                slots = wanted[row, columns].nonzero().squeeze(1) + start
+                if len(slots):
+                    yield row, slots, [h[at : at + len(slots)] for h in hidden]
+                    at += len(slots)
+            start = columns.stop
+
+    def _chunk_columns(self) -> int:
+        """Columns of the next chunk: few enough that neither it nor its mask grows with the text.
+
+        A mask has rows * columns * (slots + columns) entries.
+        """
+        count, slots = self.table.ids.shape
+        most = self.ensemble.chunk_tokens // count
+        room = MASK_ENTRIES / count
+        return max(1, min(most, int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)))
+
     def run(self, which: int, start: int, wanted: Tensor | None = None) -> Tensor:
-        """Run one source over the tokens from slot ``start`` on, which are in the layout already.
+        """Run one source over the tokens from slot ``start`` on, which are in the table already.
 
         Args:
             which: Index of the source; its cache ends before ``start``.
@@ -135,10 +115,13 @@ class InputBatch:
 
         Returns:
             ``[K, H]`` hidden states.
+
+        Raises:
+            TrimixError: The model's own code failed, other than for want of memory.
         """
         source = self.ensemble.sources[which]
         try:
-            return source.hidden(self.layout, start, self.caches[which], wanted)
+            return source.forward(self.table, start, self.caches[which], wanted)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # a model's own code may raise anything
@@ -149,42 +132,44 @@ class InputBatch:
                 "what was finished is kept (--use_cache); try that model alone with --model hf",
             ) from error
 
-    def trim(self, slots: int) -> None:
-        """Cut off all slots but the first, which must hold every valid token."""
-        if slots == self.layout.slots:
+    def crop(self, slots: int) -> None:
+        """Cut off all but the first ``slots`` slots, which must hold every valid token."""
+        if slots == self.table.slots:
             return
-        self.layout.trim(slots)
+        self.table.crop(slots)
         for cache in self.caches:
             if cache is not None:
-                cache.trim(slots - self.layout.common)
+                cache.crop(slots - self.table.shared)
 
     def shrink(self, rows: Sequence[int]) -> list[int]:
-        """Let go of all rows but these, in place: nothing is copied but what closes the gaps.
+        """Drop all rows but these, in place: nothing is copied but what closes the gaps.
 
         Args:
-            rows: Their indices, each once.
+            rows: The indices of the rows that stay, each once.
 
         Returns:
-            The same in the order in which they now are.
+            The same indices in the order in which the rows now are.
         """
         behind = [row for row in rows if row >= len(rows)]
         stay = set(rows)
         order = [row if row in stay else behind.pop() for row in range(len(rows))]
-        self.layout = self.layout.select(torch.tensor(order, dtype=torch.long))
+        self.table = self.table.select(torch.tensor(order, dtype=torch.long))
         for cache in self.caches:
             if cache is not None:
                 cache.shrink(order)
-        self.begun = [self.begun[row] for row in order]
+        self.prefix_lengths = [self.prefix_lengths[row] for row in order]
         return order
 
     def width(self, rows: Sequence[int], tokens: Sequence[int]) -> int:
-        """Slots that rows need of their own.
+        """How many slots some rows need behind their shared prefixes.
 
         Args:
-            rows: Their indices.
+            rows: The indices of the rows.
             tokens: How many tokens each of them has.
         """
-        return max(count - self.begun[row] for row, count in zip(rows, tokens, strict=True))
+        return max(
+            count - self.prefix_lengths[row] for row, count in zip(rows, tokens, strict=True)
+        )
 
     def fork(
         self,
@@ -193,78 +178,223 @@ class InputBatch:
         start: int = 0,
         counts: Sequence[int] | None = None,
     ) -> InputBatch:
-        """A copy of these rows (repeats allowed), to be continued on its own.
+        """A copy of some rows, to be continued on its own.
 
         Args:
-            rows: Their indices.
+            rows: The indices of the rows; repeats are allowed.
             tokens: How many tokens each copy has: then holes are left out. None keeps all slots.
             start: A slot; before it, everything is kept.
             counts: How many slots of each copy are kept from ``start`` on; None is all of them.
         """
         index = torch.tensor(list(rows), dtype=torch.long)
-        layout = self.layout.select(index)
+        table = self.table.select(index)
         if counts is not None:
-            layout.keep(start, torch.tensor(list(counts)).to(layout.ids.device))
+            table.keep(start, torch.tensor(list(counts)).to(table.ids.device))
         slots = None
         if tokens is not None:
-            slots = layout.packed(self.width(rows, tokens))
-            layout = layout.select(torch.arange(len(index)), slots)
-        caches = [None if cache is None else cache.taken(index, slots) for cache in self.caches]
-        return InputBatch(self.ensemble, layout, caches, [self.begun[row] for row in rows])
+            slots = table.packed(self.width(rows, tokens))
+            table = table.select(torch.arange(len(index)), slots)
+        caches = [None if cache is None else cache.select(index, slots) for cache in self.caches]
+        return InputBatch(self.ensemble, table, caches, [self.prefix_lengths[row] for row in rows])
 
-    def branch(self, rows: Sequence[int]) -> InputBatch:
-        """New rows that begin with these (repeats allowed), each of which is held once."""
-        if not self.ensemble.shares:
+    def fork_shared(self, rows: Sequence[int]) -> InputBatch:
+        """New rows that continue some of these, each of which is held once as a shared prefix.
+
+        Args:
+            rows: For each new row, the index of the row that it continues; repeats are allowed.
+        """
+        if not self.ensemble.shares_prefixes:
             return self.fork(rows)
         distinct = list(dict.fromkeys(rows))
-        of = [distinct.index(row) for row in rows]
-        layout = self.layout.branched(distinct, of)
-        own = [self.layout.own(row) for row in distinct]
-        caches = [None if c is None else c.branched(distinct, own, of) for c in self.caches]
-        return InputBatch(self.ensemble, layout, caches, layout.length.tolist())
+        prefix_of = [distinct.index(row) for row in rows]
+        table = self.table.fork_shared(distinct, prefix_of)
+        own = [self.table.own(row) for row in distinct]
+        caches = [
+            None if c is None else c.fork_shared(distinct, own, prefix_of) for c in self.caches
+        ]
+        return InputBatch(self.ensemble, table, caches, table.length.tolist())
 
-    def join(self, other: InputBatch) -> InputBatch:
-        """These rows and another's below them, as one batch."""
-        layout = joined([self.layout, other.layout])
-        own = layout.slots - layout.common
+    def concat(self, other: InputBatch) -> InputBatch:
+        """The rows of this batch and another's below them, as one batch."""
+        table = concat_tables([self.table, other.table])
+        own = table.slots - table.shared
         pairs = zip(self.caches, other.caches, strict=True)
-        caches = [None if a is None else stacked([a, b], own) for a, b in pairs]
-        return InputBatch(self.ensemble, layout, caches, [*self.begun, *other.begun])
+        caches = [None if a is None else concat_caches([a, b], own) for a, b in pairs]
+        lengths = [*self.prefix_lengths, *other.prefix_lengths]
+        return InputBatch(self.ensemble, table, caches, lengths)
 
 
-class Ensemble:
-    """The sources in step.
+class TokenTable:
+    """The tokens of a batch: one row per sequence, one column per slot of the caches.
+
+    Padding is a slot that no query sees. A row's positions count its valid tokens only.
 
     Args:
-        sources: In the order of the weight vectors.
-        unused_ids: Ids below the vocabulary's size that stand for no token.
+        rows: The number of sequences, which have no tokens yet.
+        device: Where the table lives.
+
+    Attributes:
+        ids: ``[B, S]`` token ids.
+        positions: ``[B, S]`` position of each token in its row.
+        valid: ``[B, S]`` False for padding.
+        length: ``[B]`` valid tokens so far.
+        shared: The leading columns that hold shared prefixes, each of which the caches hold once
+            for all its rows: they stay where they are when slots are packed.
     """
 
-    def __init__(self, sources: Sequence[ModelRunner], unused_ids: Sequence[int] = ()) -> None:
-        self.sources = list(sources)
-        self.names = [source.name for source in self.sources]
-        self.device = self.sources[0].device
-        self.vocab_size = self.sources[0].vocab_size
-        self.unused = torch.tensor(unused_ids, dtype=torch.long, device=self.device)
-        self.chunk_tokens = CHUNK_TOKENS
-        #: Rows per forward pass that memory has room for, as far as is known.
-        self.most_rows = sys.maxsize
-        #: Whether what rows begin with can be held once for all of them.
-        self.shares = all(source.shares or source.plain for source in self.sources)
-        #: Bytes that the caches of all sources grow by per token of a row.
-        self.token_bytes = sum(source.token_bytes for source in self.sources)
-        per_position = 4 * self.vocab_size * (len(self.sources) + 3)
-        self.logit_positions = max(1, LOGIT_BYTES // per_position)
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.ids = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)
+        self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
+        self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self.shared = 0
+        self._masks: dict[tuple[object, ...], Tensor] = {}
 
-    def open(self, rows: int) -> InputBatch:
-        """Start ``rows`` empty sequences."""
-        caches = [source.new_cache() for source in self.sources]
-        return InputBatch(self, TokenTable(rows, self.device), caches)
+    @property
+    def slots(self) -> int:
+        """Columns so far."""
+        return self.ids.shape[1]
 
-    def logits_of(self, which: int, hidden: Tensor) -> Tensor:
-        """Logits ``[N, V]`` of one source, fp32, on the first source's device."""
-        logits = self.sources[which].logits(hidden).to(self.device)
-        if len(self.unused):
-            # The same low value in every source stays that value in the fusion: weights sum to 1.
-            logits = logits.index_fill(1, self.unused, _NEVER)
-        return logits
+    def append(self, ids: Tensor, valid: Tensor) -> None:
+        """Add ``[B, n]`` tokens as n new slots."""
+        ids, valid = ids.to(self.ids.device), valid.to(self.ids.device)
+        counted = valid.long().cumsum(dim=1)  # [B, n]
+        positions = (self.length[:, None] + counted - 1).clamp_min(0)
+        self.ids = torch.cat([self.ids, ids], dim=1)
+        self.positions = torch.cat([self.positions, positions], dim=1)
+        self.valid = torch.cat([self.valid, valid], dim=1)
+        self.length = self.length + counted[:, -1]
+        self._masks.clear()
+
+    def keep(self, start: int, counts: Tensor) -> None:
+        """Of the slots from ``start`` on, keep the first ``[B]`` ``counts`` of each row.
+
+        The others become holes; those at the end that no row keeps are to be cut off with `crop`.
+        """
+        kept = torch.arange(self.slots - start, device=self.ids.device) < counts[:, None]  # [B, n]
+        dropped = (self.valid[:, start:] & ~kept).sum(dim=1)
+        self.valid = torch.cat([self.valid[:, :start], self.valid[:, start:] & kept], dim=1)
+        self.length = self.length - dropped
+        self._masks.clear()
+
+    def crop(self, slots: int) -> None:
+        """Cut off all but the first ``slots`` columns, which must hold every valid token."""
+        self.ids, self.positions = self.ids[:, :slots], self.positions[:, :slots]
+        self.valid = self.valid[:, :slots]
+        self._masks.clear()
+
+    def select(self, rows: Tensor, slots: Tensor | None = None) -> TokenTable:
+        """A table of some rows.
+
+        Args:
+            rows: ``[R]`` indices; repeats allowed.
+            slots: ``[R, W]`` which columns of each, in order, all valid tokens among them, counted
+                behind the shared ones, which are kept too; None keeps all.
+        """
+        rows = rows.to(self.ids.device)
+        chosen = TokenTable(0, self.ids.device)
+        chosen.length, chosen.shared = self.length[rows], self.shared
+        tables = [self.ids[rows], self.positions[rows], self.valid[rows]]
+        if slots is not None:
+            slots = slots.to(self.ids.device)
+            tables = [
+                torch.cat([x[:, : self.shared], x[:, self.shared :].gather(1, slots)], dim=1)
+                for x in tables
+            ]
+        chosen.ids, chosen.positions, chosen.valid = tables
+        return chosen
+
+    def fork_shared(self, rows: Sequence[int], prefix_of: Sequence[int]) -> TokenTable:
+        """A table of new rows that have some of these as shared prefixes, and no more tokens yet.
+
+        Args:
+            rows: The R rows that become prefixes.
+            prefix_of: For each new row, which of ``rows`` is its prefix.
+        """
+        at = torch.tensor(list(rows)).to(self.ids.device)
+        width = int(self.length[at].max())
+        slots = (~self.valid[at]).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        tables = [x[at].gather(1, slots) for x in (self.ids, self.positions, self.valid)]
+        place = torch.tensor(list(prefix_of)).to(self.ids.device)
+        new = TokenTable(0, self.ids.device)
+        new.ids, new.positions, new.valid = (table[place] for table in tables)
+        new.length, new.shared = self.length[at][place], width
+        return new
+
+    def own(self, row: int) -> Tensor:
+        """Valid slots of a row, counted behind the shared ones."""
+        return self.valid[row, self.shared :].nonzero()[:, 0]
+
+    def packed(self, width: int) -> Tensor:
+        """``[B, width]`` each row's valid slots in order; where there are fewer, holes after.
+
+        Slots are counted behind the shared ones.
+        """
+        holes = (~self.valid[:, self.shared :]).to(torch.uint8)
+        return holes.argsort(dim=1, stable=True)[:, :width]
+
+    def visible(self, start: int, window: int | None = None, block: int | None = None) -> Tensor:
+        """Which slots the tokens from slot ``start`` on may see.
+
+        Args:
+            start: First query slot.
+            window: A sliding window: only the last ``window`` positions, oneself included.
+            block: Chunked attention: only positions of one's own block of this size.
+
+        Returns:
+            ``[B, n, S]`` True where query sees key. Every query sees itself, padding too: a row
+            of a softmax that sees nothing is NaN.
+        """
+        query = self.positions[:, start:, None]  # [B, n, 1]
+        key = self.positions[:, None, :]  # [B, 1, S]
+        slots = torch.arange(self.slots, device=self.ids.device)
+        earlier = slots[None, :] <= slots[start:, None]  # [n, S]
+        seen = self.valid[:, None, :] & (key <= query) & earlier
+        if window is not None:
+            seen &= query - key < window
+        if block is not None:
+            seen &= query // block == key // block
+        return seen | (slots[None, :] == slots[start:, None])
+
+    def mask(
+        self,
+        start: int,
+        window: int | None,
+        block: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Tensor:
+        """`visible` as an additive mask, made once for all sources that ask for the same.
+
+        Returns:
+            ``[B, 1, n, S]``, 0 where seen, the dtype's minimum elsewhere: understood by every
+            attention kernel.
+        """
+        key = (start, window, block, dtype, device)
+        if key not in self._masks:
+            seen = self.visible(start, window, block).to(device).unsqueeze(1)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+            self._masks[key] = mask.masked_fill_(~seen, torch.finfo(dtype).min)
+        return self._masks[key]
+
+
+def concat_tables(tables: Sequence[TokenTable]) -> TokenTable:
+    """The rows of several tables below each other; narrower ones are filled up with holes."""
+    whole = TokenTable(0, tables[0].ids.device)
+    whole.shared = max(table.shared for table in tables)
+    own = max(table.slots - table.shared for table in tables)
+
+    def wide(column: Tensor, table: TokenTable) -> Tensor:
+        pad = torch.nn.functional.pad
+        shared, mine = column[:, : table.shared], column[:, table.shared :]
+        parts = [
+            pad(shared, (0, whole.shared - shared.shape[1])),
+            pad(mine, (0, own - mine.shape[1])),
+        ]
+        return torch.cat(parts, dim=1)
+
+    whole.ids = torch.cat([wide(table.ids, table) for table in tables])
+    whole.positions = torch.cat([wide(table.positions, table) for table in tables])
+    whole.valid = torch.cat([wide(table.valid, table) for table in tables])
+    whole.length = torch.cat([table.length for table in tables])
+    return whole

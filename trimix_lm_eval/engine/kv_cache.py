@@ -1,23 +1,42 @@
-"""Keys and values of one source, in buffers with room to grow.
+"""Keys and values of one source, and attention over prefixes that rows of a batch share.
 
-transformers' dynamic cache copies all of itself for every token; here a token is written into a
-buffer that doubles when it is full. Rows and slots can be taken, cut off and put together, so that
-finished rows leave a batch, new ones join it, and rejected drafts go. What several rows begin with
-is held once (`SharedPrefixes`); slots are counted without it.
+The cache: transformers' dynamic cache copies all of itself for every token; here a token is written
+into a buffer that grows by a share of its size when it is full. Rows and slots can be selected, cut
+off and put together, so that finished rows leave a batch, new ones join it, and rejected drafts go.
+A prefix that several rows share is held once (`SharedPrefixes`); slots are counted without it.
+
+The attention: written for decoding, where each row asks for a handful of tokens. transformers'
+``sdpa`` repeats keys and values for every head of a group first, and every row reads a prefix of
+its own even if all rows have the same. Here the heads of a group ask together, and so do the rows
+that share a prefix (Juravsky et al. 2024, "Hydragen"): one matrix product for all of them. It is
+offered to transformers as an attention implementation. Longer runs of queries, where the arithmetic
+is what takes time, are passed on to ``sdpa``.
+
+Invariant 2, in fp32: neither how slots are stored nor who shares a prefix changes a result.
+Invariant 3: scores are never rounded below the kernel that ``hf`` would use.
+
+Longer than most modules, since the form of a shared prefix is one decision: the cache makes it, and
+the attention is its only reader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from trimix_lm_eval.engine.attention import SharedPrefix
-
+#: The name under which transformers knows `shared_prefix_attention`.
+ATTENTION_NAME = "trimix"
+#: Up to so many queries per row are answered here, more are left to ``sdpa``.
+FEW_QUERIES = 16
 #: A buffer grows by this share of what it must hold, and by no fewer slots than these.
-_GROWTH, _LEAST = 0.25, 32
+_GROWTH, _LEAST_GROWTH = 0.25, 32
 
 
 class KVCacheLayer(DynamicLayer):
@@ -35,12 +54,13 @@ class KVCacheLayer(DynamicLayer):
         return self.keys, self.values
 
     def _append(self, used: int, new: Sequence[Tensor]) -> list[Tensor]:
+        """Write new states behind the first ``used`` slots, in larger buffers if they are full."""
         total = used + new[0].shape[2]
         views = []
         for i, states in enumerate(new):
             buffer = self._buffers[i]
             if buffer.shape[2] < total:
-                room = max(int(total * _GROWTH), _LEAST)
+                room = max(int(total * _GROWTH), _LEAST_GROWTH)
                 batch, heads, _, size = states.shape
                 grown = states.new_empty(batch, heads, total + room, size)
                 grown[:, :, :used] = buffer[:, :, :used]
@@ -50,14 +70,17 @@ class KVCacheLayer(DynamicLayer):
         return views
 
     def hold(self, keys: Tensor, values: Tensor, used: int) -> None:
-        """Hold the first slots of these, and nothing else from now on; the rest is room."""
+        """Hold the first ``used`` slots of these tensors, and nothing else from now on.
+
+        The slots behind them are room to grow.
+        """
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         self._buffers = [keys, values]
         self.keys, self.values = keys[:, :, :used], values[:, :, :used]
 
-    def trim(self, slots: int) -> None:
-        """Forget all but the first slots."""
+    def crop(self, slots: int) -> None:
+        """Forget all but the first ``slots`` slots."""
         self.keys, self.values = self.keys[:, :, :slots], self.values[:, :, :slots]
 
     def shrink(self, rows: int, into: Tensor, last: Tensor) -> None:
@@ -69,77 +92,92 @@ class KVCacheLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :used] for buffer in self._buffers)
 
 
-#: Keys and values of a beginning, ``[heads, P, D]`` each, layer by layer.
-Segment = list[tuple[Tensor, Tensor]]
+#: Keys and values of a prefix, ``[heads, P, D]`` each, layer by layer.
+Prefix = list[tuple[Tensor, Tensor]]
+
+
+class SharedPrefix(NamedTuple):
+    """A prefix that some rows share, in one layer.
+
+    Attributes:
+        rows: The rows that have it: a slice, or ``[R]`` indices.
+        keys: ``[heads, P, D]`` keys of its P tokens.
+        values: ``[heads, P, D]`` values of its P tokens.
+    """
+
+    rows: slice | Tensor
+    keys: Tensor
+    values: Tensor
 
 
 class SharedPrefixes:
-    """What the rows of a batch begin with, each beginning once: `Common` for the attention.
+    """The prefixes that rows of a batch share, each of them held once.
 
     Args:
-        stretches: The beginnings.
-        of: For each row, which of them it has; None if it has none.
+        prefixes: The prefixes.
+        prefix_of: For each row the index of its prefix; None if it has none.
     """
 
-    def __init__(self, stretches: Sequence[Segment], of: Sequence[int | None]) -> None:
-        used = list(dict.fromkeys(i for i in of if i is not None))
-        self.stretches = [stretches[i] for i in used]
-        self.of = [None if i is None else used.index(i) for i in of]
+    def __init__(self, prefixes: Sequence[Prefix], prefix_of: Sequence[int | None]) -> None:
+        used = list(dict.fromkeys(i for i in prefix_of if i is not None))
+        self.prefixes = [prefixes[i] for i in used]
+        self.prefix_of = [None if i is None else used.index(i) for i in prefix_of]
         self._rows = [
-            _rows([r for r, mine in enumerate(self.of) if mine == i]) for i in range(len(used))
+            _row_index([row for row, mine in enumerate(self.prefix_of) if mine == i])
+            for i in range(len(used))
         ]
 
     def layer(self, index: int) -> Iterator[SharedPrefix]:
-        """Each beginning in one layer, with the rows that have it."""
-        for at, (rows, stretch) in enumerate(zip(self._rows, self.stretches, strict=True)):
-            keys, values = stretch[index]
+        """Yield each prefix in one layer, with the rows that have it."""
+        for at, (rows, prefix) in enumerate(zip(self._rows, self.prefixes, strict=True)):
+            keys, values = prefix[index]
             if isinstance(rows, Tensor) and rows.device != keys.device:  # once, mostly
                 self._rows[at] = rows = rows.to(keys.device, non_blocking=True)
             yield SharedPrefix(rows, keys, values)
 
-    def taken(self, rows: Sequence[int]) -> SharedPrefixes:
-        """Of some rows; repeats allowed."""
-        return SharedPrefixes(self.stretches, [self.of[row] for row in rows])
+    def select(self, rows: Sequence[int]) -> SharedPrefixes:
+        """The prefixes of some rows, in their order; repeats are allowed."""
+        return SharedPrefixes(self.prefixes, [self.prefix_of[row] for row in rows])
 
-    def joined(self, other: SharedPrefixes) -> SharedPrefixes:
-        """Of these rows and another batch's below them."""
-        place = {id(stretch): i for i, stretch in enumerate(self.stretches)}
-        stretches = list(self.stretches)
-        for stretch in other.stretches:
-            if place.setdefault(id(stretch), len(stretches)) == len(stretches):
-                stretches.append(stretch)
-        below = [None if i is None else place[id(other.stretches[i])] for i in other.of]
-        return SharedPrefixes(stretches, [*self.of, *below])
+    def concat(self, other: SharedPrefixes) -> SharedPrefixes:
+        """The prefixes of these rows and of another batch's rows below them."""
+        place = {id(prefix): i for i, prefix in enumerate(self.prefixes)}
+        prefixes = list(self.prefixes)
+        for prefix in other.prefixes:
+            if place.setdefault(id(prefix), len(prefixes)) == len(prefixes):
+                prefixes.append(prefix)
+        below = [None if i is None else place[id(other.prefixes[i])] for i in other.prefix_of]
+        return SharedPrefixes(prefixes, [*self.prefix_of, *below])
 
 
-def _rows(places: Sequence[int]) -> slice | Tensor:
-    """Rows side by side as a slice, which copies nothing; others as indices."""
-    if places[-1] - places[0] == len(places) - 1:
-        return slice(places[0], places[-1] + 1)
-    return torch.tensor(places)
+def _row_index(rows: Sequence[int]) -> slice | Tensor:
+    """Adjacent rows as a slice, which copies nothing; others as indices."""
+    if rows[-1] - rows[0] == len(rows) - 1:
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows)
 
 
 class KVCache(DynamicCache):
     """A cache of `KVCacheLayer`, one per layer of the model, made when the layer first runs.
 
     Attributes:
-        common: What rows begin with; None if they have nothing in common.
+        shared: The prefixes that rows share; None if they share none.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.layer_class_to_replicate = KVCacheLayer
-        self.common: SharedPrefixes | None = None
+        self.shared: SharedPrefixes | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all keys and values, without the room to grow."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers)
 
-    def trim(self, slots: int) -> None:
-        """Forget all but the first slots."""
+    def crop(self, slots: int) -> None:
+        """Forget all but the first ``slots`` slots, counted without a shared prefix."""
         for layer in self.layers:
-            layer.trim(slots)
+            layer.crop(slots)
 
     def shrink(self, order: Sequence[int]) -> None:
         """Keep some rows in place: all that are among the first stay where they are.
@@ -152,15 +190,15 @@ class KVCache(DynamicCache):
         for layer in self.layers:
             device = layer.keys.device
             layer.shrink(len(order), into.to(device), last.to(device))
-        if self.common is not None:
-            self.common = self.common.taken(order)
+        if self.shared is not None:
+            self.shared = self.shared.select(order)
 
-    def taken(self, rows: Tensor, slots: Tensor | None = None) -> KVCache:
+    def select(self, rows: Tensor, slots: Tensor | None = None) -> KVCache:
         """A copy of some rows.
 
         Args:
-            rows: ``[R]`` indices; repeats allowed.
-            slots: ``[R, W]`` which slots of each, in order; None takes all.
+            rows: ``[R]`` indices; repeats are allowed.
+            slots: ``[R, W]`` the slots of each row that are kept, in order; None keeps all.
         """
         copy = KVCache()
         for layer in self.layers:
@@ -176,47 +214,49 @@ class KVCache(DynamicCache):
                 where = (at[:, None, None], head[None, :, None], place[:, None, :])
                 mine.hold(layer.keys[where], layer.values[where], used)
             copy.layers.append(mine)
-        if self.common is not None:
-            copy.common = self.common.taken(rows.tolist())
+        if self.shared is not None:
+            copy.shared = self.shared.select(rows.tolist())
         return copy
 
-    def branched(self, rows: Sequence[int], slots: Sequence[Tensor], of: Sequence[int]) -> KVCache:
-        """A cache of new rows that begin with some of these, and have nothing of their own yet.
+    def fork_shared(
+        self, rows: Sequence[int], slots: Sequence[Tensor], prefix_of: Sequence[int]
+    ) -> KVCache:
+        """A cache of new rows that have some of these as shared prefixes, and no slots yet.
 
         Args:
-            rows: Which rows are begun with.
-            slots: Of each, which of its own slots count.
-            of: For each new row, which of ``rows`` it begins with.
+            rows: The rows that become prefixes.
+            slots: Of each of them, which of its own slots count.
+            prefix_of: For each new row, which of ``rows`` is its prefix.
         """
-        stretches: list[Segment] = []
+        prefixes: list[Prefix] = []
         for row, mine in zip(rows, slots, strict=True):
-            stretch: Segment = []
+            prefix: Prefix = []
             for i, layer in enumerate(self.layers):
                 at = mine.to(layer.keys.device)
                 pair = [layer.keys[row][:, at], layer.values[row][:, at]]
-                begun = self.common.of[row] if self.common is not None else None
-                if begun is not None and self.common is not None:
-                    before = self.common.stretches[begun][i]
+                above = self.shared.prefix_of[row] if self.shared is not None else None
+                if above is not None and self.shared is not None:
+                    before = self.shared.prefixes[above][i]
                     pair = [torch.cat([a, b], dim=1) for a, b in zip(before, pair, strict=True)]
-                stretch.append((pair[0], pair[1]))
-            stretches.append(stretch)
+                prefix.append((pair[0], pair[1]))
+            prefixes.append(prefix)
         new = KVCache()
-        new.common = SharedPrefixes(stretches, of)
-        for keys, values in stretches[0]:
+        new.shared = SharedPrefixes(prefixes, prefix_of)
+        for keys, values in prefixes[0]:
             layer = KVCacheLayer()
-            shape = (len(of), keys.shape[0], 0)
+            shape = (len(prefix_of), keys.shape[0], 0)
             pair = [x.new_empty(*shape, x.shape[2]) for x in (keys, values)]
             layer.hold(pair[0], pair[1], 0)
             new.layers.append(layer)
         return new
 
 
-def stacked(caches: Sequence[KVCache], slots: int) -> KVCache:
+def concat_caches(caches: Sequence[KVCache], slots: int) -> KVCache:
     """The rows of several caches below each other, each filled up with zeros to ``slots``.
 
     Zeros, since what lies there is multiplied by an attention weight of 0 and must be finite.
     """
-    together = KVCache()
+    whole = KVCache()
     for layers in zip(*(cache.layers for cache in caches), strict=True):
         mine = KVCacheLayer()
         pair = []
@@ -224,22 +264,125 @@ def stacked(caches: Sequence[KVCache], slots: int) -> KVCache:
             padded = [torch.nn.functional.pad(x, (0, 0, 0, slots - x.shape[2])) for x in parts]
             pair.append(torch.cat(padded))
         mine.hold(pair[0], pair[1], slots)
-        together.layers.append(mine)
-    if any(cache.common for cache in caches):
+        whole.layers.append(mine)
+    if any(cache.shared for cache in caches):
         none = [SharedPrefixes([], [None] * len(cache.layers[0].keys)) for cache in caches]
-        first, *others = [c.common or empty for c, empty in zip(caches, none, strict=True)]
+        first, *others = [c.shared or empty for c, empty in zip(caches, none, strict=True)]
         for other in others:
-            first = first.joined(other)
-        together.common = first
-    return together
+            first = first.concat(other)
+        whole.shared = first
+    return whole
 
 
 def _with_room(slots: Tensor, most: int) -> Tensor:
     """``[R, W]`` slots, and behind them as many more as a buffer has to grow, any that exist."""
-    room = max(int(slots.shape[1] * _GROWTH), _LEAST) if most else 0
+    room = max(int(slots.shape[1] * _GROWTH), _LEAST_GROWTH) if most else 0
     return torch.nn.functional.pad(slots, (0, room))
 
 
 def _empty_like(states: Tensor) -> Tensor:
+    """``[B, heads, 0, D]``: no slots."""
     batch, heads, _, size = states.shape
     return states.new_empty(batch, heads, 0, size)
+
+
+def shared_prefix_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    trimix_shared: SharedPrefixes | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers asks for it.
+
+    Args:
+        module: The attention layer.
+        query: ``[B, heads, n, D]``
+        key: ``[B, key heads, S, D]`` of each row its own, without its shared prefix.
+        value: Likewise.
+        attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'.
+        scaling: Of the scores; None is 1 / sqrt(D).
+        trimix_shared: The prefixes that rows share; None if they share none.
+        **kwargs: What ``sdpa`` takes.
+
+    Returns:
+        ``[B, n, heads, D]``, and None in place of the weights.
+    """
+    few = query.shape[2] <= FEW_QUERIES
+    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
+    # In fewer bits sdpa's kernels round less: there it is asked unless a prefix is shared.
+    worth = trimix_shared is not None or query.dtype == torch.float32
+    if attention_mask is not None and few and plain and worth:
+        prefixes = list(trimix_shared.layer(module.layer_idx)) if trimix_shared else []
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return _attend_few(query * scale, key, value, attention_mask, prefixes), None
+    if trimix_shared is not None and attention_mask is not None:
+        prefixes = list(trimix_shared.layer(module.layer_idx))
+        width = attention_mask.shape[-1] - key.shape[2]
+        key = _with_prefixes(key, width, [(p.rows, p.keys) for p in prefixes])
+        value = _with_prefixes(value, width, [(p.rows, p.values) for p in prefixes])
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+
+
+def _attend_few(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, prefixes: list[SharedPrefix]
+) -> Tensor:
+    """Attention of few queries, already scaled: their scores are all in memory at once.
+
+    Returns:
+        ``[B, n, heads, D]``
+    """
+    batch, heads, n, size = query.shape
+    groups, own = key.shape[1], key.shape[2]
+    width = mask.shape[-1] - own
+    asked = query.reshape(batch, groups, -1, size)  # [B, G, heads / G * n, D]
+    scores = asked.new_zeros(*asked.shape[:3], width + own)
+    scores[..., width:] = asked @ key.transpose(2, 3)
+    for rows, keys, _ in prefixes:
+        some = asked[rows]  # [R, G, m, D]
+        flat = some.transpose(0, 1).flatten(1, 2)  # [G, R * m, D]
+        found = (flat @ keys.transpose(1, 2)).unflatten(1, (-1, some.shape[2])).transpose(0, 1)
+        scores[rows, :, :, : keys.shape[1]] = found
+    scores = scores.view(batch, groups, -1, n, width + own) + mask[:, :, None]
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype).flatten(2, 3)
+    out = weights[..., width:] @ value  # [B, G, m, D]
+    for rows, keys, values in prefixes:
+        some = weights[rows, :, :, : keys.shape[1]]  # [R, G, m, P]
+        flat = some.transpose(0, 1).flatten(1, 2)  # [G, R * m, P]
+        out[rows] += (flat @ values).unflatten(1, (-1, some.shape[2])).transpose(0, 1)
+    return out.reshape(batch, heads, n, size).transpose(1, 2).contiguous()
+
+
+def _with_prefixes(
+    own: Tensor, width: int, prefixes: list[tuple[slice | Tensor, Tensor]]
+) -> Tensor:
+    """Keys or values ``[B, heads, width + S, D]``, each shared prefix copied to its rows."""
+    batch, heads, count, size = own.shape
+    whole = own.new_zeros(batch, heads, width + count, size)
+    whole[:, :, width:] = own
+    for rows, prefix in prefixes:
+        whole[rows, :, : prefix.shape[1]] = prefix
+    return whole
+
+
+def install_attention(model: Any) -> bool:
+    """Have a model attend with `shared_prefix_attention`; returns whether it lets itself be told.
+
+    Only a model that uses ``sdpa`` is changed: another implementation is the user's choice.
+    """
+    config = model.config.get_text_config()
+    if config._attn_implementation == "sdpa":
+        AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+        AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+        model.set_attn_implementation(ATTENTION_NAME)
+    return bool(config._attn_implementation == ATTENTION_NAME)
+
+
+def uninstall_attention(model: Any) -> None:
+    """Have a model attend with ``sdpa`` again."""
+    model.set_attn_implementation("sdpa")

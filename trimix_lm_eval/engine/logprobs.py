@@ -1,19 +1,18 @@
-"""Given tokens under all configs at once: log-probabilities, and which tokens are the favourites.
+"""Log-probabilities of given tokens under all fusion configs at once, and which of them are greedy.
 
-The sources' logits are made once, whatever the number of configs. Those that are one point each,
-and the choices that fall on such a point, are judged together (see `grid_nll`); others one by one.
+The sources' logits are made once, whatever the number of fusion configs, and only gather minus
+logsumexp leaves them. Fusion configs that are one point each, and choices that fall on such a
+point, are scored together (see `grid_nll`); others one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import LogitView
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob
 
@@ -21,22 +20,24 @@ from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob
 _LEAST = 4
 
 
-class Judged(NamedTuple):
-    """What one fusion config says of N given tokens, on the CPU.
+class TokenLogprobs(NamedTuple):
+    """N given tokens scored under one fusion config, on the CPU.
 
     Attributes:
-        log_p: ``[N]`` log-probabilities, natural logarithm.
+        logprobs: ``[N]`` log-probabilities, natural logarithm.
         greedy: ``[N]`` whether the token is the most probable one.
-        used: ``[N, S]`` the weights in force.
+        weights: ``[N, S]`` the source weights in force.
     """
 
-    log_p: Tensor
+    logprobs: Tensor
     greedy: Tensor
-    used: Tensor
+    weights: Tensor
 
 
-def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> list[Judged]:
-    """Judge given tokens under every fusion config.
+def compute_logprobs(
+    fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor
+) -> list[TokenLogprobs]:
+    """Score given tokens under every fusion config.
 
     Args:
         fuser: The sources and R fusion configs.
@@ -46,43 +47,43 @@ def judge(fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor) -> li
 
     Returns:
         One for each fusion config.
+
+    Raises:
+        NotFinite: A source's logits are not numbers.
     """
     device = fuser.ensemble.device
-    points, on_point = _points_in_common(fuser, vectors)
+    points, on_point = _shared_points(fuser, vectors)
     points, vectors = points.to(device), vectors.to(device)
     on_point = {i: which.to(device) for i, which in on_point.items()}
-    parts: list[list[Judged]] = [[] for _ in fuser.configs]
+    parts: list[list[TokenLogprobs]] = [[] for _ in fuser.configs]
     for where, logits in view.chunks():
         here = targets[where]
         if on_point:
-            log_p = -grid_nll(logits, here, points)  # [P, n]
+            logprobs = -grid_nll(logits, here, points)  # [P, n]
             greedy = grid_greedy(logits, here, points)  # [P, n]
             columns = torch.arange(len(here), device=device)
-        for i, config in enumerate(fuser.configs):
+        for i, processor in enumerate(fuser.processors):
             mine = vectors[i, where]
             if i in on_point:
                 at = on_point[i][where], columns
-                parts[i].append(Judged(log_p[at], greedy[at], mine))
+                parts[i].append(TokenLogprobs(logprobs[at], greedy[at], mine))
             else:
-                parts[i].append(_alone(fuser, logits, here, mine, config.rule))
-    whole = [Judged(*(torch.cat(column).cpu() for column in zip(*p, strict=True))) for p in parts]
-    for config, judged in zip(fuser.configs, whole, strict=True):
+                fused, used = fuser.fused(logits, mine, processor)
+                found = log_prob(fused, here), fused.argmax(dim=-1) == here, used
+                parts[i].append(TokenLogprobs(*found))
+    scored = [
+        TokenLogprobs(*(torch.cat(column).cpu() for column in zip(*mine, strict=True)))
+        for mine in parts
+    ]
+    for processor, one in zip(fuser.processors, scored, strict=True):
         # A token that the plausibility mask removes has probability 0: minus infinity is its score.
-        masked = config.plausibility is not None
-        view.check(~judged.log_p.isnan() if masked else judged.log_p.isfinite())
-    return whole
+        masked = processor.plausibility is not None
+        view.check(~one.logprobs.isnan() if masked else one.logprobs.isfinite())
+    return scored
 
 
-def _alone(
-    fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor, rule: LogitsProcessor
-) -> Judged:
-    """Judge ``[n]`` tokens under one fusion config."""
-    fused, used = fuser.fused(logits, vectors, rule)
-    return Judged(log_prob(fused, targets), fused.argmax(dim=-1) == targets, used)
-
-
-def _points_in_common(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """The points that are judged together, and who is judged by them.
+def _shared_points(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """The points that are scored together, and the fusion configs that they stand for.
 
     Args:
         fuser: The sources and R fusion configs.
@@ -92,7 +93,7 @@ def _points_in_common(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, 
         ``[P, S]`` points, and by config which of them is in force at each position, ``[N]``; no
         fusion config if they are too few to gain anything.
     """
-    plain = [i for i, config in enumerate(fuser.configs) if config.rule == LogitsProcessor()]
+    plain = [i for i, processor in enumerate(fuser.processors) if processor == LogitsProcessor()]
     fixed = [i for i in plain if fuser.configs[i].policy.scope == "run"]
     points = vectors[fixed, 0].unique(dim=0)
     if len(points) < _LEAST:

@@ -1,45 +1,131 @@
-"""A source: one causal LM, loaded by transformers and run by explicit positions and masks.
+"""The sources of the fusion: models run by explicit positions and masks, logits on demand.
 
-Every forward passes positions and a mask made from the `TokenTable`. The mask alone decides which
-cached tokens a query sees, so padding, holes and sliding windows are exact (invariant 2), and one
-plain cache type serves every architecture. A model is split into its trunk (tokens to hidden
-states) and its head (hidden states to logits): hidden states are small enough to keep, logits are
-made on demand, for the tokenizer's vocabulary only (invariants 3 and 4).
+Every forward pass takes positions and a mask from the batch's token table. The mask alone decides
+which cached tokens a query sees, so padding, holes and sliding windows are exact (invariant 2), and
+one plain cache type serves every architecture. A model is split into its body (tokens to hidden
+states) and its head (hidden states to logits). Hidden states are small enough to keep; logits exist
+for one chunk of positions at a time, of all sources together (invariant 4), in fp32 and for the
+tokenizer's vocabulary only (invariant 3).
 
 Whether a model obeys all this is not guessed from its family: it is tried out when the model is
-loaded (`ModelRunner.probe`), and one that does not is run plainly, whole rows without a cache.
+loaded (`probe`), and one that does not is run plainly, whole rows without a cache.
+
+Longer than most modules, since it is all that a request needs of the models: `ModelRunner` for one
+source, `Ensemble` for all of them, `LogitView` for their logits, and `Fuser` for what the fusion
+configs make of these.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine import attention
-from trimix_lm_eval.engine.token_table import TokenTable
-from trimix_lm_eval.utils.errors import TrimixError, warn_once
+from trimix_lm_eval.engine.kv_cache import KVCache
+from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.config import FusionConfig, LogitsProcessor
+from trimix_lm_eval.fusion.logits import fuse, plausible
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.utils.errors import TrimixError
 
-#: Tokens beyond which no window is probed for.
-_LONGEST_REACH = 1024
+#: Bytes that the fp32 logits of one chunk may take, over all sources and temporaries.
+LOGIT_BYTES = 256 * 2**20
+#: The logit of an id that stands for no token.
+_NEVER = -1e4
+#: Tokens (rows times columns) of one forward pass of a long prompt.
+CHUNK_TOKENS = 2048
+
+
+class Tokens(Protocol):
+    """What a forward pass needs of a token table: see `input_batch.TokenTable`."""
+
+    ids: Tensor
+    positions: Tensor
+    valid: Tensor
+
+    @property
+    def slots(self) -> int:
+        """Columns so far."""
+
+    def mask(
+        self,
+        start: int,
+        window: int | None,
+        block: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Tensor:
+        """The additive mask of the tokens from slot ``start`` on."""
+
+
+class NotFinite(TrimixError):
+    """A source's logits are NaN or infinite.
+
+    Args:
+        source: The role of the source.
+        at: The position where it is noticed; `blame` turns it into the index of a request.
+    """
+
+    def __init__(self, source: str, at: int) -> None:
+        super().__init__(
+            f"{source} gives logits that are NaN or infinite.",
+            f"try another dtype ({source}_dtype=float32 or bfloat16; float16 overflows in some "
+            "models), or check its weights",
+        )
+        self.at = at
+
+    def __str__(self) -> str:
+        """The message, with the request."""
+        return f"Request {self.at}: {super().__str__()}"
+
+
+@contextmanager
+def blame(index_of: Callable[[int], int]) -> Iterator[None]:
+    """Translate the position of a `NotFinite` raised inside into the terms of this level.
+
+    Args:
+        index_of: From the inner level's index (position, row of a batch) to this level's.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        error.at = index_of(error.at)
+        raise
+
+
+def always(index: int) -> Callable[[int], int]:
+    """An ``index_of`` for `blame`: this index, whatever the inner level says."""
+    return lambda _: index
 
 
 class ModelRunner:
-    """One causal LM: its trunk, its head, and how it wants its masks.
+    """One causal LM: its body, its head, and how it wants its masks.
+
+    How a model wants to be run is found out by `probe.load_runner`, which makes a runner.
 
     Args:
-        name: Its role.
+        name: The role of the source, e.g. ``large_ins``.
         model: A transformers causal LM in evaluation mode.
         vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
-        own_attention: Whether `attention` may take the place of sdpa; False if the user chose.
+
+    Attributes:
+        masks_by_type: Whether the model takes one mask per type of layer.
+        finish: What the model does to logits after its output embedding.
+        plain: Whether it is run row by row without a cache.
+        shares_prefixes: Whether rows can share a prefix (see `kv_cache`).
+        token_bytes: Bytes of its cache per token of a row.
+
+    Raises:
+        TrimixError: Part of the model lies outside the GPUs.
     """
 
-    def __init__(self, name: str, model: Any, vocab_size: int, own_attention: bool = True) -> None:
+    def __init__(self, name: str, model: Any, vocab_size: int) -> None:
         self.name, self.model, self.vocab_size = name, model, vocab_size
-        self.own_attention = own_attention
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self.dtype = model.dtype
@@ -48,200 +134,254 @@ class ModelRunner:
                 f"{name} does not fit on the GPUs: part of it was left on the CPU or on disk.",
                 f"load it in fewer bits ({name}_quantization=int8 or nf4), or use more GPUs",
             )
-        self.mask_by_type = bool(getattr(self.config, "layer_types", None))
-        self.plain = False
-        self.token_bytes = 0  # of the cache, per token
-        self.finish: Callable[[Tensor], Tensor] = _identity
-        #: Whether rows can have a beginning in common (see `attention`).
-        self.shares = False
-        self.probe()
+        self.masks_by_type = bool(getattr(self.config, "layer_types", None))
+        self.finish: Callable[[Tensor], Tensor] = unchanged
+        self.plain = self.shares_prefixes = False
+        self.token_bytes = 0
 
     def new_cache(self) -> Any:
         """An empty cache that keeps every token; windows are cut by the mask."""
-        from trimix_lm_eval.engine.kv_cache import KVCache
-
         return None if self.plain else KVCache()
 
-    def hidden(self, layout: TokenTable, start: int, cache: Any, wanted: Tensor | None) -> Tensor:
+    def forward(self, table: Tokens, start: int, cache: Any, wanted: Tensor | None) -> Tensor:
         """Run the tokens from slot ``start`` on.
 
         Args:
-            layout: The table, the new tokens included.
-            start: First new slot.
-            cache: This source's cache for the same rows; grows by the new slots.
+            table: The token table of B rows, the new tokens included.
+            start: The first new slot.
+            cache: This source's cache for the same rows; it grows by the new slots.
             wanted: ``[K]`` flat indices into the ``[B, n]`` new tokens; None is all of them.
 
         Returns:
             ``[K, H]`` final hidden states (of a plain source: its logits, ``[K, V]``).
         """
         if self.plain:
-            return self._recompute(layout, start, wanted)
+            return self._recompute(table, start, wanted)
         output = self.model.base_model(
-            input_ids=layout.ids[:, start:].to(self.device),
-            position_ids=layout.positions[:, start:].to(self.device),
-            attention_mask=self._mask(layout, start),
+            input_ids=table.ids[:, start:].to(self.device),
+            position_ids=table.positions[:, start:].to(self.device),
+            attention_mask=self._mask(table, start),
             past_key_values=cache,
             use_cache=True,
-            **({"trimix_common": cache.common} if cache.common else {}),
+            **({"trimix_shared": cache.shared} if cache.shared else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
         return states if wanted is None else states[wanted.to(states.device)]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of ``[N, H]`` hidden states: ``[N, V]``, fp32, tokenizer's vocabulary only."""
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of ``[N, H]`` hidden states: fp32, the tokenizer's vocabulary only."""
         if not self.plain:
             hidden = self.finish(self.model.get_output_embeddings()(hidden))
         return hidden[:, : self.vocab_size].float()
 
-    def _mask(self, layout: TokenTable, start: int) -> Any:
+    def _mask(self, table: Tokens, start: int) -> Any:
         """Additive masks ``[B, 1, n, S]``: one, or one per type of layer."""
         window = getattr(self.config, "sliding_window", None)
         block = getattr(self.config, "attention_chunk_size", None)
-        if not self.mask_by_type:
-            return layout.mask(start, window, block, self.dtype, self.device)
+        if not self.masks_by_type:
+            return table.mask(start, window, block, self.dtype, self.device)
         kinds = {
             "full_attention": (None, None),
             "sliding_attention": (window, None),
             "chunked_attention": (None, block),
         }
         return {
-            kind: layout.mask(start, *kinds[kind], self.dtype, self.device)
+            kind: table.mask(start, *kinds[kind], self.dtype, self.device)
             for kind in set(self.config.layer_types)
         }
 
-    def _recompute(self, layout: TokenTable, start: int, wanted: Tensor | None) -> Tensor:
+    def _recompute(self, table: Tokens, start: int, wanted: Tensor | None) -> Tensor:
         """Logits without a cache: each row from its first token, alone."""
-        width = layout.slots - start
+        width = table.slots - start
         if wanted is None:
-            wanted = torch.arange(layout.ids.shape[0] * width)
+            wanted = torch.arange(table.ids.shape[0] * width)
         out: list[Tensor] = []
-        for row in range(layout.ids.shape[0]):
+        for row in range(table.ids.shape[0]):
             mine = wanted[(wanted >= row * width) & (wanted < (row + 1) * width)] - row * width
             if not len(mine):
                 continue
-            valid = layout.valid[row]
-            last = layout.positions[row, start + mine.to(valid.device)]
-            ids = layout.ids[row][valid][: int(last.max()) + 1]
+            valid = table.valid[row]
+            last = table.positions[row, start + mine.to(valid.device)]
+            ids = table.ids[row][valid][: int(last.max()) + 1]
             result = self.model(input_ids=ids[None].to(self.device), use_cache=False)
             out.append(result.logits[0][last.to(result.logits.device), : self.vocab_size])
         return torch.cat(out) if out else torch.zeros(0, self.vocab_size)
 
-    @torch.inference_mode()
-    def probe(self) -> None:
-        """Find out by trial how this model is to be run.
 
-        A short text is run plainly, and again with padding, holes and a cache. If the two agree
-        the model obeys masks and positions; else it is run plainly for good.
-        """
-        length = 24 + _reach(self.config)
-        ids = torch.arange(length) * 7919 % min(self.vocab_size, self.config.vocab_size)
-        try:
-            output = self.model(input_ids=ids[None].to(self.device), use_cache=False)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            raise TrimixError(
-                f"{self.name} was loaded, but fails on a short text: {error}",
-                "check dtype, quantization and attn_implementation of this source",
-            ) from error
-        expected = output.logits[0, length // 2 :, : self.vocab_size].float()
-        self.shares = self.own_attention and attention.install(self.model)
-        if self.shares and self._found(ids, expected):
-            return
-        if self.shares:
-            attention.uninstall(self.model)
-            self.shares = False
-        if self._found(ids, expected):
-            return
-        self.plain, self.finish, self.token_bytes = True, _identity, 0
-        warn_once(
-            f"{self.name} ({self.config.model_type}) does not follow explicit attention masks; it "
-            "is run row by row without a cache. Results are exact, but slow."
-        )
-
-    def _found(self, ids: Tensor, expected: Tensor) -> bool:
-        """Look for masks and an end under which the model gives what is expected of it."""
-        best = math.inf
-        for by_type in dict.fromkeys((bool(getattr(self.config, "layer_types", None)), False)):
-            self.mask_by_type, self.finish = by_type, _identity
-            raw = self._probe_cached(ids)
-            if raw is None:
-                continue
-            for finish in _finishes(self.config):
-                off = float((finish(raw) - expected).norm() / expected.norm())
-                if off < best:
-                    best, found = off, (by_type, finish)
-        if best > self._tolerance():
-            return False
-        self.mask_by_type, self.finish = found
-        return True
-
-    def _tolerance(self) -> float:
-        """Rounding that a probe may show, relative to the logits; a wrong mask is far beyond it."""
-        if getattr(self.model, "is_quantized", False):
-            return 0.1  # how int8 rounds depends on what else is in the batch
-        return 1e-3 if self.dtype == torch.float32 else 0.05
-
-    def _probe_cached(self, ids: Tensor) -> Tensor | None:
-        """Logits of the second half of a text, fed in pieces with padding before and between.
-
-        The first tokens after the hole are those that a window counted in slots gets wrong. Of the
-        pieces after it one is short and one is long (see `attention.FEW`), and if rows can have a
-        beginning in common, the first half is one.
-        """
-        half, junk = len(ids) // 2, ids.flip(0)
-        middle = half + 4
-        pieces = [(5, ids[:half], 6), (3, ids[half:middle], 0), (attention.FEW, ids[middle:], 0)]
-        layout, cache, found = TokenTable(2, self.device), self.new_cache(), []
-        try:
-            for before, real, after in pieces:
-                start = layout.slots
-                tokens = torch.cat([junk[:before], real, junk[:after]])
-                valid = torch.zeros(len(tokens), dtype=torch.bool)
-                valid[before : before + len(real)] = True
-                rows = torch.stack([tokens, tokens.roll(1)])
-                layout.append(rows, torch.stack([valid, torch.ones_like(valid)]))
-                found.append(self.hidden(layout, start, cache, valid.nonzero().squeeze(1)))
-                if len(found) == 1:
-                    self.token_bytes = cache.nbytes // layout.ids.numel()
-                if len(found) == 1 and self.shares:
-                    both = [0, 1]
-                    cache = cache.branched(both, [layout.own(row) for row in both], both)
-                    layout = layout.branched(both, both)
-            return torch.cat([self.logits(states) for states in found[1:]])
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:  # whatever a foreign forward raises means: it cannot be run this way
-            return None
-
-
-def _identity(logits: Tensor) -> Tensor:
+def unchanged(logits: Tensor) -> Tensor:
+    """The logits as they are: most models do nothing to them after the output embedding."""
     return logits
 
 
-def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
-    """What models do to logits after the output embedding, by the config's own fields."""
-    yield _identity
-    cap = getattr(config, "final_logit_softcapping", None)
-    if cap:
-        yield lambda logits: (logits / cap).tanh() * cap
-    scale = getattr(config, "logit_scale", None)
-    if scale:
-        yield lambda logits: logits * scale
-    divisor = getattr(config, "logits_scaling", None)
-    if divisor:
-        yield lambda logits: logits / divisor
+class Ensemble:
+    """The sources, which run in step.
 
-
-def _reach(config: Any) -> int:
-    """How far a model's own kinds of local attention look, as far as its config tells.
-
-    A window that the masks here know nothing of shows in the probe only if the text is longer.
+    Args:
+        sources: The runners, in the order of the weight vectors.
+        unused_ids: Token ids below the vocabulary's size that stand for no token.
     """
-    known = {"sliding_window", "max_window_layers"}
-    values = [
-        value
-        for name, value in vars(config).items()
-        if ("window" in name or "local" in name) and name not in known
-    ]
-    return max((v for v in values if type(v) is int and 0 < v <= _LONGEST_REACH), default=0)
+
+    def __init__(self, sources: Sequence[ModelRunner], unused_ids: Sequence[int] = ()) -> None:
+        self.sources = list(sources)
+        self.names = tuple(source.name for source in self.sources)
+        self.device = self.sources[0].device
+        self.vocab_size = self.sources[0].vocab_size
+        self.unused = torch.tensor(unused_ids, dtype=torch.long, device=self.device)
+        self.chunk_tokens = CHUNK_TOKENS
+        #: Rows per forward pass that memory has room for, as far as is known (see `memory`).
+        self.most_rows = sys.maxsize
+        #: Whether a prefix that several rows share can be held once.
+        self.shares_prefixes = all(s.shares_prefixes or s.plain for s in self.sources)
+        #: Bytes that the caches of all sources grow by per token of a row.
+        self.token_bytes = sum(source.token_bytes for source in self.sources)
+        per_position = 4 * self.vocab_size * (len(self.sources) + 3)
+        self.logit_positions = max(1, LOGIT_BYTES // per_position)
+
+    def compute_logits(self, which: int, hidden: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of one source, fp32, on the first source's device."""
+        logits = self.sources[which].compute_logits(hidden).to(self.device)
+        if len(self.unused):
+            # The same low value in every source stays that value in the fusion: weights sum to 1.
+            logits = logits.index_fill(1, self.unused, _NEVER)
+        return logits
+
+
+class LogitView:
+    """Logits on demand: N positions whose hidden states are kept, one tensor per source.
+
+    Args:
+        ensemble: The sources whose heads turn the hidden states into logits.
+        hidden: One ``[N, H]`` tensor per source.
+        ready: ``[N, V]`` logits that are computed already, by index of the source.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        hidden: Sequence[Tensor],
+        ready: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        self.ensemble, self.hidden, self.ready = ensemble, list(hidden), ready or {}
+
+    def __len__(self) -> int:
+        return len(self.hidden[0])
+
+    def chunks(self) -> Iterator[tuple[slice, list[Tensor]]]:
+        """Yield a slice of the positions with one ``[n, V]`` fp32 tensor per source."""
+        step = self.ensemble.logit_positions
+        for start in range(0, len(self), step):
+            where = slice(start, min(start + step, len(self)))
+            yield where, [self._logits(s, where) for s in range(len(self.hidden))]
+
+    def _logits(self, which: int, where: slice) -> Tensor:
+        if which in self.ready:
+            return self.ready[which][where]
+        return self.ensemble.compute_logits(which, self.hidden[which][where])
+
+    def part(
+        self, where: slice, keep: Tensor | None = None, logits: Sequence[Tensor] = ()
+    ) -> LogitView:
+        """A view of some of the positions.
+
+        Args:
+            where: The positions; n of them.
+            keep: ``[n]`` (on the CPU) which of them; None is all.
+            logits: One ``[n, V]`` tensor per source, if they need not be computed again.
+        """
+        hidden, ready = [h[where] for h in self.hidden], list(logits)
+        if keep is not None and not bool(keep.all()):
+            hidden = [h[keep.to(h.device)] for h in hidden]
+            ready = [x[keep.to(x.device)] for x in ready]
+        return LogitView(self.ensemble, hidden, dict(enumerate(ready)))
+
+    def check(self, finite: Tensor) -> None:
+        """Raise an error that names the source if a result is not finite.
+
+        Args:
+            finite: ``[N]`` whether the result at each position is.
+
+        Raises:
+            NotFinite: It is not, and a source's logits are why.
+        """
+        if bool(finite.all()):
+            return
+        for where, logits in self.chunks():
+            for name, values in zip(self.ensemble.names, logits, strict=True):
+                bad = ~values.isfinite().all(dim=1)
+                if bool(bad.any()):
+                    raise NotFinite(name, where.start + int(bad.int().argmax()))
+
+
+class Fuser:
+    """The sources and what is made of their logits.
+
+    A run has one fusion config. A sweep has many, and the sources still run once: fusion configs
+    differ only in what is made of the logits. What does not depend on a request is worked out here,
+    once.
+
+    Args:
+        ensemble: The sources.
+        configs: The fusion configs, at least one.
+
+    Attributes:
+        processors: For each fusion config, what it makes of logits and chosen weights.
+        choosers: For each fusion config the first one with the same policy, whose choice it takes.
+        collecting: The fusion configs whose policies look at prompts and choose for others, too.
+        constants: For each fusion config its choice, if that holds for the whole run; else None.
+
+    Raises:
+        TrimixError: A point gives a weight to a source that is not there.
+    """
+
+    def __init__(self, ensemble: Ensemble, configs: Sequence[FusionConfig]) -> None:
+        self.ensemble, self.configs = ensemble, tuple(configs)
+        self.processors = tuple(config.rule for config in self.configs)
+        first: dict[Policy, int] = {}
+        self.choosers = tuple(first.setdefault(c.policy, i) for i, c in enumerate(self.configs))
+        self.collecting = tuple(
+            i for i in first.values() if self.configs[i].policy.scope in ("prompt", "task")
+        )
+        self.constants = tuple(
+            config.policy.choose([]) if config.policy.scope == "run" else None
+            for config in self.configs
+        )
+        for config in self.configs:
+            for point in config.policy.points():
+                point.vector(ensemble.names)  # remembered, and an error here costs no work
+
+    def only(self, config: int) -> Fuser:
+        """The same sources with one of the fusion configs, given by its index."""
+        return Fuser(self.ensemble, (self.configs[config],))
+
+    def fused(
+        self, logits: Sequence[Tensor], vectors: Tensor, processor: LogitsProcessor
+    ) -> tuple[Tensor, Tensor]:
+        """Fused logits ``[N, V]`` and the weights in force ``[N, S]``.
+
+        Args:
+            logits: One ``[N, V]`` tensor per source.
+            vectors: ``[N, S]`` chosen weights; a policy per token replaces them.
+            processor: What is made of them.
+        """
+        names = self.ensemble.names
+        if processor.per_token is not None:
+            vectors = processor.per_token.token_weights(logits, names)
+        fused = fuse(logits, vectors)
+        if processor.plausibility is not None:
+            reference = logits[names.index(processor.reference)]
+            fused = plausible(fused, reference, processor.plausibility)
+        return fused, vectors
+
+    def vector(self, choice: Choice | None) -> list[float]:
+        """A choice as one weight per source; zeros where weights are per token."""
+        if choice is None:
+            return [0.0] * len(self.ensemble.names)
+        return list(choice.weights.vector(self.ensemble.names))
+
+
+def mean_choice(fuser: Fuser, used: Tensor) -> Choice:
+    """The mean weights of a policy per token, ``[N, S]`` over all sources, as one point."""
+    mean = dict(zip(fuser.ensemble.names, used.double().mean(dim=0).tolist(), strict=True))
+    alpha, beta = mean.get("large_ins", 0.0), mean.get("small_cpt", 0.0)
+    gamma = alpha + mean.get("large_base", 0.0)
+    return Choice(Weights(round(alpha, 4), round(beta, 4), round(gamma, 4)))

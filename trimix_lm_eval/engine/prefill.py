@@ -1,159 +1,154 @@
 """Prompts through all sources, once: for the policy's choice and for what comes after.
 
-A prompt runs in chunks, all sources in step; while it does, its reader sees each token's
-prediction, so that a selection costs no forward pass of its own.
+A prompt runs in chunks, all sources in step; while it does, the policies' collectors see the
+prediction of each of its tokens, so that a choice costs no forward pass of its own (invariant 4:
+hidden states of a chunk, never logits of a whole prompt).
+
+Prompts that share a prefix run it once. The prompts of a run form a tree: the exemplars of a task,
+below them the questions, sometimes several on one text. A walk down the tree runs each segment that
+is worth it as one row per source; the rows below share its cache, and their collectors start from
+what its collectors have seen. Only the segments above the current place are held, within
+`HELD_BYTES`. When memory runs out all the same, what is held is evicted, and the prompts below are
+run whole.
+
+Longer than most modules, since the walk is nothing but prefill in an order of its own.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import reduce
-from operator import or_
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import Ensemble, InputBatch, LogitView
-from trimix_lm_eval.fusion.collectors import Choice, PromptCollectors
-from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.utils.errors import TrimixError, always, blame, warn_once
+from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, release_memory
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, LogitView, always, blame
+from trimix_lm_eval.engine.request import Prompt
+from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 
-#: Entries of the attention mask of one chunk: 64 MiB in fp32.
-MASK_ENTRIES = 2**24
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Prompt(NamedTuple):
-    """A context, and what the policies may see of it.
-
-    Attributes:
-        ids: Its tokens, at least one.
-        judged: Per token (and for ``tail``, if there is one) the bits of the policies that are
-            shown it (see `policies.reading`); None means that all are. The first token has no
-            prediction and is never shown.
-        weights: Per config a point chosen elsewhere (for a whole task), or None, which lets its
-            policy choose; None for all of them lets every policy choose.
-        tail: A token after the last that is judged, but not fed (the end of a rolling window).
-    """
-
-    ids: tuple[int, ...]
-    judged: tuple[int, ...] | None = None
-    weights: tuple[Weights | None, ...] | None = None
-    tail: int | None = None
-
-    def given(self, config: int) -> Weights | None:
-        """The point chosen elsewhere for a fusion config."""
-        return self.weights[config] if self.weights else None
+#: A segment is run by itself if it is this long and saves this share of the tokens below it: what
+#: is split off runs in smaller batches.
+SHORTEST, SHARE = 32, 0.25
+#: What shared segments may take at any time, over all sources.
+HELD_BYTES = 4 * 2**30
 
 
-def halving(
-    ensemble: Ensemble,
-    items: Sequence[T],
-    most: int,
-    work: Callable[[Sequence[T], int], R],
-    evict: Callable[[], bool] = bool,
-) -> Iterator[R]:
-    """Work through items in batches; when memory runs out, halve the batch and go on.
+class PromptCollectors:
+    """The collectors of several policies, side by side on one prompt: logits are made once.
 
     Args:
-        ensemble: Remembers the batch size that fits.
-        items: What to do, in order.
-        most: Items per batch.
-        work: Does one batch; also told the batch size in force.
-        evict: Frees what is held for later, before a batch of one is given up; returns whether
-            there was any.
-
-    Yields:
-        What ``work`` returns, batch by batch.
-
-    Raises:
-        TrimixError: Memory runs out with a batch of one.
+        collectors: By index of the fusion config.
+        masked: Those of them that see only the tokens of the prompt's mask.
     """
-    start = 0
-    while start < len(items):
-        size = min(most, ensemble.most_rows)
-        try:
-            result = work(items[start : start + size], size)
-        except OUT_OF_MEMORY as error:
-            give_way(ensemble, size, error, evict)
-        else:
-            yield result
-            start += size
-            continue
-        free()
+
+    def __init__(
+        self, collectors: Mapping[int, PromptCollector], masked: Collection[int] = ()
+    ) -> None:
+        self.collectors = dict(collectors)
+        #: (collector, whether it sees only the prompt's mask) of those that are shown tokens.
+        self.reading = [(c, i in masked) for i, c in collectors.items() if not c.next_only]
+
+    def absorb(self, other: PromptCollectors) -> None:
+        """Take over what others have seen of the first tokens of the same prompt."""
+        for i, collector in self.collectors.items():
+            if not collector.next_only:
+                collector.absorb(other.collectors[i])
+
+    def shown(self, inside: Tensor) -> Tensor:
+        """Which positions any collector is shown, ``[n]``, of which ``inside`` are in the mask."""
+        if all(masked for _, masked in self.reading):
+            return inside if self.reading else torch.zeros_like(inside)
+        return torch.ones_like(inside)
+
+    def read(self, view: LogitView, targets: Tensor, inside: Tensor) -> None:
+        """Show each collector its part of some tokens of the prompt.
+
+        Args:
+            view: N positions.
+            targets: ``[N]``, the prompt tokens that follow those positions.
+            inside: ``[N]`` (on the CPU) which of those tokens are in the prompt's mask.
+        """
+        now = [(c, masked) for c, masked in self.reading if not c.keeps_views]
+        for where, logits in view.chunks() if now else ():
+            for collector, masked in now:
+                _show(collector, view, targets, inside if masked else None, where, logits)
+        for collector, masked in self.reading:
+            if collector.keeps_views:
+                whole = slice(0, len(targets))
+                _show(collector, view, targets, inside if masked else None, whole, ())
+
+    def read_next(self, view: LogitView) -> None:
+        """Show the last position of the prompt to those that look at it."""
+        for collector in self.collectors.values():
+            if collector.next_only:
+                collector.read_next(view)
 
 
-#: What running out of memory raises.
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-
-
-def give_way(
-    ensemble: Ensemble, size: int, error: BaseException, evict: Callable[[], bool]
+def _show(
+    collector: PromptCollector,
+    view: LogitView,
+    targets: Tensor,
+    inside: Tensor | None,
+    where: slice,
+    logits: Sequence[Tensor],
 ) -> None:
-    """Do with less, for the rest of the run, now that memory has run out.
+    """Show one collector the positions ``where``, or those ``inside``, if there are any."""
+    keep = None if inside is None else inside[where]
+    mine = targets[where] if keep is None else targets[where][keep.to(targets.device)]
+    if len(mine):
+        collector.read(view.part(where, keep, logits), mine)
 
-    Raises:
-        TrimixError: There is nothing to evict, and nothing to halve.
+
+def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollectors | None]:
+    """Fresh collectors for every prompt, of the policies that still need a choice."""
+    policies = {i: fuser.configs[i].policy for i in fuser.collecting}
+    masked = [i for i, policy in policies.items() if policy.answers_only]
+    made: list[PromptCollectors | None] = []
+    for prompt in prompts:
+        mine = {
+            i: collector
+            for i, policy in policies.items()
+            if (prompt.weights is None or prompt.weights[i] is None)
+            and (collector := policy.reader(fuser.ensemble.names)) is not None
+        }
+        made.append(PromptCollectors(mine, masked) if mine else None)
+    return made
+
+
+def choices_of(
+    fuser: Fuser, prompt: Prompt, collectors: PromptCollectors | None
+) -> tuple[Choice | None, ...]:
+    """What the policy of each fusion config chooses for a prompt; None: weights per token.
+
+    ``collectors`` hold what its policies have seen of it.
     """
-    if size > 1:
-        ensemble.most_rows = size // 2
-        warn_once(f"Out of memory: going on with batches of {ensemble.most_rows}.")
-    elif not evict():
-        raise TrimixError(
-            f"Out of memory with a batch of one: {error}",
-            "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
-            "or put one elsewhere (small_device=cuda:1)",
-        ) from error
+    chosen: list[Choice | None] = []
+    for i, config in enumerate(fuser.configs):
+        given = prompt.weights[i] if prompt.weights else None
+        if config.policy.scope == "token":
+            chosen.append(None)
+        elif given is not None:
+            chosen.append(Choice(given))
+        elif fuser.constants[i] is not None:
+            chosen.append(fuser.constants[i])
+        elif fuser.choosers[i] < i:
+            chosen.append(chosen[fuser.choosers[i]])
+        else:
+            mine = collectors.collectors.get(i) if collectors else None
+            chosen.append(config.policy.choose([mine] if mine else []))
+    return tuple(chosen)
 
 
-def free() -> None:
-    """Give back the memory of what failed: after the except block, whose traceback holds it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def feed(
-    rows: InputBatch, ids: Tensor, valid: Tensor, wanted: Tensor
-) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
-    """Run tokens through all sources, a chunk of columns at a time.
-
-    Args:
-        rows: B sequences in flight.
-        ids: ``[B, T]`` tokens, on the CPU.
-        valid: ``[B, T]`` False for padding.
-        wanted: ``[B, T]`` True where the hidden state is asked for.
-
-    Yields:
-        (row, ``[k]`` its wanted columns in this chunk, one ``[k, H]`` tensor per source), chunk by
-        chunk, so in order for each row; nothing for a chunk without wanted columns.
-    """
-    start = 0
-    while start < ids.shape[1]:
-        columns = slice(start, min(start + _columns(rows), ids.shape[1]))
-        hidden = rows.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
-        at = 0
-        for row in range(ids.shape[0]):
-            slots = wanted[row, columns].nonzero().squeeze(1) + start
-            if len(slots):
-                yield row, slots, [h[at : at + len(slots)] for h in hidden]
-                at += len(slots)
-        start = columns.stop
-
-
-def _columns(rows: InputBatch) -> int:
-    """Columns of the next chunk: few enough that neither tokens nor masks grow with the prompt."""
-    count, slots = rows.layout.ids.shape
-    most = rows.ensemble.chunk_tokens // count
-    # A mask has rows * columns * (slots + columns) entries.
-    room = MASK_ENTRIES / count
-    fits = int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)
-    return max(1, min(most, fits))
+def cut(prompt: Prompt, length: int) -> Prompt:
+    """The last ``length`` tokens of a prompt; where none of them is in its mask, without a mask."""
+    if len(prompt.ids) <= length:
+        return prompt
+    mask = prompt.prompt_mask[-length:] if prompt.prompt_mask else None
+    return prompt._replace(
+        ids=prompt.ids[-length:], prompt_mask=mask if mask and any(mask[1:]) else None
+    )
 
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -170,122 +165,234 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 def prefill(
     ensemble: Ensemble,
     prompts: Sequence[Prompt],
-    readers: Sequence[PromptCollectors | None],
-    rows: InputBatch | None = None,
+    collectors: Sequence[PromptCollectors | None],
+    batch: InputBatch | None = None,
 ) -> tuple[InputBatch, list[Tensor]]:
-    """Run prompts through all sources, showing its readers each prompt on the way.
+    """Run prompts through all sources, showing each to its collectors on the way.
 
     Args:
         ensemble: The sources.
         prompts: B prompts.
-        readers: One set per prompt; None where nobody looks.
-        rows: What the prompts continue, one row each; None starts them empty.
+        collectors: One set per prompt; None where no policy looks at it.
+        batch: What the prompts continue, one row each; None starts them empty.
 
     Returns:
-        The rows, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
+        The batch, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
         at each prompt's last token.
     """
     ids, valid = padded([prompt.ids for prompt in prompts])
     ends = valid.sum(dim=1) - 1
-    after, shown = _predicted(prompts, readers, ids)
-    wanted = shown != 0
+    after, inside, shown = _predicted(prompts, collectors, ids)
+    wanted = shown.clone()
     wanted[torch.arange(len(prompts)), ends] = True
 
-    rows = rows or ensemble.open(len(prompts))
+    batch = batch or InputBatch.empty(ensemble, len(prompts))
     last: dict[int, list[Tensor]] = {}
-    for row, slots, hidden in feed(rows, ids, valid, wanted):
+    for row, slots, hidden in batch.feed(ids, valid, wanted):
         if slots[-1] == ends[row]:
             last[row] = [h[-1:] for h in hidden]
-        mine = readers[row]
-        if mine is not None:
-            bits = shown[row, slots]
-            keep = bits != 0
-            view = LogitView(ensemble, [h[keep.to(h.device)] for h in hidden])
+        mine, keep = collectors[row], shown[row, slots]
+        if mine is not None and bool(keep.any()):
+            view = LogitView(ensemble, hidden).part(slice(0, len(slots)), keep)
+            at = slots[keep]
             with blame(always(row)):
-                mine.read(view, after[row, slots[keep]].to(ensemble.device), bits[keep])
-    for row, mine in enumerate(readers):
-        if mine is not None:
+                mine.read(view, after[row, at].to(ensemble.device), inside[row, at])
+    for row, (prompt, mine) in enumerate(zip(prompts, collectors, strict=True)):
+        if mine is not None and prompt.tail is None:
             with blame(always(row)):
                 mine.read_next(LogitView(ensemble, last[row]))
     order = range(len(prompts))
-    return rows, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
+    return batch, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 
 
 def _predicted(
-    prompts: Sequence[Prompt], readers: Sequence[PromptCollectors | None], ids: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The token that each position predicts, and the bits of the readers that are shown it.
+    prompts: Sequence[Prompt], collectors: Sequence[PromptCollectors | None], ids: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The token that each position predicts, and what collectors are shown of them.
 
-    Args:
-        prompts: B prompts.
-        readers: One set per prompt; None where nobody looks.
-        ids: ``[B, T]`` their tokens, padded.
+    Args as of `prefill`; ``ids`` are the prompts' tokens ``[B, T]``, padded.
 
     Returns:
-        ``[B, T]`` tokens and ``[B, T]`` bits.
+        ``[B, T]`` tokens, ``[B, T]`` which of them are in their prompt's mask, and ``[B, T]`` which
+        of them any collector is shown.
     """
     after = torch.zeros_like(ids)
     after[:, :-1] = ids[:, 1:]
-    shown = torch.zeros_like(ids)
-    for row, (prompt, mine) in enumerate(zip(prompts, readers, strict=True)):
+    inside = torch.zeros_like(ids, dtype=torch.bool)
+    shown = torch.zeros_like(inside)
+    for row, (prompt, mine) in enumerate(zip(prompts, collectors, strict=True)):
         if mine is None:
             continue
         length = len(prompt.ids) + (prompt.tail is not None)
         if prompt.tail is not None:
             after[row, length - 2] = prompt.tail
-        everyone = sum(mine.readers)
-        judged = prompt.judged[1:length] if prompt.judged else (everyone,) * (length - 1)
-        shown[row, : length - 1] = torch.tensor(judged, dtype=torch.long) & everyone
-    return after, shown
+        mask = prompt.prompt_mask[1:length] if prompt.prompt_mask else (True,) * (length - 1)
+        inside[row, : length - 1] = torch.tensor(mask, dtype=torch.bool)
+        shown[row, : length - 1] = mine.shown(inside[row, : length - 1])
+    return after, inside, shown
 
 
-def cut(prompt: Prompt, length: int) -> Prompt:
-    """The last ``length`` tokens of a prompt; whoever is shown none of them is shown all."""
-    if len(prompt.ids) <= length:
-        return prompt
-    judged = prompt.judged[-length:] if prompt.judged else None
-    if judged is not None and prompt.judged is not None:
-        left = union(judged[1:])
-        blind = union(prompt.judged[1:]) & ~left
-        judged = tuple(bits | blind for bits in judged) if left else None
-    return prompt._replace(ids=prompt.ids[-length:], judged=judged)
+class PrefixNode:
+    """A prefix that several prompts share, as far as it has been run.
+
+    Args:
+        parent: The prefix that it continues.
+        length: Its tokens, from the beginning of the prompts; 0 for the root.
+        batch: One row, to be shared; None if nothing is.
+        collectors: What policies have seen of it; None if none looks.
+
+    Attributes:
+        prompts: Those below it that share nothing more worth a segment: they run from it at last.
+    """
+
+    def __init__(
+        self,
+        parent: PrefixNode | None = None,
+        length: int = 0,
+        batch: InputBatch | None = None,
+        collectors: PromptCollectors | None = None,
+    ) -> None:
+        self.parent, self.length, self.batch, self.collectors = parent, length, batch, collectors
+        self.prompts: list[int] = []
+        self.evicted = False
+
+    @property
+    def held(self) -> int:
+        """Tokens in the caches of this node and of those above it."""
+        return self.length + (self.parent.held if self.parent else 0)
+
+    def evict(self) -> bool:
+        """Free these caches; from now on prompts are run whole. Returns whether there were any."""
+        held = self.held > 0
+        node: PrefixNode | None = self
+        while node:
+            node.length, node.batch, node.collectors, node.evicted = 0, None, None, True
+            node = node.parent
+        return held
+
+    def start(
+        self, prompts: Sequence[Prompt], collectors: Sequence[PromptCollectors | None]
+    ) -> InputBatch | None:
+        """A batch to go on from, one row per prompt; collectors learn what was seen so far."""
+        for mine in collectors:
+            if mine is not None and self.collectors is not None:
+                mine.absorb(self.collectors)
+        return self.batch.fork_shared([0] * len(prompts)) if self.batch else None
+
+    def rest(self, prompt: Prompt) -> Prompt:
+        """What is left of a prompt behind the prefix."""
+        mask = prompt.prompt_mask[self.length :] if prompt.prompt_mask else None
+        return prompt._replace(ids=prompt.ids[self.length :], prompt_mask=mask)
 
 
-def union(bits: Iterable[int]) -> int:
-    """All bits of any of them."""
-    return reduce(or_, bits, 0)
+class _Subtree(NamedTuple):
+    """Prompts still to be looked at."""
+
+    order: list[int]  # their indices, sorted by their tokens
+    shared: list[int]  # how many tokens each of them shares with the next
+    node: PrefixNode  # the prefix of all of them, as far as it was run
 
 
-def readers_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollectors | None]:
-    """Fresh readers for every prompt, of the policies that still need a choice."""
-    names = fuser.ensemble.names
-    found: list[PromptCollectors | None] = []
-    for prompt in prompts:
-        readers = {}
-        for i, config in enumerate(fuser.configs):
-            bit = fuser.bits.get(config.policy)
-            if bit and prompt.given(i) is None and fuser.choosers[i] == i:
-                reader = config.policy.reader(names)
-                if reader is not None:
-                    readers[bit] = reader
-        found.append(PromptCollectors(readers) if readers else None)
-    return found
+class PrefixTree(NamedTuple):
+    """Prompts by the prefixes that they share.
+
+    Attributes:
+        fuser: The sources and the fusion configs.
+        prompts: The prompts, in any order.
+        request_of: From the index of a prompt to the index that errors are to name.
+    """
+
+    fuser: Fuser
+    prompts: Sequence[Prompt]
+    request_of: Callable[[int], int] = int
+
+    def walk(self) -> Iterator[tuple[PrefixNode, list[int]]]:
+        """Walk through all prompts, depth first.
+
+        Yields:
+            A node, and the indices of prompts to be run from it, longest first. Each index once.
+        """
+        prompts = self.prompts
+        order = sorted(range(len(prompts)), key=lambda i: prompts[i].ids)
+        pairs = zip(order, order[1:], strict=False)
+        shared = [_shared(prompts[a], prompts[b]) for a, b in pairs]
+        root = PrefixNode()
+        todo: list[PrefixNode | _Subtree] = [root, _Subtree(order, shared, root)]
+        while todo:
+            place = todo.pop()
+            if isinstance(place, PrefixNode):
+                if place.prompts:
+                    yield place, sorted(place.prompts, key=lambda i: -len(prompts[i].ids))
+                continue
+            length = min(place.shared, default=0)
+            if self.worth(place.order, length, place.node):
+                # No name of its own for the new node: it would outlive it, caches and all.
+                place = place._replace(node=self.extend(place.node, place.order[0], length))
+                if place.node.batch is not None:
+                    todo.append(place.node)
+            todo += reversed(list(self.branches(place, length)))
+
+    def branches(self, tree: _Subtree, length: int) -> Iterator[_Subtree]:
+        """The parts of a subtree whose prompts share more than ``length`` tokens."""
+        order, shared, node = tree
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end < len(order) and shared[end - 1] > length:
+                continue
+            some, inside = order[start:end], shared[start : end - 1]
+            start = end
+            if max(inside, default=0) - node.length < SHORTEST:
+                node.prompts += some
+            else:
+                yield _Subtree(some, inside, node)
+
+    def worth(self, some: Sequence[int], length: int, node: PrefixNode) -> bool:
+        """Whether what some prompts share beyond a node is to be run by itself."""
+        done = node.length
+        left = sum(len(self.prompts[i].ids) - done for i in some)
+        saved = (len(some) - 1) * (length - done)
+        room = (node.held + length) * self.fuser.ensemble.token_bytes <= HELD_BYTES
+        return length - done >= SHORTEST and saved >= SHARE * left and room and not node.evicted
+
+    def extend(self, node: PrefixNode, index: int, length: int) -> PrefixNode:
+        """Run a prompt from the end of a node up to ``length`` tokens, if memory allows."""
+        prompt, ensemble = self.prompts[index], self.fuser.ensemble
+        mask = prompt.prompt_mask[node.length : length + 1] if prompt.prompt_mask else None
+        ids, tail = prompt.ids[node.length : length], prompt.ids[length]
+        segment = Prompt(ids, mask, prompt.weights, tail)
+        collectors = collectors_for(self.fuser, [segment])
+        try:
+            with blame(always(self.request_of(index))):
+                start = node.start([segment], collectors)
+                batch, _ = prefill(ensemble, [segment], collectors, start)
+            return PrefixNode(node, length, batch, collectors[0])
+        except OUT_OF_MEMORY:
+            node.evict()
+        release_memory()
+        return node
 
 
-def choices_of(
-    fuser: Fuser, prompt: Prompt, readers: PromptCollectors | None
-) -> tuple[Choice | None, ...]:
-    """What each config's policy chooses for a prompt that was read; None: weights per token."""
-    chosen: list[Choice | None] = []
-    for i, config in enumerate(fuser.configs):
-        given = prompt.given(i)
-        if config.policy.scope == "token":
-            chosen.append(None)
-        elif given is not None:
-            chosen.append(Choice(given))
-        elif fuser.choosers[i] < i:
-            chosen.append(chosen[fuser.choosers[i]])
+def _shared(a: Prompt, b: Prompt) -> int:
+    """How many leading tokens two prompts can have run for both.
+
+    One less than they have in common: a collector is shown the token after the segment, too.
+    """
+    needs = [[w is None for w in p.weights] if p.weights else None for p in (a, b)]
+    if needs[0] != needs[1] or (a.prompt_mask is None) != (b.prompt_mask is None):
+        return 0
+    same = shared_length(a.ids, b.ids)
+    if a.prompt_mask and b.prompt_mask:
+        same = min(same, shared_length(a.prompt_mask, b.prompt_mask))
+    return max(0, same - 1)
+
+
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading elements two sequences have in common, by bisection."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
         else:
-            reader = readers.readers.get(fuser.bits.get(config.policy, 0)) if readers else None
-            chosen.append(config.policy.choose([reader] if reader else []))
-    return tuple(chosen)
+            high = middle - 1
+    return low

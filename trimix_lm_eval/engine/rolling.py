@@ -1,10 +1,10 @@
 """Whole texts in, log-likelihoods out: rolling windows, each token predicted once.
 
-There is no prompt to choose weights by, so a policy that chooses by a prompt is prequential: token
-t gets the weights that suit the tokens of the document before t (invariant 5).
+Invariant 5: there is no prompt to choose weights by, so a policy that chooses by a prompt is
+prequential: token t gets the weights that suit the tokens of the document before t.
 
-The sources run once for all configs that are one point or weighted per token, once for all that
-choose among points, and once for Newton's optimum.
+The sources run once for all fusion configs that are one point or weighted per token, once for all
+that choose among points, and once for Newton's optimum.
 """
 
 from __future__ import annotations
@@ -15,41 +15,40 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import LogitView
-from trimix_lm_eval.engine.logprobs import judge
-from trimix_lm_eval.engine.prefill import Prompt, halving, prefill
-from trimix_lm_eval.engine.scorer import Found, Score, ScoringRequest, score, together
+from trimix_lm_eval.engine.logprobs import compute_logprobs
+from trimix_lm_eval.engine.memory import find_executable_batch_size
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView, always, blame
+from trimix_lm_eval.engine.prefill import PromptCollectors, prefill
+from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
+from trimix_lm_eval.engine.scorer import Scored, score, sum_scores
 from trimix_lm_eval.fusion.collectors import (
     Choice,
     NewtonCollector,
     PromptCollector,
-    PromptCollectors,
     View,
     prequential,
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob
 from trimix_lm_eval.fusion.weights import PRIOR, Weights
-from trimix_lm_eval.utils.errors import always, blame, warn_once
-
-Window = tuple[tuple[int, ...], tuple[int, ...]]
+from trimix_lm_eval.utils.errors import warn_once
+from trimix_lm_eval.utils.windows import Window
 
 
 def score_rolling(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
-) -> Iterator[Found]:
-    """Score whole documents, given as windows of (context, tokens to be predicted).
+) -> Iterator[Scored]:
+    """Score whole documents, given as windows.
 
     Fixed weights and the gate score each window as a request. A policy that chooses by a prompt
     is prequential here: token t gets the weights that suit the document's tokens before t, over
-    all its windows (see `readers.prequential`).
+    all its windows (see `collectors.prequential`).
 
     Args:
         fuser: The sources and the fusion configs.
-        documents: Windows in order; every token is predicted once.
+        documents: The windows of each document in order (see `windows.rolling_windows`).
         batch_size: Rows per forward pass.
-        max_length: Context length.
+        max_length: Context length in tokens.
 
     Yields:
         (index of the document, index of the config, score), each when its last window is done.
@@ -64,17 +63,17 @@ def score_rolling(
             yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.configs)))
     documents = [tuple(parts) for parts in documents]
     full = [doc for doc, parts in enumerate(documents) if parts]
-    for configs, way in _passes(fuser):
+    for configs, score_pass in _passes(fuser):
         some = Fuser(fuser.ensemble, tuple(fuser.configs[i] for i in configs))
-        found = way(some, [documents[doc] for doc in full], batch_size, max_length)
+        found = score_pass(some, [documents[doc] for doc in full], batch_size, max_length)
         with blame(full.__getitem__):
             yield from ((full[doc], configs[which], one) for doc, which, one in found)
 
 
-_Way = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Found]]
+_Pass = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Scored]]
 
 
-def _passes(fuser: Fuser) -> list[tuple[list[int], _Way]]:
+def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
     """The fusion configs by the pass that scores them."""
     windows, grids, newton = list[int](), list[int](), list[int]()
     for i, config in enumerate(fuser.configs):
@@ -88,17 +87,17 @@ def _passes(fuser: Fuser) -> list[tuple[list[int], _Way]]:
                 f"Rolling log-likelihood has no prompt: policy={policy.name} weights each token "
                 "by the NLL of those before it, as policy=ppl does there."
             )
-    ways: list[tuple[list[int], _Way]] = [
+    passes: list[tuple[list[int], _Pass]] = [
         (windows, _by_windows),
         (grids, _by_grids),
         (newton, _by_newton),
     ]
-    return [(configs, way) for configs, way in ways if configs]
+    return [(configs, score_pass) for configs, score_pass in passes if configs]
 
 
 def _by_windows(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
-) -> Iterator[Found]:
+) -> Iterator[Scored]:
     """Score every window as a request of its own."""
     windows = [(doc, window) for doc, parts in enumerate(documents) for window in parts]
     requests = [ScoringRequest(Prompt(context), target) for _, (context, target) in windows]
@@ -110,30 +109,36 @@ def _by_windows(
             done[index] = one
             if len(done) == len(documents[doc]):
                 whole = parts.pop((doc, which))
-                yield doc, which, together([whole[i] for i in sorted(whole)])
+                yield doc, which, sum_scores([whole[i] for i in sorted(whole)])
 
 
 class _Grid(NamedTuple):
     """What a choosing fusion config comes to where there is no prompt: equal ones score alike."""
 
     points: tuple[Weights, ...]
-    rule: LogitsProcessor
+    processor: LogitsProcessor
 
 
-class _GridsReader(PromptCollector):
+class _TokenCollector(PromptCollector):
     """Keeps the NLL of every single token under every point of some grids.
 
-    ``nll`` is what points are chosen by, over the points of all grids; ``masked`` what the text is
-    scored with under a plausibility mask, which may give a token no probability at all.
+    Args:
+        fuser: The sources.
+        points: The P points of all grids, each once.
+        grids: The grids.
+
+    Attributes:
+        nll: ``[P, n]`` tensors in the order of the tokens, by which points are chosen.
+        masked: For each grid with a plausibility mask the same, for its own points: what the text
+            is scored with, since the mask may give a token no probability at all.
     """
 
     def __init__(self, fuser: Fuser, points: Sequence[Weights], grids: Sequence[_Grid]) -> None:
-        super().__init__(fuser.ensemble.names)
-        self.fuser = fuser
-        self.vectors = torch.tensor([p.vector(self.names) for p in points])  # [P, S]
+        self.fuser, names = fuser, fuser.ensemble.names
+        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
         self.nll: list[Tensor] = []
         self.masked: dict[_Grid, list[Tensor]] = {
-            g: [] for g in grids if g.rule != LogitsProcessor()
+            g: [] for g in grids if g.processor != LogitsProcessor()
         }
 
     def read(self, view: View, targets: Tensor) -> None:
@@ -143,9 +148,10 @@ class _GridsReader(PromptCollector):
             view.check(nll.isfinite())
             self.nll.append(nll)
             for one, kept in self.masked.items():
-                each = torch.tensor([p.vector(self.names) for p in one.points]).to(logits[0].device)
+                names = self.fuser.ensemble.names
+                each = torch.tensor([p.vector(names) for p in one.points]).to(logits[0].device)
                 rows = [
-                    self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.rule)[0]
+                    self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.processor)[0]
                     for vector in each
                 ]
                 kept.append(torch.stack([-log_prob(x, targets[where]) for x in rows]).cpu())
@@ -153,29 +159,30 @@ class _GridsReader(PromptCollector):
 
 def _by_grids(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
-) -> Iterator[Found]:
+) -> Iterator[Scored]:
     """Score prequentially over each fusion config's grid."""
-    grids = [_Grid(config.policy.points(), config.rule) for config in fuser.configs]
+    pairs = zip(fuser.configs, fuser.processors, strict=True)
+    grids = [_Grid(config.policy.points(), processor) for config, processor in pairs]
     points = list(dict.fromkeys(point for one in grids for point in one.points))
 
-    def reader() -> PromptCollector:
-        return _GridsReader(fuser, points, grids)
+    def collector() -> PromptCollector:
+        return _TokenCollector(fuser, points, grids)
 
-    def finish(read: Sequence[PromptCollector]) -> list[Score]:
-        mine = [r for r in read if isinstance(r, _GridsReader)]
+    def finish(seen: Sequence[PromptCollector]) -> list[Score]:
+        mine = [c for c in seen if isinstance(c, _TokenCollector)]
         scores = {one: _of_grid(one, points, mine) for one in dict.fromkeys(grids)}
         return [scores[one] for one in grids]
 
-    return _read(fuser, documents, batch_size, reader, finish)
+    return _collect(fuser, documents, batch_size, collector, finish)
 
 
-def _of_grid(one: _Grid, points: Sequence[Weights], read: Sequence[_GridsReader]) -> Score:
+def _of_grid(one: _Grid, points: Sequence[Weights], seen: Sequence[_TokenCollector]) -> Score:
     """Prequential score over a grid; the choice reported is that after the last token."""
     rows = [points.index(point) for point in one.points]
-    nll = torch.cat([n for r in read for n in r.nll], dim=1)[rows]  # [P, T]
+    nll = torch.cat([n for c in seen for n in c.nll], dim=1)[rows]  # [P, T]
     scores = nll
-    if one.rule != LogitsProcessor():
-        scores = torch.cat([n for r in read for n in r.masked[one]], dim=1)  # [P, T]
+    if one.processor != LogitsProcessor():
+        scores = torch.cat([n for c in seen for n in c.masked[one]], dim=1)  # [P, T]
     chosen = prequential(nll, one.points)
     total = scores.gather(0, chosen.unsqueeze(0)).double().sum()
     best = best_point(nll.double().sum(dim=1), nll.shape[1], one.points)
@@ -186,21 +193,21 @@ def _of_grid(one: _Grid, points: Sequence[Weights], read: Sequence[_GridsReader]
 
 def _by_newton(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
-) -> Iterator[Found]:
+) -> Iterator[Scored]:
     """Score prequentially with Newton's optimum."""
     names = fuser.ensemble.names
 
-    def finish(read: Sequence[PromptCollector]) -> list[Score]:
-        mine = [r for r in read if isinstance(r, NewtonCollector) and r.count]
+    def finish(seen: Sequence[PromptCollector]) -> list[Score]:
+        mine = [c for c in seen if isinstance(c, NewtonCollector) and c.count]
         return [_of_newton(fuser, which, mine) for which in range(len(fuser.configs))]
 
-    return _read(fuser, documents, batch_size, lambda: NewtonCollector(names), finish)
+    return _collect(fuser, documents, batch_size, lambda: NewtonCollector(names), finish)
 
 
-def _of_newton(fuser: Fuser, which: int, read: Sequence[NewtonCollector]) -> Score:
+def _of_newton(fuser: Fuser, which: int, collectors: Sequence[NewtonCollector]) -> Score:
     """Prequential score with Newton's optimum, solved anew whenever the past has doubled."""
     ensemble, alone = fuser.ensemble, fuser.only(which)
-    seen = [pair for r in read for pair in r.seen]
+    seen = [pair for c in collectors for pair in c.seen]
     parts = [view.hidden for view, _ in seen if isinstance(view, LogitView)]
     hidden = [torch.cat([p[s] for p in parts]) for s in range(len(ensemble.sources))]  # [T, H]
     targets = torch.cat([t for _, t in seen])
@@ -213,52 +220,54 @@ def _of_newton(fuser: Fuser, which: int, read: Sequence[NewtonCollector]) -> Sco
             point = fuser.configs[which].policy.choose([past]).weights
         view = LogitView(ensemble, [h[done:end] for h in hidden])
         vectors = torch.tensor([point.vector(ensemble.names)])
-        (judged,) = judge(alone, view, targets[done:end], vectors.expand(1, end - done, -1))
-        total += float(judged.log_p.double().sum())
+        (scored,) = compute_logprobs(
+            alone, view, targets[done:end], vectors.expand(1, end - done, -1)
+        )
+        total += float(scored.logprobs.double().sum())
         done = end
     return Score(total, False, Choice(point, -total / len(targets), len(targets)))
 
 
-def _read(
+def _collect(
     fuser: Fuser,
     documents: Sequence[Sequence[Window]],
     batch_size: int,
-    reader: Callable[[], PromptCollector],
+    collector: Callable[[], PromptCollector],
     finish: Callable[[Sequence[PromptCollector]], list[Score]],
-) -> Iterator[Found]:
-    """Show every token of the documents to readers, one for each window, side by side.
+) -> Iterator[Scored]:
+    """Show every token of the documents to collectors, one for each window, side by side.
 
     Args:
         fuser: The sources and the fusion configs.
         documents: Their windows.
         batch_size: Rows per forward pass.
-        reader: Makes a reader.
-        finish: From the readers of a document to a score for each fusion config.
+        collector: Makes a collector.
+        finish: From the collectors of a document to a score for each fusion config.
     """
 
-    def work(docs: Sequence[int], size: int) -> list[Found]:
-        readers = {doc: [reader() for _ in documents[doc]] for doc in docs}
-        jobs = [
+    def work(docs: Sequence[int], size: int) -> list[Scored]:
+        collectors = {doc: [collector() for _ in documents[doc]] for doc in docs}
+        todo = [
             (doc, window, one)
             for doc in docs
-            for window, one in zip(documents[doc], readers[doc], strict=True)
+            for window, one in zip(documents[doc], collectors[doc], strict=True)
         ]
-        jobs.sort(key=lambda job: -len(job[1][0]) - len(job[1][1]))
-        for start in range(0, len(jobs), size):
-            batch = jobs[start : start + size]
+        todo.sort(key=lambda item: -len(item[1][0]) - len(item[1][1]))
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
             prompts = []
             for _, (context, target), _ in batch:
-                judged = (0,) * len(context) + (1,) * len(target)
-                prompts.append(Prompt(context + target[:-1], judged, tail=target[-1]))
+                mask = (False,) * len(context) + (True,) * len(target)
+                prompts.append(Prompt(context + target[:-1], mask, tail=target[-1]))
+            shown = [PromptCollectors({0: one}, masked=(0,)) for _, _, one in batch]
             with blame([doc for doc, _, _ in batch].__getitem__):
-                prefill(
-                    fuser.ensemble, prompts, [PromptCollectors({1: one}) for _, _, one in batch]
-                )
+                prefill(fuser.ensemble, prompts, shown)
         found = []
         for doc in docs:
             with blame(always(doc)):
-                found += [(doc, which, one) for which, one in enumerate(finish(readers[doc]))]
+                found += [(doc, which, one) for which, one in enumerate(finish(collectors[doc]))]
         return found
 
-    for group in halving(fuser.ensemble, range(len(documents)), batch_size, work):
+    indices = range(len(documents))
+    for group in find_executable_batch_size(fuser.ensemble, indices, batch_size, work):
         yield from group

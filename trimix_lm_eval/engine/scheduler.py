@@ -21,19 +21,17 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from trimix_lm_eval.engine.drafting import Gain, Round
-from trimix_lm_eval.engine.fuser import Fuser, mean_choice
-from trimix_lm_eval.engine.input_batch import InputBatch, LogitView
+from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, halve_batch_size, release_memory
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame, mean_choice
 from trimix_lm_eval.engine.prefill import (
-    OUT_OF_MEMORY,
+    PrefixNode,
+    PrefixTree,
     choices_of,
-    feed,
-    free,
-    give_way,
+    collectors_for,
     padded,
     prefill,
-    readers_for,
 )
-from trimix_lm_eval.engine.prefix_tree import PrefixNode, walk
 from trimix_lm_eval.engine.sampler import Draw
 from trimix_lm_eval.engine.sequence import (
     Branch,
@@ -46,7 +44,6 @@ from trimix_lm_eval.engine.speculation import Speculation
 from trimix_lm_eval.engine.verdicts import judge_next, together
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
-from trimix_lm_eval.utils.errors import blame
 
 #: Who drafts.
 DRAFTER = "small_cpt"
@@ -85,7 +82,7 @@ def generate(
     Raises:
         TrimixError: Memory runs out with a single row in flight.
     """
-    queue = _Queue(walk(fuser, [job.prompt for job in jobs]))
+    queue = _Queue(PrefixTree(fuser, [job.prompt for job in jobs]).walk())
     flight = _Flight(fuser, jobs, speculation or Speculation("off"), observer)
     more = True
     while more:
@@ -99,13 +96,15 @@ def generate(
             if flight.count > size and flight.ways > 1:
                 flight.ways //= 2
             else:  # rows in flight may be more than the next batch is to have
-                give_way(fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict)
+                halve_batch_size(
+                    fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict
+                )
             out_of_memory = True
         yield from flight.landed()
         if out_of_memory:
             # Only now: the traceback held the tensors of the failed round alive.
             queue.again += flight.abandon()
-            free()
+            release_memory()
 
 
 class _Queue:
@@ -154,7 +153,7 @@ class _Flight:
         self.may_draft = DRAFTER in names and len(names) > 1
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
         #: Rows per row that was asked for, at most.
-        self.ways = _WAYS if len(fuser.configs) > 1 and fuser.ensemble.shares else 1
+        self.ways = _WAYS if len(fuser.configs) > 1 and fuser.ensemble.shares_prefixes else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
         self.longest = max((len(j.prompt.ids) + j.max_new_tokens for j in jobs), default=0)
         self.text = max((job.max_new_tokens for job in jobs), default=1)
@@ -229,7 +228,7 @@ class _Flight:
         """Run prompts, choose their weights, and draw their first tokens."""
         fuser = self.fuser
         prompts = [self.jobs[i].prompt for i in indices]
-        readers = readers_for(fuser, prompts)
+        readers = collectors_for(fuser, prompts)
         with blame(indices.__getitem__):
             begun = trunk.start(prompts, readers)
             state, hidden = prefill(
@@ -244,7 +243,7 @@ class _Flight:
             first = judge_next(fuser, view, [row.voices for row in rows], draws)
             view.check(first.finite)
         if any(len(row.writers) > 1 for row in rows):
-            state = state.branch(range(len(rows)))  # however many ways a text goes, once each
+            state = state.fork_shared(range(len(rows)))  # however many ways a text goes, once each
         ways: list[tuple[int, Row]] = []
         for place, (row, said) in enumerate(zip(rows, first.said, strict=True)):
             if len(row.writers) > 1:
@@ -264,7 +263,7 @@ class _Flight:
         writers: dict[tuple[ResolvedFusion, frozenset[int]], Branch] = {}
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):
-                voice = ResolvedFusion(tuple(self.fuser.vector(choice)), self.fuser.configs[i].rule)
+                voice = ResolvedFusion(tuple(self.fuser.vector(choice)), self.fuser.processors[i])
                 ends = self.jobs[index].ends[i]
                 zero = torch.zeros(len(voice.vector), dtype=torch.float64)
                 writer = writers.setdefault((voice, ends), Branch(voice, ends, {}, zero))
@@ -293,7 +292,7 @@ class _Flight:
         self.resuming = len(some)
         begun = stem.state.fork(places)
         ids, valid = padded([row.tokens[:-1] for row in some])
-        for _ in feed(begun, ids, valid, torch.zeros_like(valid)):
+        for _ in begun.feed(ids, valid, torch.zeros_like(valid)):
             pass
         self.waiting = [row for row in self.waiting if row not in some]
         self.resuming = 0
@@ -306,7 +305,7 @@ class _Flight:
         """Let more rows join those in flight."""
         if self.state is not None:
             cached = [row.cached for row in self.rows]
-            new = self.state.fork(range(len(self.rows)), cached).join(new)
+            new = self.state.fork(range(len(self.rows)), cached).concat(new)
         self.rows, self.state = [*self.rows, *rows], new
 
     def _take(self, row: Row, gain: Gain) -> tuple[Row, int]:
@@ -393,11 +392,11 @@ class _Flight:
     def _cut(self, start: int, counts: Sequence[int]) -> None:
         """Of the slots from ``start`` on, keep so many of each row; pack holes where that pays."""
         assert self.state is not None
-        layout, cached = self.state.layout, [row.cached for row in self.rows]
-        if min(counts) < layout.slots - start:
-            layout.keep(start, torch.tensor(counts).to(layout.ids.device, non_blocking=True))
-            self.state.trim(start + max(counts))
+        table, cached = self.state.table, [row.cached for row in self.rows]
+        if min(counts) < table.slots - start:
+            table.keep(start, torch.tensor(counts).to(table.ids.device, non_blocking=True))
+            self.state.crop(start + max(counts))
         everyone = range(len(self.rows))
         needed = self.state.width(everyone, cached)
-        if self.state.layout.slots - self.state.layout.common > needed * _WASTE + _SOME:
+        if self.state.table.slots - self.state.table.shared > needed * _WASTE + _SOME:
             self.state = self.state.fork(everyone, cached)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.drafting import Gain, Pending
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.prefill import Prompt
+from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.engine.sampler import Sampling
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import LogitView
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.engine.sampler import Draw, pick
 from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
 

@@ -1,13 +1,13 @@
-"""What policies see of a prompt: readers watch its forward passes go by and keep what they need.
+"""What policies see of a prompt: collectors watch its forward passes and keep what they need.
 
-A reader never sees the answer (invariant 5), and the grid's reader never keeps logits: 36 sums per
-prompt, whatever its length (invariant 4).
+Invariant 5: a collector never sees the answer to the prompt. Invariant 4: it is shown logits a
+chunk at a time, and the grid's collector keeps no more than one sum per point, whatever the length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,18 +28,14 @@ class View(Protocol):
         """Raise an error that names the source if ``finite`` is False anywhere."""
         ...
 
-    def part(self, where: slice, keep: Tensor, logits: Sequence[Tensor] = ()) -> View:
-        """Those of the positions ``where`` that ``keep`` marks; their ``logits`` may be there."""
-        ...
-
 
 class Choice(NamedTuple):
     """What a policy chose for a prompt.
 
     Attributes:
         weights: The point.
-        nll: Mean NLL per judged prompt token at that point, in nats; None if none was judged.
-        tokens: How many prompt tokens were judged.
+        nll: Mean NLL per prompt token that was seen, at that point, in nats; None if none was.
+        tokens: How many prompt tokens were seen.
         nlls: The mean under every point of the policy's grid, in its order; None if there is none.
     """
 
@@ -50,54 +46,69 @@ class Choice(NamedTuple):
 
 
 class PromptCollector:
-    """Reads one prompt as its forward passes go by, and keeps what its policy needs.
+    """Watches one prompt as its forward passes go by, and keeps what its policy needs.
 
-    Args:
-        names: The sources, in the order of the logits.
+    A collector looks either at the tokens of a prompt (`absorb` and `read`) or at its last position
+    alone (`read_next`).
 
     Attributes:
-        later: Whether it keeps the views it is given, and looks at their logits when it is asked.
-        count: Tokens read.
+        keeps_views: Whether it keeps the views that it is given, and looks at their logits later.
+        next_only: Whether it looks at the last position alone.
+        count: Tokens seen.
     """
 
-    later = False
+    keeps_views: ClassVar[bool] = False
+    next_only: ClassVar[bool] = False
+    count: int = 0
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        self.count = 0
+    def absorb(self, other: Any) -> None:
+        """Take over what a collector of the same kind has seen of the first tokens of the prompt.
 
-    def absorb(self, other: PromptCollector) -> None:
-        """Take over what another reader has seen of the beginning of the same prompt."""
-        self.count += other.count
+        Args:
+            other: That collector; it is shared by several prompts and must not be changed.
+        """
+        raise NotImplementedError
 
     def read(self, view: View, targets: Tensor) -> None:
-        """Take in a run of prompt tokens and the logits that predicted them.
+        """Take in some tokens of the prompt and the logits that predict them.
 
         Args:
             view: N positions.
             targets: ``[N]``, the prompt tokens that follow those positions.
         """
+        raise NotImplementedError
 
     def read_next(self, view: View) -> None:
-        """Take in the last position of the prompt, which predicts the first answer token."""
+        """Take in the last position of the prompt, which predicts the first answer token.
+
+        Args:
+            view: One position.
+        """
+        raise NotImplementedError
 
 
 class GridCollector(PromptCollector):
-    """Sums the NLL of the prompt under every point: constant memory."""
+    """Sums the NLL of the prompt under every point: constant memory.
 
-    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
-        super().__init__(names)
+    Args:
+        names: The sources, in the order of the logits.
+        points: The P points.
+
+    Attributes:
+        nll: ``[P]`` sums, float64 on the CPU.
+    """
+
+    def __init__(self, names: tuple[str, ...], points: Sequence[Weights]) -> None:
         self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
         self.nll = torch.zeros(len(points), dtype=torch.float64)  # [P]
 
-    def absorb(self, other: PromptCollector) -> None:
-        """Add the sums of the beginning."""
-        assert isinstance(other, GridCollector)
-        super().absorb(other)
+    def absorb(self, other: GridCollector) -> None:
+        """Add the other's sums."""
+        self.count += other.count
         self.nll += other.nll
 
     def read(self, view: View, targets: Tensor) -> None:
-        """Add the NLL of these tokens."""
+        """Add the NLL of some tokens."""
         for where, logits in view.chunks():
             vectors = self.vectors.to(logits[0].device)
             nll = grid_nll(logits, targets[where], vectors)  # [P, n]
@@ -108,22 +119,25 @@ class GridCollector(PromptCollector):
 
 
 class NewtonCollector(PromptCollector):
-    """Keeps the hidden states of the prompt, so that Newton's method can come back to them."""
+    """Keeps the hidden states of the prompt, so that Newton's method can come back to them.
 
-    later = True
+    Args:
+        names: The sources, in the order of the logits.
+    """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(names)
+    keeps_views = True
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
         self.seen: list[tuple[View, Tensor]] = []
 
-    def absorb(self, other: PromptCollector) -> None:
-        """Share the hidden states of the beginning."""
-        assert isinstance(other, NewtonCollector)
-        super().absorb(other)
+    def absorb(self, other: NewtonCollector) -> None:
+        """Share the other's hidden states."""
+        self.count += other.count
         self.seen += other.seen
 
     def read(self, view: View, targets: Tensor) -> None:
-        """Remember these tokens."""
+        """Keep some tokens."""
         if len(targets):
             self.seen.append((view, targets))
             self.count += len(targets)
@@ -145,10 +159,19 @@ class NewtonCollector(PromptCollector):
 
 
 class EntropyCollector(PromptCollector):
-    """Keeps the entropy of the first answer token's distribution under every point."""
+    """Keeps the entropy of the first answer token's distribution under every point.
 
-    def __init__(self, names: Sequence[str], points: Sequence[Weights]) -> None:
-        super().__init__(names)
+    Args:
+        names: The sources, in the order of the logits.
+        points: The P points.
+
+    Attributes:
+        entropy: ``[P]`` in nats, on the CPU; None before `read_next`.
+    """
+
+    next_only = True
+
+    def __init__(self, names: tuple[str, ...], points: Sequence[Weights]) -> None:
         self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
         self.entropy: Tensor | None = None  # [P]
 
@@ -158,61 +181,6 @@ class EntropyCollector(PromptCollector):
             vectors = self.vectors.to(logits[0].device)
             self.entropy = grid_entropy(logits, vectors)[:, -1].cpu()
             view.check(self.entropy.isfinite())
-
-
-class PromptCollectors:
-    """The readers of several policies, side by side on one prompt: logits are made once.
-
-    Args:
-        readers: By the bit that marks their tokens.
-    """
-
-    def __init__(self, readers: Mapping[int, PromptCollector]) -> None:
-        self.readers = dict(readers)
-
-    def absorb(self, other: PromptCollectors) -> None:
-        """Take over what others have seen of the beginning of the same prompt."""
-        for bit, reader in self.readers.items():
-            reader.absorb(other.readers[bit])
-
-    def read(self, view: View, targets: Tensor, shown: Tensor) -> None:
-        """Show each reader its tokens of a run of prompt tokens.
-
-        Args:
-            view: N positions.
-            targets: ``[N]``, the prompt tokens that follow those positions.
-            shown: ``[N]`` (on the CPU) the bits of the readers that are shown each of them.
-        """
-        at_once: list[tuple[int, PromptCollector]] = []
-        for bit, reader in self.readers.items():
-            if reader.later:
-                _show(reader, bit, view, targets, shown, slice(0, len(targets)), ())
-            else:
-                at_once.append((bit, reader))
-        if at_once:
-            for where, logits in view.chunks():
-                for bit, reader in at_once:
-                    _show(reader, bit, view, targets, shown, where, logits)
-
-    def read_next(self, view: View) -> None:
-        """Show all of them the last position of the prompt."""
-        for reader in self.readers.values():
-            reader.read_next(view)
-
-
-def _show(
-    reader: PromptCollector,
-    bit: int,
-    view: View,
-    targets: Tensor,
-    shown: Tensor,
-    where: slice,
-    logits: Sequence[Tensor],
-) -> None:
-    """Show one reader what is its own of the positions ``where``."""
-    keep = (shown[where] & bit).bool()
-    if bool(keep.any()):
-        reader.read(view.part(where, keep, logits), targets[where][keep.to(targets.device)])
 
 
 def prequential(nll: Tensor, points: Sequence[Weights]) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 
 from trimix_lm_eval import __version__
-from trimix_lm_eval.engine import prefill, scorer
+from trimix_lm_eval.engine import request, scorer
 from trimix_lm_eval.engine.speculation import SpecDecodingStats
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
@@ -218,7 +218,7 @@ class TextLM(TemplateLM):
     ) -> list[tuple[float, bool]]:
         """Score pairs that are token ids already."""
         wanted = [
-            scorer.ScoringRequest(prefill.Prompt(tuple(context)), tuple(target))
+            request.ScoringRequest(request.Prompt(tuple(context)), tuple(target))
             for _, context, target in requests
         ]
         scores = scorer.score(

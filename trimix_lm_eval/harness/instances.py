@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trimix_lm_eval.engine.model_runner import NotFinite
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness.gen_kwargs import generation
 from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.loading.tokenizer import seed_for
 from trimix_lm_eval.utils import distributed
-from trimix_lm_eval.utils.errors import NotFinite, TrimixError
+from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from trimix_lm_eval.engine.prefill import Prompt
-from trimix_lm_eval.engine.rolling import Window
-from trimix_lm_eval.fusion.policies import Policy, reading
+from trimix_lm_eval.engine.request import Prompt
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.policies.exemplars import answer_spans
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
@@ -27,14 +27,15 @@ class Tokenizer:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        policies: Those of the fusion configs; they say which part of a prompt they judge.
+        policies: Those of the fusion configs; they say whether they see answers only.
         vocab_size: Token ids that all sources know.
     """
 
     def __init__(
         self, tokenizer: Any, asked: Settings, policies: Iterable[Policy], vocab_size: int
     ) -> None:
-        self.tokenizer, self.bits, self.vocab_size = tokenizer, reading(policies), vocab_size
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
+        self.answers_only = any(policy.answers_only for policy in policies)
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
@@ -72,41 +73,37 @@ class Tokenizer:
         return {}
 
     def prompt(self, text: str, weights: Points = None) -> Prompt:
-        """A context as token ids, with what the policies may judge."""
+        """A context as token ids, with what the policies may see."""
         if (text, weights) != self._last[0]:  # the options of a question come one after another
             ids = self.encode(text) if text else []
-            judged = self._judged(text, len(ids)) if ids else None
-            made = Prompt(tuple(ids) or (self.prefix_id,), judged, weights)
+            mask = self._prompt_mask(text, len(ids)) if ids else None
+            made = Prompt(tuple(ids) or (self.prefix_id,), mask, weights)
             self._last = ((text, weights), made)
         return self._last[1]
 
-    def _judged(self, text: str, length: int) -> tuple[int, ...] | None:
-        """Which tokens the policies want to judge, by their bits; None for all of all."""
+    def _prompt_mask(self, text: str, length: int) -> tuple[bool, ...] | None:
+        """Which tokens are of the exemplars' answers; None if no policy asks or there are none."""
+        if not self.answers_only:
+            return None
         added = self.tokenizer.added_tokens_decoder.values()
-        ends = [str(token) for token in added if token.special]
-        wanted = {
-            bit: spans
-            for policy, bit in self.bits.items()
-            if (spans := policy.judged(text, ends)) is not None
-        }
-        if not wanted:
+        spans = answer_spans(text, [str(token) for token in added if token.special])
+        if not spans:
+            warn_once(
+                "policy=ppl_answer found no exemplar answers in a prompt: such prompts are judged "
+                "as a whole, as policy=ppl does. Exemplars must be separated by a blank line "
+                "(lm-eval's fewshot_delimiter) and end in the same cue, e.g. 'Answer:'."
+            )
             return None
         text = whole_characters(text)
         encoded = self.tokenizer(text, return_offsets_mapping=True, **self._special(text))
         offsets = encoded["offset_mapping"]
         if len(offsets) != length:
             return None
-        judged = [sum(self.bits.values())] * length
-        for bit, spans in wanted.items():
-            mine = [
-                any(start < end and start < right and end > left for left, right in spans)
-                for start, end in offsets
-            ]
-            if any(mine[1:]):
-                judged = [
-                    bits if hit else bits & ~bit for bits, hit in zip(judged, mine, strict=True)
-                ]
-        return tuple(judged)
+        mask = tuple(
+            any(start < end and start < right and end > left for left, right in spans)
+            for start, end in offsets
+        )
+        return mask if any(mask[1:]) else None
 
     def pair(
         self, context: str, continuation: str, weights: Points = None
@@ -128,27 +125,11 @@ class Tokenizer:
         if not target and continuation:
             # A token spans the border: give it to the continuation, so that it is not lost.
             shared = common_length(prompt.ids, whole)
-            judged = prompt.judged[:shared] if prompt.judged else None
+            mask = prompt.prompt_mask[:shared] if prompt.prompt_mask else None
             ids = prompt.ids[:shared] or (self.prefix_id,)
-            prompt = prompt._replace(ids=ids, judged=judged or None)
+            prompt = prompt._replace(ids=ids, prompt_mask=mask or None)
             target = whole[shared:]
         return prompt, tuple(target)
-
-    def windows(
-        self, ids: Sequence[int], max_length: int, prefix: int | None = None
-    ) -> list[Window]:
-        """Cut a text into (context, tokens to be predicted), as lm-eval does.
-
-        Args:
-            ids: The text.
-            max_length: Context length in tokens.
-            prefix: What stands before the text; None is `prefix_id`.
-        """
-        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-        prefix = self.prefix_id if prefix is None else prefix
-        windows = get_rolling_token_windows(list(ids), prefix, max_length, 1)
-        return [(tuple(a), tuple(b)) for a, b in map(make_disjoint_window, windows)]
 
     def cut(self, text: str, stop: Iterable[str]) -> str:
         """The text before the first stop string, after what ends the thinking."""

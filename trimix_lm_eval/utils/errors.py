@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from types import TracebackType
 
 logger = logging.getLogger("trimix_lm_eval")
@@ -28,46 +27,6 @@ class TrimixError(Exception):
 
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(f"{what}\n  -> {hint}" if hint else what)
-
-
-class NotFinite(TrimixError):
-    """A source's logits are NaN or infinite.
-
-    Args:
-        source: Its role.
-        at: Where: a position where it is noticed; `blame` turns it into the index of a request.
-    """
-
-    def __init__(self, source: str, at: int) -> None:
-        super().__init__(
-            f"{source} gives logits that are NaN or infinite.",
-            f"try another dtype ({source}_dtype=float32 or bfloat16; float16 overflows in some "
-            "models), or check its weights",
-        )
-        self.at = at
-
-    def __str__(self) -> str:
-        """The message, with the request."""
-        return f"Request {self.at}: {super().__str__()}"
-
-
-@contextmanager
-def blame(index_of: Callable[[int], int]) -> Iterator[None]:
-    """Say of a `NotFinite` raised inside where it belongs in the terms of this level.
-
-    Args:
-        index_of: From the inner level's index (position, row of a batch) to this level's.
-    """
-    try:
-        yield
-    except NotFinite as error:
-        error.at = index_of(error.at)
-        raise
-
-
-def always(index: int) -> Callable[[int], int]:
-    """For `blame`: this index, whatever the inner level says."""
-    return lambda _: index
 
 
 def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, Token
-from trimix_lm_eval.engine.fuser import Fuser
-from trimix_lm_eval.engine.input_batch import LogitView
-from trimix_lm_eval.engine.prefill import feed
+from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.logits import log_prob, plausible
 
 #: Favourites that are named of each source.
@@ -75,7 +74,8 @@ def chunks(
     ids = torch.tensor([[*context, *tokens[:-1]]])
     wanted = torch.arange(ids.shape[1])[None] >= len(context) - 1
     done = 0
-    for _, _, hidden in feed(fuser.ensemble.open(1), ids, torch.ones_like(wanted), wanted):
+    batch = InputBatch.empty(fuser.ensemble, 1)
+    for _, _, hidden in batch.feed(ids, torch.ones_like(wanted), wanted):
         view = LogitView(fuser.ensemble, hidden)
         for where, logits in view.chunks():
             view.check(_finite(logits, where, len(view)))
@@ -111,7 +111,7 @@ class _Chunk:
         self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
     ) -> None:
         self.fuser, self.logits, self.targets = fuser, logits, targets
-        self.rule = rule = fuser.configs[0].rule
+        self.rule = rule = fuser.processors[0]
         self.bare, self.weights = fuser.fused(logits, vectors, rule._replace(plausibility=None))
         self.fused = self.bare
         if rule.plausibility is not None:

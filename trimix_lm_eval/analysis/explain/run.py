@@ -20,13 +20,13 @@ from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.records import Candidate, Draft, Drafting, Explanation, Token
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.drafting import Gain
-from trimix_lm_eval.engine.rolling import Window
-from trimix_lm_eval.engine.scorer import Score
+from trimix_lm_eval.engine.request import Score
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.llm import Generation, TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
+from trimix_lm_eval.utils.windows import Window
 
 #: How far two ways to the same log-likelihood may be apart, per token, in fp32.
 _ROUNDING = 1e-4

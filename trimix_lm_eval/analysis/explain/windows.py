@@ -10,27 +10,16 @@ from collections.abc import Sequence
 import torch
 
 from trimix_lm_eval.analysis.explain.measure import chunks
-from trimix_lm_eval.engine.rolling import Window
 from trimix_lm_eval.fusion.collectors import Choice, prequential
 from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.windows import Window, continuation_windows, rolling_windows
 
 
 def of_continuation(model: TriMix, prompt: Sequence[int], target: Sequence[int]) -> list[Window]:
     """The windows that a continuation is scored in: one, unless it is longer than the context."""
-    if len(target) <= model.max_length:
-        cut = max(0, len(prompt) + len(target) - 1 - model.max_length)
-        return [(tuple(prompt[cut:]), tuple(target))]
-    whole = model.codec.windows([*prompt[1:], *target], model.max_length, prefix=prompt[0])
-    windows: list[Window] = []
-    left = len(target)
-    for context, part in reversed(whole):
-        mine = part[max(0, len(part) - left) :]
-        if mine and left:
-            windows.insert(0, (context + part[: len(part) - len(mine)], mine))
-        left -= len(mine)
-    return windows
+    return continuation_windows(prompt, target, model.max_length)
 
 
 def of_text(model: TriMix, text: str) -> list[Window]:
@@ -39,7 +28,7 @@ def of_text(model: TriMix, text: str) -> list[Window]:
     Raises:
         TrimixError: It has no tokens.
     """
-    windows = model.codec.windows(model.codec.encode(text), model.max_length)
+    windows = rolling_windows(model.codec.encode(text), model.codec.prefix_id, model.max_length)
     if not windows:
         raise TrimixError("The text is empty: it has no tokens to explain.")
     return windows
@@ -81,7 +70,7 @@ def weights(
         for _, logits, targets in chunks(fuser, *window)
     ]
     at = prequential(torch.cat(nll, dim=1), points).tolist()
-    return [points[i].vector(names) for i in at], None
+    return [list(points[i].vector(names)) for i in at], None
 
 
 def told(model: TriMix, parts: Sequence[Window]) -> list[str]:

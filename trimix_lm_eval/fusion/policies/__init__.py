@@ -38,14 +38,12 @@ from trimix_lm_eval.fusion.policies.base import (
     option_names,
     parse_grid,
     present,
-    reading,
     register,
 )
-from trimix_lm_eval.fusion.policies.exemplars import answer_spans
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
-from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, unknown
 
-__all__ = ["Policy", "build", "names", "option_names", "parse_grid", "reading", "register"]
+__all__ = ["Policy", "build", "names", "option_names", "parse_grid", "register"]
 
 
 @register("fixed")
@@ -151,7 +149,7 @@ class PromptPerplexity(_Grid):
     text in the language, so the choice says little about the task.
     """
 
-    def reader(self, names: Sequence[str]) -> PromptCollector:
+    def reader(self, names: tuple[str, ...]) -> PromptCollector:
         """Sums over the grid, or hidden states for Newton."""
         return (
             NewtonCollector(names) if self.optimum == "newton" else GridCollector(names, self.grid)
@@ -173,8 +171,8 @@ class PromptPerplexity(_Grid):
                     total = total.plus(part)
                 return total
 
-            point = minimise(objective, used[0].names)
-            vector = torch.tensor(point.vector(used[0].names), dtype=torch.float64)
+            point = minimise(objective, newton[0].names)
+            vector = torch.tensor(point.vector(newton[0].names), dtype=torch.float64)
             return Choice(point, float(objective(vector).nll), count)
         grids = [r for r in used if isinstance(r, GridCollector)]
         nll = torch.stack([r.nll / r.count for r in grids]).mean(dim=0)  # [P]
@@ -218,16 +216,7 @@ class AnswerPerplexity(PromptPerplexity):
     point solves the task, not which one likes the language; without exemplars it is ``ppl``.
     """
 
-    def judged(self, prompt: str, ends: Sequence[str]) -> list[tuple[int, int]] | None:
-        """The exemplars' answers; all of a prompt that has none, with a warning."""
-        spans = answer_spans(prompt, ends)
-        if not spans:
-            warn_once(
-                "policy=ppl_answer found no exemplar answers in a prompt: such prompts are judged "
-                "as a whole, as policy=ppl does. Exemplars must be separated by a blank line "
-                "(lm-eval's fewshot_delimiter) and end in the same cue, e.g. 'Answer:'."
-            )
-        return spans or None
+    answers_only: ClassVar[bool] = True
 
 
 @register("ent")
@@ -247,7 +236,7 @@ class Entropy(_Grid):
                 "leave out optimum, or give a finer grid=",
             )
 
-    def reader(self, names: Sequence[str]) -> PromptCollector:
+    def reader(self, names: tuple[str, ...]) -> PromptCollector:
         """Entropies at the last position."""
         return EntropyCollector(names, self.grid)
 

@@ -17,8 +17,6 @@ from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES, Weights
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 
 PAPER = "https://arxiv.org/abs/2604.18106"
-#: Of the whole numbers that tensors hold, without the sign.
-_BITS = 63
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,12 @@ class Policy:
         name: The name it is registered under.
         scope: What one choice holds for: ``run``, ``task``, ``prompt`` or ``token``.
         url: The source paper.
+        answers_only: Whether its collector sees only the answers of a prompt's exemplars; of a
+            prompt without any it sees all of it.
     """
 
     name: ClassVar[str] = ""
+    answers_only: ClassVar[bool] = False
     scope: ClassVar[str] = "run"
     url: ClassVar[str] = PAPER
 
@@ -44,18 +45,6 @@ class Policy:
     def task_prompts(self) -> int:
         """How many prompts of a task are read, where scope is ``task``."""
         return 0
-
-    def judged(self, prompt: str, ends: Sequence[str]) -> list[tuple[int, int]] | None:
-        """Which part of a prompt's text a reader is shown.
-
-        Args:
-            prompt: Exemplars and test input.
-            ends: Special tokens, as text.
-
-        Returns:
-            ``[start, end)`` characters; None for all of it.
-        """
-        return None
 
     def points(self) -> tuple[Weights, ...]:
         """Every point that may be chosen (corners, for a continuous choice)."""
@@ -70,7 +59,7 @@ class Policy:
         used = {n for point in self.points() for n, w in point.by_source().items() if w}
         return present(used, available, self.name)
 
-    def reader(self, names: Sequence[str]) -> PromptCollector | None:
+    def reader(self, names: tuple[str, ...]) -> PromptCollector | None:
         """A fresh reader for one prompt; None if the policy looks at no prompt."""
         return None
 
@@ -130,23 +119,6 @@ def build(policy: str, **options: Any) -> Policy:
         if option not in accepted:
             raise unknown(f"option of policy={policy}", option, accepted or ["(none)"])
     return _REGISTRY[policy](**options)
-
-
-def reading(policies: Iterable[Policy]) -> dict[Policy, int]:
-    """The policies that read prompts, each once, with the bit that marks what it is shown.
-
-    Only these have one: a grid of points has more of them than a whole number has bits.
-
-    Raises:
-        TrimixError: They are too many, too.
-    """
-    found = dict.fromkeys(policy for policy in policies if policy.scope in ("prompt", "task"))
-    if len(found) > _BITS:
-        raise TrimixError(
-            f"{len(found)} policies are to read the same prompts; at most {_BITS} can.",
-            "spread them over several sweeps",
-        )
-    return {policy: 1 << i for i, policy in enumerate(found)}
 
 
 def parse_grid(text: Any) -> tuple[Weights, ...]:

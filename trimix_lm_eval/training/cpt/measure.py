@@ -18,9 +18,7 @@ from trimix_lm_eval.loading.tokenizer import Tokenizer
 from trimix_lm_eval.training.cpt.packing import IGNORED
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
-
-#: Context, and the tokens to be predicted after it.
-Window = tuple[tuple[int, ...], tuple[int, ...]]
+from trimix_lm_eval.utils.windows import Window, rolling_windows
 
 
 class Measured(NamedTuple):
@@ -59,7 +57,7 @@ class Windows(NamedTuple):
         found = [
             window
             for document in documents
-            for window in codec.windows(codec.encode(document), length)
+            for window in rolling_windows(codec.encode(document), codec.prefix_id, length)
         ]
         found.sort(key=lambda window: -len(window[0]) - len(window[1]))
         return cls(found, sum(len(document.encode()) for document in documents))

@@ -1,0 +1,164 @@
+"""How a model is to be run, found out by trial when it is loaded; no request comes here.
+
+A short text is run plainly, and again with padding, holes and a cache. If the two agree the model
+obeys explicit masks and positions, and invariants 1 and 2 hold for it; else it is run plainly for
+good, row by row without a cache. No family of models is known by its name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trimix_lm_eval.engine.input_batch import TokenTable
+from trimix_lm_eval.engine.kv_cache import FEW_QUERIES, install_attention, uninstall_attention
+from trimix_lm_eval.engine.model_runner import ModelRunner, unchanged
+from trimix_lm_eval.utils.errors import TrimixError, warn_once
+
+#: Tokens beyond which no window is probed for.
+_LONGEST_WINDOW = 1024
+
+
+@torch.inference_mode()
+def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = True) -> ModelRunner:
+    """Make the runner of a model, having found out by trial how it is to be run.
+
+    Args:
+        name: The role of the source, e.g. ``large_ins``.
+        model: A transformers causal LM in evaluation mode, where it is to stay.
+        vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
+        own_attention: Whether `shared_prefix_attention` may take the place of ``sdpa``; False if
+            the user chose an implementation.
+
+    Returns:
+        The runner.
+
+    Raises:
+        TrimixError: The model does not fit, or fails on a short text.
+    """
+    runner = ModelRunner(name, model, vocab_size)
+    length = 24 + _local_window(runner.config)
+    ids = torch.arange(length) * 7919 % min(vocab_size, runner.config.vocab_size)
+    try:
+        output = model(input_ids=ids[None].to(runner.device), use_cache=False)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise TrimixError(
+            f"{name} was loaded, but fails on a short text: {error}",
+            "check dtype, quantization and attn_implementation of this source",
+        ) from error
+    expected = output.logits[0, length // 2 :, :vocab_size].float()
+    runner.shares_prefixes = own_attention and install_attention(model)
+    if runner.shares_prefixes and _agrees(runner, ids, expected):
+        return runner
+    if runner.shares_prefixes:
+        uninstall_attention(model)
+        runner.shares_prefixes = False
+    if _agrees(runner, ids, expected):
+        return runner
+    runner.plain, runner.finish, runner.token_bytes = True, unchanged, 0
+    warn_once(
+        f"{name} ({runner.config.model_type}) does not follow explicit attention masks; it "
+        "is run row by row without a cache. Results are exact, but slow."
+    )
+    return runner
+
+
+def _agrees(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
+    """Find the masks and the finish under which a runner gives the expected logits, if any do.
+
+    Args:
+        runner: Told what was found.
+        ids: ``[T]`` the text.
+        expected: ``[T / 2, V]`` logits of its second half.
+    """
+    best = math.inf
+    for by_type in dict.fromkeys((bool(getattr(runner.config, "layer_types", None)), False)):
+        runner.masks_by_type, runner.finish = by_type, unchanged
+        raw = _cached_logits(runner, ids)
+        if raw is None:
+            continue
+        for finish in _finishes(runner.config):
+            off = float((finish(raw) - expected).norm() / expected.norm())
+            if off < best:
+                best, found = off, (by_type, finish)
+    if best > _tolerance(runner):
+        return False
+    runner.masks_by_type, runner.finish = found
+    return True
+
+
+def _tolerance(runner: ModelRunner) -> float:
+    """Rounding that a probe may show, relative to the logits; a wrong mask is far beyond it."""
+    if getattr(runner.model, "is_quantized", False):
+        return 0.1  # how int8 rounds depends on what else is in the batch
+    return 1e-3 if runner.dtype == torch.float32 else 0.05
+
+
+def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor | None:
+    """Logits of the second half of a text, fed in pieces with padding before and between.
+
+    The first tokens after the hole are those that a window counted in slots gets wrong. Of the
+    pieces after it one is short and one is long (see `kv_cache.FEW_QUERIES`), and if rows can share
+    a prefix, the first half is one.
+
+    Returns:
+        ``[T / 2, V]``, or None if the model cannot be run this way.
+    """
+    half, junk = len(ids) // 2, ids.flip(0)
+    middle = half + 4
+    pieces = [(5, ids[:half], 6), (3, ids[half:middle], 0), (FEW_QUERIES, ids[middle:], 0)]
+    table, cache, found = TokenTable(2, runner.device), runner.new_cache(), []
+    try:
+        for before, real, after in pieces:
+            start = table.slots
+            tokens = torch.cat([junk[:before], real, junk[:after]])
+            valid = torch.zeros(len(tokens), dtype=torch.bool)
+            valid[before : before + len(real)] = True
+            rows = torch.stack([tokens, tokens.roll(1)])
+            table.append(rows, torch.stack([valid, torch.ones_like(valid)]))
+            found.append(runner.forward(table, start, cache, valid.nonzero().squeeze(1)))
+            if len(found) == 1:
+                runner.token_bytes = cache.nbytes // table.ids.numel()
+            if len(found) == 1 and runner.shares_prefixes:
+                both = [0, 1]
+                cache = cache.fork_shared(both, [table.own(row) for row in both], both)
+                table = table.fork_shared(both, both)
+        return torch.cat([runner.compute_logits(states) for states in found[1:]])
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:  # whatever a foreign forward raises means: it cannot be run this way
+        return None
+
+
+def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """What models do to logits after the output embedding, by the config's own fields."""
+    yield unchanged
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        yield lambda logits: (logits / cap).tanh() * cap
+    scale = getattr(config, "logit_scale", None)
+    if scale:
+        yield lambda logits: logits * scale
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor:
+        yield lambda logits: logits / divisor
+
+
+def _local_window(config: Any) -> int:
+    """How far a model's own kinds of local attention look, as far as its config tells.
+
+    A window that the masks here know nothing of shows in the probe only if the text is longer.
+    """
+    known = {"sliding_window", "max_window_layers"}
+    values = [
+        value
+        for name, value in vars(config).items()
+        if ("window" in name or "local" in name) and name not in known
+    ]
+    return max((v for v in values if type(v) is int and 0 < v <= _LONGEST_WINDOW), default=0)
