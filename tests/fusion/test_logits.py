@@ -128,7 +128,7 @@ def test_alpha_and_beta_that_sum_to_one_switch_small_base_off_exactly(tenths, pa
 
 def test_a_source_with_weight_but_absent_is_an_error_that_names_it():
     with pytest.raises(TrimixError, match=r"0\.3:0\.3 gives small_base the weight 0\.4") as error:
-        Weights(0.3, 0.3).vector(("large_ins", "small_cpt"))
+        Weights(0.3, 0.3).vector(["large_ins", "small_cpt"])
     assert "small_base=<Hub id or folder>" in str(error.value)
     with pytest.raises(TrimixError, match="large_base the weight -0.1"):
         Weights(0.3, 0.3, 0.2).vector(TRIO)

@@ -176,7 +176,7 @@ def test_which_sources_are_needed(policy, options, names):
 def test_a_source_without_weight_is_never_loaded(pico, policy, options, names):
     """Its folder need not even hold weights."""
     model = TriMix.from_pretrained(**pico("llama"), policy=policy, **options)
-    assert model.fuser.ensemble.names == names
+    assert list(model.fuser.ensemble.names) == names
 
 
 def test_a_missing_source_is_an_error_before_anything_loads():

@@ -466,7 +466,7 @@ def test_sources_without_weight_are_not_loaded(folders):
         ("ppl", ["large_ins", "small_cpt", "small_base"]),
     ):
         lm = TriMixLM(**model_args(folders, policy=policy))
-        assert lm.model.fuser.ensemble.names == loaded
+        assert list(lm.model.fuser.ensemble.names) == loaded
         assert list(lm.get_model_info()["trimix"]["sources"]) == loaded
     assert len(PAPER_GRID) == 36
 

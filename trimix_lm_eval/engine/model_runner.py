@@ -30,7 +30,7 @@ from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig, LogitsProcessor
 from trimix_lm_eval.fusion.logits import fuse, plausible
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: Bytes that the fp32 logits of one chunk may take, over all sources and temporaries.
@@ -347,7 +347,7 @@ class Fuser:
         )
         for config in self.configs:
             for point in config.policy.points():
-                point.vector(ensemble.names)  # remembered, and an error here costs no work
+                source_vector(point, ensemble.names)  # an error here costs no work
 
     def only(self, config: int) -> Fuser:
         """The same sources with one of the fusion configs, given by its index."""
@@ -376,7 +376,7 @@ class Fuser:
         """A choice as one weight per source; zeros where weights are per token."""
         if choice is None:
             return [0.0] * len(self.ensemble.names)
-        return list(choice.weights.vector(self.ensemble.names))
+        return list(source_vector(choice.weights, self.ensemble.names))
 
 
 def mean_choice(fuser: Fuser, used: Tensor) -> Choice:

@@ -30,7 +30,7 @@ from trimix_lm_eval.fusion.collectors import (
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob
-from trimix_lm_eval.fusion.weights import PRIOR, Weights
+from trimix_lm_eval.fusion.weights import PRIOR, Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
 
@@ -135,7 +135,7 @@ class _TokenCollector(PromptCollector):
 
     def __init__(self, fuser: Fuser, points: Sequence[Weights], grids: Sequence[_Grid]) -> None:
         self.fuser, names = fuser, fuser.ensemble.names
-        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
         self.nll: list[Tensor] = []
         self.masked: dict[_Grid, list[Tensor]] = {
             g: [] for g in grids if g.processor != LogitsProcessor()
@@ -149,7 +149,9 @@ class _TokenCollector(PromptCollector):
             self.nll.append(nll)
             for one, kept in self.masked.items():
                 names = self.fuser.ensemble.names
-                each = torch.tensor([p.vector(names) for p in one.points]).to(logits[0].device)
+                each = torch.tensor([source_vector(p, names) for p in one.points]).to(
+                    logits[0].device
+                )
                 rows = [
                     self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.processor)[0]
                     for vector in each

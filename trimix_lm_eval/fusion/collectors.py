@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimix_lm_eval.fusion.logits import best_point, grid_entropy, grid_nll
 from trimix_lm_eval.fusion.newton import Moments, moments
-from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.fusion.weights import Weights, source_vector
 
 
 class View(Protocol):
@@ -99,7 +99,7 @@ class GridCollector(PromptCollector):
     """
 
     def __init__(self, names: tuple[str, ...], points: Sequence[Weights]) -> None:
-        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
         self.nll = torch.zeros(len(points), dtype=torch.float64)  # [P]
 
     def absorb(self, other: GridCollector) -> None:
@@ -172,7 +172,7 @@ class EntropyCollector(PromptCollector):
     next_only = True
 
     def __init__(self, names: tuple[str, ...], points: Sequence[Weights]) -> None:
-        self.vectors = torch.tensor([p.vector(names) for p in points])  # [P, S]
+        self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
         self.entropy: Tensor | None = None  # [P]
 
     def read_next(self, view: View) -> None:

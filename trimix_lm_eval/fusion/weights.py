@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trimix_lm_eval.utils.errors import TrimixError
@@ -42,31 +43,35 @@ class Weights(NamedTuple):
         # 1 - 0.9 - 0.1 leaves 3e-17 in floating point: that source must count as switched off.
         return {name: 0.0 if abs(w) < 1e-12 else w for name, w in weights.items()}
 
-    # Each prompt asks for all points of a grid: what was worked out once is remembered. A point is
-    # three numbers, so it may as well live on.
-    @functools.lru_cache(maxsize=4096)  # noqa: B019
-    def vector(self, names: tuple[str, ...]) -> tuple[float, ...]:
+    def vector(self, names: Sequence[str]) -> list[float]:
         """The weights in the order of ``names``.
-
-        Args:
-            names: The sources, as in `SOURCES`.
 
         Raises:
             TrimixError: A source outside ``names`` has a weight other than 0.
         """
-        weights = self.by_source()
-        for name, weight in weights.items():
-            if weight and name not in names:
-                raise TrimixError(
-                    f"The point {self.label()} gives {name} the weight {weight:g}, "
-                    f"but {name} is not there.",
-                    f"name the model with {name}=<Hub id or folder>, or choose another point",
-                )
-        return tuple(weights[name] for name in names)
+        return list(source_vector(self, tuple(names)))
 
     def label(self) -> str:
         """A short text for tables and keys, e.g. ``0.1:0.9`` or ``0.1:0.9:0.3``."""
         return ":".join(f"{x:g}" for x in self if x is not None)
+
+
+@functools.lru_cache(maxsize=4096)
+def source_vector(point: Weights, names: tuple[str, ...]) -> tuple[float, ...]:
+    """`Weights.vector`, remembered: each prompt asks for all points of a grid.
+
+    Raises:
+        TrimixError: A source outside ``names`` has a weight other than 0.
+    """
+    weights = point.by_source()
+    for name, weight in weights.items():
+        if weight and name not in names:
+            raise TrimixError(
+                f"The point {point.label()} gives {name} the weight {weight:g}, "
+                f"but {name} is not there.",
+                f"name the model with {name}=<Hub id or folder>, or choose another point",
+            )
+    return tuple(weights[name] for name in names)
 
 
 def parse(label: object) -> Weights | None:

@@ -70,7 +70,7 @@ def weights(
         for _, logits, targets in chunks(fuser, *window)
     ]
     at = prequential(torch.cat(nll, dim=1), points).tolist()
-    return [list(points[i].vector(names)) for i in at], None
+    return [points[i].vector(names) for i in at], None
 
 
 def told(model: TriMix, parts: Sequence[Window]) -> list[str]:
