@@ -41,7 +41,7 @@ def distinct_tokens(model: TriMix, pairs: Sequence[tuple[str, str]]) -> int:
     """
     rows = set()
     for context, option in pairs:
-        prompt, target = model.codec.pair(context, option, None)
+        prompt, target = model.codec.pair(context, option)
         rows.add(prompt.ids + target[:-1])
     ordered = sorted(rows)
     return sum(map(len, ordered)) - sum(_common(a, b) for a, b in pairwise(ordered))

@@ -31,6 +31,7 @@ from models import Texts, Trio, add_arguments, open_trio
 from torch import Tensor
 
 from trimix_lm_eval.engine.prefill import collectors_for, prefill
+from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.collectors import GridCollector
 from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.fusion.weights import PAPER_GRID
@@ -92,7 +93,7 @@ def shares(trio: Trio, tokens: int, rounds: int) -> dict[str, float]:
     """The arithmetic's share of a prompt's forward passes."""
     model = trio.load(policy="ppl")
     ensemble = model.fuser.ensemble
-    prompt = model.codec.prompt(Texts(trio).text(tokens), None)
+    prompt = Prompt(*model.codec.prompt(Texts(trio).text(tokens)))
     stopwatch = Stopwatch(trio.device)
 
     @torch.inference_mode()

@@ -27,8 +27,8 @@ import timing
 from models import Texts, Trio, add_arguments, alone, open_trio
 
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.fusion.weights import PAPER_GRID
-from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.loading import settings
 
 
@@ -63,7 +63,7 @@ def measure(trio: Trio, asked: argparse.Namespace) -> dict[str, Any]:
         for context in prompts(asked.questions)
         for option in texts.options(asked.options, asked.option_tokens)
     ]
-    jobs = [(prompt, Generation(asked.new_tokens)) for prompt in prompts(asked.prompts)]
+    jobs = [(prompt, SamplingParams(asked.new_tokens)) for prompt in prompts(asked.prompts)]
     return {**choices(model, pairs, asked), **writing(model, jobs, asked)}
 
 
@@ -114,7 +114,7 @@ def choices(
 
 
 def writing(
-    model: TriMix, jobs: Sequence[tuple[str, Generation]], asked: argparse.Namespace
+    model: TriMix, jobs: Sequence[tuple[str, SamplingParams]], asked: argparse.Namespace
 ) -> dict[str, Any]:
     """Generation: all at once over as many single runs."""
     some = singles(asked)

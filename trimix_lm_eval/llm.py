@@ -6,8 +6,15 @@
     model.loglikelihood([("The capital of Tibet is", " Lhasa")])
     model.generate(["Once upon a time"], max_new_tokens=32)
 
-lm-eval's model (`lm.py`) is a thin layer over this class. Text and token ids meet here and nowhere
-else; what is below knows ids only.
+`TriMix` checks and loads the sources (`loading`) and puts them together with the engine (`engine`);
+its methods turn texts into requests of token ids, and the engine's outputs into texts again.
+lm-eval's model (`harness.lm`) loads through it, and then hands its requests to the engine directly.
+
+Packages above (`harness`, `analysis`, `sweep`, `cli`) may import this module; it may import
+`loading`, `engine`, `fusion` and `utils`, and knows nothing of lm-eval.
+
+Longer than most modules: one class with a method for each thing that users do, most of it their
+docstrings.
 """
 
 from __future__ import annotations
@@ -23,23 +30,19 @@ from trimix_lm_eval.engine import rolling, scheduler, scorer
 from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
 from trimix_lm_eval.engine.prefill import cut
 from trimix_lm_eval.engine.probe import load_runner
-from trimix_lm_eval.engine.request import Score, ScoringRequest
-from trimix_lm_eval.engine.sampler import Sampling, check_sampling
-from trimix_lm_eval.engine.sequence import GenerationRequest
-from trimix_lm_eval.engine.speculation import Speculation
+from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.sequence import FinishReason, GenerationRequest
+from trimix_lm_eval.engine.spec_decode import Speculation
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import preflight, settings
 from trimix_lm_eval.loading.models import load_model
 from trimix_lm_eval.loading.provenance import describe, needed
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
-from trimix_lm_eval.loading.tokenizer import (
-    Points,
-    StopStringCriteria,
-    Tokenizer,
-    seed_for,
-)
+from trimix_lm_eval.loading.tokenizer import Tokenizer, seed_for
 from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
 from trimix_lm_eval.utils.windows import rolling_windows
@@ -50,51 +53,23 @@ _AUTO_ON_CPU = 8
 T = TypeVar("T")
 
 
-@dataclasses.dataclass(frozen=True)
-class Generation:
-    """How to continue one text.
+#: Points chosen elsewhere, one or none per fusion; None lets every policy choose.
+Points = tuple[Weights | None, ...] | None
+
+
+class Completion(NamedTuple):
+    """A generated text.
 
     Attributes:
-        max_new_tokens: At most so many tokens.
-        stop: The text ends before the first of these.
-        temperature: 0 is greedy.
-        top_k: Keep the k most probable tokens; 0 keeps all.
-        top_p: Keep the most probable tokens up to this mass; 1 keeps all.
-        seed: Of this text's own generator.
+        text: The text, without what a stop string cut off.
+        choice: The weights that made it; where they are per token, their mean.
+        finish_reason: Why it ended: ``stop`` (a stop string), ``eos`` (an end-of-text or other stop
+            token) or ``length`` (``max_new_tokens`` reached, or the context full).
     """
 
-    max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        stop: object = self.stop  # one string is a natural slip, and a sequence of its letters
-        stop = (stop,) if isinstance(stop, str) else tuple(self.stop or ())
-        if not all(isinstance(one, str) for one in stop):
-            raise TrimixError(f"stop={self.stop!r} is no list of strings.", "e.g. stop=['\\n']")
-        object.__setattr__(self, "stop", stop)
-        for name, kind, hint in (
-            ("max_new_tokens", int, "give a whole number N >= 1"),
-            ("temperature", (int, float), "give a number; 0 is greedy"),
-            ("top_k", int, "give a whole number; 0 keeps all tokens"),
-            ("top_p", (int, float), "give a number in (0, 1]; 1 keeps all tokens"),
-            ("seed", int, "give a whole number"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise TrimixError(f"{name}={value!r} is not such a number.", hint)
-        if self.max_new_tokens < 1:
-            raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
-
-
-class Text(NamedTuple):
-    """A generated text and the weights that made it."""
-
     text: str
-    choice: Choice | None
+    choice: Choice
+    finish_reason: FinishReason
 
 
 class TriMix:
@@ -104,9 +79,9 @@ class TriMix:
     for all of them; then what users call answers by the first, and the methods that yield by all.
 
     Args:
-        asked: The settings that it was built from; of several fusion configs the first one's.
+        asked: The settings that it was built from; of several configs the first one's.
         tokenizer: The common tokenizer.
-        fuser: The loaded sources and the fusion configs.
+        fuser: The loaded sources and the configs.
         report: What the preflight found (commits, lengths).
     """
 
@@ -119,6 +94,10 @@ class TriMix:
         self.codec = Tokenizer(tokenizer, asked, weighting, report.vocab_size)
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
+        #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
+        self.batch_size = _batch_size(asked, fuser.ensemble.device.type)
+        #: By fusion, the tokens that end a text: the tokenizer's, and those its sources declare.
+        self.stop_token_ids = _stop_token_ids(tokenizer, fuser)
 
     @classmethod
     def from_pretrained(cls, large_ins: str, **arguments: Any) -> TriMix:
@@ -154,7 +133,7 @@ class TriMix:
         """Check, then load the sources that several variants need, once for all of them.
 
         Args:
-            variants: A fusion config each; they differ in policy and plausibility only.
+            variants: A config each; they differ in policy and plausibility only.
             device: Where sources go that name no device; None is the first GPU, or the CPU.
             kept: Models loaded before, which are not loaded again; gets those that are.
         """
@@ -193,7 +172,7 @@ class TriMix:
         return self.fuser.configs
 
     def part(self, which: Sequence[int]) -> TriMix:
-        """The same loaded sources with some of the fusion configs; the account of drafts is one."""
+        """The same loaded sources with some of the configs; the account of drafts is one."""
         fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.configs[i] for i in which))
         part = TriMix(self.settings, self.tokenizer, fuser, self.report)
         part.speculation = self.speculation
@@ -247,22 +226,36 @@ class TriMix:
         Args:
             texts: The prompts.
             **options: ``max_new_tokens``, ``stop``, ``temperature``, ``top_k``, ``top_p`` and
-                ``seed``, as in `Generation`. Of one seed every text, and every repetition of a
+                ``seed``, as in `SamplingParams`. Of one seed every text, and every repetition of a
                 text, makes draws of its own.
+
+        Returns:
+            The new texts in the order of the prompts; `complete` tells why each of them ended.
         """
         _check_list(texts, "generate")
+        return [completion.text for completion in self.complete(texts, **options)]
+
+    def complete(self, texts: Sequence[str], **options: Any) -> list[Completion]:
+        """Continue texts, and tell why each of them ended and which weights made it.
+
+        Args:
+            texts: The prompts.
+            **options: As for `generate`.
+        """
+        _check_list(texts, "complete")
         for option in options:
-            if option not in Generation.__dataclass_fields__:
-                raise unknown("option of generate", option, Generation.__dataclass_fields__)
-        how = Generation(**options)
+            if option not in SamplingParams.__dataclass_fields__:
+                raise unknown("option of generate", option, SamplingParams.__dataclass_fields__)
+        params = SamplingParams(**options)
         seen: Counter[str] = Counter()
-        jobs = []
+        prompts = []
         for text in texts:
             # The same text again is another draw, and which is which depends on no other text.
-            jobs.append((text, dataclasses.replace(how, seed=seed_for(how.seed, text, seen[text]))))
+            seed = seed_for(params.seed, text, seen[text])
+            prompts.append((text, dataclasses.replace(params, seed=seed)))
             seen[text] += 1
-        found = _by_first(self.iter_generate(jobs))
-        return [found[i].text for i in range(len(texts))]
+        found = _by_first(self.iter_generate(prompts))
+        return [found[i] for i in range(len(texts))]
 
     # ---------------------------------------------------------------- the same, as they finish
 
@@ -273,7 +266,7 @@ class TriMix:
         points: Sequence[Points] | None = None,
         questions: Sequence[Hashable] | None = None,
     ) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, fusion config, score) as soon as each is known.
+        """Yield (index, config, score) as soon as each is known.
 
         Args:
             pairs: (context, continuation).
@@ -283,23 +276,21 @@ class TriMix:
                 weights of the part that their contexts have in common. None: a question is a
                 context.
         """
-        requests = [
-            ScoringRequest(
-                *self.codec.pair(context, continuation, points[i] if points else None),
-                questions[i] if questions else None,
-            )
-            for i, (context, continuation) in enumerate(pairs)
-        ]
+        requests = []
+        for i, (context, continuation) in enumerate(pairs):
+            tokens, target = self.codec.pair(context, continuation)
+            prompt = Prompt(*tokens, points[i] if points else None)
+            requests.append(ScoringRequest(prompt, target, questions[i] if questions else None))
         self.truncated += sum(
             bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
             for prompt, target, _ in requests
         )
-        self._report_truncated()
+        self.warn_truncated()
         yield from scorer.score(self.fuser, requests, self.batch_size, self.max_length)
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, fusion config, score of the whole text) as soon as each is known."""
+        """Yield (index, config, score of the whole text) as soon as each is known."""
         encoded, prefix = [self.codec.encode(text) for text in texts], self.codec.prefix_id
         documents = [rolling_windows(ids, prefix, self.max_length) for ids in encoded]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
@@ -307,46 +298,40 @@ class TriMix:
     @torch.inference_mode()
     def iter_generate(
         self,
-        jobs: Sequence[tuple[str, Generation]],
+        prompts: Sequence[tuple[str, SamplingParams]],
         points: Sequence[Points] | None = None,
-    ) -> Iterator[tuple[int, int, Text]]:
-        """Yield (index, fusion config, text) as soon as each is done.
+    ) -> Iterator[tuple[int, int, Completion]]:
+        """Yield (index, fusion, completion) as soon as each is finished.
 
         Args:
-            jobs: Prompts, each with how it is to be continued.
-            points: Per prompt, weights chosen elsewhere, one or None for each config; None lets
+            prompts: Texts, each with how it is to be continued.
+            points: Per prompt, weights chosen elsewhere, one or None for each fusion; None lets
                 the policies choose.
         """
-        planned = [
-            self.job(text, how, points[i] if points else None) for i, (text, how) in enumerate(jobs)
+        requests = [
+            self.request(text, params, points[i] if points else None)
+            for i, (text, params) in enumerate(prompts)
         ]
-        self._report_truncated()
-        made_of = scheduler.generate(self.fuser, planned, self.batch_size, self.speculation)
-        for i, which, made in made_of:
-            text = self.tokenizer.decode(made.ids, skip_special_tokens=True)
-            yield i, which, Text(self.codec.cut(text, jobs[i][1].stop), made.choice)
+        self.warn_truncated()
+        outputs = scheduler.generate(self.fuser, requests, self.batch_size, self.speculation)
+        for i, which, output in outputs:
+            text = self.codec.completion(output.token_ids, prompts[i][1].stop)
+            yield i, which, Completion(text, output.choice, output.finish_reason)
 
-    def job(self, text: str, how: Generation, points: Points = None) -> GenerationRequest:
+    def request(
+        self, text: str, params: SamplingParams, points: Points = None
+    ) -> GenerationRequest:
         """A text to be continued, as token ids; what leaves no room for the new ones is cut off.
 
         Raises:
             TrimixError: The new tokens leave no room for a prompt.
         """
-        room = self.max_length - how.max_new_tokens
-        if room < 1:
-            raise TrimixError(
-                f"{how.max_new_tokens} new tokens leave no room for a prompt: the context "
-                f"length is {self.max_length}.",
-                "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
-                "models allow it",
-            )
-        prompt = self.codec.prompt(text, points)
-        self.truncated += len(prompt.ids) > room
-        sampling = check_sampling(Sampling(how.temperature, how.top_k, how.top_p, how.seed))
-        stop = StopStringCriteria(self.tokenizer, how.stop)
-        return GenerationRequest(
-            cut(prompt, room), how.max_new_tokens, self.end_ids(), stop, sampling
+        prompt = Prompt(*self.codec.prompt(text), points)
+        made = GenerationRequest.fitted(
+            prompt, params, self.stop_token_ids, self.tokenizer, self.max_length
         )
+        self.truncated += len(made.prompt.ids) < len(prompt.ids)
+        return made
 
     @torch.inference_mode()
     def choose_for_task(
@@ -356,11 +341,12 @@ class TriMix:
 
         Args:
             contexts: The prompts.
-            which: Index of the fusion config.
+            which: Index of the config.
             title: Of a progress bar; None shows none.
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
-        prompts = [cut(only.codec.prompt(text), self.max_length) for text in contexts]
+        whole = [Prompt(*only.codec.prompt(text)) for text in contexts]
+        prompts = [cut(prompt, self.max_length) for prompt in whole]
         made = scorer.collect_prompts(only.fuser, prompts, self.batch_size)
         off = title is None
         read = dict(progress_bar(made, title or "", total=len(prompts), unit="prompt", off=off))
@@ -368,31 +354,8 @@ class TriMix:
         collectors = [one for mine in found for one in mine.collectors.values()]
         return self.configs[which].policy.choose(collectors)
 
-    # ---------------------------------------------------------------- text and tokens
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out."""
-        if isinstance(self.settings.batch_size, int):
-            return self.settings.batch_size
-        on_cpu = self.fuser.ensemble.device.type == "cpu"
-        return _AUTO_ON_CPU if on_cpu else int(self.settings.max_batch_size)
-
-    def end_ids(self) -> tuple[frozenset[int], ...]:
-        """By config, the tokens that end a text: the tokenizer's, and those its sources declare."""
-        declared: dict[str, set[int]] = {}
-        for source in self.fuser.ensemble.sources:
-            ends = getattr(source.model.generation_config, "eos_token_id", None)
-            many = ends if isinstance(ends, (list, tuple)) else [ends]
-            declared[source.name] = {int(end) for end in many if end is not None}
-        eos = self.tokenizer.eos_token_id
-        own = set() if eos is None else {int(eos)}
-        return tuple(
-            frozenset(own.union(*(declared[n] for n in config.policy.sources(declared))))
-            for config in self.fuser.configs
-        )
-
-    def _report_truncated(self) -> None:
+    def warn_truncated(self) -> None:
+        """Warn once if contexts were cut."""
         if self.truncated:
             warn_once(
                 f"{self.truncated} request(s) longer than the context length of {self.max_length} "
@@ -400,8 +363,30 @@ class TriMix:
             )
 
 
+def _batch_size(asked: Settings, device: str) -> int:
+    """Rows per forward pass."""
+    if isinstance(asked.batch_size, int):
+        return asked.batch_size
+    return _AUTO_ON_CPU if device == "cpu" else int(asked.max_batch_size)
+
+
+def _stop_token_ids(tokenizer: Any, fuser: Fuser) -> tuple[frozenset[int], ...]:
+    """By fusion, the tokens that end a text."""
+    declared: dict[str, set[int]] = {}
+    for source in fuser.ensemble.sources:
+        ends = getattr(source.model.generation_config, "eos_token_id", None)
+        many = ends if isinstance(ends, (list, tuple)) else [ends]
+        declared[source.name] = {int(end) for end in many if end is not None}
+    eos = tokenizer.eos_token_id
+    own = set() if eos is None else {int(eos)}
+    return tuple(
+        frozenset(own.union(*(declared[name] for name in config.policy.sources(declared))))
+        for config in fuser.configs
+    )
+
+
 def _by_first(found: Iterator[tuple[int, int, T]]) -> dict[int, T]:
-    """What the first fusion config answers, by index."""
+    """What the first config answers, by index."""
     return {i: result for i, which, result in found if which == 0}
 
 

@@ -18,9 +18,9 @@ from trimix_lm_eval.analysis.explain import explain, explain_given, explain_text
 from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.run import _compared, _Record
 from trimix_lm_eval.analysis.explain.windows import of_continuation
-from trimix_lm_eval.engine.drafting import Gain
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.sequence import NewTokens
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.windows import rolling_windows
 
@@ -32,7 +32,7 @@ CHUNKED = {"chunk_tokens": 5, "logit_positions": 3}
 
 
 def ids_of(three, prompt):
-    return list(three.model.codec.prompt(prompt, None).ids)
+    return list(three.model.codec.prompt(prompt).ids)
 
 
 def check_against_naive(three, context, tokens, weights_at, plausibility=None):
@@ -86,9 +86,9 @@ def check_against_naive(three, context, tokens, weights_at, plausibility=None):
 def test_contributions_sum_to_the_margin(trio):
     three = trio("llama")
     model = three.weighted("fixed", **FIXED, **CHUNKED)
-    model.end_ids = lambda: (frozenset(),)  # a text of some length
-    it = explain(model, PROMPT, Generation(max_new_tokens=14))
-    assert len(it.tokens) == 14 and it.end == "length" and not it.notes
+    model.stop_token_ids = (frozenset(),)  # a text of some length
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=14))
+    assert len(it.tokens) == 14 and it.finish_reason == "length" and not it.notes
     assert (it.alpha, it.beta, it.gamma) == POINT
     assert model.generate([PROMPT], max_new_tokens=14) == [it.text]
     assert all(token.margin > 0 and token.rank == 1 for token in it.tokens)
@@ -97,7 +97,7 @@ def test_contributions_sum_to_the_margin(trio):
 
 def test_gate_has_weights_of_its_own_at_every_token(trio):
     three = trio("gemma3")
-    it = explain(three.weighted("gate", **CHUNKED), PROMPT, Generation(max_new_tokens=10))
+    it = explain(three.weighted("gate", **CHUNKED), PROMPT, SamplingParams(max_new_tokens=10))
     context = ids_of(three, PROMPT)
     ids = [*context, *(token.id for token in it.tokens)]
     host, scorer = three.naive.logits("large_ins", ids), three.naive.logits("small_cpt", ids)
@@ -119,7 +119,7 @@ def test_plausibility_cut_offs(trio, plausibility):
     model = three.weighted(
         "fixed", alpha=0.1, beta=0.9, plausibility=plausibility, speculative=2, **CHUNKED
     )
-    it = explain(model, PROMPT, Generation(max_new_tokens=10))
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=10))
     check_against_naive(
         three, ids_of(three, PROMPT), it.tokens, lambda t: point.by_source(), plausibility
     )
@@ -149,7 +149,7 @@ def test_cut_prompts_are_told_of(trio):
     three = trio("llama")
     model = three.weighted("fixed", max_length=20, alpha=0.1, beta=0.9)
     text = "There were rivers in the barn. "
-    it = explain(model, text, Generation(max_new_tokens=8))
+    it = explain(model, text, SamplingParams(max_new_tokens=8))
     assert any("no room for the first" in note for note in it.notes)
     context = ids_of(three, text)[-12:]
     check_against_naive(three, context, it.tokens, lambda t: Weights(0.1, 0.9).by_source())
@@ -182,7 +182,7 @@ def test_continuations_longer_than_the_context(trio):
         total = sum(math.log(token.probability) for token in it.tokens)
         assert total == pytest.approx(score.log_likelihood, abs=1e-3)
         assert Weights(it.alpha, it.beta) == score.choice.weights
-    ids, target = model.codec.pair("The hen", LONG, None)
+    ids, target = model.codec.pair("The hen", LONG)
     windows = of_continuation(model, ids.ids, target)
     assert len(windows) > 2 and all(len(a) + len(b) - 1 <= 20 for a, b in windows)
     weights = scores[0].choice.weights.by_source()
@@ -248,7 +248,7 @@ def test_texts_without_a_prompt_under_other_policies(trio, policy):
 def test_drafts_stand_where_small_cpt_was_right(trio, temperature):
     three = trio("llama")
     point = {"alpha": 0.3, "beta": 0.6}
-    how = Generation(max_new_tokens=24, temperature=temperature, seed=5)
+    how = SamplingParams(max_new_tokens=24, temperature=temperature, seed=5)
     plain = explain(three.weighted("fixed", speculative="off", **point), PROMPT, how)
     assert plain.drafting is None and not any(token.draft for token in plain.tokens)
     it = explain(three.weighted("fixed", speculative=3, **point), PROMPT, how)
@@ -274,10 +274,10 @@ def test_drafts_stand_where_small_cpt_was_right(trio, temperature):
 def test_a_text_started_anew_is_recorded_anew():
     record, weights = _Record(SimpleNamespace(n=0, update=lambda n: None)), [torch.zeros(1)]
     for place, gain in (
-        (0, Gain([5], weights, 0, 0)),
-        (1, Gain([6, 7], weights, 3, 1, 9)),
-        (0, Gain([5], weights, 0, 0)),
-        (1, Gain([6, 7, 8], weights, 2, 2)),
+        (0, NewTokens([5], weights, 0, 0)),
+        (1, NewTokens([6, 7], weights, 3, 1, 9)),
+        (0, NewTokens([5], weights, 0, 0)),
+        (1, NewTokens([6, 7, 8], weights, 2, 2)),
     ):
         record(0, place, gain)
     assert record.tokens == [5, 6, 7, 8]
@@ -288,22 +288,22 @@ def test_a_text_started_anew_is_recorded_anew():
 def test_why_a_text_ends(trio):
     three = trio("llama")
     model = three.weighted("fixed", speculative=3, alpha=0.1, beta=0.9)
-    whole = explain(model, PROMPT, Generation(max_new_tokens=20))
+    whole = explain(model, PROMPT, SamplingParams(max_new_tokens=20))
     stop = next(token.text for token in whole.tokens if token.text.isalnum())
-    it = explain(model, PROMPT, Generation(max_new_tokens=20, stop=(stop,)))
-    assert it.end == "stop string" and stop not in it.text
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=20, stop=(stop,)))
+    assert it.finish_reason == "stop" and stop not in it.text
     assert it.tokens[-1].text.endswith(stop) and len(it.tokens) < 20
     end = whole.tokens[6].id
     first = [token.id for token in whole.tokens].index(end)
-    model.end_ids = lambda: (frozenset([end]),)
-    it = explain(model, PROMPT, Generation(max_new_tokens=20))
-    assert it.end == "end token" and [t.id for t in it.tokens] == [
+    model.stop_token_ids = (frozenset([end]),)
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=20))
+    assert it.finish_reason == "eos" and [t.id for t in it.tokens] == [
         t.id for t in whole.tokens[: first + 1]
     ]
 
 
 def test_what_is_not_the_most_probable_token_is_told_of(trio):
-    it = explain(trio("llama").weighted("fixed"), PROMPT, Generation(max_new_tokens=4))
+    it = explain(trio("llama").weighted("fixed"), PROMPT, SamplingParams(max_new_tokens=4))
     assert _compared(it.tokens, 0.0) == []
     off = [dataclasses.replace(it.tokens[0], rank=2), *it.tokens[1:]]
     (note,) = _compared(off, 0.0)
@@ -366,7 +366,7 @@ def test_page_is_escaped_and_complete_in_itself(trio):
     three = trio("llama")
     model = three.weighted("fixed", speculative=3, plausibility=0.1, **FIXED)
     prompt = "<script>alert(1)</script> བོད་"
-    it = explain(model, prompt, Generation(max_new_tokens=20))
+    it = explain(model, prompt, SamplingParams(max_new_tokens=20))
     html = page.render(about(model), [it])
     assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
     assert "<b>a title" not in html and "<i>:" not in html
@@ -384,7 +384,9 @@ def test_page_is_escaped_and_complete_in_itself(trio):
 
 
 def test_bars_are_to_scale(trio):
-    it = explain(trio("llama").weighted("fixed", **FIXED), PROMPT, Generation(max_new_tokens=12))
+    it = explain(
+        trio("llama").weighted("fixed", **FIXED), PROMPT, SamplingParams(max_new_tokens=12)
+    )
     section = page._section(0, it, [it], "fixed")
     scales = set()
     for token, bar in zip(it.tokens, section.bars, strict=True):
@@ -405,7 +407,7 @@ def test_percent(probability, shown):
 
 def test_json_holds_the_same_numbers(trio):
     model = trio("llama").weighted("fixed", speculative=3, **FIXED)
-    it = explain(model, PROMPT, Generation(max_new_tokens=8))
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=8))
     (read,) = json.loads(page.as_json(about(model), [it]))["explanations"]
     assert read == json.loads(json.dumps(dataclasses.asdict(it)))
     for token in read["tokens"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trimix_lm_eval.analysis.explain import explain, page
-from trimix_lm_eval.llm import Generation
+from trimix_lm_eval.engine.sampler import SamplingParams
 
 pytestmark = pytest.mark.usefixtures("chromium")
 SHOWN = "document.querySelector('.panel .title').innerText"
@@ -14,7 +14,7 @@ SHOWN = "document.querySelector('.panel .title').innerText"
 @pytest.fixture(scope="module")
 def explained(trio, tmp_path_factory):
     model = trio("llama").weighted("fixed", speculative=3, alpha=0.3, beta=0.9, gamma=0.5)
-    it = explain(model, "The hen went to the", Generation(max_new_tokens=24))
+    it = explain(model, "The hen went to the", SamplingParams(max_new_tokens=24))
     path = tmp_path_factory.mktemp("page") / "x.html"
     path.write_text(page.render(page.About("A text", [], model.describe()), [it]), encoding="utf-8")
     return path

@@ -20,11 +20,11 @@ from tests.support.running import spied_rows
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.logits import grid_greedy
 from trimix_lm_eval.fusion.weights import PAPER_GRID
-from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.utils.errors import TrimixError
 
 close = {"rel": 1e-5, "abs": 1e-5}
@@ -140,7 +140,7 @@ def assert_same_text(got, want, newton=False):
 
 
 row = st.builds(
-    Generation,
+    SamplingParams,
     max_new_tokens=st.integers(1, 14),
     temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
     top_k=st.sampled_from([0, 5]),
@@ -209,7 +209,7 @@ def test_everything_at_once(trio):
     pairs = [("Q: x\nA: y\n\nQ: the inn\nA:", option) for option in (" in", " there")]
     scores = every(model.iter_loglikelihood(pairs))
     rolling = every(model.iter_rolling(["the inn where brother winters"]))
-    texts = every(model.iter_generate([(pairs[0][0], Generation(12))]))
+    texts = every(model.iter_generate([(pairs[0][0], SamplingParams(12))]))
     for which, one in enumerate(EVERY):
         single = alone(three, one)
         for i, want in enumerate(single.loglikelihood(pairs)):
@@ -218,7 +218,7 @@ def test_everything_at_once(trio):
         assert rolling[which, 0].log_likelihood == pytest.approx(want.log_likelihood, rel=1e-4)
         assert_same_text(
             texts[which, 0],
-            every(single.iter_generate([(pairs[0][0], Generation(12))]))[0, 0],
+            every(single.iter_generate([(pairs[0][0], SamplingParams(12))]))[0, 0],
             is_newton(one),
         )
 
@@ -240,7 +240,7 @@ def test_the_sources_run_once_for_all_points(trio, monkeypatch):
 
 def test_equal_texts_are_written_once(trio, monkeypatch):
     """Ten fusion configs that cannot differ cost what one costs."""
-    three, jobs = trio("llama"), [("the inn", Generation(12)), ("x", Generation(9))]
+    three, jobs = trio("llama"), [("the inn", SamplingParams(12)), ("x", SamplingParams(9))]
     tokens = []
     point = {"alpha": 0.3, "beta": 0.5}
     for configs in ([config("fixed", **point)], [config("fixed", **point) for _ in range(10)]):
@@ -253,16 +253,16 @@ def test_equal_texts_are_written_once(trio, monkeypatch):
 
 def test_paths_are_followed_once_as_far_as_they_agree(trio, monkeypatch):
     """Tokens run are those of the tree of texts, and what waiting texts take to go on."""
-    three, how = trio("llama"), Generation(10)
+    three, how = trio("llama"), SamplingParams(10)
     prompt = "the inn there in the barn over the river winter"
     model = three.many(GRID, batch_size=64, speculative="off")
     length = len(model.codec.prompt(prompt).ids)
     with spied_rows(monkeypatch) as seen:
         texts = every(model.iter_generate([(prompt, how)]))
     ids = {}
-    jobs = [model.job(prompt, how)]
+    jobs = [model.request(prompt, how)]
     for _, which, made in scheduler.generate(model.fuser, jobs, 64):
-        ids[which] = tuple(made.ids)
+        ids[which] = tuple(made.token_ids)
     nodes = {path[:n] for path in ids.values() for n in range(1, min(len(path), 9) + 1)}
     assert len(set(ids.values())) > 3, "they do differ"
     assert sum(rows * columns for rows, columns in seen) <= length + len(nodes)
@@ -272,7 +272,7 @@ def test_paths_are_followed_once_as_far_as_they_agree(trio, monkeypatch):
 def test_no_more_is_held_than_by_so_many_rows_of_one_config(trio, monkeypatch):
     """Tokens of beginnings that are held once, and of each row's own, while texts are written."""
     prompts = ["the inn there in the barn over the river", "x there", "winter, the inn"]
-    jobs = [(prompt, Generation(12)) for prompt in prompts]
+    jobs = [(prompt, SamplingParams(12)) for prompt in prompts]
     model = trio("llama").many(GRID, batch_size=3)
     longest = max(len(model.codec.prompt(p).ids) for p in prompts) + 12
     held, rows = [], []
@@ -393,7 +393,7 @@ def test_who_asks_for_an_attention_gets_it(pico, trio):
     """Sources that cannot share prefixes give the same texts, from copies."""
     from trimix_lm_eval import TriMix
 
-    jobs = [("the inn there in the barn", Generation(12)), ("x", Generation(9))]
+    jobs = [("the inn there in the barn", SamplingParams(12)), ("x", SamplingParams(9))]
     configs = [*GRID[::5], CHOOSING[0]]
     expected = {
         k: t.text for k, t in every(trio("llama").many(configs).iter_generate(jobs)).items()

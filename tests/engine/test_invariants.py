@@ -13,7 +13,8 @@ from tests.support.loaded import by_index, load
 from trimix_lm_eval.engine import scorer
 from trimix_lm_eval.engine.model_runner import Ensemble
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
-from trimix_lm_eval.llm import Generation, TriMix
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.windows import rolling_windows
 
 FAMILIES = ("llama", "gemma3")
@@ -183,7 +184,7 @@ def test_2_tokens_depend_on_nothing_but_the_prompt(trio, family, policy):
     """Greedy or sampled, drafted or not, beside whatever other rows."""
     three, options = trio(family), POLICIES[policy]
     row = st.builds(
-        Generation,
+        SamplingParams,
         max_new_tokens=st.integers(1, 12),
         temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
         top_k=st.sampled_from([0, 5]),
@@ -233,7 +234,7 @@ def test_2_any_weights(trio, alpha, beta, gamma, pairs, how):
     for pair, score in zip(
         pairs, three.weighted("fixed", **how, **point).loglikelihood(pairs), strict=True
     ):
-        prompt, target = three.model.codec.pair(*pair, None)
+        prompt, target = three.model.codec.pair(*pair)
         ids = [*prompt.ids, *target]
         if len(ids) - 1 > three.model.max_length:
             continue  # cut, which the reference does not do
@@ -356,7 +357,7 @@ def test_5_the_scores_of_all_next_tokens_sum_to_one(trio, policy, prompt):
     """A weight that looked at its answer would make the sum exceed 1."""
     options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
     model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
-    asked = model.codec.prompt(prompt, None)
+    asked = Prompt(*model.codec.prompt(prompt))
     requests = [ScoringRequest(asked, (token,)) for token in range(265)]
     found = by_index(scorer.score(model.fuser, requests, 64, 96))
     total = sum(torch.tensor(found[i].log_likelihood).double().exp() for i in range(265))

@@ -105,7 +105,7 @@ def test_a_shared_token_runs_once(trio, monkeypatch):
     shared(monkeypatch, False)
     alone = cost()
     shared(monkeypatch, True)
-    lengths = [len(model.codec.pair(*pair, None)[0].ids) for pair in pairs]
+    lengths = [len(model.codec.pair(*pair)[0].ids) for pair in pairs]
     shared_ids = len(model.codec.encode(f"{SHOTS}Q: "))
     assert alone >= sum(lengths)
     assert cost() <= alone - 4 * (shared_ids - 2)
@@ -119,7 +119,7 @@ def test_a_long_beginning_is_found_below_a_short_one(trio, monkeypatch):
     pairs = [(f"{p}Q: {q}\nA:", " x") for p in passages for q in ("her", "one", "two", "six")]
     with spied_rows(monkeypatch) as shapes:
         model.loglikelihood(pairs)
-    prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
+    prompts = [model.codec.pair(*pair)[0].ids for pair in pairs]
     distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
     assert sum(rows * columns for rows, columns in shapes) <= 1.2 * distinct
 
@@ -133,7 +133,7 @@ def test_what_options_have_in_shared_ids_is_read_once(trio, monkeypatch):
     pairs = [(text + option, " inn") for text in texts for option in (" old", " new")]
     with spied_rows(monkeypatch) as shapes:
         list(model.iter_loglikelihood(pairs, questions=[i // 2 for i in range(len(pairs))]))
-    prompts = [model.codec.pair(*pair, None)[0].ids for pair in pairs]
+    prompts = [model.codec.pair(*pair)[0].ids for pair in pairs]
     distinct = len({ids[:end] for ids in prompts for end in range(1, len(ids) + 1)})
     assert sum(rows * columns for rows, columns in shapes) <= 2.2 * distinct
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.loaded import by_index
-from trimix_lm_eval.llm import Generation
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.utils.errors import TrimixError
 
 STEM = "The trophy did not fit in the suitcase because "
@@ -23,7 +23,7 @@ def test_options_that_differ_in_context_are_weighted_by_what_they_share(trio):
     text = model.tokenizer.decode(shared[:length])
     assert model.codec.encode(text) == shared[:length]
     assert text.endswith(" ")  # which lm-eval would move into the continuation
-    alone = next(model.iter_generate([(text, Generation(max_new_tokens=1))]))[2].choice
+    alone = next(model.iter_generate([(text, SamplingParams(max_new_tokens=1))]))[2].choice
     for choice in (found[i].choice for i in range(3)):
         assert (choice.weights, choice.tokens) == (alone.weights, alone.tokens)
         assert choice.nll == pytest.approx(alone.nll, abs=1e-5)

@@ -39,7 +39,7 @@ def trio(folders, **more):
 
 def expected(model, naive, pair, point=(ALPHA, BETA)):
     """The naive score of a pair that fits into the context."""
-    prompt, target = model.codec.pair(*pair, None)
+    prompt, target = model.codec.pair(*pair)
     ids = [*prompt.ids, *target]
     return -float(naive.nll(naive.fused(ids[:-1], *point), ids, len(prompt.ids)).sum())
 
@@ -203,7 +203,7 @@ def test_continuation_longer_than_the_context_length(model, naive):
     context = "The cat"
     for pair in ((context, continuation), ("", continuation)):
         (score,) = model.loglikelihood([pair])
-        prompt, target = model.codec.pair(*pair, None)
+        prompt, target = model.codec.pair(*pair)
         ids = [*prompt.ids, *target]
         # Windows of its own choice: from the end, each full, each after all that still fits.
         windows, end = [], len(ids)
@@ -535,7 +535,7 @@ def test_long_rope_of_a_row_does_not_depend_on_its_batch(tmp_path):
     reference = Naive(folders, loaded.report.vocab_size)
     # Up to the original context the embedding is one and the same: longer rows are cut to it.
     assert loaded.max_length == 64
-    prompt, target = loaded.codec.pair(*pairs[1], None)
+    prompt, target = loaded.codec.pair(*pairs[1])
     ids = [*prompt.ids, *target][-65:]
     long = -reference.nll(reference.fused(ids[:-1], ALPHA, BETA), ids, 65 - len(target)).sum()
     want = [expected(loaded, reference, pair) for pair in pairs]

@@ -14,11 +14,10 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from tests.support.naive import Naive
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine import drafting, verdicts
-from trimix_lm_eval.engine.sampler import Draw, Sampling, apply_top_k_top_p, pick
-from trimix_lm_eval.harness.gen_kwargs import generation
-from trimix_lm_eval.harness.lm import TriMixLM
-from trimix_lm_eval.loading.tokenizer import StopStringCriteria
+from trimix_lm_eval.engine import sampler, spec_decode
+from trimix_lm_eval.engine.sampler import Draw, SamplingParams, apply_top_k_top_p, pick
+from trimix_lm_eval.engine.sequence import StopStringCriteria
+from trimix_lm_eval.harness.lm import TriMixLM, read_gen_kwargs
 from trimix_lm_eval.utils.errors import TrimixError
 
 ALPHA, BETA = 0.4, 0.9
@@ -158,13 +157,15 @@ def test_draws_are_gumbel_max():
     """Over 40,000 places, the frequencies are those of the softmax."""
     logits = torch.tensor([1.5, 0.0, -1.0, 0.7, -torch.inf])
     places = 40_000
-    draws = [Draw(Sampling(1.0, seed=3), place) for place in range(places)]
+    draws = [Draw(SamplingParams(temperature=1.0, seed=3), place) for place in range(places)]
     tokens = pick(logits.expand(places, -1), draws)
     counts = torch.bincount(tokens, minlength=5)
     assert counts[4] == 0
     expected = logits.double().softmax(-1)[:4] * places
     assert chisquare(counts[:4].tolist(), expected.tolist()).pvalue > 0.01
-    other = pick(logits.expand(places, -1), [d._replace(sampling=Sampling(1.0)) for d in draws])
+    other = pick(
+        logits.expand(places, -1), [Draw(SamplingParams(temperature=1.0), d.place) for d in draws]
+    )
     agreement = float((tokens == other).double().mean())
     independent = float((logits.softmax(-1) ** 2).sum())
     assert agreement == pytest.approx(independent, abs=0.02), "another seed, independent draws"
@@ -183,7 +184,9 @@ def test_a_draw_is_always_one_that_transformers_allows(logits, temperature, top_
     allowed = warped(values, temperature, min(top_k, len(values)), top_p)
     # A token on the very edge of the nucleus may fall on either side by rounding.
     loose = warped(values, temperature, min(top_k, len(values)), min(1.0, top_p + 1e-5))
-    token = int(pick(values[None], [Draw(Sampling(temperature, top_k, top_p, seed), 0)]))
+    token = int(
+        pick(values[None], [Draw(SamplingParams(1, (), temperature, top_k, top_p, seed), 0)])
+    )
     assert allowed[token] > 0 or loose[token] > 0
 
 
@@ -274,7 +277,7 @@ def play(monkeypatch, lm, script):
     def scripted(logits, draws, best=None):
         return torch.tensor([script[min(draw.place, len(script) - 1)] for draw in draws])
 
-    for module in (drafting, verdicts):
+    for module in (sampler, spec_decode):
         monkeypatch.setattr(module, "pick", scripted)
 
 
@@ -296,7 +299,8 @@ def test_every_source_may_declare_how_a_text_ends(lm, monkeypatch):
     small = lm.model.fuser.ensemble.sources[1].model
     a = lm.tokenizer.encode("one two", add_special_tokens=False)
     monkeypatch.setattr(small.generation_config, "eos_token_id", [257, 258])
-    assert lm.model.end_ids() == ({257, 258},)
+    monkeypatch.setattr(lm, "model", lm.model.part([0]))
+    assert lm.model.stop_token_ids == ({257, 258},)
     play(monkeypatch, lm, [*a, 258, 65, 66])
     assert make(lm, ["x"], max_gen_toks=30) == ["one two"]
 
@@ -367,14 +371,14 @@ def test_neutral_arguments_of_other_backends_are_accepted(lm):
 
 
 def test_what_generation_reads():
-    how = generation({"until": "\n", "max_gen_toks": 7}, "</s>", seed=3)
+    how = read_gen_kwargs({"until": "\n", "max_gen_toks": 7}, "</s>", seed=3)
     assert how.stop == ("\n", "</s>") and how.max_new_tokens == 7 and how.temperature == 0
-    assert generation({"temperature": 0.7}, "</s>", 3).temperature == 0.7
-    assert generation({"do_sample": False, "temperature": 0.7}, "</s>", 3).temperature == 0
-    assert generation({"do_sample": True}, "</s>", 3).temperature == 1.0
-    assert generation({"do_sample": True, "temperature": 0.0}, "</s>", 3).temperature == 0
+    assert read_gen_kwargs({"temperature": 0.7}, "</s>", 3).temperature == 0.7
+    assert read_gen_kwargs({"do_sample": False, "temperature": 0.7}, "</s>", 3).temperature == 0
+    assert read_gen_kwargs({"do_sample": True}, "</s>", 3).temperature == 1.0
+    assert read_gen_kwargs({"do_sample": True, "temperature": 0.0}, "</s>", 3).temperature == 0
     for unsaid in ({}, {"max_gen_toks": None}):
-        assert generation(unsaid, "</s>", 3).max_new_tokens == 256
+        assert read_gen_kwargs(unsaid, "</s>", 3).max_new_tokens == 256
 
 
 def test_python_face_takes_the_same_options(folders, lm):

@@ -26,7 +26,7 @@ close = {"rel": 1e-5, "abs": 1e-4}
 
 
 def ids_of(model, context, continuation):
-    prompt, target = model.codec.pair(context, continuation, None)
+    prompt, target = model.codec.pair(context, continuation)
     return list(prompt.ids), list(target)
 
 

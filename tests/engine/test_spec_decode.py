@@ -11,12 +11,12 @@ from scipy.stats import chisquare
 
 from tests.support.loaded import by_index
 from trimix_lm_eval.engine import scheduler
-from trimix_lm_eval.engine.drafting import Cost, Gain, Round
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.sampler import Sampling
+from trimix_lm_eval.engine.request import Prompt
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.scheduler import generate
-from trimix_lm_eval.engine.speculation import LENGTHS, Speculation
-from trimix_lm_eval.llm import Generation
+from trimix_lm_eval.engine.sequence import GenerationRequest, NewTokens
+from trimix_lm_eval.engine.spec_decode import LENGTHS, Cost, DecodingStep, Speculation
 from trimix_lm_eval.utils.errors import TrimixError
 
 POINT = {"alpha": 0.1, "beta": 0.9}
@@ -31,7 +31,7 @@ class World:
         self.random = random.Random(seed)
 
     def seconds(self, k, rows, gains):
-        passes = k + any(gain.accepted == k for gain in gains)
+        passes = k + any(gain.num_accepted_tokens == k for gain in gains)
         noise = self.random.uniform(0.97, 1.03)
         drafting = passes * self.draft * noise
         return Cost(drafting, passes, self.verify(rows * (k + 1)) * noise)
@@ -40,19 +40,19 @@ class World:
         stood = 0
         while stood < k and self.random.random() < self.acceptance:
             stood += 1
-        return Gain([0] * (stood + 1), [torch.zeros(stood + 1, 3)], k, stood)
+        return NewTokens([0] * (stood + 1), [torch.zeros(stood + 1, 3)], k, stood)
 
     def run(self, speculation, rounds, rows=1):
         """Seconds per token, and the lengths that were chosen."""
         total = tokens = 0.0
         chosen = []
         for _ in range(rounds):
-            k = speculation.length(rows, 100)
+            k = speculation.draft_length(rows, 100)
             gains = [self.gain(k) for _ in range(rows)]
             cost = self.seconds(k, rows, gains)
             speculation.learn(k, rows, gains, cost)
-            total += cost.drafting + cost.judging
-            tokens += sum(len(gain.tokens) for gain in gains)
+            total += cost.drafting + cost.verifying
+            tokens += sum(len(gain.token_ids) for gain in gains)
             chosen.append(k)
         return total / tokens, chosen
 
@@ -100,17 +100,21 @@ def test_auto_follows_a_change():
 
 @pytest.mark.parametrize(("mode", "most", "expected"), [("off", 9, 0), (3, 9, 3), (3, 2, 2)])
 def test_fixed_modes(mode, most, expected):
-    assert Speculation(mode).length(4, most) == expected
-    assert Speculation("auto").length(4, 0) == 0
+    assert Speculation(mode).draft_length(4, most) == expected
+    assert Speculation("auto").draft_length(4, 0) == 0
 
 
 def test_the_account():
     speculation = Speculation(4)
     nothing = [torch.zeros(1, 3)]
     assert speculation.summary()["acceptance"] is None
-    gains = [Gain([1], nothing, 4, 0), Gain([1, 1, 1], nothing, 4, 2), Gain([1] * 5, nothing, 4, 4)]
+    gains = [
+        NewTokens([1], nothing, 4, 0),
+        NewTokens([1, 1, 1], nothing, 4, 2),
+        NewTokens([1] * 5, nothing, 4, 4),
+    ]
     speculation.learn(4, 3, gains, Cost(0.1, 5, 0.1))
-    speculation.learn(4, 1, [Gain([1], nothing, 0, 0)], Cost(0.1, 5, 0.1))
+    speculation.learn(4, 1, [NewTokens([1], nothing, 0, 0)], Cost(0.1, 5, 0.1))
     # Judged: 1 (fell at once) + 3 (two stood, one fell) + 4; 6 of these 8 stood.
     assert speculation.summary() == {
         "mode": 4,
@@ -127,10 +131,10 @@ def test_the_account():
 def test_what_a_text_does_not_keep_is_not_counted(trio):
     model = trio("llama").weighted("fixed", alpha=0.2, beta=0.9, batch_size=4, speculative=6)
     texts = model.generate(["in the inn", "her", "there"], max_new_tokens=30, stop=["e", "n"])
-    account = model.speculation.account
+    stats = model.speculation.stats
     kept = sum(len(model.codec.encode(text, False)) for text in texts)
     # Of each text the first token comes from its prompt; the token that ends it is cut off.
-    assert len(texts) + account.rows + account.accepted <= kept + len(texts) * 2
+    assert len(texts) + stats.num_sequences + stats.num_accepted_tokens <= kept + len(texts) * 2
 
 
 @pytest.fixture
@@ -157,7 +161,7 @@ def test_drafts_are_judged_in_one_pass_and_prompts_run_once(trio, passes):
     # beta = 0.9 = 1 - alpha: small_base has no part in it.
     large, small = ([p for p in passes if p[0] == s] for s in (0, 1))
     assert len(large) == 1 + summary["rounds"], "the prompt, then one pass a round"
-    assert large[0][2] == len(model.codec.prompt(prompt, None).ids)
+    assert large[0][2] == len(model.codec.prompt(prompt).ids)
     assert summary["rounds"] < 23 and summary["acceptance"] > 0.3
     assert all(tokens == 1 for _, _, tokens in small[1:]), "drafts come one by one"
 
@@ -165,7 +169,7 @@ def test_drafts_are_judged_in_one_pass_and_prompts_run_once(trio, passes):
 def test_a_free_seat_is_taken(trio, passes):
     """Twelve rows of very different lengths, four seats: nobody waits for the slowest."""
     lengths = [1, 30, 2, 3, 25, 1, 2, 8, 4, 20, 3, 2]
-    jobs = [(PROMPTS[i % 7], Generation(max_new_tokens=n)) for i, n in enumerate(lengths)]
+    jobs = [(PROMPTS[i % 7], SamplingParams(max_new_tokens=n)) for i, n in enumerate(lengths)]
     three = trio("llama")
     for speculative in ("off", 3):
         model = three.weighted("fixed", batch_size=4, speculative=speculative, **POINT)
@@ -189,8 +193,8 @@ def test_holes_change_nothing(trio, monkeypatch, policy, waste):
     expected = three.weighted(policy, speculative="off", **options).generate(
         PROMPTS, max_new_tokens=20
     )
-    monkeypatch.setattr(scheduler, "_WASTE", waste[0])
-    monkeypatch.setattr(scheduler, "_SOME", waste[1])
+    monkeypatch.setattr(scheduler, "_MAX_WASTE", waste[0])
+    monkeypatch.setattr(scheduler, "_SLACK_SLOTS", waste[1])
     model = three.weighted(policy, batch_size=3, speculative=3, **options)
     assert model.generate(PROMPTS, max_new_tokens=20) == expected
 
@@ -201,10 +205,10 @@ def test_out_of_memory_in_flight_starts_rows_anew(trio, monkeypatch, where):
     expected = three.weighted("ppl", speculative="off").generate(PROMPTS, max_new_tokens=15)
     model = three.weighted("ppl", batch_size=5, speculative=2)
     count = itertools.count()
-    play, run = Round.play, InputBatch.run
+    play, run = DecodingStep.run, InputBatch.run
 
     def failing(self):
-        if next(count) % 4 == 3 and len(self.pending) > 2:
+        if next(count) % 4 == 3 and len(self.sequences) > 2:
             raise MemoryError("full")
         return play(self)
 
@@ -214,10 +218,10 @@ def test_out_of_memory_in_flight_starts_rows_anew(trio, monkeypatch, where):
         return run(self, which, start, wanted)
 
     if where == "round":
-        monkeypatch.setattr(Round, "play", failing)
+        monkeypatch.setattr(DecodingStep, "run", failing)
     else:
         monkeypatch.setattr(InputBatch, "run", failing_run)
-    seen = [i for i, _, _ in model.iter_generate([(p, Generation(15)) for p in PROMPTS])]
+    seen = [i for i, _, _ in model.iter_generate([(p, SamplingParams(15)) for p in PROMPTS])]
     assert sorted(seen) == list(range(len(PROMPTS))), "each exactly once"
     assert model.generate(PROMPTS, max_new_tokens=15) == expected
 
@@ -226,7 +230,7 @@ def test_no_memory_for_one_row_is_an_error_with_a_remedy(trio, monkeypatch):
     def full(self):
         raise MemoryError("full")
 
-    monkeypatch.setattr(Round, "play", full)
+    monkeypatch.setattr(DecodingStep, "run", full)
     with pytest.raises(TrimixError, match="large_quantization"):
         trio("llama").weighted("fixed", batch_size=2, **POINT).generate(
             ["x", "y"], max_new_tokens=9
@@ -248,8 +252,9 @@ def test_a_bad_number_names_its_row(trio, monkeypatch):
         return out
 
     monkeypatch.setattr(source, "forward", forward)
-    prompts = [model.codec.prompt(p, None) for p in PROMPTS[:3]]
-    jobs = [scheduler.Job(p, 9, (frozenset(),), lambda ids: False) for p in prompts]
+    prompts = [Prompt(*model.codec.prompt(p)) for p in PROMPTS[:3]]
+    how = SamplingParams(9)
+    jobs = [GenerationRequest(p, how, (frozenset(),), lambda ids: False) for p in prompts]
     with torch.inference_mode(), pytest.raises(TrimixError) as caught:
         list(generate(model.fuser, jobs, 3, model.speculation))
     order = sorted(range(3), key=lambda i: -len(prompts[i].ids))
@@ -264,7 +269,7 @@ def test_drafted_tokens_follow_the_joint_distribution(trio):
     three = trio("llama")
     model = three.weighted("fixed", batch_size=60, speculative=2, **POINT)
     prompt, seeds, temperature = "The hen", 900, 1.2
-    ids = list(model.codec.prompt(prompt, None).ids)
+    ids = list(model.codec.prompt(prompt).ids)
 
     def conditional(context):
         logits = three.naive.fused(context, **POINT)[-1] / temperature
@@ -277,15 +282,13 @@ def test_drafted_tokens_follow_the_joint_distribution(trio):
         for b, q in conditional([*ids, a]).items()
         for c, r in conditional([*ids, a, b]).items()
     }
-    asked = model.codec.prompt(prompt, None)
-    jobs = [
-        scheduler.Job(
-            asked, 3, (frozenset(),), lambda ids: False, Sampling(temperature, 2, 1.0, seed)
-        )
-        for seed in range(seeds)
-    ]
+    asked = Prompt(*model.codec.prompt(prompt))
+    hows = [SamplingParams(3, (), temperature, 2, 1.0, seed) for seed in range(seeds)]
+    jobs = [GenerationRequest(asked, how, (frozenset(),), lambda ids: False) for how in hows]
     with torch.inference_mode():
-        found = [tuple(g.ids) for _, _, g in generate(model.fuser, jobs, 60, model.speculation)]
+        found = [
+            tuple(g.token_ids) for _, _, g in generate(model.fuser, jobs, 60, model.speculation)
+        ]
     assert model.speculation.summary()["acceptance"] > 0.3
     counts = [found.count(triple) for triple in expected]
     assert sum(counts) == seeds

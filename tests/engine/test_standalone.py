@@ -25,7 +25,7 @@ sys.meta_path.insert(0, Blocker())
 TOLD = """
 import json
 ((_, _, score),), ((_, _, made),) = scores, texts
-print(json.dumps([score.log_likelihood, score.choice.weights[:2], made.ids]))
+print(json.dumps([score.log_likelihood, score.choice.weights[:2], made.token_ids]))
 """
 
 

@@ -30,7 +30,7 @@ SHOTS = "Q: ab the\nA: the cat\n\nQ: in her\nA: in there, brother\n\nQ: the\nA:"
 
 
 def ids_of(model, context):
-    return list(model.codec.pair(context, " x", None)[0].ids)
+    return list(model.codec.pair(context, " x")[0].ids)
 
 
 # -------------------------------------------------------------------------------- registry
@@ -212,8 +212,8 @@ def test_ppl_takes_the_lowest_perplexity_of_the_prompt(trio, family, grid):
         assert score.choice.weights == point
         assert score.choice.nll == pytest.approx(nll, rel=1e-5)
         assert score.choice.tokens == len(ids) - 1
-        fused = three.naive.fused([*ids, *model.codec.pair(context, " x", None)[1]], *point)
-        target = model.codec.pair(context, " x", None)[1]
+        fused = three.naive.fused([*ids, *model.codec.pair(context, " x")[1]], *point)
+        target = model.codec.pair(context, " x")[1]
         log_p = fused[len(ids) - 1 : -1].log_softmax(-1)
         value = sum(float(log_p[i, t]) for i, t in enumerate(target))
         assert score.log_likelihood == pytest.approx(value, rel=1e-5, abs=1e-5)
@@ -247,7 +247,7 @@ def test_ppl_task_takes_the_mean_of_the_means(trio):
     model = three.weighted("ppl_task", batch_size=3)
     means = []
     for context in CONTEXTS:
-        ids = model.codec.prompt(context, None).ids
+        ids = model.codec.prompt(context).ids
         means.append(three.naive.grid(list(ids), 1, PAPER_GRID).mean(1))
     point, nll = best_of(torch.stack(means, dim=1), PAPER_GRID)
     choice = model.choose_for_task(CONTEXTS)
@@ -259,7 +259,7 @@ def test_ppl_task_takes_the_mean_of_the_means(trio):
 def test_ppl_task_by_newton_is_the_minimum_of_the_mean_of_means(trio):
     three = trio("llama")
     model = three.weighted("ppl_task", optimum="newton", batch_size=2)
-    prompts = [list(model.codec.prompt(c, None).ids) for c in CONTEXTS]
+    prompts = [list(model.codec.prompt(c).ids) for c in CONTEXTS]
 
     def mean(theta):
         naive = three.naive
@@ -351,7 +351,7 @@ def test_gate_weighs_every_token(trio, host, scorer, delta):
     three = trio("llama")
     model = three.weighted("gate", host=host, scorer=scorer, floor=delta)
     ids = ids_of(model, CONTEXTS[0])
-    target = list(model.codec.pair(CONTEXTS[0], " there", None)[1])
+    target = list(model.codec.pair(CONTEXTS[0], " there")[1])
     h, s = (three.naive.logits(r, ids + target) for r in (host, scorer))
     total, shares = 0.0, []
     for i, token in enumerate(target, start=len(ids) - 1):

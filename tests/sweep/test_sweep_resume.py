@@ -17,6 +17,7 @@ from lm_eval.loggers import EvaluationTracker
 
 from tests.support.sweeping import config, make_lm_eval_quick, write_tasks, written
 from trimix_lm_eval.sweep import run, sweep
+from trimix_lm_eval.sweep.answers import Answer
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.lm import TriMix
 from trimix_lm_eval.utils import errors
@@ -284,6 +285,17 @@ def test_an_error_keeps_what_is_done(asked, whole, monkeypatch):
     monkeypatch.setattr(TriMix, "iter_loglikelihood", spy)
     assert by_variant(sweep(asked)) == whole
     assert not asked_again
+    for one in whole.values():  # why texts ended is in the journal, too
+        ((task, counts),) = one["config"]["trimix"]["finish_reasons"].items()
+        assert task == "free" and sum(counts.values()) == one["n-samples"]["free"]["effective"]
+
+
+def test_answers_of_journals_of_before_texts_told_why_they_end():
+    choice = [[0.1, 0.9, None], 2.5, 7, None]
+    old = Answer.decoded(json.dumps(["a text", choice]))
+    assert (old.result, old.choice.tokens, old.finish_reason) == ("a text", 7, None)
+    new = old._replace(finish_reason="length")
+    assert Answer.decoded(new.encoded()) == new and Answer.decoded(old.encoded()) == old
 
 
 # ---------------------------------------------------------------- the journal

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.cli.arguments import Commands, add_command, joined
+
+if TYPE_CHECKING:
+    from trimix_lm_eval.engine.sampler import SamplingParams
 
 
 def add_parser(commands: Commands) -> None:
@@ -63,5 +68,13 @@ def run(args: argparse.Namespace) -> int:
             gen_kwargs=args.gen_kwargs,
             output=args.output,
             json=args.json,
-        )
+        ),
+        _read_gen_kwargs,
     )
+
+
+def _read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingParams:
+    """Read lm-eval's generation arguments, of which the explanation itself knows nothing."""
+    from trimix_lm_eval.harness.lm import read_gen_kwargs
+
+    return read_gen_kwargs(kwargs, eos, seed)

@@ -1,48 +1,218 @@
-"""The next token of each row, as a function of its distribution and of noise that is the row's own.
+"""The next token of each sequence, drawn from its fused distribution with noise of its own.
 
 Sampling is by the Gumbel-max trick: argmax of L / T + G, with G independent standard Gumbel noise
 for every token of the vocabulary, is a draw from softmax(L / T) (Gumbel 1954; Maddison et al. 2014,
-"A* Sampling"). The noise of a row's t-th token comes from the row's seed and t alone. So a text
-depends neither on its batch nor on whether tokens were drafted: a draft is only a guess at the
-value of this function, and stands if the guess was right.
+"A* Sampling"). The noise of a sequence's t-th token comes from the sequence's seed and t alone. So
+a text depends neither on its batch nor on whether tokens were drafted: a draft is only a guess at
+the value of this function, and is accepted if the guess was right.
+
+The sources' logits of a position exist once for all branches of a sequence. Branches are taken in
+layers, one branch of each sequence at a time, so that nothing is copied where every sequence has a
+single branch, as in a run of one fusion.
 """
 
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView
+from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: How many of the most probable tokens are looked at first for top-p, before all are sorted.
 _FIRST = 1024
 
 
-class Sampling(NamedTuple):
-    """How the next token is drawn from the fused distribution.
+@dataclass(frozen=True)
+class SamplingParams:
+    """How one text is continued.
 
     Attributes:
-        temperature: 0 is greedy.
-        top_k: Keep the k most probable tokens; 0 keeps all.
-        top_p: Keep the fewest most probable tokens that reach this mass; 1 keeps all.
-        seed: Of the row's own noise.
+        max_new_tokens: The text ends after so many new tokens, at least 1.
+        stop: The text ends before the first of these strings.
+        temperature: The fused logits are divided by it; 0 is greedy.
+        top_k: Only the k most probable tokens are kept; 0 keeps all.
+        top_p: Only the fewest most probable tokens that reach this mass are kept; 1 keeps all.
+        seed: Of the text's own noise.
+
+    Raises:
+        TrimixError: One of the values makes no sense.
     """
 
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        stop: object = self.stop  # one string is a natural slip, and a sequence of its letters
+        stop = (stop,) if isinstance(stop, str) else tuple(self.stop or ())
+        if not all(isinstance(one, str) for one in stop):
+            raise TrimixError(f"stop={self.stop!r} is no list of strings.", "e.g. stop=['\\n']")
+        object.__setattr__(self, "stop", stop)
+        for name, kind, hint in (
+            ("max_new_tokens", int, "give a whole number N >= 1"),
+            ("temperature", (int, float), "give a number; 0 is greedy"),
+            ("top_k", int, "give a whole number; 0 keeps all tokens"),
+            ("top_p", (int, float), "give a number in (0, 1]; 1 keeps all tokens"),
+            ("seed", int, "give a whole number"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TrimixError(f"{name}={value!r} is not such a number.", hint)
+        if self.max_new_tokens < 1:
+            raise TrimixError(f"max_new_tokens={self.max_new_tokens} makes no text.", "give N >= 1")
+        if not 0 <= self.temperature < float("inf"):
+            what = f"temperature={self.temperature} is not a number from 0."
+            raise TrimixError(what, "0 is greedy")
+        if not 0 < self.top_p <= 1:
+            raise TrimixError(f"top_p={self.top_p} is not in (0, 1].", "1 keeps all tokens")
+        if self.top_k < 0:
+            raise TrimixError(f"top_k={self.top_k} is negative.", "0 keeps all tokens")
+
 
 class Draw(NamedTuple):
-    """One token to be drawn: how, and which of its row it is, counted from 0."""
+    """One token to be drawn: how, and which token of its text it is, counted from 0."""
 
-    sampling: Sampling
+    params: SamplingParams
     place: int
+
+
+class SampledTokens(NamedTuple):
+    """What one branch of a sequence samples at k positions.
+
+    Attributes:
+        token_ids: The k tokens.
+        weights: ``[k, S]`` the source weights in force at each.
+    """
+
+    token_ids: list[int]
+    weights: Tensor
+
+
+class SamplerOutput(NamedTuple):
+    """What all branches sample at B sequences times k positions, on the CPU.
+
+    Attributes:
+        sampled: By sequence and branch.
+        finite: ``[B * k]`` whether the fused logits are numbers.
+        extra: The columns that were to come along, as lists.
+    """
+
+    sampled: list[list[SampledTokens]]
+    finite: Tensor
+    extra: list[list[int]]
+
+
+class _Layer(NamedTuple):
+    """One branch each of some sequences, all under one logits processor.
+
+    Attributes:
+        rule: The logits processor.
+        of: (sequence, branch), at most one branch of a sequence, in the order of the sequences.
+        vectors: ``[n, S]`` their source weights.
+    """
+
+    rule: LogitsProcessor
+    of: list[tuple[int, int]]
+    vectors: Tensor
+
+
+def _layers(fusions: Sequence[Sequence[ResolvedFusion]], device: torch.device) -> list[_Layer]:
+    """The branches of all sequences, in as few layers as hold them all."""
+    found: dict[tuple[LogitsProcessor, int], list[tuple[int, int]]] = {}
+    for row, mine in enumerate(fusions):
+        seen: dict[LogitsProcessor, int] = {}
+        for branch, (_, rule) in enumerate(mine):
+            seen[rule] = depth = seen.get(rule, -1) + 1
+            found.setdefault((rule, depth), []).append((row, branch))
+    layers = []
+    for (rule, _), of in found.items():
+        vectors = torch.tensor([fusions[row][branch].vector for row, branch in of])
+        layers.append(_Layer(rule, of, vectors.to(device, non_blocking=True)))
+    return layers
+
+
+def sample(
+    fuser: Fuser,
+    view: LogitView,
+    fusions: Sequence[Sequence[ResolvedFusion]],
+    draws: Sequence[Sequence[Draw]],
+    *extra: Tensor,
+) -> SamplerOutput:
+    """Sample a token at each position, with one synchronisation with the device.
+
+    Args:
+        fuser: The sources.
+        view: B sequences times k positions, sequence by sequence.
+        fusions: Of each sequence, those of its branches.
+        draws: Of each sequence, how each of its k tokens is drawn.
+        *extra: ``[B * k]`` integers on the device that are to come along to the host.
+    """
+    k, device = len(draws[0]), fuser.ensemble.device
+    layers = _layers(fusions, device)
+    tokens: list[list[Tensor]] = [[] for _ in layers]
+    tops: list[list[Tensor]] = [[] for _ in layers]
+    used: list[list[Tensor]] = [[] for _ in layers]
+    for where, logits in view.chunks():
+        for i, (rule, of, vectors) in enumerate(layers):
+            at = [row * k + j for row, _ in of for j in range(k)]
+            low, high = bisect_left(at, where.start), bisect_left(at, where.stop)
+            if low == high:
+                continue
+            mine = logits
+            if high - low < where.stop - where.start:
+                local = torch.tensor(at[low:high]) - where.start
+                mine = [x[local.to(x.device, non_blocking=True)] for x in logits]
+            weights = vectors.repeat_interleave(k, dim=0)[low:high]
+            fused, weights = fuser.fused(mine, weights, rule)
+            best = fused.max(dim=-1)
+            some = [draws[p // k][p % k] for p in at[low:high]]
+            tokens[i].append(pick(fused, some, best.indices))
+            tops[i].append(best.values)
+            used[i].append(weights)
+    columns = [torch.cat([x for part in c for x in part]) for c in (tokens, tops)]
+    size = len(fuser.ensemble.names)
+    weights = torch.cat([x for part in used for x in part])  # [M, S]
+    numbers = [c.double() for c in (*columns, weights.flatten(), *extra)]
+    widths = [len(c) for c in numbers]
+    picked, top, weights, *came = torch.cat(numbers).cpu().split(widths)
+    return _sorted(layers, k, picked, top, weights.view(-1, size), [c.tolist() for c in came])
+
+
+def _sorted(
+    layers: Sequence[_Layer],
+    k: int,
+    tokens: Tensor,
+    tops: Tensor,
+    weights: Tensor,
+    extra: Sequence[Sequence[float]],
+) -> SamplerOutput:
+    """Sort what the layers sampled, one below the other, by sequence and branch."""
+    rows = 1 + max(row for layer in layers for row, _ in layer.of)
+    found: dict[tuple[int, int], SampledTokens] = {}
+    finite = torch.ones(rows, k, dtype=torch.bool)
+    whole = tokens.nan_to_num().long().tolist()
+    at = 0
+    for layer in layers:
+        for row, branch in layer.of:
+            here = slice(at, at + k)
+            found[row, branch] = SampledTokens(whole[here], weights[here])
+            finite[row] &= tops[here].isfinite()
+            at += k
+    sampled: list[list[SampledTokens]] = [[] for _ in range(rows)]
+    for row, branch in sorted(found):
+        sampled[row].append(found[row, branch])
+    return SamplerOutput(sampled, finite.flatten(), [[int(x) for x in column] for column in extra])
 
 
 def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> Tensor:
@@ -58,10 +228,9 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
     """
     picked = logits.argmax(dim=-1) if best is None else best
     alike: dict[tuple[float, int, float], list[int]] = {}
-    for i, draw in enumerate(draws):
-        temperature, top_k, top_p, _ = draw.sampling
-        if temperature > 0:
-            alike.setdefault((temperature, top_k, top_p), []).append(i)
+    for i, (params, _) in enumerate(draws):
+        if params.temperature > 0:
+            alike.setdefault((params.temperature, params.top_k, params.top_p), []).append(i)
     for (temperature, top_k, top_p), some in alike.items():
         rows = torch.tensor(some).to(logits.device, non_blocking=True)
         some_logits = logits[rows]
@@ -73,7 +242,7 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
 
 
 def apply_top_k_top_p(scores: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Top-k, then top-p of what it leaves.
+    """Keep the top k tokens, then of these the top p.
 
     Args:
         scores: ``[N, V]`` logits over temperature; changed in place.
@@ -113,30 +282,8 @@ def _noise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Gumbel noise ``[N, V]``: minus the logarithm of exponential noise."""
     noise = logits.new_empty(len(draws), logits.shape[1])
     generator = torch.Generator(logits.device)
-    for row, draw in zip(noise, draws, strict=True):
-        generator.manual_seed(_seed(draw.sampling.seed, draw.place))
+    for row, (params, place) in zip(noise, draws, strict=True):
+        digest = hashlib.blake2b(f"{params.seed}:{place}".encode(), digest_size=8).digest()
+        generator.manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits
         row.exponential_(generator=generator)
     return noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_().neg_()
-
-
-def _seed(seed: int, place: int) -> int:
-    """63 bits for the noise of one token."""
-    digest = hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-def check_sampling(sampling: Sampling) -> Sampling:
-    """Return the sampling if its numbers make sense.
-
-    Raises:
-        TrimixError: One of them does not.
-    """
-    if not 0 <= sampling.temperature < float("inf"):
-        raise TrimixError(
-            f"temperature={sampling.temperature} is not a number from 0.", "0 is greedy"
-        )
-    if not 0 < sampling.top_p <= 1:
-        raise TrimixError(f"top_p={sampling.top_p} is not in (0, 1].", "1 keeps all tokens")
-    if sampling.top_k < 0:
-        raise TrimixError(f"top_k={sampling.top_k} is negative.", "0 keeps all tokens")
-    return sampling

@@ -1,26 +1,25 @@
-"""Prompts of token ids in, generated token ids out, for all configs at once. No text, no lm-eval.
+"""Prompts of token ids in, generated token ids out, for all fusions at once. No text, no lm-eval.
 
-Rows stop one by one, each at its own stop; a finished row leaves the batch at once, and the next
-prompt takes its place. A prompt's forward passes serve selection and generation alike.
+Invariant 2: which token comes is a function of the fused distribution and of the sequence's own
+noise (see `sampler`). Drafts (see `spec_decode`) only guess its value, so the text depends neither
+on them nor on the batch, the order, the other fusions or the prompts that are scheduled on the way.
 
-What several configs write after one prompt is one row as long as they agree on every token, and is
-run once. Where they differ the row splits; all its ways have the prompt's cache in common, so that
-more of them fit into the memory that as many prompts would take. Ways that find no room wait, and
-go on from the prompt when rows are free.
+A sequence that is finished (see `sequence`) leaves the batch at once, and the next prompt takes its
+place. What several fusions write after one prompt is one sequence as long as they agree on every
+token, and is run once. Where they differ the sequence forks; all forks have the prompt's cache in
+common, so that more of them fit into the memory that as many prompts would take. Forks that find no
+room are preempted, and go on from the prompt when there is room.
 
-Invariant 2: which token comes is a function of the fused distribution and of the row's own noise
-(see `sampling`). Drafts (see `drafting`) only guess its value, so the text depends neither on them
-nor on the batch, the order, the other fusion configs or the prompts let in on the way.
+Longer than most modules: what a batch holds, and who comes and goes, is one state.
 """
 
 from __future__ import annotations
 
+import collections.abc as abc
 import time
-from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from trimix_lm_eval.engine.drafting import Gain, Round
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, halve_batch_size, release_memory
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame, mean_choice
@@ -32,371 +31,370 @@ from trimix_lm_eval.engine.prefill import (
     padded,
     prefill,
 )
-from trimix_lm_eval.engine.sampler import Draw
+from trimix_lm_eval.engine.sampler import sample
 from trimix_lm_eval.engine.sequence import (
     Branch,
     CompletionOutput,
     ForkPoint,
     GenerationRequest,
-    Row,
+    NewTokens,
+    Sequence,
+    grouped,
 )
-from trimix_lm_eval.engine.speculation import Speculation
-from trimix_lm_eval.engine.verdicts import judge_next, together
+from trimix_lm_eval.engine.spec_decode import DecodingStep, Speculation
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
 
 #: Who drafts.
 DRAFTER = "small_cpt"
 #: Caches with more slots than this times what is needed, and some, are packed.
-_WASTE, _SOME = 1.125, 32
-#: Rows per row that was asked for, at most, where they have prompts in common.
-_WAYS = 8
+_MAX_WASTE, _SLACK_SLOTS = 1.125, 32
+#: Sequences in the batch per sequence that was asked for, at most, where prompts are in common.
+_MAX_FORKS = 8
 
-
-#: (index of the job, index of the fusion config, text)
+#: (index of the request, index of the fusion, text)
 Found = tuple[int, int, CompletionOutput]
-#: Told what a row gains, in a run of one config: its index, how many tokens it has had before, and
-#: the gain. A row that must be started anew for want of memory begins again at 0.
-Observer = Callable[[int, int, Gain], None]
+#: Told what a sequence gains, in a run of one fusion: the index of its request, how many tokens it
+#: had before (0 where it was started anew for want of memory), and the new ones.
+Observer = abc.Callable[[int, int, NewTokens], None]
 
 
 def generate(
     fuser: Fuser,
-    jobs: Sequence[GenerationRequest],
+    requests: abc.Sequence[GenerationRequest],
     batch_size: int,
     speculation: Speculation | None = None,
     observer: Observer | None = None,
-) -> Iterator[Found]:
+) -> abc.Iterator[Found]:
     """Continue prompts.
 
     Args:
-        fuser: The sources and the fusion configs.
-        jobs: What to continue.
-        batch_size: Rows in flight.
-        speculation: Decides how much is drafted, and keeps the account; None drafts nothing.
-        observer: Watches the rows grow, drafts and all; None if nobody does.
+        fuser: The sources and the fusions.
+        requests: What to continue.
+        batch_size: Sequences that run at the same time.
+        speculation: Decides how much is drafted, and keeps the statistics; None drafts nothing.
+        observer: Watches the sequences grow, drafts and all; None if nobody does.
 
     Yields:
-        (index of the job, index of the fusion config, text), each as soon as it is done.
+        (index of the request, index of the fusion, text), each as soon as it is finished.
 
     Raises:
-        TrimixError: Memory runs out with a single row in flight.
+        TrimixError: Memory runs out with a single sequence.
     """
-    queue = _Queue(PrefixTree(fuser, [job.prompt for job in jobs]).walk())
-    flight = _Flight(fuser, jobs, speculation or Speculation("off"), observer)
+    queue = _WaitingQueue(PrefixTree(fuser, [request.prompt for request in requests]).walk())
+    scheduler = Scheduler(fuser, requests, queue, speculation or Speculation("off"), observer)
     more = True
     while more:
         size = min(batch_size, fuser.ensemble.most_rows)
         out_of_memory = False
         try:
-            flight.admit(queue, size)
-            more = bool(flight.rows)
-            flight.round(queue.waiting, size)
+            scheduler.schedule(size)
+            more = bool(scheduler.running)
+            scheduler.step(size)
         except OUT_OF_MEMORY as error:
-            if flight.count > size and flight.ways > 1:
-                flight.ways //= 2
-            else:  # rows in flight may be more than the next batch is to have
-                halve_batch_size(
-                    fuser.ensemble, max(1, min(size, flight.count)), error, queue.evict
-                )
+            if scheduler.num_rows > size and scheduler.max_forks > 1:
+                scheduler.max_forks //= 2
+            else:  # there may be more rows than the next batch is to have
+                rows = max(1, min(size, scheduler.num_rows))
+                halve_batch_size(fuser.ensemble, rows, error, queue.evict)
             out_of_memory = True
-        yield from flight.landed()
+        yield from scheduler.pop_finished()
         if out_of_memory:
-            # Only now: the traceback held the tensors of the failed round alive.
-            queue.again += flight.abandon()
+            # Only now: the traceback held the tensors of the failed step alive.
+            scheduler.preempt()
             release_memory()
 
 
-class _Queue:
-    """Prompts in the order in which they share what they begin with."""
+class _WaitingQueue:
+    """Prompts in the order in which they share their prefixes."""
 
-    def __init__(self, groups: Iterator[tuple[PrefixNode, list[int]]]) -> None:
+    def __init__(self, groups: abc.Iterator[tuple[PrefixNode, list[int]]]) -> None:
         self.groups = groups
-        self.trunk, self.left = PrefixNode(), list[int]()
+        self.node, self.left = PrefixNode(), list[int]()
         self.again: list[int] = []
 
     def take(self, most: int) -> tuple[PrefixNode, list[int]] | None:
-        """At most so many that share a trunk; None if there are no more."""
+        """At most so many that share a prefix; None if there are no more."""
         if self.again:  # whatever they shared is gone
             taken, self.again = self.again[:most], self.again[most:]
             return PrefixNode(), taken
         if not self.left:
-            self.trunk = PrefixNode()  # frees its cache before the next is made
-            self.trunk, self.left = next(self.groups, (PrefixNode(), []))
+            self.node = PrefixNode()  # frees its cache before the next is made
+            self.node, self.left = next(self.groups, (PrefixNode(), []))
         taken, self.left = self.left[:most], self.left[most:]
-        return (self.trunk, taken) if taken else None
+        return (self.node, taken) if taken else None
 
-    @property
-    def waiting(self) -> bool:
-        """Whether prompts are left, as far as is known: those of one trunk are known together."""
+    def __bool__(self) -> bool:
+        """Whether prompts are left, as far as is known: those of one prefix are known together."""
         return bool(self.again or self.left)
 
     def evict(self) -> bool:
         """Free what prompts begin with; returns whether there was any."""
-        return self.trunk.evict()
+        return self.node.evict()
 
 
-class _Flight:
-    """The rows in flight."""
+class Scheduler:
+    """Decides which sequences run, and lets them.
+
+    Args:
+        fuser: The sources and the fusions.
+        requests: What is to be continued.
+        waiting: Their indices, by prefix.
+        speculation: Decides how much is drafted.
+        observer: Watches the sequences grow.
+    """
 
     def __init__(
         self,
         fuser: Fuser,
-        jobs: Sequence[GenerationRequest],
+        requests: abc.Sequence[GenerationRequest],
+        waiting: _WaitingQueue,
         speculation: Speculation,
         observer: Observer | None,
     ) -> None:
-        self.fuser, self.jobs, self.speculation = fuser, jobs, speculation
-        self.observer = observer
+        self.fuser, self.requests, self.waiting = fuser, requests, waiting
+        self.speculation, self.observer = speculation, observer
         names = fuser.ensemble.names
         # One source alone would draft for itself.
         self.may_draft = DRAFTER in names and len(names) > 1
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
-        #: Rows per row that was asked for, at most.
-        self.ways = _WAYS if len(fuser.configs) > 1 and fuser.ensemble.shares_prefixes else 1
+        may_fork = len(fuser.configs) > 1 and fuser.ensemble.shares_prefixes
+        #: Sequences in the batch per sequence that was asked for, at most.
+        self.max_forks = _MAX_FORKS if may_fork else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
-        self.longest = max((len(j.prompt.ids) + j.max_new_tokens for j in jobs), default=0)
-        self.text = max((job.max_new_tokens for job in jobs), default=1)
-        self.rows: list[Row] = []
-        self.state: InputBatch | None = None
-        #: Texts that found no room, to be taken up again.
-        self.waiting: list[Row] = []
+        self.longest = max((len(r.prompt.ids) + r.max_tokens for r in requests), default=0)
+        self.longest_text = max((request.max_tokens for request in requests), default=1)
+        self.running: list[Sequence] = []
+        self.batch: InputBatch | None = None
+        #: Forks that found no room, to be resumed.
+        self.preempted: list[Sequence] = []
         self.starting: list[int] = []
         self.resuming = 0
-        #: By job, the fusion configs whose texts are written: a job may have to be started again.
+        #: By request, the fusions whose texts are finished: it may have to be started again.
         self.finished: dict[int, set[int]] = {}
-        self.done: list[Found] = []
+        self.outputs: list[Found] = []
 
     @property
-    def count(self) -> int:
-        """Rows in flight or about to be."""
-        return len(self.rows) + len(self.starting) + self.resuming
+    def num_rows(self) -> int:
+        """Rows of the batch, or about to be."""
+        return len(self.running) + len(self.starting) + self.resuming
 
-    def landed(self) -> list[Found]:
+    def pop_finished(self) -> list[Found]:
         """What has finished since this was asked last."""
-        done, self.done = self.done, []
-        return done
+        outputs, self.outputs = self.outputs, []
+        return outputs
 
-    def abandon(self) -> list[int]:
-        """Give up all texts that are not finished; returns their jobs, to be started anew."""
-        indices = [*self.starting, *(row.index for row in [*self.rows, *self.waiting])]
-        self.rows, self.waiting, self.state = [], [], None
+    def preempt(self) -> None:
+        """Give up all texts that are not finished; their requests wait to be started anew."""
+        indices = [*self.starting, *(one.index for one in [*self.running, *self.preempted])]
+        self.running, self.preempted, self.batch = [], [], None
         self.starting, self.resuming = [], 0
-        everyone = len(self.fuser.configs)
-        return [i for i in dict.fromkeys(indices) if len(self.finished.get(i, ())) < everyone]
+        left = [i for i in indices if len(self.finished.get(i, ())) < len(self.fuser.configs)]
+        self.waiting.again += dict.fromkeys(left)
 
-    # ---------------------------------------------------------------- rows come and go
+    # ---------------------------------------------------------------- sequences come and go
 
-    def room(self, size: int, new: Sequence[Row] = ()) -> int:
-        """Rows that may still come.
+    def room(self, size: int, new: abc.Sequence[Sequence] = ()) -> int:
+        """Rows that may still come, besides those of ``new`` prompts.
 
-        As many tokens may be held as ``size`` rows with the longest prompt and text would hold.
-
-        Args:
-            size: Rows that were asked for.
-            new: Prompts about to come.
+        As many tokens may be held as ``size`` sequences with the longest prompt and text would be.
         """
-        more = size - len(self.rows)
-        if self.ways == 1:
+        more = size - len(self.running)
+        if self.max_forks == 1:
             return more
-        held = {row.index: len(row.job.prompt.ids) for row in [*self.rows, *self.waiting, *new]}
-        own = sum(row.job.max_new_tokens for row in self.rows)
+        everyone = [*self.running, *self.preempted, *new]
+        held = {one.index: len(one.request.prompt.ids) for one in everyone}
+        own = sum(one.request.max_tokens for one in self.running)
         left = size * self.longest - sum(held.values()) - own
-        return min(max(left // self.text, more), self.ways * size - len(self.rows))
+        return min(max(left // self.longest_text, more), self.max_forks * size - len(self.running))
 
-    def admit(self, queue: _Queue, size: int) -> None:
-        """Start prompts, or take up texts that wait, where rows are free.
+    def schedule(self, size: int) -> None:
+        """Start prompts, or resume preempted texts, where ``size`` sequences leave room for them.
 
         Not for each single row: to let one in copies the caches of all.
         """
-        if self.rows and self.room(size) < max(1, max(size, len(self.rows)) // 4):
+        if self.running and self.room(size) < max(1, max(size, len(self.running)) // 4):
             return
-        while self.waiting and (room := self.room(size)) > 0:
+        while self.preempted and (room := self.room(size)) > 0:
             self._resume(room)
-        # Where rows split, a few prompts make many rows within a few tokens.
-        left = max(1, size // 4) if self.ways > 1 else size
-        while (left > 0 or not self.rows) and len(self.rows) < size and not self.waiting:
-            group = queue.take(min(max(left, 1), size - len(self.rows)))
+        # Where sequences fork, a few prompts make many rows within a few tokens.
+        left = max(1, size // 4) if self.max_forks > 1 else size
+        while (left > 0 or not self.running) and len(self.running) < size and not self.preempted:
+            group = self.waiting.take(min(max(left, 1), size - len(self.running)))
             if group is None:
                 return
-            trunk, self.starting = group
+            node, self.starting = group
             left -= len(self.starting)
-            self._start(trunk, self.starting, size)
+            self._start(node, self.starting, size)
             self.starting = []
 
-    def _start(self, trunk: PrefixNode, indices: Sequence[int], size: int) -> None:
-        """Run prompts, choose their weights, and draw their first tokens."""
+    def _start(self, node: PrefixNode, indices: abc.Sequence[int], size: int) -> None:
+        """Run prompts, choose their weights, and sample their first tokens."""
         fuser = self.fuser
-        prompts = [self.jobs[i].prompt for i in indices]
-        readers = collectors_for(fuser, prompts)
+        prompts = [self.requests[i].prompt for i in indices]
+        collectors = collectors_for(fuser, prompts)
         with blame(indices.__getitem__):
-            begun = trunk.start(prompts, readers)
-            state, hidden = prefill(
-                fuser.ensemble, [trunk.rest(p) for p in prompts], readers, begun
-            )
-            rows = [
-                Row(i, self.jobs[i], self._writers(i, choices_of(fuser, prompt, mine)))
-                for i, prompt, mine in zip(indices, prompts, readers, strict=True)
+            begun = node.start(prompts, collectors)
+            rest = [node.rest(prompt) for prompt in prompts]
+            batch, hidden = prefill(fuser.ensemble, rest, collectors, begun)
+            sequences = [
+                Sequence(i, self.requests[i], self._branches(i, choices_of(fuser, prompt, mine)))
+                for i, prompt, mine in zip(indices, prompts, collectors, strict=True)
             ]
             view = LogitView(fuser.ensemble, hidden)
-            draws = [[Draw(row.job.sampling, 0)] for row in rows]
-            first = judge_next(fuser, view, [row.voices for row in rows], draws)
-            view.check(first.finite)
-        if any(len(row.writers) > 1 for row in rows):
-            state = state.fork_shared(range(len(rows)))  # however many ways a text goes, once each
-        ways: list[tuple[int, Row]] = []
-        for place, (row, said) in enumerate(zip(rows, first.said, strict=True)):
-            if len(row.writers) > 1:
-                row.stem = ForkPoint(state, place)
-            for tokens, voices in together([one.tokens for one in said]):
-                weights = [said[voice].weights for voice in voices]
-                way, _ = self._take(row, Gain(tokens, weights, 0, 0, None, tuple(voices)))
-                ways += [(place, way)] if way.writers else []
-        staying = self._with_room(ways, self.room(size, rows))
+            fusions = [one.fusions for one in sequences]
+            output = sample(fuser, view, fusions, [[one.draw()] for one in sequences])
+            view.check(output.finite)
+        if any(len(one.branches) > 1 for one in sequences):
+            batch = batch.fork_shared(range(len(sequences)))  # however often it forks, once each
+        forks: list[tuple[int, Sequence]] = []
+        for row, (sequence, sampled) in enumerate(zip(sequences, output.sampled, strict=True)):
+            if len(sequence.branches) > 1:
+                sequence.fork_point = ForkPoint(batch, row)
+            for tokens, branches in grouped([one.token_ids for one in sampled]):
+                weights = [sampled[branch].weights for branch in branches]
+                new = NewTokens(tokens, weights, 0, 0, None, tuple(branches))
+                fork, _ = self._append(sequence, new)
+                forks += [(row, fork)] if fork.branches else []
+        staying = self._with_room(forks, self.room(size, sequences))
         if staying:
-            cached = [row.cached for _, row in staying]
-            new = state.fork([place for place, _ in staying], cached)
-            self._join(new, [row for _, row in staying])
+            rows, stay = [row for row, _ in staying], [one for _, one in staying]
+            self._join(batch.fork(rows, [one.num_cached for one in stay]), stay)
 
-    def _writers(self, index: int, choices: Sequence[Choice | None]) -> list[Branch]:
-        """Who writes after a prompt: one writer for fusion configs that cannot differ."""
-        writers: dict[tuple[ResolvedFusion, frozenset[int]], Branch] = {}
+    def _branches(self, index: int, choices: abc.Sequence[Choice | None]) -> list[Branch]:
+        """The branches of a request: one for all fusions that cannot differ."""
+        branches: dict[tuple[ResolvedFusion, frozenset[int]], Branch] = {}
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):
-                voice = ResolvedFusion(tuple(self.fuser.vector(choice)), self.fuser.processors[i])
-                ends = self.jobs[index].ends[i]
-                zero = torch.zeros(len(voice.vector), dtype=torch.float64)
-                writer = writers.setdefault((voice, ends), Branch(voice, ends, {}, zero))
-                writer.choices[i] = choice
-        return list(writers.values())
+                vector = tuple(self.fuser.vector(choice))
+                fusion = ResolvedFusion(vector, self.fuser.processors[i])
+                stops = self.requests[index].stop_token_ids[i]
+                zero = torch.zeros(len(vector), dtype=torch.float64)
+                branch = branches.setdefault((fusion, stops), Branch(fusion, stops, {}, zero))
+                branch.choices[i] = choice
+        return list(branches.values())
 
-    def _with_room(self, ways: Sequence[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
-        """As many as there is room for; the others wait, if they can be taken up again."""
-        staying: list[tuple[int, Row]] = []
-        for place, row in ways:
-            if len(row.writers) == 1 and len(staying) < room:
-                row.stem = None  # it will not split, nor have to wait
-            if len(staying) < room or row.stem is None:
-                staying.append((place, row))
+    def _with_room(
+        self, forks: abc.Sequence[tuple[int, Sequence]], room: int
+    ) -> list[tuple[int, Sequence]]:
+        """As many as there is room for; the others are preempted, if they can be resumed."""
+        staying: list[tuple[int, Sequence]] = []
+        for row, one in forks:
+            if len(one.branches) == 1 and len(staying) < room:
+                one.fork_point = None  # it will not fork, nor have to wait
+            if len(staying) < room or one.fork_point is None:
+                staying.append((row, one))
             else:
-                self.waiting.append(row)
+                self.preempted.append(one)
         return staying
 
     def _resume(self, room: int) -> None:
-        """Take up texts that wait: their tokens so far run after their prompts at once."""
-        some = self.waiting[:room]
-        stem = some[0].stem
-        assert stem is not None
-        some = [row for row in some if row.stem is not None and row.stem.state is stem.state]
-        places = [row.stem.place for row in some if row.stem is not None]
+        """Resume preempted texts: their tokens so far run after their prompts at once."""
+        some = self.preempted[:room]
+        first = some[0].fork_point
+        assert first is not None
+        some = [s for s in some if s.fork_point is not None and s.fork_point.batch is first.batch]
+        rows = [one.fork_point.row for one in some if one.fork_point is not None]
         self.resuming = len(some)
-        begun = stem.state.fork(places)
-        ids, valid = padded([row.tokens[:-1] for row in some])
-        for _ in begun.feed(ids, valid, torch.zeros_like(valid)):
+        batch = first.batch.fork(rows)
+        ids, valid = padded([one.token_ids[:-1] for one in some])
+        for _ in batch.feed(ids, valid, torch.zeros_like(valid)):
             pass
-        self.waiting = [row for row in self.waiting if row not in some]
+        self.preempted = [one for one in self.preempted if one not in some]
         self.resuming = 0
-        for row in some:
-            if len(row.writers) == 1:
-                row.stem = None
-        self._join(begun, some)
+        for one in some:
+            if len(one.branches) == 1:
+                one.fork_point = None
+        self._join(batch, some)
 
-    def _join(self, new: InputBatch, rows: Sequence[Row]) -> None:
-        """Let more rows join those in flight."""
-        if self.state is not None:
-            cached = [row.cached for row in self.rows]
-            new = self.state.fork(range(len(self.rows)), cached).concat(new)
-        self.rows, self.state = [*self.rows, *rows], new
+    def _join(self, new: InputBatch, sequences: abc.Sequence[Sequence]) -> None:
+        """Let more sequences join those that run."""
+        if self.batch is not None:
+            cached = [one.num_cached for one in self.running]
+            new = self.batch.fork(range(len(self.running)), cached).concat(new)
+        self.running, self.batch = [*self.running, *sequences], new
 
-    def _take(self, row: Row, gain: Gain) -> tuple[Row, int]:
-        """Give some writers of a row what they gained.
+    def _append(self, sequence: Sequence, new: NewTokens) -> tuple[Sequence, int]:
+        """Give some branches of a sequence their new tokens.
 
         Returns:
-            The row as they go on, without writers if nobody does, and how many tokens were drawn.
+            The sequence as they go on, without branches if none does, and the tokens drawn.
         """
         if self.observer is not None:
-            self.observer(row.index, len(row.tokens), gain)
-        way = row.way(gain)
-        landed, drawn = way.take(gain)
-        for writer, ids in landed:
-            for config, choice in writer.choices.items():
-                found = choice or mean_choice(self.fuser, (writer.used / writer.drawn)[None])
-                self.finished.setdefault(row.index, set()).add(config)
-                self.done.append((row.index, config, CompletionOutput(ids, found)))
-        return way, drawn
+            self.observer(sequence.index, len(sequence.token_ids), new)
+        fork = sequence.fork(new.branches)
+        finished, drawn = fork.append(new)
+        for branch, ids, reason in finished:
+            for fusion, choice in branch.choices.items():
+                used = choice or mean_choice(self.fuser, (branch.used / branch.drawn)[None])
+                self.finished.setdefault(sequence.index, set()).add(fusion)
+                output = CompletionOutput(ids, used, reason)
+                self.outputs.append((sequence.index, fusion, output))
+        return fork, drawn
 
-    # ---------------------------------------------------------------- a round
+    # ---------------------------------------------------------------- a step
 
-    def round(self, waiting: bool, size: int) -> None:
-        """Give every row at least one token.
-
-        Args:
-            waiting: Whether there are prompts to take the place of rows that end.
-            size: Rows that may be in flight.
-        """
-        if self.state is None:
+    def step(self, size: int) -> None:
+        """Give every sequence that runs at least one token; ``size`` as of `schedule`."""
+        if self.batch is None:
             return
-        most = max(row.room for row in self.rows) - 1 if self.may_draft else 0
-        k = self.speculation.length(len(self.rows), most, waiting or bool(self.waiting))
-        pending = [row.pending for row in self.rows]
-        one = Round(self.fuser, self.state, pending, self.drafter, k)
-        with blame(lambda place: self.rows[place].index):
-            gains = one.play()
-        first: list[tuple[int, Row]] = []
-        more: list[tuple[int, Row]] = []
-        kept = []
-        counts: dict[int, int] = {}
-        for place, (row, mine) in enumerate(zip(self.rows, gains, strict=True)):
-            for gain in mine:
-                way, drawn = self._take(row, gain)
-                kept.append(gain.up_to(drawn))
-                if way.writers:
-                    counts[id(way)] = gain.accepted + 1
-                    (more if first and first[-1][0] == place else first).append((place, way))
-        staying = self._with_room([*first, *more], len(self.rows) + self.room(size))
-        cost = one.cost()
+        most = max(one.remaining_tokens for one in self.running) - 1 if self.may_draft else 0
+        more = bool(self.waiting or self.preempted)
+        k = self.speculation.draft_length(len(self.running), most, more)
+        one_step = DecodingStep(self.fuser, self.batch, self.running, self.drafter, k)
+        with blame(lambda row: self.running[row].index):
+            gained = one_step.run()
+        first: list[tuple[int, Sequence]] = []
+        others: list[tuple[int, Sequence]] = []
+        kept, counts = [], dict[int, int]()
+        for row, (sequence, mine) in enumerate(zip(self.running, gained, strict=True)):
+            for new in mine:
+                fork, drawn = self._append(sequence, new)
+                kept.append(new.up_to(drawn))
+                if fork.branches:
+                    counts[id(fork)] = new.num_accepted_tokens + 1
+                    (others if first and first[-1][0] == row else first).append((row, fork))
+        staying = self._with_room([*first, *others], len(self.running) + self.room(size))
+        cost = one_step.cost()
         begun = time.perf_counter()  # small work that a host waits for, on a GPU too
-        self._keep(one.start, {id(row): counts[id(row)] for _, row in staying}, staying)
+        self._keep(one_step.start, {id(one): counts[id(one)] for _, one in staying}, staying)
         settling = time.perf_counter() - begun if k else 0.0
-        self.speculation.learn(k, len(gains), kept, cost._replace(judging=cost.judging + settling))
+        cost = cost._replace(verifying=cost.verifying + settling)
+        self.speculation.learn(k, len(gained), kept, cost)
 
-    def _keep(self, start: int, counts: dict[int, int], staying: Sequence[tuple[int, Row]]) -> None:
-        """Go on with some rows.
+    def _keep(
+        self, start: int, counts: dict[int, int], staying: abc.Sequence[tuple[int, Sequence]]
+    ) -> None:
+        """Go on with some sequences, given with their rows in the batch.
 
-        Args:
-            start: The first slot of this round.
-            counts: By identity of the row, how many slots from there on are kept.
-            staying: The rows, with their places in the batch.
+        ``counts`` tells by identity of a sequence how many slots from ``start`` on are kept.
         """
-        if not staying or self.state is None:
-            self.rows, self.state = [], None
+        if not staying or self.batch is None:
+            self.running, self.batch = [], None
             return
-        places = [place for place, _ in staying]
-        if len(set(places)) == len(places):
-            by_place = dict(staying)
-            if len(places) < len(self.rows):
-                places = self.state.shrink(places)
-            self.rows = [by_place[place] for place in places]
-            self._cut(start, [counts[id(row)] for row in self.rows])
+        rows = [row for row, _ in staying]
+        if len(set(rows)) == len(rows):
+            by_row = dict(staying)
+            if len(rows) < len(self.running):
+                rows = self.batch.shrink(rows)
+            self.running = [by_row[row] for row in rows]
+            self._cut(start, [counts[id(one)] for one in self.running])
             return
-        # Rows that have a beginning in common lie side by side.
-        ordered = sorted(staying, key=lambda way: way[1].index)
-        self.rows = [row for _, row in ordered]
-        self.state = self.state.fork(
-            [place for place, _ in ordered],
-            [row.cached for row in self.rows],
-            start,
-            [counts[id(row)] for row in self.rows],
-        )
+        # Sequences that have a prompt in common lie side by side.
+        ordered = sorted(staying, key=lambda pair: pair[1].index)
+        self.running = [one for _, one in ordered]
+        cached = [one.num_cached for one in self.running]
+        kept = [counts[id(one)] for one in self.running]
+        self.batch = self.batch.fork([row for row, _ in ordered], cached, start, kept)
 
-    def _cut(self, start: int, counts: Sequence[int]) -> None:
+    def _cut(self, start: int, counts: abc.Sequence[int]) -> None:
         """Of the slots from ``start`` on, keep so many of each row; pack holes where that pays."""
-        assert self.state is not None
-        table, cached = self.state.table, [row.cached for row in self.rows]
+        assert self.batch is not None
+        table, cached = self.batch.table, [one.num_cached for one in self.running]
         if min(counts) < table.slots - start:
             table.keep(start, torch.tensor(counts).to(table.ids.device, non_blocking=True))
-            self.state.crop(start + max(counts))
-        everyone = range(len(self.rows))
-        needed = self.state.width(everyone, cached)
-        if self.state.table.slots - self.state.table.shared > needed * _WASTE + _SOME:
-            self.state = self.state.fork(everyone, cached)
+            self.batch.crop(start + max(counts))
+        everyone = range(len(self.running))
+        needed = self.batch.width(everyone, cached)
+        if self.batch.table.slots - self.batch.table.shared > needed * _MAX_WASTE + _SLACK_SLOTS:
+            self.batch = self.batch.fork(everyone, cached)

@@ -1,19 +1,52 @@
-"""Texts in the making: what is to be continued, how far it is, and who has agreed on it so far."""
+"""Texts in the making: what is to be continued, how far it is, which fusions share it, and its end.
+
+All of stopping is here. A text ends at the first token for which one of these holds; where several
+hold for one token, the first in this order is the ``finish_reason``, as in vLLM:
+
+    eos     an end-of-text or other stop token came; it is not part of the text
+    stop    the token completed a stop string
+    length  ``max_new_tokens`` tokens are there, or the context is full
+"""
 
 from __future__ import annotations
 
+import collections.abc as abc
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from trimix_lm_eval.engine.drafting import Gain, Pending
 from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.prefill import cut
 from trimix_lm_eval.engine.request import Prompt
-from trimix_lm_eval.engine.sampler import Sampling
+from trimix_lm_eval.engine.sampler import Draw, SamplingParams
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
+from trimix_lm_eval.utils.errors import TrimixError
+
+#: Why a text ended.
+FinishReason = Literal["stop", "eos", "length"]
+
+
+class StopStringCriteria:
+    """Tells whether one of some strings has appeared in a text.
+
+    Args:
+        tokenizer: Turns ids into text; special tokens are kept, as they may be stop strings.
+        stop: The strings.
+    """
+
+    def __init__(self, tokenizer: Any, stop: abc.Sequence[str]) -> None:
+        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
+        # A token holds at least one byte, so this many tokens hold any stop string that ends here.
+        self.tail = max((len(s.encode()) for s in self.stop), default=0) + 4
+
+    def __call__(self, token_ids: list[int]) -> bool:
+        """Whether the last token completed a stop string."""
+        if not self.stop:
+            return False
+        text = self.tokenizer.decode(token_ids[-self.tail :], skip_special_tokens=False)
+        return any(s in text for s in self.stop)
 
 
 class GenerationRequest(NamedTuple):
@@ -21,125 +54,216 @@ class GenerationRequest(NamedTuple):
 
     Attributes:
         prompt: The context.
-        max_new_tokens: Stop after so many, at least 1.
-        ends: By fusion config, the token ids that end its text; they are not part of the result.
-        stop: Told all tokens so far after each one; True stops the row.
-        sampling: Greedy by default.
+        params: How it is continued.
+        stop_token_ids: By fusion, the token ids that end its text.
+        stop_strings: Told all new tokens after each one; True ends the text (see
+            `StopStringCriteria`). The default looks for none.
+        max_length: Context length, which prompt and new tokens fill at most; None knows no limit.
     """
 
     prompt: Prompt
-    max_new_tokens: int
-    ends: tuple[frozenset[int], ...]
-    stop: Callable[[list[int]], bool]
-    sampling: Sampling = Sampling()
+    params: SamplingParams
+    stop_token_ids: tuple[frozenset[int], ...]
+    stop_strings: abc.Callable[[list[int]], bool] = StopStringCriteria(None, ())
+    max_length: int | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """New tokens that there can be: as many as were asked for, or as the context has room."""
+        most = self.params.max_new_tokens
+        if self.max_length is None:
+            return most
+        return max(1, min(most, self.max_length - len(self.prompt.ids)))
+
+    @classmethod
+    def fitted(
+        cls,
+        prompt: Prompt,
+        params: SamplingParams,
+        stop_token_ids: tuple[frozenset[int], ...],
+        tokenizer: Any,
+        max_length: int,
+    ) -> GenerationRequest:
+        """A request whose prompt leaves room for all new tokens: it is cut from the left.
+
+        Args:
+            prompt: The whole context.
+            params: How it is continued; its stop strings are looked for.
+            stop_token_ids: By fusion, the token ids that end its text.
+            tokenizer: Turns ids into text.
+            max_length: Context length in tokens.
+
+        Raises:
+            TrimixError: The new tokens leave no room for a prompt.
+        """
+        room = max_length - params.max_new_tokens
+        if room < 1:
+            raise TrimixError(
+                f"{params.max_new_tokens} new tokens leave no room for a prompt: the context "
+                f"length is {max_length}.",
+                "lower max_gen_toks (--gen_kwargs max_gen_toks=N), or raise max_length if the "
+                "models allow it",
+            )
+        stop_strings = StopStringCriteria(tokenizer, params.stop)
+        return cls(cut(prompt, room), params, stop_token_ids, stop_strings, max_length)
 
 
 class CompletionOutput(NamedTuple):
     """A finished text.
 
     Attributes:
-        ids: The new tokens, without an end token.
+        token_ids: The new tokens, without the stop token.
         choice: The weights that were used; where they are per token, their mean.
+        finish_reason: Why it ended: ``eos``, ``stop`` or ``length``.
     """
 
-    ids: list[int]
+    token_ids: list[int]
     choice: Choice
+    finish_reason: FinishReason
+
+
+class NewTokens(NamedTuple):
+    """What a sequence gains in a step, by the branches that agree on it.
+
+    Attributes:
+        token_ids: At least one.
+        weights: Of each branch ``[n, S]``, in force for each token.
+        num_draft_tokens: Drafts that were of use to this sequence.
+        num_accepted_tokens: How many of them were accepted.
+        rejected: The first draft that was not accepted; None if there is none.
+        branches: Which of the sequence's branches.
+    """
+
+    token_ids: list[int]
+    weights: list[Tensor]
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    rejected: int | None = None
+    branches: tuple[int, ...] = (0,)
+
+    def up_to(self, drawn: int) -> NewTokens:
+        """What is left of it in a text that ends after so many of its tokens."""
+        most = max(drawn - 1, 0) if drawn < len(self.token_ids) else self.num_draft_tokens
+        return self._replace(
+            token_ids=self.token_ids[:drawn],
+            num_draft_tokens=min(self.num_draft_tokens, most),
+            num_accepted_tokens=min(self.num_accepted_tokens, most),
+        )
 
 
 @dataclasses.dataclass(eq=False)
 class Branch:
-    """Fusion configs that write the same text after one prompt: their voices and ends are equal.
+    """Fusions that continue one prompt alike: their distributions and stop tokens are equal.
 
     Attributes:
-        voice: How the next token is weighted.
-        ends: Tokens that end the text.
-        choices: By fusion config, what was chosen; None where weights are per token.
+        fusion: How the distribution of the next token is made.
+        stop_token_ids: Tokens that end the text.
+        choices: By index of the fusion, what its policy chose; None where weights are per token.
         used: ``[S]`` sum of the weights in force.
         drawn: Tokens in that sum.
     """
 
-    voice: ResolvedFusion
-    ends: frozenset[int]
+    fusion: ResolvedFusion
+    stop_token_ids: frozenset[int]
     choices: dict[int, Choice | None]
     used: Tensor
     drawn: int = 0
 
     def note(self, weights: Tensor) -> None:
         """Count the weights ``[S]`` of a token, where they are the token's own."""
-        if self.voice.rule.per_token is not None:
+        if self.fusion.rule.per_token is not None:
             self.used = self.used + weights
             self.drawn += 1
 
 
 class ForkPoint(NamedTuple):
-    """Where a text can be taken up again: a row that ends with its prompt."""
+    """Where a text can be taken up again: a row of a batch that ends with its prompt."""
 
-    state: InputBatch
-    place: int
+    batch: InputBatch
+    row: int
 
 
 @dataclasses.dataclass(eq=False)
-class Row:
-    """A text in the making, and who has agreed on it so far.
+class Sequence:
+    """A text in the making, and the branches that have agreed on it so far.
 
     Attributes:
-        index: Of the job.
-        job: The job.
-        writers: At least one.
-        tokens: So far.
-        stem: Where it can be taken up again; None if it will not have to be.
+        index: Of the request.
+        request: What is continued.
+        branches: At least one while the text is not finished.
+        token_ids: New tokens so far.
+        fork_point: Where it can be taken up again; None if it will not have to be.
     """
 
     index: int
-    job: GenerationRequest
-    writers: list[Branch]
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    stem: ForkPoint | None = None
+    request: GenerationRequest
+    branches: list[Branch]
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    fork_point: ForkPoint | None = None
 
     @property
-    def cached(self) -> int:
+    def num_cached(self) -> int:
         """Tokens that the sources have seen: the last one is still to be fed."""
-        return len(self.job.prompt.ids) + len(self.tokens) - 1
+        return len(self.request.prompt.ids) + len(self.token_ids) - 1
 
     @property
-    def room(self) -> int:
-        """Tokens that may still come."""
-        return self.job.max_new_tokens - len(self.tokens)
+    def remaining_tokens(self) -> int:
+        """New tokens that may still come."""
+        return self.request.max_tokens - len(self.token_ids)
 
     @property
-    def voices(self) -> tuple[ResolvedFusion, ...]:
-        """Of its writers."""
-        return tuple(writer.voice for writer in self.writers)
+    def fusions(self) -> tuple[ResolvedFusion, ...]:
+        """Of its branches."""
+        return tuple(branch.fusion for branch in self.branches)
 
-    @property
-    def pending(self) -> Pending:
-        """Where it stands."""
-        last, place = self.tokens[-1], len(self.tokens)
-        return Pending(last, place, self.room, self.job.sampling, self.voices)
+    def draw(self, ahead: int = 0) -> Draw:
+        """How the token after ``ahead`` more is drawn."""
+        return Draw(self.request.params, len(self.token_ids) + ahead)
 
-    def way(self, gain: Gain) -> Row:
-        """The text as some of its writers go on."""
-        writers = [self.writers[voice] for voice in gain.voices]
-        return dataclasses.replace(self, writers=writers, tokens=list(self.tokens))
+    def fork(self, branches: abc.Sequence[int]) -> Sequence:
+        """The text as some of its branches, given by their indices, go on."""
+        mine = [self.branches[i] for i in branches]
+        return dataclasses.replace(self, branches=mine, token_ids=list(self.token_ids))
 
-    def take(self, gain: Gain) -> tuple[list[tuple[Branch, list[int]]], int]:
-        """Take tokens until nobody goes on.
+    def append(self, new: NewTokens) -> tuple[list[tuple[Branch, list[int], FinishReason]], int]:
+        """Take tokens until no branch goes on.
+
+        Args:
+            new: The tokens, of all of its branches.
 
         Returns:
-            The writers that have come to an end, with their texts, and how many tokens were drawn.
+            The branches that are finished, each with its text and why it ended, and how many
+            tokens were drawn. Branches that are finished are no longer the sequence's.
         """
-        landed: list[tuple[Branch, list[int]]] = []
-        weights = {id(w): x for w, x in zip(self.writers, gain.weights, strict=True)}
-        for drawn, token in enumerate(gain.tokens, start=1):
-            for writer in self.writers:
-                writer.note(weights[id(writer)][drawn - 1])
-            landed += [(w, list(self.tokens)) for w in self.writers if token in w.ends]
-            self.writers = [w for w in self.writers if token not in w.ends]
-            if not self.writers:
-                return landed, drawn
-            self.tokens.append(token)
-            if self.room == 0 or self.job.stop(self.tokens):
-                landed += [(writer, self.tokens) for writer in self.writers]
-                self.writers = []
-                return landed, drawn
-        return landed, len(gain.tokens)
+        finished: list[tuple[Branch, list[int], FinishReason]] = []
+        weights = {id(b): x for b, x in zip(self.branches, new.weights, strict=True)}
+        for drawn, token in enumerate(new.token_ids, start=1):
+            for branch in self.branches:
+                branch.note(weights[id(branch)][drawn - 1])
+            ended = [b for b in self.branches if token in b.stop_token_ids]
+            if ended:
+                finished += [(branch, list(self.token_ids), "eos") for branch in ended]
+                self.branches = [b for b in self.branches if token not in b.stop_token_ids]
+            if not self.branches:
+                return finished, drawn
+            self.token_ids.append(token)
+            reason = self._finish_reason()
+            if reason is not None:
+                finished += [(branch, self.token_ids, reason) for branch in self.branches]
+                self.branches = []
+                return finished, drawn
+        return finished, len(new.token_ids)
+
+    def _finish_reason(self) -> FinishReason | None:
+        """Why the text ends with its last token; None if it goes on."""
+        if self.request.stop_strings(self.token_ids):
+            return "stop"
+        return "length" if self.remaining_tokens <= 0 else None
+
+
+def grouped(texts: abc.Sequence[abc.Sequence[int]]) -> list[tuple[list[int], list[int]]]:
+    """Some branches' tokens, equal ones once, with the branches that have them."""
+    forks: dict[tuple[int, ...], list[int]] = {}
+    for branch, tokens in enumerate(texts):
+        forks.setdefault(tuple(tokens), []).append(branch)
+    return [(list(tokens), branches) for tokens, branches in forks.items()]

@@ -1,1 +1,12 @@
-"""TODO."""
+"""lm-eval on this side of the house: its requests in, its answers out, and what its results record.
+
+`sweep` and `cli` may import this package; `analysis` must not. It may import everything below:
+`llm`, `tasklib`, `engine`, `loading`, `fusion`, `utils`. Nothing below knows lm-eval's requests.
+
+    lm.py              TriMixLM: requests to token ids and on to the engine; generation_kwargs
+    base_lm.py         what lm-eval asks of a model besides answers: text, processes, results
+    task_weights.py    one point per task: the draw of prompts, the choice, what is kept of it
+    response_cache.py  the guard of lm-eval's response cache, and what a resumed run reads there
+    weights_log.py     the sidecar: which weights each request got, and why its text ended
+    check.py           a run config of lm-eval, checked before any weights are loaded
+"""

@@ -12,11 +12,14 @@ from lm_eval.api.model import TemplateLM
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.engine import request, scorer
-from trimix_lm_eval.engine.speculation import SpecDecodingStats
+from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils import distributed, errors
 from trimix_lm_eval.utils.distributed import DistributedEnv
+
+#: What tells a request from all others: task, document, option, and which repetition it is.
+Identity = tuple[str | None, int | None, int, int]
 
 
 class Tally(NamedTuple):
@@ -24,26 +27,29 @@ class Tally(NamedTuple):
 
     Attributes:
         chosen: By task and document, the label of the point.
+        finish_reasons: By request (its task first), why its text ended.
         truncated: Requests whose context was cut.
-        account: What came of drafting.
+        stats: What came of drafting.
         nlls: By task and document, the mean NLL of the prompt under every point of the grid; a
             sweep keeps them.
     """
 
     chosen: dict[tuple[str, int], str]
+    finish_reasons: dict[Identity, str]
     truncated: int
-    account: SpecDecodingStats
+    stats: SpecDecodingStats
     nlls: dict[tuple[str, int], tuple[float, ...]]
 
     @classmethod
     def over(cls, parts: Iterable[Tally]) -> Tally:
         """All processes together."""
-        total = cls({}, 0, SpecDecodingStats(), {})
+        total = cls({}, {}, 0, SpecDecodingStats(), {})
         for part in parts:
             total = cls(
                 total.chosen | part.chosen,
+                total.finish_reasons | part.finish_reasons,
                 total.truncated + part.truncated,
-                total.account.plus(part.account),
+                total.stats.plus(part.stats),
                 total.nlls | part.nlls,
             )
         return total
@@ -54,14 +60,14 @@ class TextLM(TemplateLM):
 
     Args:
         model: The sources.
-        place: Of this process.
+        env: Of this process.
     """
 
     backend = "causal"
 
-    def __init__(self, model: TriMix, place: DistributedEnv) -> None:
+    def __init__(self, model: TriMix, env: DistributedEnv) -> None:
         super().__init__()
-        self._rank, self._world_size = place.rank, place.world
+        self._rank, self._world_size = env.rank, env.world
         self.model = model
         self.tokenizer = model.tokenizer
         self._device = model.fuser.ensemble.device
@@ -93,6 +99,9 @@ class TextLM(TemplateLM):
         histogram: dict[str, Counter[str]] = {}
         for (task, _), label in tally.chosen.items():
             histogram.setdefault(task, Counter())[label] += 1
+        ends: dict[str, Counter[str]] = {}
+        for (name, *_), reason in tally.finish_reasons.items():
+            ends.setdefault(str(name), Counter())[reason] += 1
         commit = model.report.commits.get("large_ins") if "large_ins" in names else None
         return {
             "model_num_parameters": sum(s.model.num_parameters() for s in sources),
@@ -103,10 +112,11 @@ class TextLM(TemplateLM):
                 "version": __version__,
                 **description,
                 "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
+                "finish_reasons": {t: dict(sorted(c.items())) for t, c in sorted(ends.items())},
                 "task_points": {
                     task: point.weights.label() for task, point in sorted(task_points.items())
                 },
-                "speculation": model.speculation.summary(tally.account),
+                "speculation": model.speculation.summary(tally.stats),
                 "truncated_requests": tally.truncated,
                 "data": dict(sorted(data.items())),
             },

@@ -1,35 +1,65 @@
-"""`TriMixLM`: lm-eval on this side, `TriMix` on that. No mathematics here.
+"""`TriMixLM`: lm-eval's requests in, the engine's answers out. No mathematics here.
 
-What a run has finished is handed to lm-eval's cache and to the weights log at once, so that Ctrl-C
-or a crash loses no more than the batch in hand.
+A request of lm-eval (`Instance`) becomes token ids (`loading.tokenizer`) and goes to the engine's
+scheduler or scorer, without a layer in between. What a run has finished is handed to lm-eval's
+cache and to the weights log at once, so that Ctrl-C or a crash loses no more than the batch in
+hand.
+
+Longer than most modules: all that a request says is read here, so that its way begins in one file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
+from trimix_lm_eval.engine import scheduler, scorer
+from trimix_lm_eval.engine.model_runner import NotFinite
+from trimix_lm_eval.engine.request import Prompt, ScoringRequest
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.sequence import GenerationRequest
 from trimix_lm_eval.fusion.collectors import Choice
-from trimix_lm_eval.harness import instances
-from trimix_lm_eval.harness.base_lm import Tally, TextLM
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM
 from trimix_lm_eval.harness.response_cache import Guard, TaskPoint
+from trimix_lm_eval.harness.task_weights import TaskWeights
 from trimix_lm_eval.harness.weights_log import WeightsLog
-from trimix_lm_eval.llm import TriMix
+from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading import settings
 from trimix_lm_eval.loading.devices import usable
-from trimix_lm_eval.loading.provenance import text_digest
-from trimix_lm_eval.loading.tokenizer import Points
+from trimix_lm_eval.loading.tokenizer import seed_for
 from trimix_lm_eval.tasklib import places
-from trimix_lm_eval.utils import distributed, errors
+from trimix_lm_eval.utils import distributed, errors, validation
+from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+_READ = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
+#: Names that other backends know: accepted where they change nothing, with this value.
+_NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "min_p": 0.0,
+    "early_stopping": False,
+    "use_cache": True,
+}
 
 
 @register_model("trimix")
@@ -45,31 +75,45 @@ class TriMixLM(TextLM):
 
     def __init__(self, **arguments: Any) -> None:
         errors.install_excepthook()
-        place = distributed.join()
+        env = distributed.join()
         device = usable(arguments.pop("device", None))
-        if place.world > 1:
-            device = place.device  # of several processes each has its own
+        if env.world > 1:
+            device = env.device  # of several processes each has its own
         asked = settings.parse(arguments)
         # Before the models: a path that cannot be written must not cost their loading.
-        self._log = WeightsLog(asked.weights_log, place.rank, place.world)
-        super().__init__(TriMix.from_settings(asked, device), place)
+        self._log = WeightsLog(asked.weights_log, env.rank, env.world)
+        super().__init__(TriMix.from_settings(asked, device), env)
         self.description = self.model.describe()
-        self.guard = Guard()
+        self.guard: Guard | None = None
+        self.policy = self.model.fuser.configs[0].policy
         self.task_points: dict[str, TaskPoint] = {}
+        self.task_weights = TaskWeights(self.model, env.rank, env.world, self.task_points)
         self.chosen: dict[tuple[str, int], str] = {}
+        self.finish_reasons: dict[Identity, str] = {}
+        self._labels = {point: label(self.policy, point) for point in self.policy.points()}
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
         self._log.stamp = {"run": run, "policy": asked.policy}
 
     # ---------------------------------------------------------------- the three request types
 
+    @torch.inference_mode()
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
+        model = self.model
         points = self._points(requests)
-        pairs = [request.args for request in requests]
-        questions = [instances.question_of(request) for request in requests]
-        scores = self.model.iter_loglikelihood(pairs, points, questions)
+        wanted = []
+        for i, request in enumerate(requests):
+            tokens, target = model.codec.pair(*request.args)
+            prompt = Prompt(*tokens, points[i] if points else None)
+            wanted.append(ScoringRequest(prompt, target, question_of(request)))
+        self._truncated(
+            bool(one.continuation)
+            and len(one.prompt.ids) + len(one.continuation) - 1 > model.max_length
+            for one in wanted
+        )
+        scores = scorer.score(model.fuser, wanted, model.batch_size, model.max_length)
         results: list[Any] = [None] * len(requests)
         for i, _, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
             results[i] = (score.log_likelihood, score.is_greedy)
@@ -88,15 +132,40 @@ class TriMixLM(TextLM):
             self._finish(what, requests[i], results[i], score.choice)
         return results
 
+    @torch.inference_mode()
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue prompts; see `LM.generate_until`."""
-        jobs = instances.jobs(requests, self.tokenizer, self.model.settings.seed)
-        texts = self.model.iter_generate(jobs, self._points(requests))
+        model = self.model
+        names = identified(requests)
+        points = self._points(requests)
+        params = sampling_params(requests, names, self.tokenizer, model.settings.seed)
+        prompts = [
+            Prompt(*model.codec.prompt(request.args[0]), points[i] if points else None)
+            for i, request in enumerate(requests)
+        ]
+        wanted = [
+            GenerationRequest.fitted(
+                prompt, how, model.stop_token_ids, self.tokenizer, model.max_length
+            )
+            for prompt, how in zip(prompts, params, strict=True)
+        ]
+        self._truncated(
+            len(one.prompt.ids) < len(prompt.ids)
+            for one, prompt in zip(wanted, prompts, strict=True)
+        )
+        outputs = scheduler.generate(model.fuser, wanted, model.batch_size, model.speculation)
         results: list[Any] = [None] * len(requests)
-        for i, _, made in self._progress(texts, requests, "generate_until", disable_tqdm):
-            results[i] = made.text
-            cached = jobs[i][1].temperature == 0
-            self._finish("generate_until", requests[i], made.text, made.choice, cached)
+        for i, _, output in self._progress(outputs, requests, "generate_until", disable_tqdm):
+            results[i] = model.codec.completion(output.token_ids, params[i].stop)
+            self._finish(
+                "generate_until",
+                requests[i],
+                results[i],
+                output.choice,
+                output.finish_reason,
+                names[i],
+                cached=params[i].temperature == 0,
+            )
         return results
 
     def _progress(
@@ -104,61 +173,51 @@ class TriMixLM(TextLM):
     ) -> Iterator[Any]:
         """Pass results on under a progress bar; name the document if one cannot be had."""
         off = disable or self.rank != 0
-        with instances.naming(requests):
-            yield from progress_bar(found, f"trimix {what}", total=len(requests), off=off)
+        with naming(requests):
+            if off:
+                yield from found
+            else:
+                yield from progress_bar(found, f"trimix {what}", total=len(requests))
 
     def _finish(
-        self, kind: str, request: Instance, result: Any, choice: Choice | None, cached: bool = True
+        self,
+        kind: str,
+        request: Instance,
+        result: Any,
+        choice: Choice | None,
+        finish_reason: str | None = None,
+        name: Identity | None = None,
+        cached: bool = True,
     ) -> None:
         """Put a finished request where nothing can lose it."""
         if cached:
             self.cache_hook.add_partial(kind, request.args, result)
+        if name is not None and finish_reason is not None and counts(request, name):
+            self.finish_reasons[name] = finish_reason
+            if self.guard is not None and cached:
+                self.guard.keep_finish_reason(name, finish_reason)
+        if choice is None:
+            return
         task, doc = str(request.task_name), int(request.doc_id or 0)
-        if choice is not None:
-            label = instances.label(self.model.fuser.configs[0].policy, choice.weights)
-            if self.chosen.get((task, doc)) != label:
-                self.chosen[task, doc] = label
-                self.guard.keep_chosen(task, doc, label)
-            self._log.write(task, doc, request.idx, kind, choice)
+        chosen = self._labels.get(choice.weights) or label(self.policy, choice.weights)
+        if self.chosen.get((task, doc)) != chosen:
+            self.chosen[task, doc] = chosen
+            if self.guard is not None:
+                self.guard.keep_chosen(task, doc, chosen)
+        if self._log.stream is not None:
+            self._log.write(task, doc, request.idx, kind, choice, finish_reason)
 
-    # ---------------------------------------------------------------- one point per task
+    def _truncated(self, cut: Iterable[bool]) -> None:
+        """Count the requests whose contexts are cut."""
+        self.model.truncated += sum(cut)
+        if self.model.truncated:
+            self.model.warn_truncated()
 
     def _points(self, requests: Sequence[Instance]) -> list[Points] | None:
-        """The point of each request's task, where the policy chooses by task.
-
-        A point is stored before any request is scored with it, and read again on resume: then
-        only the remaining requests arrive, and their prompts would choose otherwise.
-
-        Raises:
-            TrimixError: The cache file's point was chosen from other prompts.
-        """
-        policy = self.model.fuser.configs[0].policy
-        if policy.scope != "task":
+        """The point of each request's task, where the policy chooses by task."""
+        if self.policy.scope != "task":
             return None
-        arrived = instances.prompts(requests, self.model.settings.seed)
-        for task, found in arrived.items():
-            point = self.task_points.get(task)
-            if point and not all(point.fits(p, t, policy.task_prompts) for p, t in found.items()):
-                if self.guard.is_file:
-                    raise errors.TrimixError(
-                        f"The cache file's point for {task} was chosen from other prompts (another "
-                        "--limit, num_fewshot, chat template or system instruction).",
-                        "give this run a --use_cache path of its own",
-                    )
-                del self.task_points[task]
-        if set(arrived) - set(self.task_points):  # on every process alike: see set_cache_hook
-            self._choose_points(arrived, policy.task_prompts)
-        return [(self.task_points[str(r.task_name)].weights,) for r in requests]
-
-    def _choose_points(self, arrived: dict[str, dict[int, str]], most: int) -> None:
-        """Draw prompts over all processes, choose on each of them alike, and store."""
-        new = {t: found for t, found in arrived.items() if t not in self.task_points}
-        for task, prompts in instances.drawn(new, most, self.world_size).items():
-            title = None if self.rank else f"trimix {task}: weights"
-            choice = self.model.choose_for_task(list(prompts.values()), title=title)
-            point = TaskPoint(choice.weights, {p: text_digest(t) for p, t in prompts.items()})
-            self.task_points[task] = point
-            self.guard.keep_task_point(task, point)
+        return self.task_weights.of(requests, self.guard)
 
     # ---------------------------------------------------------------- lm-eval's cache and results
 
@@ -169,19 +228,166 @@ class TriMixLM(TextLM):
             TrimixError: It holds another run's answers.
         """
         super().set_cache_hook(cache_hook)
-        self.guard = Guard(cache_hook.dbdict)
-        self.guard.claim(self.description)
-        for points in distributed.exchanged(self.guard.task_points(), self.world_size):
+        self.guard = guard = Guard(cache_hook.dbdict)
+        guard.claim(self.description)
+        for points in distributed.exchanged(guard.task_points(), self.world_size):
             for task, point in points.items():
                 self.task_points[task] = point
-                self.guard.keep_task_point(task, point)
-        for task, doc, label in self.guard.chosen():
-            self.chosen[task, doc] = label
+                guard.keep_task_point(task, point)
+        for task, doc, chosen in guard.chosen():
+            self.chosen[task, doc] = chosen
+        self.finish_reasons |= guard.finish_reasons()
 
     def tally(self) -> Tally:
         """What this process has counted."""
-        return Tally(self.chosen, self.model.truncated, self.model.speculation.account, {})
+        model = self.model
+        return Tally(self.chosen, self.finish_reasons, model.truncated, model.speculation.stats, {})
 
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""
         return self.info(self.description, self.task_points, places.USED)
+
+
+# -------------------------------------------------------------------- what lm-eval's requests say
+
+
+def question_of(request: Instance) -> tuple[str | None, int | None]:
+    """What a request is an option of."""
+    return request.task_name, request.doc_id
+
+
+def identified(requests: Sequence[Instance]) -> list[Identity]:
+    """What tells each request from the others: repeats of one are numbered."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    found = []
+    for request in requests:
+        name = (request.task_name, request.doc_id, request.idx)
+        found.append((*name, seen[name]))
+        seen[name] += 1
+    return found
+
+
+def counts(request: Instance, name: Identity) -> bool:
+    """Whether a request is one of its document's.
+
+    lm-eval gives a process with fewer documents its last request some more times, so that all have
+    equally many.
+    """
+    return name[-1] < max(1, request.repeats or 1)
+
+
+def sampling_params(
+    requests: Sequence[Instance], names: Sequence[Identity], tokenizer: Any, seed: int
+) -> list[SamplingParams]:
+    """How each text is to be continued.
+
+    Args:
+        requests: Of `LM.generate_until`.
+        names: From `identified`: repeats of one request are draws of their own.
+        tokenizer: Says what ends a text.
+        seed: Of the run.
+
+    Raises:
+        TrimixError: A task's generation arguments are not all understood.
+    """
+    eos = tokenizer.decode([tokenizer.eos_token_id])
+    return [
+        read_gen_kwargs(request.args[1], eos, seed_for(seed, *name))
+        for request, name in zip(requests, names, strict=True)
+    ]
+
+
+def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingParams:
+    """Read a request's ``generation_kwargs``: every name is read, or refused.
+
+    Args:
+        kwargs: Those of a task, ``--gen_kwargs`` merged in.
+        eos: The end-of-text string, always a stop string.
+        seed: Of this request.
+
+    Raises:
+        TrimixError: A name or a value that trimix does not take.
+    """
+    try:
+        values: dict[str, Any] = dict(normalize_gen_kwargs(dict(kwargs)))
+    except (TypeError, ValueError) as error:
+        raise TrimixError(
+            f"generation_kwargs cannot be read: {error}",
+            "max_gen_toks is a whole number, temperature a number; --gen_kwargs overrides a task",
+        ) from error
+    for name, neutral in _NEUTRAL.items():
+        value = values.pop(name, neutral)
+        if value is not None and value != neutral:
+            hint = " (trimix decodes without beams)" if name == "num_beams" else ""
+            raise TrimixError(
+                f"generation_kwargs {name}={value!r} is not supported{hint}.",
+                f"leave it out or set {name}={neutral}; --gen_kwargs {name}={neutral} overrides "
+                "what a task says",
+            )
+    for name in values:
+        if name not in _READ:
+            raise unknown("generation argument", name, [*_READ, *_NEUTRAL])
+    stop = handle_stop_sequences(list(values["until"] or []), eos)
+    most = kwargs.get("max_gen_toks")  # as it was written: lm-eval's reading cuts fractions off
+    do_sample = values.get("do_sample")
+    if not isinstance(do_sample, bool):
+        do_sample = validation.truth("generation argument do_sample", do_sample or "false")
+    return SamplingParams(
+        max_new_tokens=_whole("max_gen_toks", values["max_gen_toks"] if most is None else most, 1),
+        stop=tuple(str(s) for s in stop),
+        temperature=_number("temperature", kwargs.get("temperature"), 1.0) if do_sample else 0.0,
+        top_k=_whole("top_k", values.get("top_k", 0), 0),
+        top_p=_top_p(values.get("top_p")),
+        seed=seed,
+    )
+
+
+# Values that are numbers already, as YAML and Python give them, are taken as they are.
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    if value is None:
+        return least
+    if type(value) is int and value >= least:
+        return value
+    return validation.whole(f"generation argument {name}", value, least)
+
+
+def _number(name: str, value: Any, default: float) -> float:
+    if value is None:
+        return default
+    if type(value) in (int, float) and 0 <= value < math.inf:
+        return float(value)
+    return validation.number(f"generation argument {name}", value, 0)
+
+
+def _top_p(value: Any) -> float:
+    if value is None:
+        return 1.0
+    if type(value) in (int, float) and 0 < value <= 1:
+        return float(value)
+    return validation.number("generation argument top_p", value, most=1, above=0)
+
+
+@contextmanager
+def naming(requests: Sequence[Instance]) -> Iterator[None]:
+    """Say of a `NotFinite` raised inside which document it belongs to.
+
+    Raises:
+        TrimixError: In its place.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        at = requests[error.at]
+        where = f"Task {at.task_name}, document {at.doc_id}, option {at.idx}"
+        raise TrimixError(f"{where}. {error}") from error
+
+
+def label(policy: Policy, weights: Weights) -> str:
+    """A point of a grid by its name; a continuous choice to the nearest tenth."""
+    if policy.scope == "token" or policy.continuous:
+        alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
+        gamma = None if weights.gamma is None else round(weights.gamma, 1)
+        weights = Weights(alpha, beta, None if gamma == alpha else gamma)
+    return weights.label()

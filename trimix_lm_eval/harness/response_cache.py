@@ -7,7 +7,7 @@ each other's scores in silence. `Guard` writes a fingerprint into the file and r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion.weights import Weights
@@ -17,6 +17,7 @@ from trimix_lm_eval.utils.errors import TrimixError
 _FINGERPRINT = "trimix:fingerprint"
 _TASK_POINT = "trimix:task-point:"
 _CHOSEN = "trimix:chosen:"
+_FINISHED = "trimix:finished:"
 
 
 class TaskPoint(NamedTuple):
@@ -103,6 +104,20 @@ class Guard:
     def keep_chosen(self, task: str, doc: int, label: str) -> None:
         """Store the label chosen for a document."""
         self.store[f"{_CHOSEN}{task}:{doc}"] = label
+
+    def finish_reasons(self) -> dict[tuple[Any, ...], str]:
+        """Why texts of earlier runs of this file ended, by what tells their requests apart."""
+        found = self._under(_FINISHED)
+        return {tuple(json.loads(name)): str(reason) for name, reason in found.items()}
+
+    def keep_finish_reason(self, name: Sequence[Any], reason: str) -> None:
+        """Store why the text of a request ended.
+
+        Args:
+            name: What tells the request from all others, as JSON can write it.
+            reason: Its ``finish_reason``.
+        """
+        self.store[_FINISHED + json.dumps(name)] = reason
 
     def _under(self, prefix: str) -> dict[str, Any]:
         keys = [key for key in self.store if key.startswith(prefix)]

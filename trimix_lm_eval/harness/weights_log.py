@@ -1,4 +1,4 @@
-"""The sidecar of a run: which weights every single request got."""
+"""The sidecar of a run: which weights every single request got, and why its text ended."""
 
 from __future__ import annotations
 
@@ -31,8 +31,25 @@ class WeightsLog:
                     f"weights_log={path} cannot be written: {error}", "give a file that can be"
                 ) from error
 
-    def write(self, task: str, doc: int, idx: int, kind: str, choice: Choice) -> None:
-        """Append one line."""
+    def write(
+        self,
+        task: str,
+        doc: int,
+        idx: int,
+        kind: str,
+        choice: Choice,
+        finish_reason: str | None = None,
+    ) -> None:
+        """Append one line.
+
+        Args:
+            task: Name of the task.
+            doc: ``doc_id`` in it.
+            idx: Of the document's requests.
+            kind: Name of lm-eval's method.
+            choice: The weights that were used, and what they were chosen by.
+            finish_reason: Why a generated text ended; None writes none.
+        """
         if self.stream is None:
             return
         gamma = choice.weights.gamma
@@ -48,5 +65,7 @@ class WeightsLog:
             "prompt_nll": choice.nll,
             "prompt_tokens": choice.tokens,
         }
+        if finish_reason is not None:
+            line["finish_reason"] = finish_reason
         self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()

@@ -1,4 +1,4 @@
-"""Where text and token ids meet: contexts, continuations, windows, stop strings.
+"""Where text and token ids meet: contexts, continuations, completions.
 
 Splits texts into tokens exactly as lm-eval's ``hf`` model does, so that the two score the same
 tokens (invariant 1); each text is judged on its own, not by the first of its batch.
@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.exemplars import answer_spans
-from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
-#: Points chosen elsewhere, one or none per fusion config; None lets every policy choose.
-Points = tuple[Weights | None, ...] | None
+
+class TokenizedPrompt(NamedTuple):
+    """A context as token ids: the first fields of the engine's `Prompt`.
+
+    Attributes:
+        ids: Its tokens, at least one.
+        prompt_mask: For each token whether policies that choose by answers only see it; None shows
+            them all of it.
+    """
+
+    ids: tuple[int, ...]
+    prompt_mask: tuple[bool, ...] | None = None
 
 
 class Tokenizer:
@@ -39,7 +47,7 @@ class Tokenizer:
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
-        self._last: tuple[Any, Prompt] = (None, Prompt(()))
+        self._last: tuple[str | None, TokenizedPrompt] = (None, TokenizedPrompt(()))
 
     @property
     def prefix_id(self) -> int:
@@ -72,13 +80,12 @@ class Tokenizer:
             return {"add_special_tokens": self.add_bos_token}
         return {}
 
-    def prompt(self, text: str, weights: Points = None) -> Prompt:
+    def prompt(self, text: str) -> TokenizedPrompt:
         """A context as token ids, with what the policies may see."""
-        if (text, weights) != self._last[0]:  # the options of a question come one after another
+        if text != self._last[0]:  # the options of a question come one after another
             ids = self.encode(text) if text else []
             mask = self._prompt_mask(text, len(ids)) if ids else None
-            made = Prompt(tuple(ids) or (self.prefix_id,), mask, weights)
-            self._last = ((text, weights), made)
+            self._last = (text, TokenizedPrompt(tuple(ids) or (self.prefix_id,), mask))
         return self._last[1]
 
     def _prompt_mask(self, text: str, length: int) -> tuple[bool, ...] | None:
@@ -105,21 +112,19 @@ class Tokenizer:
         )
         return mask if any(mask[1:]) else None
 
-    def pair(
-        self, context: str, continuation: str, weights: Points = None
-    ) -> tuple[Prompt, tuple[int, ...]]:
+    def pair(self, context: str, continuation: str) -> tuple[TokenizedPrompt, tuple[int, ...]]:
         """Split a pair into tokens as lm-eval does (`TemplateLM.loglikelihood`)."""
         if not context:
             target = self.encode(continuation, add_special_tokens=False)
             if target and target[0] == self.prefix_id:
-                return Prompt(tuple(target[:1]), weights=weights), tuple(target[1:])
-            return Prompt((self.prefix_id,), weights=weights), tuple(target)
+                return TokenizedPrompt(tuple(target[:1])), tuple(target[1:])
+            return TokenizedPrompt((self.prefix_id,)), tuple(target)
         stripped = context.rstrip()
         if not stripped:
             # White space alone: nothing is left of the context once it moves to the continuation.
-            return self.pair("", context + continuation, weights)
+            return self.pair("", context + continuation)
         continuation = context[len(stripped) :] + continuation
-        prompt = self.prompt(stripped, weights)
+        prompt = self.prompt(stripped)
         whole = self.encode(stripped + continuation)
         target = whole[len(prompt.ids) :]
         if not target and continuation:
@@ -131,6 +136,10 @@ class Tokenizer:
             target = whole[shared:]
         return prompt, tuple(target)
 
+    def completion(self, ids: Sequence[int], stop: Iterable[str]) -> str:
+        """The text of generated token ids, before the first stop string."""
+        return self.cut(str(self.tokenizer.decode(ids, skip_special_tokens=True)), stop)
+
     def cut(self, text: str, stop: Iterable[str]) -> str:
         """The text before the first stop string, after what ends the thinking."""
         think_end = self.think_end_token
@@ -140,27 +149,6 @@ class Tokenizer:
             if term:
                 text = text.split(term)[0]
         return text
-
-
-class StopStringCriteria:
-    """Tells whether one of some strings has appeared in a row's text.
-
-    Args:
-        tokenizer: Turns ids into text; special tokens are kept, as they may be stop strings.
-        stop: The strings.
-    """
-
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self.tokenizer, self.stop = tokenizer, [s for s in stop if s]
-        # A token holds at least one byte, so this many tokens hold any stop string that ends here.
-        self.tail = max((len(s.encode()) for s in self.stop), default=0) + 4
-
-    def __call__(self, ids: list[int]) -> bool:
-        """Whether the last token completed a stop string."""
-        if not self.stop:
-            return False
-        text = self.tokenizer.decode(ids[-self.tail :], skip_special_tokens=False)
-        return any(s in text for s in self.stop)
 
 
 def seed_for(seed: int, *parts: object) -> int:

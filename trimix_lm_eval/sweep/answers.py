@@ -4,57 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.harness import instances
-from trimix_lm_eval.llm import Generation
+from trimix_lm_eval.harness.base_lm import Identity
+from trimix_lm_eval.harness.lm import identified, question_of
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 
-class Asked(NamedTuple):
-    """A request.
+class KeyedRequest(NamedTuple):
+    """A request of lm-eval, and what stands for it.
 
     Attributes:
         key: Stands for it in the journal.
         request: lm-eval's.
-        job: Of a text to be generated, how.
+        name: What tells it from the others.
+        params: How a text is to be generated; None for requests of other kinds.
     """
 
     key: bytes
     request: Instance
-    job: tuple[str, Generation] | None
+    name: Identity
+    params: SamplingParams | None
 
 
-def identified(
-    kind: str, requests: Sequence[Instance], jobs: Sequence[tuple[str, Generation]] | None
-) -> list[Asked]:
+def keyed(
+    kind: str, requests: Sequence[Instance], params: Sequence[SamplingParams] | None
+) -> list[KeyedRequest]:
     """Give requests their keys; repeats of one count as others only if they are drawn.
 
     Args:
         kind: Of request: the name of lm-eval's method.
         requests: All of this kind.
-        jobs: How each text is to be generated; None for other kinds.
+        params: How each text is to be generated; None for other kinds.
     """
-    seen: Counter[tuple[Any, ...]] = Counter()
     made = []
-    for i, request in enumerate(requests):
-        where = (request.task_name, request.doc_id, request.idx)
-        job = jobs[i] if jobs else None
-        repeat = seen[where] if job and job[1].temperature > 0 else 0
-        seen[where] += 1
-        made.append(Asked(key(kind, *where, repeat, request.args), request, job))
+    for i, (request, name) in enumerate(zip(requests, identified(requests), strict=True)):
+        how = params[i] if params else None
+        repeat = name[-1] if how and how.temperature > 0 else 0
+        made.append(KeyedRequest(key(kind, *name[:-1], repeat, request.args), request, name, how))
     return made
 
 
 def missing(
-    kind: str, asked: Sequence[Asked], known: Sequence[set[bytes]]
-) -> dict[tuple[int, ...], list[Asked]]:
+    kind: str, asked: Sequence[KeyedRequest], known: Sequence[set[bytes]]
+) -> dict[tuple[int, ...], list[KeyedRequest]]:
     """Requests by the variants that lack an answer to them.
 
     Options of a question that differ in context share the weights of what their contexts have in
@@ -67,14 +66,14 @@ def missing(
     """
     contexts: dict[Any, set[str]] = {}
     for one in asked:
-        question = instances.question_of(one.request)
+        question = question_of(one.request)
         contexts.setdefault(question, set()).add(one.request.args[0])
-    wholes: dict[Any, dict[bytes, Asked]] = {}
+    wholes: dict[Any, dict[bytes, KeyedRequest]] = {}
     for one in asked:
-        question = instances.question_of(one.request)
+        question = question_of(one.request)
         several = kind == "loglikelihood" and len(contexts[question]) > 1
         wholes.setdefault(question if several else one.key, {})[one.key] = one
-    groups: dict[tuple[int, ...], list[Asked]] = {}
+    groups: dict[tuple[int, ...], list[KeyedRequest]] = {}
     for whole in wholes.values():
         lacking = tuple(i for i, keys in enumerate(known) if not keys.issuperset(whole))
         if lacking:
@@ -88,15 +87,30 @@ def key(*parts: Any) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
-def encoded(result: Any, choice: Choice | None) -> str:
-    """An answer as the journal keeps it. JSON gives every float back as it was."""
-    return json.dumps([result, choice])
+class Answer(NamedTuple):
+    """An answer as the journal keeps it.
 
+    Attributes:
+        result: What lm-eval gets; what was a tuple is a list.
+        choice: The weights, and what they were chosen by.
+        finish_reason: Why a generated text ended; None for other kinds of request.
+    """
 
-def decoded(text: str) -> tuple[Any, Choice | None]:
-    """Result and choice of an answer; a result that was a tuple is a list."""
-    result, choice = json.loads(text)
-    if choice is None:
-        return result, None
-    weights, nll, tokens, nlls = choice
-    return result, Choice(Weights(*weights), nll, tokens, None if nlls is None else tuple(nlls))
+    result: Any
+    choice: Choice | None
+    finish_reason: str | None = None
+
+    def encoded(self) -> str:
+        """As text. JSON gives every float back as it was."""
+        told = () if self.finish_reason is None else (self.finish_reason,)
+        return json.dumps([self.result, self.choice, *told])
+
+    @classmethod
+    def decoded(cls, text: str) -> Answer:
+        """From text; that of older versions has no ``finish_reason``."""
+        result, choice, *told = json.loads(text)
+        if choice is not None:
+            weights, nll, tokens, nlls = choice
+            nlls = None if nlls is None else tuple(nlls)
+            choice = Choice(Weights(*weights), nll, tokens, nlls)
+        return cls(result, choice, told[0] if told else None)

@@ -13,16 +13,23 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.harness import instances
-from trimix_lm_eval.harness.base_lm import Tally, TextLM
+from trimix_lm_eval.harness import task_weights
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM
+from trimix_lm_eval.harness.lm import (
+    counts,
+    identified,
+    label,
+    naming,
+    question_of,
+    sampling_params,
+)
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import answers
-from trimix_lm_eval.sweep.answers import Asked
+from trimix_lm_eval.sweep.answers import Answer, KeyedRequest
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.plan import Variant
 from trimix_lm_eval.utils.distributed import DistributedEnv
@@ -53,8 +60,8 @@ class SweepLM(TextLM):
     """Some variants over common sources.
 
     Args:
-        model: With a fusion config for each run, in their order.
-        place: Of this process.
+        model: With a config for each run, in their order.
+        env: Of this process.
         runs: The variants.
         journal: Holds their answers.
         log: Of the weights of every request, written as a variant is evaluated.
@@ -65,17 +72,17 @@ class SweepLM(TextLM):
     def __init__(
         self,
         model: TriMix,
-        place: DistributedEnv,
+        env: DistributedEnv,
         runs: Sequence[Run],
         journal: Journal,
         log: WeightsLog,
         title: str,
         data: dict[str, Any],
     ) -> None:
-        super().__init__(model, place)
+        super().__init__(model, env)
         self.runs, self.journal = runs, journal
         self.title, self.data, self._log = title, data, log
-        self._asked: dict[str, list[Asked]] = {}
+        self._asked: dict[str, list[KeyedRequest]] = {}
         self._points: dict[tuple[int, str], TaskPoint] = {}
         self._long: dict[bytes, bool] = {}
         self.become(0)
@@ -85,6 +92,7 @@ class SweepLM(TextLM):
         self.which = which
         self.total = None
         self._chosen: dict[tuple[str, int], str] = {}
+        self._finish_reasons: dict[Identity, str] = {}
         self._nlls: dict[tuple[str, int], tuple[float, ...]] = {}
         self._truncated = 0
         self.description = self.model.describe(which)
@@ -108,35 +116,36 @@ class SweepLM(TextLM):
     def _answers(self, kind: str, requests: Sequence[Instance]) -> Iterator[Any]:
         """One variant's answers; the first time, all variants' are made."""
         if kind not in self._asked:
-            jobs = None
+            params = None
             if kind == "generate_until":
-                jobs = instances.jobs(requests, self.tokenizer, self.model.settings.seed)
-            asked = answers.identified(kind, requests, jobs)
+                names, seed = identified(requests), self.model.settings.seed
+                params = sampling_params(requests, names, self.tokenizer, seed)
+            asked = answers.keyed(kind, requests, params)
             self._long |= {one.key: self._is_long(kind, one) for one in asked}
             self._complete(kind, asked)
             self._asked[kind] = asked
         found = self.journal.answers(self.runs[self.which].digest)
         # They are the requests of the first time, see `Tasks`.
         for one, _ in zip(self._asked[kind], requests, strict=True):
-            result, choice = answers.decoded(found[one.key])
-            self._note(kind, one.request, choice)
+            answer = Answer.decoded(found[one.key])
+            self._note(kind, one, answer)
             self._truncated += self._long[one.key]
-            yield result
+            yield answer.result
 
-    def _is_long(self, kind: str, asked: Asked) -> bool:
+    def _is_long(self, kind: str, asked: KeyedRequest) -> bool:
         """Whether a context is cut; counted here, since a rerun hands on what is missing only."""
         if kind == "loglikelihood":
             context, continuation = asked.request.args
-            prompt, target = self.model.codec.pair(context, continuation, None)
+            prompt, target = self.model.codec.pair(context, continuation)
             return bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
-        if asked.job is not None:
-            text, how = asked.job
-            return len(self.model.codec.encode(text)) > self.max_length - how.max_new_tokens
+        if asked.params is not None:
+            room = self.max_length - asked.params.max_new_tokens
+            return len(self.model.codec.encode(asked.request.args[0])) > room
         return False
 
     # ---------------------------------------------------------------- all variants at once
 
-    def _complete(self, kind: str, asked: Sequence[Asked]) -> None:
+    def _complete(self, kind: str, asked: Sequence[KeyedRequest]) -> None:
         """Make what is not in the journal yet."""
         if kind != "loglikelihood_rolling":  # which has no prompt to choose by
             self._choose_points(asked)
@@ -154,36 +163,36 @@ class SweepLM(TextLM):
         )
         with bar:
             for which, group in groups.items():
-                with instances.naming([one.request for one in group]):
+                with naming([one.request for one in group]):
                     for i, variant, answer in self._ask(kind, which, group):
                         run = self.runs[which[variant]]
                         self.journal.add(run.digest, group[i].key, answer)
                         bar.update()
 
     def _ask(
-        self, kind: str, which: tuple[int, ...], group: Sequence[Asked]
+        self, kind: str, which: tuple[int, ...], group: Sequence[KeyedRequest]
     ) -> Iterator[tuple[int, int, str]]:
         """Yield (place in the group, place among the variants, answer for the journal)."""
         model = self.model if len(which) == len(self.runs) else self.model.part(which)
         requests = [one.request for one in group]
         if kind == "loglikelihood":
             pairs = [request.args for request in requests]
-            questions = [instances.question_of(request) for request in requests]
+            questions = [question_of(request) for request in requests]
             points = self._points_for(which, requests)
             for i, variant, score in model.iter_loglikelihood(pairs, points, questions):
                 result: Any = (score.log_likelihood, score.is_greedy)
-                yield i, variant, answers.encoded(result, score.choice)
+                yield i, variant, Answer(result, score.choice).encoded()
         elif kind == "loglikelihood_rolling":
             for i, variant, score in model.iter_rolling([request.args[0] for request in requests]):
-                yield i, variant, answers.encoded(score.log_likelihood, score.choice)
+                yield i, variant, Answer(score.log_likelihood, score.choice).encoded()
         else:
-            jobs = [one.job for one in group if one.job is not None]
-            for i, variant, text in model.iter_generate(jobs, self._points_for(which, requests)):
-                yield i, variant, answers.encoded(text.text, text.choice)
+            prompts = [(one.request.args[0], one.params) for one in group if one.params is not None]
+            for i, variant, made in model.iter_generate(prompts, self._points_for(which, requests)):
+                yield i, variant, Answer(made.text, made.choice, made.finish_reason).encoded()
 
     # ---------------------------------------------------------------- one point per task
 
-    def _choose_points(self, asked: Sequence[Asked]) -> None:
+    def _choose_points(self, asked: Sequence[KeyedRequest]) -> None:
         """The points of policies that choose by task, from prompts of all processes."""
         by_task = {
             which: config.policy
@@ -192,9 +201,9 @@ class SweepLM(TextLM):
         }
         if not by_task:  # on every process alike
             return
-        arrived = instances.prompts([one.request for one in asked], self.model.settings.seed)
+        arrived = task_weights.prompts([one.request for one in asked], self.model.settings.seed)
         most = max(policy.task_prompts for policy in by_task.values())
-        for task, prompts in instances.drawn(arrived, most, self.world_size).items():
+        for task, prompts in task_weights.drawn(arrived, most, self.world_size).items():
             for which, policy in by_task.items():
                 read = dict(list(prompts.items())[: policy.task_prompts])
                 self._points[which, task] = self._point(which, task, read)
@@ -209,9 +218,9 @@ class SweepLM(TextLM):
             choice = self.model.choose_for_task(
                 list(read.values()), which, None if self.rank else title
             )
-            stored = answers.encoded(None, choice)
+            stored = Answer(None, choice).encoded()
             self.journal.add(digest, key, stored)
-        _, kept = answers.decoded(stored)
+        kept = Answer.decoded(stored).choice
         assert kept is not None
         return TaskPoint(kept.weights, drawn)
 
@@ -231,22 +240,25 @@ class SweepLM(TextLM):
 
     # ---------------------------------------------------------------- what is recorded
 
-    def _note(self, kind: str, request: Instance, choice: Choice | None) -> None:
-        """Take down what a choice says."""
+    def _note(self, kind: str, one: KeyedRequest, answer: Answer) -> None:
+        """Take down what an answer says of its weights and of its end."""
+        request, (_, choice, reason) = one.request, answer
+        if reason is not None and counts(request, one.name):
+            self._finish_reasons[one.name] = reason
         if choice is None:
             return
         policy = self.runs[self.which].variant.policy
         task, doc = str(request.task_name), int(request.doc_id or 0)
-        self._chosen[task, doc] = instances.label(policy, choice.weights)
+        self._chosen[task, doc] = label(policy, choice.weights)
         prompted = kind != "loglikelihood_rolling"
         if prompted and choice.nlls is not None and policy.name == _TELLS_NLL:
             self._nlls.setdefault((task, doc), choice.nlls)
-        self._log.write(task, doc, request.idx, kind, choice)
+        self._log.write(task, doc, request.idx, kind, choice, reason)
 
     def tally(self) -> Tally:
         """What this process has counted for the variant."""
-        account = self.model.speculation.account
-        return Tally(self._chosen, self._truncated, account, self._nlls)
+        stats = self.model.speculation.stats
+        return Tally(self._chosen, self._finish_reasons, self._truncated, stats, self._nlls)
 
     def get_model_info(self) -> dict[str, Any]:
         """What a plain run of the variant records, and the sweep."""

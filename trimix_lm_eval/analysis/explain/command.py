@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,11 @@ from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.explain.records import Explanation
+    from trimix_lm_eval.engine.sampler import SamplingParams
     from trimix_lm_eval.llm import TriMix
+
+    #: From lm-eval's generation arguments, the end-of-text string and a seed.
+    ReadGenKwargs = Callable[[Mapping[str, Any], str, int], SamplingParams]
 
 #: New tokens where nobody names a number.
 _NEW_TOKENS = 64
@@ -60,8 +64,12 @@ class _Subject(NamedTuple):
     point: Weights | None
 
 
-def main(asked: ExplainArguments) -> int:
+def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     """Explain a prompt's continuation, or a logged sample.
+
+    Args:
+        asked: The command's arguments.
+        read_gen_kwargs: Reads lm-eval's generation arguments as a run would.
 
     Returns:
         0.
@@ -77,7 +85,7 @@ def main(asked: ExplainArguments) -> int:
     from trimix_lm_eval.loading import settings
 
     model = TriMix.from_settings(settings.parse(subject.model_args))
-    explanations = _explained(model, subject, asked)
+    explanations = _explained(model, subject, asked, read_gen_kwargs)
     sample = subject.sample
     # The right answer to a text without a prompt is the text.
     facts = []
@@ -141,10 +149,11 @@ def _logged(asked: ExplainArguments, path: Path) -> _Subject:
     return _Subject(title, prompt, pairs, arguments, sample, point)
 
 
-def _explained(model: TriMix, subject: _Subject, asked: ExplainArguments) -> list[Explanation]:
+def _explained(
+    model: TriMix, subject: _Subject, asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs
+) -> list[Explanation]:
     """Generate or take the text, and explain it."""
     from trimix_lm_eval.analysis.explain.run import explain, explain_given, explain_text
-    from trimix_lm_eval.harness.gen_kwargs import generation
     from trimix_lm_eval.loading.tokenizer import seed_for
 
     if subject.pairs:
@@ -160,7 +169,7 @@ def _explained(model: TriMix, subject: _Subject, asked: ExplainArguments) -> lis
     seed = model.settings.seed
     if sample:
         seed = seed_for(seed, sample.task, sample.doc, 0, 0)
-    how = generation(kwargs, model.tokenizer.decode([model.tokenizer.eos_token_id]), seed)
+    how = read_gen_kwargs(kwargs, model.tokenizer.decode([model.tokenizer.eos_token_id]), seed)
     found = explain(model, subject.prompt, how, subject.point, progress=True)
     if sample and sample.response is not None and found.text != sample.response:
         note = (

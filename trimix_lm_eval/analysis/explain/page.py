@@ -175,13 +175,13 @@ def _facts(it: Explanation, policy: str) -> list[str]:
     facts = [f"Policy {policy}, weights {_weights(it)}.", f"{len(it.tokens)} tokens{known}."]
     ends = {
         "length": "because no more tokens were asked for",
-        "stop string": "with a stop string",
-        "end token": "with an end token",
+        "stop": "with a stop string",
+        "eos": "with an end token",
     }
-    if it.kind == "given":
+    if it.finish_reason is None:
         facts.append("The text was given, not generated.")
     else:
-        facts.append(f"The text is {it.kind} and ends {ends[it.end]}.")
+        facts.append(f"The text is {it.kind} and ends {ends[it.finish_reason]}.")
     if it.drafting:
         tried, stood, refused = dataclasses.astuple(it.drafting)
         dropped = tried - stood - refused

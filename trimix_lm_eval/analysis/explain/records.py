@@ -148,7 +148,8 @@ class Explanation:
         prompt: What it follows.
         text: The text, without what a stop string cut off.
         kind: ``greedy``, ``sampled`` or ``given``.
-        end: Why the text ends: ``end token``, ``stop string``, ``length`` or ``given``.
+        finish_reason: Why a generated text ends: ``eos`` (an end-of-text or other stop token),
+            ``stop`` (a stop string) or ``length``; None if it was given.
         alpha: Chosen weights; None where they are per token.
         beta: The same.
         gamma: The same; None if it is alpha.
@@ -164,7 +165,7 @@ class Explanation:
     prompt: str
     text: str
     kind: str
-    end: str
+    finish_reason: str | None
     alpha: float | None
     beta: float | None
     gamma: float | None

@@ -19,11 +19,12 @@ from trimix_lm_eval.analysis.explain.measure import Text, measure
 from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.records import Candidate, Draft, Drafting, Explanation, Token
 from trimix_lm_eval.engine import scheduler
-from trimix_lm_eval.engine.drafting import Gain
 from trimix_lm_eval.engine.request import Score
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.sequence import NewTokens
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.llm import Generation, TriMix
+from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
 from trimix_lm_eval.utils.windows import Window
@@ -35,7 +36,7 @@ _ROUNDING = 1e-4
 def explain(
     model: TriMix,
     prompt: str,
-    how: Generation | None = None,
+    how: SamplingParams | None = None,
     point: Weights | None = None,
     progress: bool = False,
 ) -> Explanation:
@@ -53,32 +54,33 @@ def explain(
     """
     if not prompt:
         raise TrimixError("The prompt is empty: there is nothing to continue.", "give some text")
-    how = how or Generation()
-    job = model.job(prompt, how, (point,))
+    how = how or SamplingParams()
+    request = model.request(prompt, how, (point,))
     with progress_bar(None, "generate", total=how.max_new_tokens, off=not progress) as bar:
         record = _Record(bar)
         with torch.inference_mode():
-            ((_, _, made),) = scheduler.generate(model.fuser, [job], 1, model.speculation, record)
-    tokens, end = list(made.ids), "length"
-    if job.stop(tokens):
-        end = "stop string"
-    elif len(tokens) < how.max_new_tokens:
-        tokens, end = record.tokens[: len(tokens) + 1], "end token"
+            found = scheduler.generate(model.fuser, [request], 1, model.speculation, record)
+            ((_, _, made),) = found
+    tokens = list(made.token_ids)
+    if made.finish_reason == "eos":  # the token that ended the text is explained, too
+        tokens = record.tokens[: len(tokens) + 1]
 
     drafts = record.drafts[: len(tokens)]
     noted = [refused for _, refused in drafts]
     vectors = [_vector(model, made.choice)] * len(tokens)
-    found = _measured(model, [(job.prompt.ids, tuple(tokens))], vectors, noted, progress)
-    explained = tuple(_drafted(*pair, *draft) for pair, draft in zip(found, drafts, strict=True))
-    cut = len(model.codec.prompt(prompt).ids) - len(job.prompt.ids)
+    parts = [(request.prompt.ids, tuple(tokens))]
+    pairs = zip(_measured(model, parts, vectors, noted, progress), drafts, strict=True)
+    explained = tuple(_drafted(*measured, *draft) for measured, draft in pairs)
+    cut = len(model.codec.prompt(prompt).ids) - len(request.prompt.ids)
     notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
-    text = model.tokenizer.decode(made.ids, skip_special_tokens=True)
     kind = "sampled" if how.temperature else "greedy"
     likelihood = _log_likelihood(explained)
     plain = _explanation(model, prompt, explained, made.choice, notes, likelihood)
     account = record.account(explained)
-    text = model.codec.cut(text, how.stop)
-    return dataclasses.replace(plain, text=text, kind=kind, end=end, drafting=account)
+    text = model.codec.completion(made.token_ids, how.stop)
+    return dataclasses.replace(
+        plain, text=text, kind=kind, finish_reason=made.finish_reason, drafting=account
+    )
 
 
 def explain_given(
@@ -172,14 +174,15 @@ class _Record:
         self.drafts: list[tuple[bool, int | None]] = []
         self.tried: dict[int, int] = {}
 
-    def __call__(self, index: int, place: int, gain: Gain) -> None:
-        """See `decoding.Observer`; a text that is started anew begins again at 0."""
+    def __call__(self, index: int, place: int, new: NewTokens) -> None:
+        """See `scheduler.Observer`; a text that is started anew begins again at 0."""
         del self.tokens[place:], self.drafts[place:]
         self.tried = {at: tried for at, tried in self.tried.items() if at < place}
-        self.tried[place] = gain.tried
-        for i, token in enumerate(gain.tokens):
+        self.tried[place] = new.num_draft_tokens
+        for i, token in enumerate(new.token_ids):
+            stood, refused = i < new.num_accepted_tokens, i == new.num_accepted_tokens
             self.tokens.append(token)
-            self.drafts.append((i < gain.accepted, gain.refused if i == gain.accepted else None))
+            self.drafts.append((stood, new.rejected if refused else None))
         self.bar.update(len(self.tokens) - self.bar.n)
 
     def account(self, tokens: Sequence[Token]) -> Drafting | None:
@@ -240,7 +243,7 @@ def _explanation(
         prompt=prompt,
         text="",
         kind="given",
-        end="given",
+        finish_reason=None,
         alpha=weights.alpha if weights else None,
         beta=weights.beta if weights else None,
         gamma=weights.gamma if weights else None,
