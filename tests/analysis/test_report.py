@@ -929,6 +929,34 @@ def test_every_row_leads_to_its_files(swept):
         assert all(f.parent.name == results.name for f in files)
 
 
+def test_texts_that_ran_into_the_length_limit(tmp_path):
+    """In CSV, page and Markdown; a run of before it was recorded opens and tells nothing."""
+    task, other = TASKS
+    for number, (name, length) in enumerate([("ppl", 45), ("ent", 0), ("gate", None)]):
+        ends = {} if length is None else {task: {"eos": 60 - length, "length": length}}
+        config = trimix_config(name) | ({} if length is None else {"finish_reasons": ends})
+        documents = {task: coins(name, 0.4), other: coins(name, 0.5)}
+        write_run(tmp_path / "runs", documents, trimix=config, stamp=stamp(number), date=number)
+    write([tmp_path / "runs"], tmp_path / "out")
+    lines = table(tmp_path / "out", "endings")
+    told = {line["row"].split()[0]: line for line in lines}
+    assert len(lines) == 2 and {line["task"] for line in lines} == {task}
+    assert float(told["ppl"]["length_share"]) == 0.75 and told["ppl"]["length"] == "45"
+    assert told["ent"]["texts"] == "60" and told["ent"]["stop"] == "0"
+    page = (tmp_path / "out/report.html").read_text()
+    markdown = (tmp_path / "out/report.md").read_text()
+    for text in (page, markdown):
+        assert "Texts that ran into the length limit" in text
+        assert "75 % of 60" in text and "0 % of 60" in text
+
+
+def test_without_generated_texts_nothing_is_said_of_their_ends(swept):
+    report, _, _ = swept
+    assert "length limit" not in (report / "report.html").read_text()
+    assert "length limit" not in (report / "report.md").read_text()
+    assert not (report / "endings.csv").exists()
+
+
 def test_pictures(swept):
     report, _, _ = swept
     kinds = [path.stem.rsplit("-", 1)[1] for path in (report / "pictures").iterdir()]

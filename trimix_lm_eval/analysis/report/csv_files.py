@@ -15,7 +15,7 @@ from trimix_lm_eval.utils.paths import shown
 Line = dict[str, Any]
 
 #: The tables that there may be.
-NAMES = ("scores", "points", "choices", "gaps", "published", "runs", "problems")
+NAMES = ("scores", "points", "choices", "gaps", "endings", "published", "runs", "problems")
 
 
 def csv_files(report: Report) -> dict[str, str]:
@@ -25,6 +25,7 @@ def csv_files(report: Report) -> dict[str, str]:
         "points": [line for part in report.parts for line in _points(part)],
         "choices": [line for part in report.parts for line in _choices(part)],
         "gaps": [line for part in report.parts for line in _gaps(part)],
+        "endings": [line for part in report.parts for line in _endings(part)],
         "published": [line for part in report.parts for line in _published(part)],
         "runs": list(_runs(report)),
         "problems": [{"file": p.file, "problem": p.what} for p in report.problems],
@@ -132,6 +133,20 @@ def _gaps(part: Part) -> Iterator[Line]:
                 "oracle": oracle.value,
                 "gap": gap,
                 "not_comparable": "; ".join(cell.reasons),
+            }
+
+
+def _endings(part: Part) -> Iterator[Line]:
+    for found in part.endings:
+        for it in found:
+            yield {
+                "system": part.title,
+                "task": it.task,
+                "row": it.row.key,
+                "texts": sum(it.counts.values()),
+                **{reason: it.counts.get(reason, 0) for reason in ("stop", "eos", "length")},
+                "length_share": it.length_share,
+                "file": str(it.run.path),
             }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trimix_lm_eval.analysis.report.endings import Ending, endings
 from trimix_lm_eval.analysis.report.paper import Published, published
 from trimix_lm_eval.analysis.report.pictures import Picture, pictures
 from trimix_lm_eval.analysis.report.plane import Gap, Plane, gaps, planes
@@ -27,6 +28,7 @@ class Part:
         planes: By task, what there is of the plane of alpha and beta.
         pictures: Of each plane.
         gaps: By table, what rows leave to its oracle.
+        endings: By table, how generated texts ended.
         published: Published numbers beside ours.
     """
 
@@ -36,6 +38,7 @@ class Part:
     planes: list[Plane]
     pictures: list[list[Picture]]
     gaps: list[list[Gap]]
+    endings: list[list[Ending]]
     published: list[Published]
 
 
@@ -84,6 +87,7 @@ def _part(system: System, title: str) -> Part:
         found,
         drawn,
         [list(gaps(table)) for table in made],
+        endings(made),
         published(system, made),
     )
 

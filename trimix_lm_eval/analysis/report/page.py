@@ -18,7 +18,7 @@ from trimix_lm_eval.analysis.report.model import Part, Report
 from trimix_lm_eval.analysis.report.numbers import Scale, minus, p_value, scale
 from trimix_lm_eval.analysis.report.paper import citations
 from trimix_lm_eval.analysis.report.plane import Plane
-from trimix_lm_eval.analysis.report.views import View, gap_views, table_view
+from trimix_lm_eval.analysis.report.views import View, ending_views, gap_views, table_view
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils import templates
@@ -102,6 +102,11 @@ def _part(report: Report, number: int, part: Part) -> View:
             view
             for table, found in zip(part.tables, part.gaps, strict=True)
             for view in gap_views(table, found)
+        ],
+        "endings": [
+            view
+            for table, found in zip(part.tables, part.endings, strict=True)
+            for view in ending_views(table, found)
         ],
         "published": [
             {

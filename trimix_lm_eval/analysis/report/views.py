@@ -8,6 +8,7 @@ from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.csv_files import point_of
+from trimix_lm_eval.analysis.report.endings import Ending
 from trimix_lm_eval.analysis.report.model import Report
 from trimix_lm_eval.analysis.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.analysis.report.plane import Gap
@@ -173,6 +174,31 @@ def _scale(table: Table, column: int) -> Scale:
 def _letter(place: int) -> str:
     letters = ascii_lowercase
     return letters[place] if place < 26 else letters[place // 26 - 1] + letters[place % 26]
+
+
+def ending_views(table: Table, found: list[Ending]) -> Iterator[View]:
+    """The share of texts that ran into the length limit: tables like the one they belong to."""
+    by = {(it.row.key, it.column): it for it in found}
+    heads = [c for c in table.columns if any(it.column == c.title for it in found)]
+    rows = [row for row, _ in table.rows if any(it.row is row for it in found)]
+    for block in _blocks([False] * len(heads)):
+        yield {
+            "title": table.title,
+            "columns": [column.title for column in heads[block]],
+            "rows": [
+                {
+                    "title": row.title,
+                    "small": _small(table, row),
+                    "cells": [
+                        f"{100 * it.length_share:.0f} % of {sum(it.counts.values())}"
+                        if (it := by.get((row.key, column.title)))
+                        else ""
+                        for column in heads[block]
+                    ],
+                }
+                for row in rows
+            ],
+        }
 
 
 def gap_views(table: Table, found: list[Gap]) -> Iterator[View]:

@@ -150,6 +150,14 @@ class Run:
         counts = mapping(mapping(self.trimix.get("weights_chosen")).get(task))
         return {label: n for label, n in counts.items() if isinstance(n, int) and n > 0}
 
+    def finish_reasons(self, task: str) -> dict[str, int]:
+        """How many generated texts of a task ended by ``stop``, ``eos`` or ``length``.
+
+        Empty for other tasks, for other models, and for runs of before it was recorded.
+        """
+        counts = mapping(mapping(self.trimix.get("finish_reasons")).get(task))
+        return {name: n for name, n in counts.items() if isinstance(n, int) and n > 0}
+
     def prompt_nll(self, task: str) -> dict[str, float]:
         """The mean NLL per prompt token of a task under each point, if a sweep recorded it."""
         values = mapping(mapping(self.trimix.get("prompt_nll")).get(task))
