@@ -1,8 +1,10 @@
 """The command line: what it hands on, what it prints, what it never imports."""
 
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +112,15 @@ def test_check(monkeypatch, capsys, given, paths, expected):
 def test_metadata_that_is_not_json(capsys):
     assert cli.main(["tasks", "--metadata", "{'data_dir': 'x'}"]) == 1
     assert "--metadata is not JSON" in capsys.readouterr().err
+
+
+def test_every_file_is_a_subcommand_that_help_names(capsys):
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    told = capsys.readouterr().out
+    for name in files - {"__init__", "arguments"}:
+        assert re.search(rf"^    {name.replace('_', '-')}\b", told, flags=re.M), name
 
 
 @pytest.mark.parametrize("args", [[], ["nonsense"], ["check", "--config"]])
