@@ -6,10 +6,11 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     settings.py      flat arguments -> `Settings`, each option declared once
     source_spec.py   the sources' part of them: `SourceSpec`, one per model
     run_config.py    run configs of lm-eval, read and checked before anything is run
-    hub.py           the Hub: why a file of it cannot be had
+    hub.py           read from the Hub, and say why something cannot be had
     preflight/       what would stop a run, found before any weight is loaded
     devices.py       the device where nobody names one
     models.py        one source: spec -> model in memory
     tokenizer.py     text <-> token ids
     provenance.py    what the numbers of a run depend on, for results and caches
+    demo/            the trio of tiny models that ``pretrained=demo`` names
 """
