@@ -47,7 +47,8 @@ SHAPE = {
 def pytest_configure(config):
     """Read lm-eval's own tasks once for all processes of the run, see `lm_eval_tasks`."""
     if hasattr(config, "cache"):
-        lm_eval_tasks.remember(lm_eval_tasks.read(config.cache.mkdir("lm-eval-tasks")))
+        file = lm_eval_tasks.read(config.cache.mkdir("lm-eval-tasks"))
+        lm_eval_tasks.use(lm_eval_tasks.load(file))
 
 
 def pytest_collection_modifyitems(items):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import lm_eval
 import pytest
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.utils import paths
@@ -19,11 +21,17 @@ METRICS = {
 }
 
 
+@functools.cache
+def manager() -> TaskManager:
+    return TaskManager()
+
+
 def evaluate(model, limit, batch_size=8, **model_args):
     return lm_eval.simple_evaluate(
         model=model,
         model_args=model_args or None,
         tasks=["trimix_demo"],
+        task_manager=manager(),
         limit=limit,
         batch_size=batch_size if isinstance(model, str) else None,
         bootstrap_iters=0,

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.support import quick_python
 from tests.support.naive import Naive
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR
 
@@ -115,7 +116,9 @@ def test_the_exponent_of_a_power_is_found():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
 def test_memory(run, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name, value in quick_python.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "executable", quick_python.python())
     values = run("memory", "--tokens", 48, "--vocab", 1024)
     assert set(values) == {"growth_chunked", "growth_whole", "mb_chunked", "mb_whole", *ON_EACH}
     assert list(values["mb_whole"]["1024"]) == ["48"]

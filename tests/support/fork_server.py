@@ -186,16 +186,27 @@ def end(error: BaseException | None) -> NoReturn:
     os._exit(code & 0xFF)
 
 
+def remember(file: Path) -> None:
+    """Let lm-eval's index of tasks take what `lm_eval_tasks` keeps, now or once it is imported."""
+    from trimix_lm_eval import _autoload
+
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+    from tests.support import lm_eval_tasks
+
+    del sys.path[0]
+    found = lm_eval_tasks.load(file)
+    _autoload._AFTER_IMPORT["lm_eval.tasks._index"] = lambda module: lm_eval_tasks.use(found)
+    _autoload.install()
+
+
 def main() -> Command:
     """Import what is asked for, then serve."""
     address, names, tasks = sys.argv[1:]
     del sys.path[0]  # this folder, which is no place to import from
     for name in {"libraries": LIBRARIES, "everything": EVERYTHING}[names]:
         importlib.import_module(name)
-    if names == "everything" and tasks:
-        sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-        importlib.import_module("tests.support.lm_eval_tasks").remember(Path(tasks))
-        del sys.path[0]
+    if tasks:
+        remember(Path(tasks))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address + ".new")
         listener.listen()

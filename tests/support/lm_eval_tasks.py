@@ -10,11 +10,9 @@ import contextlib
 import hashlib
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from lm_eval import tasks
-from lm_eval.tasks import _index
 
 #: Where they are kept; None if they are not.
 kept: Path | None = None
@@ -22,6 +20,9 @@ kept: Path | None = None
 
 def read(folder: Path) -> Path:
     """Read all tasks, unless that was done before; returns the file in which they are kept."""
+    from lm_eval import tasks
+    from lm_eval.tasks import _index
+
     files = sorted(Path(tasks.__file__).parent.rglob("*.yaml"))
     states = [(str(file), os.stat(file).st_mtime_ns) for file in files]
     file = folder / f"{hashlib.sha256(repr(states).encode()).hexdigest()[:16]}.pickle"
@@ -35,16 +36,24 @@ def read(folder: Path) -> Path:
     return file
 
 
-def remember(file: Path) -> None:
-    """Let the indices of this process take what ``file`` keeps."""
+def load(file: Path) -> dict[str, bytes]:
+    """What is kept: by path, what was read."""
     global kept
     kept = file
-    found = pickle.loads(file.read_bytes())
+    return pickle.loads(file.read_bytes())
+
+
+def use(found: Mapping[str, bytes]) -> None:
+    """Let the indices of this process take what was kept."""
+    from lm_eval.tasks import _index
+
     load_yaml = _index.load_yaml
 
-    def load(path: Path, *, resolve_func: bool = True, recursive: bool = True) -> dict[str, Any]:
+    def kept_yaml(
+        path: Path, *, resolve_func: bool = True, recursive: bool = True
+    ) -> dict[str, Any]:
         if recursive and not resolve_func and str(path) in found:
             return pickle.loads(found[str(path)])
         return load_yaml(path, resolve_func=resolve_func, recursive=recursive)
 
-    _index.load_yaml = load
+    _index.load_yaml = kept_yaml

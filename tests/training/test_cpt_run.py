@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from tests.support import quick_python
 from tests.support.cpt_runs import ENGLISH, config, difference, weights, write_text
 from tests.support.running import ROOT, environment, evaluate, program
-from trimix_lm_eval import TriMix
+from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.training.cpt import base as bases
-from trimix_lm_eval.training.cpt import checkpoints, corpus, main, run, saving, train, trainer
+from trimix_lm_eval.training.cpt import checkpoints, corpus, run, saving, train, trainer
 from trimix_lm_eval.utils.errors import TrimixError
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def done(small_base, tmp_path_factory):
     )
     (folder / "cpt.yaml").write_text(yaml.safe_dump(given))
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        assert main(folder / "cpt.yaml") == 0
+        assert cli.main(["cpt", str(folder / "cpt.yaml")]) == 0
     return given, folder, said.getvalue()
 
 
@@ -181,7 +181,7 @@ def test_a_changed_config_is_refused_and_the_difference_named(done, small_base):
 #: Trains until told to die by kill -9: at a seal, with a checkpoint that is there but not sealed.
 DIES = """
 import os, signal, sys
-from trimix_lm_eval.training.cpt import checkpoints, main
+from trimix_lm_eval.training.cpt import checkpoints, train
 
 seal, left = checkpoints.seal, int(sys.argv[2])
 
@@ -193,7 +193,7 @@ def sealed(checkpoint):
     seal(checkpoint)
 
 checkpoints.seal = sealed
-main(sys.argv[1])
+train(sys.argv[1])
 """
 
 
