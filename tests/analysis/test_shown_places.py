@@ -10,9 +10,9 @@ from tests.analysis.test_export import submittable
 from tests.support.results_files import trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.analysis.explain import explain, page
+from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
-from trimix_lm_eval.llm import Generation
 from trimix_lm_eval.loading import provenance, settings
 
 
@@ -84,7 +84,7 @@ def test_two_folders_that_look_the_same_are_two_models(tmp_path):
 def test_explanations_show_none_either(trio, machine):
     home, here = machine
     model = trio("llama").weighted("fixed", speculative="off", alpha=0.3, beta=0.9)
-    it = explain(model, "The hen", Generation(max_new_tokens=2))
+    it = explain(model, "The hen", SamplingParams(max_new_tokens=2))
     described = model.describe()
     folders = (home / "models" / "large", here / "small", home / "trimix_lm_eval/demo/small_base")
     for source, folder in zip(described["sources"].values(), folders, strict=True):
