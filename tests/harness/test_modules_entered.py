@@ -15,6 +15,8 @@ from trimix_lm_eval.harness.lm import TriMixLM
 HOUSE = Path(trimix_lm_eval.__file__).parent
 #: A newcomer who follows a request opens at most so many files.
 MOST = 12
+#: What a policy shows prompts to is part of the policy.
+COLLECTORS = {"fusion/collectors.py"}
 
 
 def entered(call):
@@ -32,13 +34,13 @@ def entered(call):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    ours = [Path(file) for file in found if Path(file).is_relative_to(HOUSE)]
-    return sorted(str(file.relative_to(HOUSE)) for file in ours)
+    ours = {str(Path(f).relative_to(HOUSE)) for f in found if Path(f).is_relative_to(HOUSE)}
+    return sorted(ours - COLLECTORS)
 
 
-@pytest.fixture(scope="module")
-def lm(pico):
-    lm = TriMixLM(**model_args(pico("llama"), policy="ppl", speculative=3, batch_size=2))
+@pytest.fixture(scope="module", params=["ppl", "ent", "gate", "fixed"])
+def lm(pico, request):
+    lm = TriMixLM(**model_args(pico("llama"), policy=request.param, speculative=3, batch_size=2))
     # What only the first call does, such as compiling a kernel, is no part of a request's way.
     lm.loglikelihood(instances("loglikelihood", [("x", " y")]), disable_tqdm=True)
     return lm

@@ -88,9 +88,10 @@ class TriMixLM(TextLM):
         self.policy = self.model.fuser.configs[0].policy
         self.task_points: dict[str, TaskPoint] = {}
         self.task_weights = TaskWeights(self.model, env.rank, env.world, self.task_points)
+        #: By task and document: labels that earlier runs of a cache file chose, and weights.
         self.chosen: dict[tuple[str, int], str] = {}
+        self.weights: dict[tuple[str, int], Weights] = {}
         self.finish_reasons: dict[Identity, str] = {}
-        self._labels = {point: label(self.policy, point) for point in self.policy.points()}
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
         self._log.stamp = {"run": run, "policy": asked.policy}
 
@@ -199,11 +200,10 @@ class TriMixLM(TextLM):
         if choice is None:
             return
         task, doc = str(request.task_name), int(request.doc_id or 0)
-        chosen = self._labels.get(choice.weights) or label(self.policy, choice.weights)
-        if self.chosen.get((task, doc)) != chosen:
-            self.chosen[task, doc] = chosen
+        if self.weights.get((task, doc)) != choice.weights:
+            self.weights[task, doc] = choice.weights
             if self.guard is not None:
-                self.guard.keep_chosen(task, doc, chosen)
+                self.guard.keep_chosen(task, doc, label(self.policy, choice.weights))
         if self._log.stream is not None:
             self._log.write(task, doc, request.idx, kind, choice, finish_reason)
 
@@ -241,7 +241,9 @@ class TriMixLM(TextLM):
     def tally(self) -> Tally:
         """What this process has counted."""
         model = self.model
-        return Tally(self.chosen, self.finish_reasons, model.truncated, model.speculation.stats, {})
+        new = {at: label(self.policy, weights) for at, weights in self.weights.items()}
+        stats = model.speculation.stats
+        return Tally(self.chosen | new, self.finish_reasons, model.truncated, stats, {})
 
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""
