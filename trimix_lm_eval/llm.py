@@ -86,7 +86,7 @@ class TriMix:
     """
 
     def __init__(
-        self, asked: Settings, tokenizer: Any, fuser: Fuser, report: preflight.Report
+        self, asked: Settings, tokenizer: Any, fuser: Fuser, report: preflight.PreflightReport
     ) -> None:
         self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
         self.max_length = int(asked.max_length or report.max_length)

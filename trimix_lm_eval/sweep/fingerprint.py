@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.loading.preflight import Report
+from trimix_lm_eval.loading.preflight import PreflightReport
 from trimix_lm_eval.loading.provenance import digest as digest_of_files
 from trimix_lm_eval.loading.provenance import vocabulary_digest
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
@@ -41,7 +41,7 @@ _OF_RUN = (
 )
 
 
-def identities(setting: Setting, report: Report, tasks: Tasks) -> list[dict[str, Any]]:
+def identities(setting: Setting, report: PreflightReport, tasks: Tasks) -> list[dict[str, Any]]:
     """What the numbers of each variant depend on, as JSON values.
 
     Args:
@@ -87,7 +87,7 @@ def _of_variant(variant: Variant, specs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _source(spec: SourceSpec, report: Report) -> dict[str, Any]:
+def _source(spec: SourceSpec, report: PreflightReport) -> dict[str, Any]:
     """A source by its content."""
     folder = Path(spec.path)
     names = (field.name for field in dataclasses.fields(spec) if field.name not in _OF_SOURCE)

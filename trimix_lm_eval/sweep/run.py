@@ -47,7 +47,7 @@ class Work(NamedTuple):
     """
 
     setting: Setting
-    report: preflight.Report
+    report: preflight.PreflightReport
     folders: list[Path]
     tasks: Tasks
     identities: list[dict[str, Any]]
@@ -104,7 +104,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
         TrimixError: Something is wrong that the user can mend.
     """
     lines: list[str] = []
-    reports: list[preflight.Report] = []
+    reports: list[preflight.PreflightReport] = []
     for one in _looked_at(plan.read(config), DistributedEnv()):
         if not any(report is one.report for report in reports):
             reports.append(one.report)
@@ -120,7 +120,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
 def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
     """What there is of each setting. Models are checked, not loaded."""
     manager = manager_for(planned.settings[0].config.include_path)
-    reports: dict[str, preflight.Report] = {}
+    reports: dict[str, preflight.PreflightReport] = {}
     for setting in planned.settings:
         asked = setting.variants[0].settings
         used = {name for v in setting.variants for name in v.policy.sources(asked.sources)}

@@ -1,7 +1,7 @@
 """Checks before any weight is loaded: access, configs, tokenizers, devices, memory.
 
 A run over four large models should not fail after an hour of loading for something that a look at
-their small files could tell. `check` looks, and either returns a `Report` or raises one
+their small files could tell. `check` looks, and either returns a `PreflightReport` or raises one
 `TrimixError` that says what happened, where, and what to do. Imports `loading`'s settings and Hub
 access; `llm`, `training`, `harness` and `sweep` ask it.
 
@@ -12,7 +12,7 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
     report.py      `check` and what it found
 """
 
-from trimix_lm_eval.loading.preflight.report import Report, check, pinned
+from trimix_lm_eval.loading.preflight.report import PreflightReport, check, pinned
 from trimix_lm_eval.loading.preflight.vocabulary import Difference, first_difference
 
-__all__ = ["Difference", "Report", "check", "first_difference", "pinned"]
+__all__ = ["Difference", "PreflightReport", "check", "first_difference", "pinned"]

@@ -22,7 +22,7 @@ _NO_LENGTH = 10**15
 
 
 @dataclass(frozen=True)
-class Report:
+class PreflightReport:
     """What `check` found.
 
     Attributes:
@@ -66,7 +66,7 @@ def check(
     needed: Iterable[str],
     device: str | None = None,
     kept: Container[SourceSpec] = (),
-) -> Report:
+) -> PreflightReport:
     """Check a run before any weight is loaded.
 
     Args:
@@ -94,7 +94,7 @@ def check(
     )
     new = [spec.name for spec in specs if pinned(spec, files[spec.name].commit) not in kept]
     memory.check_fit([one for one in estimates if one.source in new], free)
-    return Report(
+    return PreflightReport(
         configs,
         {name: found.commit for name, found in files.items()},
         contexts,
