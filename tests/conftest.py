@@ -60,6 +60,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in files)
 
 
+def pytest_runtest_setup(item):
+    """Skip all tests of a browser in one place, so that one line of the summary counts them."""
+    if PROGRAM is None and "chromium" in getattr(item, "fixturenames", ()):
+        pytest.skip("no chromium or google-chrome on the PATH: pages are not tried out in one")
+
+
 def pytest_collection_finish(session):
     """Leave out of every `gc.collect` what has been imported: a million objects, half a second."""
     gc.collect()
@@ -169,9 +175,7 @@ def trio(pico):
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The program of a real browser; one line of the summary counts the tests without one."""
-    if PROGRAM is None:
-        pytest.skip("no chromium or google-chrome on the PATH: pages are not tried out in one")
+    """The program of a real browser."""
     return PROGRAM
 
 
