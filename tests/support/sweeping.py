@@ -15,7 +15,7 @@ from torch.utils import collect_env
 
 from tests.support.running import TRIO
 from trimix_lm_eval.sweep import run
-from trimix_lm_eval.sweep.plan import Setting, Variant
+from trimix_lm_eval.sweep.plan import Setting, SweepVariant
 
 WORDS = ["the hen", "in the barn", "rivers", "སྐད་ཡིག", "x", "over there", "a rainy inn"]
 DOCS = [
@@ -107,7 +107,7 @@ def make_lm_eval_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(collect_env, "get_pretty_env_info", lambda: "left out")
 
 
-def plain(setting: Setting, variant: Variant) -> dict[str, Any]:
+def plain(setting: Setting, variant: SweepVariant) -> dict[str, Any]:
     """What ``lm_eval run`` computes for a variant, as JSON gives it back."""
     made = setting.config
     seeds = dict(

@@ -19,8 +19,8 @@ from trimix_lm_eval.loading.preflight import PreflightReport
 from trimix_lm_eval.loading.provenance import digest as digest_of_files
 from trimix_lm_eval.loading.provenance import vocabulary_digest
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
-from trimix_lm_eval.sweep.plan import Setting, Variant
-from trimix_lm_eval.sweep.tasks import Tasks
+from trimix_lm_eval.sweep.plan import Setting, SweepVariant
+from trimix_lm_eval.sweep.tasks import LoadedTasks
 
 #: Change the time that a run takes, or where it says what it did.
 _TIME_ONLY = {"batch_size", "max_batch_size", "speculative", "weights_log"}
@@ -41,7 +41,9 @@ _OF_RUN = (
 )
 
 
-def identities(setting: Setting, report: PreflightReport, tasks: Tasks) -> list[dict[str, Any]]:
+def identities(
+    setting: Setting, report: PreflightReport, tasks: LoadedTasks
+) -> list[dict[str, Any]]:
     """What the numbers of each variant depend on, as JSON values.
 
     Args:
@@ -71,7 +73,7 @@ def digest(identity: dict[str, Any]) -> str:
     return _sha(json.dumps(identity, sort_keys=True))
 
 
-def _of_variant(variant: Variant, specs: dict[str, Any]) -> dict[str, Any]:
+def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
     asked, policy = variant.settings, variant.policy
     options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
     rest = {

@@ -31,7 +31,7 @@ from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import answers
 from trimix_lm_eval.sweep.answers import Answer, KeyedRequest
 from trimix_lm_eval.sweep.journal import Journal
-from trimix_lm_eval.sweep.plan import Variant
+from trimix_lm_eval.sweep.plan import SweepVariant
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.progress import progress_bar
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _TELLS_NLL = "ppl"
 
 
-class Run(NamedTuple):
+class VariantRun(NamedTuple):
     """A variant that is run.
 
     Attributes:
@@ -51,7 +51,7 @@ class Run(NamedTuple):
         noted: What its results record about the sweep.
     """
 
-    variant: Variant
+    variant: SweepVariant
     digest: str
     noted: dict[str, Any]
 
@@ -73,7 +73,7 @@ class SweepLM(TextLM):
         self,
         model: TriMix,
         env: DistributedEnv,
-        runs: Sequence[Run],
+        runs: Sequence[VariantRun],
         journal: Journal,
         log: WeightsLog,
         title: str,
@@ -125,7 +125,7 @@ class SweepLM(TextLM):
             self._complete(kind, asked)
             self._asked[kind] = asked
         found = self.journal.answers(self.runs[self.which].digest)
-        # They are the requests of the first time, see `Tasks`.
+        # They are the requests of the first time, see `LoadedTasks`.
         for one, _ in zip(self._asked[kind], requests, strict=True):
             answer = Answer.decoded(found[one.key])
             self._note(kind, one, answer)

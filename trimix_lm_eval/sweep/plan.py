@@ -42,7 +42,7 @@ _UNUSED = {
 }
 
 
-class Variant(NamedTuple):
+class SweepVariant(NamedTuple):
     """One way to weight the sources.
 
     Attributes:
@@ -73,7 +73,7 @@ class Setting(NamedTuple):
     folder: str
     config: Any
     tasks: list[str]
-    variants: tuple[Variant, ...]
+    variants: tuple[SweepVariant, ...]
 
 
 class Plan(NamedTuple):
@@ -220,7 +220,7 @@ def _setting(
     return Setting(part, folder, config, names, tuple(made)), skipped
 
 
-def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> Variant | None:
+def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> SweepVariant | None:
     """A variant, or None where the mask would look at a source that it does not use."""
     given = run_config.model_arguments({**run, "model_args": model_args}, None)
     given.pop("device", None)
@@ -229,7 +229,7 @@ def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> Variant | No
     used = policy.sources(asked.sources)
     if asked.plausibility and asked.plausibility_source not in used:
         return None
-    return Variant(_folder(policy, asked), policy, model_args, asked)
+    return SweepVariant(_folder(policy, asked), policy, model_args, asked)
 
 
 def _folder(policy: Policy, asked: Settings) -> str:

@@ -23,9 +23,9 @@ from trimix_lm_eval.loading.devices import usable
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.sweep import files, fingerprint, plan
 from trimix_lm_eval.sweep.journal import Journal
-from trimix_lm_eval.sweep.lm import Run, SweepLM, TriMix
+from trimix_lm_eval.sweep.lm import SweepLM, TriMix, VariantRun
 from trimix_lm_eval.sweep.plan import Plan, Setting
-from trimix_lm_eval.sweep.tasks import Tasks, manager_for
+from trimix_lm_eval.sweep.tasks import LoadedTasks, manager_for
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.progress import progress_bar
@@ -49,7 +49,7 @@ class Work(NamedTuple):
     setting: Setting
     report: preflight.PreflightReport
     folders: list[Path]
-    tasks: Tasks
+    tasks: LoadedTasks
     identities: list[dict[str, Any]]
     missing: list[int]
 
@@ -134,7 +134,7 @@ def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
             for v in setting.variants
         )
         setting = setting._replace(variants=variants)
-        tasks = Tasks(manager, setting)
+        tasks = LoadedTasks(manager, setting)
         identities = fingerprint.identities(setting, report, tasks)
         folders = [planned.output / setting.folder / v.name for v in variants]
         missing = [
@@ -186,7 +186,7 @@ def _evaluate(
     for i, variant in zip(work.missing, variants, strict=True):
         digest = fingerprint.digest(work.identities[i])
         told = {**noted, "named": named, "variant": variant.name, "fingerprint": digest}
-        runs.append(Run(variant, digest, told))
+        runs.append(VariantRun(variant, digest, told))
     lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
     staging_dir = journal.folder / f"results{place.rank}"
     title = " ".join(filter(None, [setting.folder, "results"]))

@@ -1,7 +1,7 @@
 """A setting's tasks: loaded once, their requests built once, evaluated for every variant.
 
 lm-eval's `simple_evaluate` loads tasks and builds their prompts each time it is called, which for
-46 variants costs minutes. It asks a task manager for the tasks; a `Tasks` answers in its place.
+46 variants costs minutes. It asks a task manager for the tasks; `LoadedTasks` answer in its place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils.errors import TrimixError
 
 
-class Tasks:
+class LoadedTasks:
     """What `simple_evaluate` takes for its task manager.
 
     Args:
@@ -86,7 +86,7 @@ def manager_for(include_path: str | None) -> Any:
     _autoload.install()  # so that our tasks are among them, however this was installed
     from lm_eval.tasks import TaskManager
 
-    # An empty mapping would not be shared with the tasks, see `Tasks`.
+    # An empty mapping would not be shared with the tasks, see `LoadedTasks`.
     return TaskManager(include_path=include_path, metadata={"model": "trimix"})
 
 

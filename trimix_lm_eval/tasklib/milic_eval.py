@@ -124,7 +124,7 @@ def load(
 
     known = TASKS[task]
     if task == "title_generation":
-        rouge.Tokenizer()  # if what it needs is missing, say so now, not after hours
+        rouge.RougeTokenizer()  # if what it needs is missing, say so now, not after hours
     place = places.place_of(BENCHMARK, **options)
     test_file, train_file = files(task, language, exemplars)
     test = places.fetch(BENCHMARK, test_file, place)

@@ -27,7 +27,7 @@ def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         return "shipped"
     select, wanted = config["dataset_kwargs"]["select"], places.options(options)
     if select.get("task") == "title_generation":
-        rouge.Tokenizer()  # raises an error if what it needs is not installed
+        rouge.RougeTokenizer()  # raises an error if what it needs is not installed
     place = places.place_of(loader.BENCHMARK, **wanted)
     files = loader.files(**{**wanted, **select})
     return places.reach(loader.BENCHMARK, files, place)

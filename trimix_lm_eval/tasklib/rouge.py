@@ -41,7 +41,7 @@ def rouge_l(reference: str, hypothesis: str) -> float:
     return float(_scorer().score(reference, hypothesis)["rougeL"].fmeasure)
 
 
-class Tokenizer:
+class RougeTokenizer:
     """Cuts text of any script into words.
 
     Lower case; characters of category C dropped, except line ends and tabs; cut at white space and
@@ -78,7 +78,7 @@ def _is_cjk(char: str) -> bool:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], tokenizer=Tokenizer())
+    return RougeScorer(["rougeL"], tokenizer=RougeTokenizer())
 
 
 def _opennmt() -> Any:

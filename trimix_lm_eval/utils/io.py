@@ -95,7 +95,7 @@ def _loader() -> Any:
     """A class of our own: what is added to it does not leak into everybody's SafeLoader."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class _Loader(yaml.SafeLoader):
         """Reads what `read_yaml` reads."""
 
         def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
@@ -103,6 +103,6 @@ def _loader() -> Any:
             text = self.construct_scalar(node)
             return text if ":" in text else super().construct_yaml_int(node)
 
-    Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
-    Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
-    return Loader
+    _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+    _Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
+    return _Loader

@@ -21,7 +21,7 @@ from trimix_lm_eval.fusion.logits import log_prob, plausible
 TOP = 5
 
 
-class Text(NamedTuple):
+class TokenizedText(NamedTuple):
     """What is to be explained.
 
     Attributes:
@@ -39,7 +39,7 @@ class Text(NamedTuple):
 
 @torch.inference_mode()
 def measure(
-    fuser: Fuser, text: Text, label: Callable[[int], str]
+    fuser: Fuser, text: TokenizedText, label: Callable[[int], str]
 ) -> Iterator[tuple[Token, float | None]]:
     """Explain each token of a text.
 

@@ -18,7 +18,7 @@ from trimix_lm_eval.tasklib.languages import ENGLISH
 SEVERAL = "several"
 
 
-class Benchmark(NamedTuple):
+class TaskData(NamedTuple):
     """The data behind a task; of a group what all of its tasks have in common.
 
     Attributes:
@@ -45,7 +45,7 @@ class Benchmark(NamedTuple):
         return ENGLISH.get(self.language, self.language)
 
 
-def benchmark(run: Run, task: str) -> Benchmark:
+def benchmark(run: Run, task: str) -> TaskData:
     """Look up what a task or group of a run measures."""
     if task in run.groups:
         return _common(run, task)
@@ -58,7 +58,7 @@ def benchmark(run: Run, task: str) -> Benchmark:
     data = mapping(merged.get("dataset_kwargs"))
     select = mapping(data.get("select")) if ours else {}
     told = select.get("language") or mapping(merged.get("metadata")).get("language")
-    return Benchmark(
+    return TaskData(
         dataset,
         _revision(run, dataset) or str(data.get("revision") or ""),
         str(merged.get("test_split") or merged.get("validation_split") or ""),
@@ -69,7 +69,7 @@ def benchmark(run: Run, task: str) -> Benchmark:
     )
 
 
-def _common(run: Run, group: str) -> Benchmark:
+def _common(run: Run, group: str) -> TaskData:
     parts = [benchmark(run, task) for task in run.leaves(group)]
     shots = {part.shots for part in parts}
 
@@ -77,7 +77,7 @@ def _common(run: Run, group: str) -> Benchmark:
         found = {str(getattr(part, name)) for part in parts}
         return found.pop() if len(found) == 1 else otherwise
 
-    return Benchmark(
+    return TaskData(
         same("dataset"),
         same("revision"),
         same("split"),

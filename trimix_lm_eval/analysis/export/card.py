@@ -13,7 +13,7 @@ from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.export import model_index, recipe
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import Origin, is_hub_id, slug, sources_of
-from trimix_lm_eval.analysis.export.table import Row, rows_of
+from trimix_lm_eval.analysis.export.table import ResultRow, rows_of
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.utils import templates
 
@@ -53,7 +53,7 @@ def _recipes(runs: Sequence[Run]) -> dict[str, Run]:
     return named
 
 
-def _metadata(runs: Sequence[Run], rows: Sequence[Row], model_name: str) -> Any:
+def _metadata(runs: Sequence[Run], rows: Sequence[ResultRow], model_name: str) -> Any:
     from huggingface_hub import ModelCardData
 
     found = [origin for run in runs for origin in sources_of(run).values()]
@@ -72,7 +72,7 @@ def _metadata(runs: Sequence[Run], rows: Sequence[Row], model_name: str) -> Any:
 
 
 def _body(
-    runs: Sequence[Run], rows: Sequence[Row], recipes: dict[str, Run], model_name: str
+    runs: Sequence[Run], rows: Sequence[ResultRow], recipes: dict[str, Run], model_name: str
 ) -> str:
     sources: dict[str, Origin] = {}
     for run in runs:

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trimix_lm_eval.analysis.export.origins import short, slug
-from trimix_lm_eval.analysis.export.table import Row
+from trimix_lm_eval.analysis.export.table import ResultRow
 from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResultEntry
 
 
-def files(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
+def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
     """Lay rows out as files: one for each data set and setting.
 
     Args:
@@ -65,7 +65,7 @@ def files(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
     return texts, left_out
 
 
-def entry(row: Row) -> EvalResultEntry:
+def entry(row: ResultRow) -> EvalResultEntry:
     """One row as the library's own object."""
     from huggingface_hub import EvalResultEntry
 
@@ -79,7 +79,7 @@ def entry(row: Row) -> EvalResultEntry:
     )
 
 
-def notes(row: Row) -> str:
+def notes(row: ResultRow) -> str:
     """What a reader must know to compare the number."""
     metric = row.metric if row.filter == "none" else f"{row.metric} ({row.filter})"
     error = "" if row.stderr is None else f", standard error {row.stderr:.4g}"

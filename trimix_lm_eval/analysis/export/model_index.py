@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.analysis.export.table import Row
+from trimix_lm_eval.analysis.export.table import ResultRow
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME = "model-index.yaml"
 
 
-def files(rows: Sequence[Row], model_name: str) -> dict[str, str]:
+def files(rows: Sequence[ResultRow], model_name: str) -> dict[str, str]:
     """Lay rows out as a block of metadata, to stand at the top of a model card.
 
     Args:
@@ -35,14 +35,14 @@ def files(rows: Sequence[Row], model_name: str) -> dict[str, str]:
     return {NAME: text}
 
 
-def metadata(rows: Sequence[Row], model_name: str) -> dict[str, Any]:
+def metadata(rows: Sequence[ResultRow], model_name: str) -> dict[str, Any]:
     """``{"model-index": …}``."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     return {"model-index": eval_results_to_model_index(model_name, results(rows))}
 
 
-def check(told: dict[str, Any], rows: Sequence[Row], model_name: str) -> None:
+def check(told: dict[str, Any], rows: Sequence[ResultRow], model_name: str) -> None:
     """Make sure that metadata reads back as these rows."""
     from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -55,7 +55,7 @@ def check(told: dict[str, Any], rows: Sequence[Row], model_name: str) -> None:
         raise RuntimeError("the model-index does not read back as it was written")
 
 
-def results(rows: Sequence[Row]) -> list[EvalResult]:
+def results(rows: Sequence[ResultRow]) -> list[EvalResult]:
     """The rows as the library's own objects."""
     from huggingface_hub import EvalResult
 
@@ -77,7 +77,7 @@ def results(rows: Sequence[Row]) -> list[EvalResult]:
     ]
 
 
-def _arguments(row: Row) -> dict[str, Any]:
+def _arguments(row: ResultRow) -> dict[str, Any]:
     told = {
         "setting": row.setting,
         "filter": row.filter,

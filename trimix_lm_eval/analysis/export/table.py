@@ -16,12 +16,12 @@ from pathlib import Path
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import family, sources_of
-from trimix_lm_eval.analysis.results import Problem, Run, Score
+from trimix_lm_eval.analysis.results import MetricValue, Problem, Run
 from trimix_lm_eval.fusion.weights import SOURCES
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One number and what it depends on.
 
     Attributes:
@@ -89,10 +89,10 @@ class Row:
                 yield role, getattr(self, role), getattr(self, f"{role}_revision")
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(ResultRow))
 
 
-def rows_of(runs: Sequence[Run]) -> list[Row]:
+def rows_of(runs: Sequence[Run]) -> list[ResultRow]:
     """All numbers of all runs, in the order of the files."""
     return [
         _row(run, score)
@@ -102,7 +102,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def _row(run: Run, score: Score) -> Row:
+def _row(run: Run, score: MetricValue) -> ResultRow:
     data = benchmark(run, score.task)
     found = sources_of(run)
     of_sources = {}
@@ -110,7 +110,7 @@ def _row(run: Run, score: Score) -> Row:
         of_sources[role] = found[role].name if role in found else ""
         of_sources[f"{role}_revision"] = found[role].revision if role in found else ""
     kinds = (" ".join(filter(None, (o.dtype, o.quantization))) for o in found.values())
-    return Row(
+    return ResultRow(
         task=score.task,
         version=data.version,
         language=data.language_name,
@@ -148,7 +148,7 @@ def iso(seconds: object) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def write_csv(rows: Sequence[Row]) -> str:
+def write_csv(rows: Sequence[ResultRow]) -> str:
     """The rows as CSV; floats keep all their digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -159,7 +159,7 @@ def write_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def read_csv(path: Path) -> tuple[list[Row], list[Problem]]:
+def read_csv(path: Path) -> tuple[list[ResultRow], list[Problem]]:
     """Read exported rows back.
 
     Returns:
@@ -181,7 +181,7 @@ def read_csv(path: Path) -> tuple[list[Row], list[Problem]]:
     return rows, problems
 
 
-def _parse(line: list[str]) -> Row:
+def _parse(line: list[str]) -> ResultRow:
     """One line; raises ValueError if it is damaged."""
     told = dict(zip(COLUMNS, line, strict=True))
     rest = {
@@ -189,7 +189,7 @@ def _parse(line: list[str]) -> Row:
         for name, text in told.items()
         if name not in ("shots", "n", "main", "higher_is_better", "value", "stderr")
     }
-    return Row(
+    return ResultRow(
         shots=int(told["shots"]) if told["shots"] else None,
         n=int(told["n"]),
         main=_truth(told["main"]),

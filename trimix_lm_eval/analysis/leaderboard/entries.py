@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimix_lm_eval.analysis.export import refusals
-from trimix_lm_eval.analysis.export.table import Row, read_csv, rows_of
+from trimix_lm_eval.analysis.export.table import ResultRow, read_csv, rows_of
 from trimix_lm_eval.analysis.results import Problem, below, read
 
 
@@ -24,8 +24,8 @@ class Entry:
         best: Whether no entry of this task and metric does better.
     """
 
-    row: Row
-    others: tuple[Row, ...]
+    row: ResultRow
+    others: tuple[ResultRow, ...]
     best: bool
 
 
@@ -36,7 +36,7 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
         Entries by task, the best first; and the files, or lines of files, that are left out, with
         the reason.
     """
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     left_out: list[Problem] = []
     for path in sorted(folder.rglob("*.csv")):
         found, problems = read_csv(path)
@@ -53,9 +53,9 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
     return _entries(dict.fromkeys(rows)), left_out
 
 
-def _entries(rows: Iterable[Row]) -> list[Entry]:
+def _entries(rows: Iterable[ResultRow]) -> list[Entry]:
     """Group the metrics of one task in one run, and find the best of each task."""
-    grouped: dict[tuple[object, ...], list[Row]] = {}
+    grouped: dict[tuple[object, ...], list[ResultRow]] = {}
     for row in rows:
         key = (row.task, row.run, row.date, row.setting, tuple(row.sources()))
         grouped.setdefault(key, []).append(row)
@@ -75,6 +75,6 @@ def _entries(rows: Iterable[Row]) -> list[Entry]:
     return sorted(entries, key=lambda e: (e.row.task, e.row.metric, -_good(e.row), e.row.setting))
 
 
-def _good(row: Row) -> float:
+def _good(row: ResultRow) -> float:
     """The value, so that more is better."""
     return row.value if row.higher_is_better else -row.value

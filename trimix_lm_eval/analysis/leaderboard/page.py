@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.analysis.export.origins import HUB, hub_url, short
-from trimix_lm_eval.analysis.export.table import Row
+from trimix_lm_eval.analysis.export.table import ResultRow
 from trimix_lm_eval.analysis.leaderboard.entries import Entry
 from trimix_lm_eval.utils import templates
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-class Column(NamedTuple):
+class LeaderboardColumn(NamedTuple):
     """A column of the table.
 
     Attributes:
@@ -36,17 +36,17 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("task", "Task"),
-    Column("policy", "Policy"),
-    Column("score", "Score", True),
-    Column("stderr", "± error", True),
-    Column("n", "n", True),
-    Column("metric", "Metric"),
-    Column("language", "Language"),
-    Column("family", "Family"),
-    Column("shots", "Shots", True),
-    Column("date", "Date"),
-    Column("sources", "Sources"),
+    LeaderboardColumn("task", "Task"),
+    LeaderboardColumn("policy", "Policy"),
+    LeaderboardColumn("score", "Score", True),
+    LeaderboardColumn("stderr", "± error", True),
+    LeaderboardColumn("n", "n", True),
+    LeaderboardColumn("metric", "Metric"),
+    LeaderboardColumn("language", "Language"),
+    LeaderboardColumn("family", "Family"),
+    LeaderboardColumn("shots", "Shots", True),
+    LeaderboardColumn("date", "Date"),
+    LeaderboardColumn("sources", "Sources"),
 )
 
 #: What can be filtered, by the key in the address.
@@ -86,7 +86,7 @@ def render(entries: Sequence[Entry], title: str) -> str:
     )
 
 
-def shown(row: Row, name: str) -> str:
+def shown(row: ResultRow, name: str) -> str:
     """What a filter compares: the text in the column."""
     if name == "policy":
         return row.setting
@@ -107,7 +107,7 @@ def number(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}"
 
 
-def data_url(row: Row) -> str:
+def data_url(row: ResultRow) -> str:
     """The page of a data set at its commit; the data set's own where no commit is known."""
     if not row.dataset:
         return ""

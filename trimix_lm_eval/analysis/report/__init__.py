@@ -22,7 +22,7 @@ from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
-    from trimix_lm_eval.analysis.report.model import Report
+    from trimix_lm_eval.analysis.report.model import ReportData
 
 #: Tells a folder that an earlier report wrote from one that holds something else.
 _MARK = "report.html"
@@ -87,7 +87,7 @@ def _check(output: Path, force: bool) -> None:
         )
 
 
-def _contents(report: Report) -> dict[str, bytes]:
+def _contents(report: ReportData) -> dict[str, bytes]:
     """All files of a report by their names in its folder; the page last, which marks it whole."""
     from trimix_lm_eval.analysis.report.csv_files import csv_files
     from trimix_lm_eval.analysis.report.page import picture_name, render

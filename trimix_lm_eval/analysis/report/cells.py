@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.analysis.report import bootstrap
 from trimix_lm_eval.analysis.report.statistics import Statistics, read_samples, statistics
-from trimix_lm_eval.analysis.report.systems import Row
-from trimix_lm_eval.analysis.results import Run, Score
+from trimix_lm_eval.analysis.report.systems import TableRow
+from trimix_lm_eval.analysis.results import MetricValue, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ class Cell:
     reasons: tuple[str, ...]
     documents: Any = None
     resampled: np.ndarray | str = "no samples"
-    reference: Row | None = None
+    reference: TableRow | None = None
     is_reference: bool = False
     delta: float | None = None
     test: bootstrap.Test | None = None
@@ -93,7 +93,7 @@ def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
     )
 
 
-def score_of(run: Run, task: str, metric: str, filter_name: str) -> Score | None:
+def score_of(run: Run, task: str, metric: str, filter_name: str) -> MetricValue | None:
     """The score of a task or group under a metric and filter."""
     scores = run.scores.get(task) or run.groups.get(task, [])
     return next((s for s in scores if (s.metric, s.filter) == (metric, filter_name)), None)
@@ -167,7 +167,7 @@ def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -
     return replace(cell, documents=found.documents, resampled=draws)
 
 
-def judge(rows: Sequence[tuple[Row, Cell | None]]) -> list[Cell | None]:
+def judge(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
     """Compare each cell of a column with the best single model on as many documents, run alike."""
     singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
     judged: list[Cell | None] = []

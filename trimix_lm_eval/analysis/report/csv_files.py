@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell
-from trimix_lm_eval.analysis.report.model import Part, Report
+from trimix_lm_eval.analysis.report.model import Part, ReportData
 from trimix_lm_eval.utils.paths import shown
 
 Line = dict[str, Any]
@@ -18,7 +18,7 @@ Line = dict[str, Any]
 NAMES = ("scores", "points", "choices", "gaps", "endings", "published", "runs", "problems")
 
 
-def csv_files(report: Report) -> dict[str, str]:
+def csv_files(report: ReportData) -> dict[str, str]:
     """The tables as CSV by name of file, without those that would be empty."""
     found = {
         "scores": [line for part in report.parts for line in _scores(part)],
@@ -165,7 +165,7 @@ def _published(part: Part) -> Iterator[Line]:
         }
 
 
-def _runs(report: Report) -> Iterator[Line]:
+def _runs(report: ReportData) -> Iterator[Line]:
     for number, run in enumerate(report.runs, 1):
         yield {
             "run": number,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from trimix_lm_eval.analysis.report.systems import Row
+from trimix_lm_eval.analysis.report.systems import TableRow
 from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 
@@ -24,7 +24,7 @@ class Ending(NamedTuple):
         run: Where it comes from.
     """
 
-    row: Row
+    row: TableRow
     column: str
     task: str
     counts: dict[str, int]

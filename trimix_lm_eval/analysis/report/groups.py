@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge
-from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Cells, Column, Table
-from trimix_lm_eval.analysis.results import Run, Score
+from trimix_lm_eval.analysis.results import MetricValue, Run
 
 _NOTE = (
     "As lm-eval aggregated them: tasks weigh the same, or by their documents, as the group has it."
@@ -24,7 +24,7 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
         tables: What is shown already.
         cells: Of the tasks, resampled.
     """
-    heads: dict[str, tuple[list[str], Score]] = {}
+    heads: dict[str, tuple[list[str], MetricValue]] = {}
     for run in system.runs:
         for name, (score, *_) in run.groups.items():
             if not _is_shown(run, score, tables):
@@ -45,7 +45,7 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
     return Table("Groups", "Groups", _NOTE, tuple(columns), body)
 
 
-def _is_shown(run: Run, score: Score, tables: Sequence[Table]) -> bool:
+def _is_shown(run: Run, score: MetricValue, tables: Sequence[Table]) -> bool:
     """Whether a mean of ours over the same tasks is the same number."""
     leaves = set(run.leaves(score.task))
     for table in tables:
@@ -61,7 +61,7 @@ def _equal(ours: float, theirs: float) -> bool:
     return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _cell(row: Row, group: str, shown: Score, cells: Cells) -> Cell | None:
+def _cell(row: TableRow, group: str, shown: MetricValue, cells: Cells) -> Cell | None:
     run = row.groups.get(group)
     cell = cell_of(run, group, shown.metric, shown.filter) if run else None
     if run is None or cell is None:

@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Report:
+class ReportData:
     """A report.
 
     Attributes:
@@ -61,7 +61,7 @@ class Report:
         return next(i for i, other in enumerate(self.runs, 1) if other is run)
 
 
-def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> Report:
+def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> ReportData:
     """Work everything out.
 
     Args:
@@ -70,7 +70,7 @@ def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> Report:
     """
     found = systems(runs)
     parts = [_part(it, title) for it, title in zip(found, titles(found), strict=True)]
-    return Report(parts, list(runs), list(problems))
+    return ReportData(parts, list(runs), list(problems))
 
 
 def _part(system: System, title: str) -> Part:

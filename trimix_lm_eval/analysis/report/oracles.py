@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from trimix_lm_eval.analysis.report.cells import Cell, cell_of, mean
 from trimix_lm_eval.analysis.report.layout import Layout
-from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import Weights
 
@@ -15,7 +15,7 @@ from trimix_lm_eval.fusion.weights import Weights
 Shown = Mapping[str, tuple[str, str]]
 
 
-def oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
+def oracles(system: System, part: Layout, shown: Shown) -> Iterator[TableRow]:
     """Of each plane of points: the best point of each task, and the best of the whole table."""
     for plane in dict.fromkeys(row.plane for row in system.points):
         points = [row for row in system.points if row.plane == plane]
@@ -36,8 +36,8 @@ def oracles(system: System, part: Layout, shown: Shown) -> Iterator[Row]:
 
 
 def _oracle_by_table(
-    points: Sequence[Row], part: Layout, shown: Shown, plane: tuple[str, str]
-) -> Iterator[Row]:
+    points: Sequence[TableRow], part: Layout, shown: Shown, plane: tuple[str, str]
+) -> Iterator[TableRow]:
     last = part.means[-1]
     whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
     scored = [(_mean_of(row.runs, part, shown), row) for row in whole]
@@ -56,14 +56,14 @@ def _oracle(
     runs: dict[str, Run],
     chosen_from: Sequence[set[Weights | None]],
     plane: tuple[str, str],
-) -> Row:
+) -> TableRow:
     """An oracle, which says of how many points it is the best (of each task, if they differ)."""
     variant, circumstances = plane
     sizes = sorted({len(points) for points in chosen_from})
     many = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     same = all(points == chosen_from[0] for points in chosen_from)
     suffix = ", ".join(filter(None, plane))
-    return Row(
+    return TableRow(
         f"{key} [{suffix}]" if suffix else key,
         title + (f" ({circumstances})" if circumstances else ""),
         "oracle",
@@ -75,12 +75,14 @@ def _oracle(
     )
 
 
-def candidates(points: Sequence[Row], task: str, shown: tuple[str, str]) -> list[tuple[Cell, Row]]:
+def candidates(
+    points: Sequence[TableRow], task: str, shown: tuple[str, str]
+) -> list[tuple[Cell, TableRow]]:
     """The points that an oracle may choose from on a task, each once: the newest run of it.
 
     Points that saw fewer documents than others do not take part.
     """
-    there: dict[Weights | None, tuple[Cell, Row]] = {}
+    there: dict[Weights | None, tuple[Cell, TableRow]] = {}
     for row in points:
         cell = cell_of(row.runs[task], task, *shown) if task in row.runs else None
         if cell is not None:
@@ -89,7 +91,7 @@ def candidates(points: Sequence[Row], task: str, shown: tuple[str, str]) -> list
     return [(cell, row) for cell, row in there.values() if cell.n == most]
 
 
-def _goodness(candidate: tuple[Cell, Row]) -> float:
+def _goodness(candidate: tuple[Cell, TableRow]) -> float:
     return candidate[0].goodness
 
 
@@ -104,7 +106,7 @@ def metric_of(by_score: bool, task: str, shown: Shown) -> tuple[str, str]:
     return ("score" if by_score else metric), filter_name
 
 
-def of_all(row: Row, same: Sequence[Row]) -> Row:
+def of_all(row: TableRow, same: Sequence[TableRow]) -> TableRow:
     """A row of several tables as one; each has an oracle's point of its own."""
     if row.kind != "oracle":
         return row

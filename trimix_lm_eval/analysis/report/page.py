@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.report import bootstrap
-from trimix_lm_eval.analysis.report.model import Part, Report
+from trimix_lm_eval.analysis.report.model import Part, ReportData
 from trimix_lm_eval.analysis.report.numbers import Scale, minus, p_value, scale
 from trimix_lm_eval.analysis.report.paper import citations
 from trimix_lm_eval.analysis.report.plane import Plane
@@ -25,7 +25,7 @@ from trimix_lm_eval.utils import templates
 from trimix_lm_eval.utils.paths import shown
 
 
-def render(report: Report, template: str, pictures: Mapping[str, str] | None = None) -> str:
+def render(report: ReportData, template: str, pictures: Mapping[str, str] | None = None) -> str:
     """Fill a template.
 
     Args:
@@ -49,7 +49,7 @@ def picture_name(part: int, plane: int, task: str, kind: str) -> str:
     return f"{part}-{plane}-{re.sub(r'[^A-Za-z0-9-]+', '_', task)[:60]}-{kind}.png"
 
 
-def _report(report: Report) -> View:
+def _report(report: ReportData) -> View:
     parts = [_part(report, number, part) for number, part in enumerate(report.parts, 1)]
     marked = sum(bool(run.variant) for run in report.runs)
     return {
@@ -67,7 +67,7 @@ def _report(report: Report) -> View:
     }
 
 
-def _part(report: Report, number: int, part: Part) -> View:
+def _part(report: ReportData, number: int, part: Part) -> View:
     system = part.system
     return {
         "id": f"s{number}",

@@ -15,7 +15,7 @@ import yaml
 
 from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.layout import language, leaves
-from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Column, Table
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.analysis.results.labels import is_named_model
@@ -38,7 +38,7 @@ class Published(NamedTuple):
 
     source: str
     citation: str
-    row: Row
+    row: TableRow
     what: str
     ours: float
     cell: Cell
@@ -76,14 +76,14 @@ def citations() -> dict[str, str]:
     return dict(_book()["citations"])
 
 
-def _numbers(table: Table) -> Iterator[tuple[Row, Column, Cell]]:
+def _numbers(table: Table) -> Iterator[tuple[TableRow, Column, Cell]]:
     for row, cells in table.rows:
         for column, cell in zip(table.columns, cells, strict=True):
             if cell is not None:
                 yield row, column, cell
 
 
-def _name(row: Row) -> str:
+def _name(row: TableRow) -> str:
     """What `paper.yaml` calls a row; an oracle is one if it chose from the paper's points.
 
     What lm-eval's own models may be is large_ins: `_same` looks whether it is the one.
@@ -125,7 +125,7 @@ def _sources_match(run: Run, entry: dict[str, Any]) -> bool:
 
 
 def _published(
-    source: str, book: dict[str, Any], row: Row, what: str, cell: Cell, value: float
+    source: str, book: dict[str, Any], row: TableRow, what: str, cell: Cell, value: float
 ) -> Published:
     share = cell.metric in _SHARES
     loaded = {

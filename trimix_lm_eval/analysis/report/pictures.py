@@ -13,7 +13,7 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trimix_lm_eval.analysis.report.numbers import Scale, minus, scale
-from trimix_lm_eval.analysis.report.plane import LEAST, Choice, Plane
+from trimix_lm_eval.analysis.report.plane import LEAST, ChosenPoints, Plane
 from trimix_lm_eval.fusion.weights import Weights
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _choices(plane: Plane) -> Figure:
     return figure
 
 
-def _panel(axes: Any, choice: Choice) -> None:
+def _panel(axes: Any, choice: ChosenPoints) -> None:
     total = sum(count for _, count in choice.counts)
     for place, (weights, count) in enumerate(choice.counts):
         share = count / total

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Cell, cell_of
 from trimix_lm_eval.analysis.report.oracles import Shown, candidates
-from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import Weights, parse
@@ -33,7 +33,7 @@ class Point(NamedTuple):
     run: Run
 
 
-class Choice(NamedTuple):
+class ChosenPoints(NamedTuple):
     """What a policy chose on a task.
 
     Attributes:
@@ -41,7 +41,7 @@ class Choice(NamedTuple):
         counts: How often it chose each point, the most frequent first.
     """
 
-    row: Row
+    row: TableRow
     counts: tuple[tuple[Weights, int], ...]
 
     @property
@@ -72,7 +72,7 @@ class Plane:
     higher_is_better: bool
     points: tuple[Point, ...]
     oracle: Weights | None
-    choices: tuple[Choice, ...]
+    choices: tuple[ChosenPoints, ...]
     rho: float | None
     p: float | None
     reasons: tuple[str, ...]
@@ -106,7 +106,7 @@ def planes(system: System, tables: Sequence[Table]) -> list[Plane]:
 
 def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
     # One plane only: that with the most points, of these the first.
-    by_plane: dict[tuple[str, str], list[Row]] = {}
+    by_plane: dict[tuple[str, str], list[TableRow]] = {}
     for row in system.points:
         if task in row.runs:
             by_plane.setdefault(row.plane, []).append(row)
@@ -122,7 +122,7 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
     there = candidates(rows, task, shown)
     best = max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
     choices = tuple(
-        Choice(row, counts)
+        ChosenPoints(row, counts)
         for row in system.rows.values()
         if row.kind == "policy" and variant in (None, row.variant)
         if task in row.runs and (counts := _counts(row.runs[task], task))
@@ -181,7 +181,7 @@ class Gap(NamedTuple):
         gap: How much better the oracle is; below 0 if it is worse.
     """
 
-    row: Row
+    row: TableRow
     column: str
     cell: Cell
     oracle: Cell

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval.analysis.results import Run, Score
+from trimix_lm_eval.analysis.results import MetricValue, Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ def read_samples(run: Run, task: str) -> list[dict[str, Any]] | str:
     return samples or "no samples"
 
 
-def statistics(samples: list[dict[str, Any]] | str, score: Score) -> Statistics | str:
+def statistics(samples: list[dict[str, Any]] | str, score: MetricValue) -> Statistics | str:
     """A metric's statistics.
 
     Args:
@@ -80,7 +80,7 @@ def statistics(samples: list[dict[str, Any]] | str, score: Score) -> Statistics 
 
 
 def _fitting(
-    documents: tuple[tuple[int, str], ...], values: Sequence[Any], score: Score
+    documents: tuple[tuple[int, str], ...], values: Sequence[Any], score: MetricValue
 ) -> Statistics | str:
     found = None
     for numbers, finish in _candidates(values, score.metric):

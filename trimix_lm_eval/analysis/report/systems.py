@@ -36,7 +36,7 @@ class Superseded(NamedTuple):
 
 
 @dataclass
-class Row:
+class TableRow:
     """One row of a table: a way to weight the models.
 
     Attributes:
@@ -86,7 +86,7 @@ class System:
 
     shared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     adapted: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, TableRow] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
     superseded: list[Superseded] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
@@ -115,11 +115,11 @@ class System:
         return list(dict.fromkeys(found))
 
     @property
-    def points(self) -> list[Row]:
+    def points(self) -> list[TableRow]:
         """The fixed points that an oracle may choose from: Proxy Tuning is one, models are not."""
         return [row for row in self.rows.values() if row.weights is not None and not row.single]
 
-    def shown(self, tasks: Sequence[str]) -> list[Row]:
+    def shown(self, tasks: Sequence[str]) -> list[TableRow]:
         """The rows of a table of tasks: without the points that maps of all of them show."""
         rows = []
         for row in self.rows.values():
@@ -179,11 +179,11 @@ def _twin(key: str, name: str, system: System) -> str:
     return twin
 
 
-def _row(key: str, run: Run, system: System, twin: str) -> Row:
+def _row(key: str, run: Run, system: System, twin: str) -> TableRow:
     if not run.trimix:
         known = {path for role in SOURCES for path in system.paths(role)}
         single = is_named_model(run, known)
-        return Row(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
+        return TableRow(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
     policy = str(run.policy)
     kind = {"proxy_tuning": "proxy", "fixed": "fixed"}.get(policy, "policy")
     if policy in SINGLE:
@@ -191,7 +191,7 @@ def _row(key: str, run: Run, system: System, twin: str) -> Row:
     title = run.label.replace(policy, _TITLES.get(policy, policy), 1)
     if kind in ("policy", "fixed"):
         title = f"TriMix {title}"
-    return Row(
+    return TableRow(
         key,
         title,
         kind,
@@ -202,7 +202,7 @@ def _row(key: str, run: Run, system: System, twin: str) -> Row:
     )
 
 
-def _dense(row: Row, points: Sequence[Row], task: str) -> bool:
+def _dense(row: TableRow, points: Sequence[TableRow], task: str) -> bool:
     """Whether a point has two neighbours each along alpha and along beta: then a map shows it."""
     mine = row.weights
     others = [p.weights for p in points if p.plane == row.plane and task in p.runs]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Cell
-from trimix_lm_eval.analysis.report.systems import Row
+from trimix_lm_eval.analysis.report.systems import TableRow
 
 #: By task, metric and file of a run.
 Cells = dict[tuple[str, str, str], Cell]
@@ -46,7 +46,7 @@ class Table:
     title: str
     note: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Row, tuple[Cell | None, ...]], ...]
+    rows: tuple[tuple[TableRow, tuple[Cell | None, ...]], ...]
 
     def best(self, column: int) -> list[Cell]:
         """The best of a column: oracles do not count, nor limited runs beside whole ones."""

@@ -8,7 +8,7 @@ from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge, mean, res
 from trimix_lm_eval.analysis.report.groups import group_table
 from trimix_lm_eval.analysis.report.layout import Across, Layout, across, layouts
 from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
-from trimix_lm_eval.analysis.report.systems import Row, System
+from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Cells, Column, Table
 from trimix_lm_eval.utils.progress import progress_bar
 
@@ -46,7 +46,7 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
 # ---------------------------------------------------------------- cells
 
 
-def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Shown) -> Cells:
+def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown: Shown) -> Cells:
     """Every number of every row, resampled."""
     wanted: dict[str, dict[tuple[str, str, str], Cell]] = {}
     for part in plan:
@@ -66,8 +66,8 @@ def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[Row]], shown: Sho
     return done
 
 
-def _table(part: Layout, rows: Sequence[Row], shown: Shown, cells: Cells) -> Table:
-    def cell(row: Row, task: str, metric: str) -> Cell | None:
+def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -> Table:
+    def cell(row: TableRow, task: str, metric: str) -> Cell | None:
         return cells.get((task, metric, str(row.runs[task].path))) if task in row.runs else None
 
     rows = [row for row in rows if any(task in row.runs for task in part.tasks)]

@@ -9,10 +9,10 @@ from typing import Any
 from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.csv_files import point_of
 from trimix_lm_eval.analysis.report.endings import Ending
-from trimix_lm_eval.analysis.report.model import Report
+from trimix_lm_eval.analysis.report.model import ReportData
 from trimix_lm_eval.analysis.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.analysis.report.plane import Gap
-from trimix_lm_eval.analysis.report.systems import KINDS, Row
+from trimix_lm_eval.analysis.report.systems import KINDS, TableRow
 from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 
@@ -22,7 +22,7 @@ _WIDTH = 8
 View = dict[str, Any]
 
 
-def table_view(report: Report, table: Table, anchor: str) -> View:
+def table_view(report: ReportData, table: Table, anchor: str) -> View:
     """A table, cut into blocks that fit a page, with footnotes and the tests' details."""
     reasons = dict.fromkeys(
         "; ".join(cell.reasons)
@@ -92,13 +92,13 @@ def _documents(table: Table, column: int) -> str:
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
 
 
-def _small(table: Table, row: Row) -> str:
+def _small(table: Table, row: TableRow) -> str:
     """What tells a row from others of its name; how it departs, only if not all do so alike."""
     alike = len({other.variant for other, _ in table.rows}) == 1
     return ", ".join(text for text in (row.detail, "" if alike else row.variant) if text)
 
 
-def _head(report: Report, table: Table, row: Row, cells: tuple[Cell | None, ...]) -> View:
+def _head(report: ReportData, table: Table, row: TableRow, cells: tuple[Cell | None, ...]) -> View:
     runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
     numbers = sorted(report.number(run) for run in runs)
     first = KINDS.index(row.kind)
@@ -112,7 +112,7 @@ def _head(report: Report, table: Table, row: Row, cells: tuple[Cell | None, ...]
     }
 
 
-def _models(row: Row, runs: list[Run]) -> Iterator[str]:
+def _models(row: TableRow, runs: list[Run]) -> Iterator[str]:
     """Of a single model, what it is."""
     if row.kind == "single" and runs:
         role = str(runs[0].policy)
@@ -121,7 +121,7 @@ def _models(row: Row, runs: list[Run]) -> Iterator[str]:
         yield from (name for name in names if name != row.title)
 
 
-def _cell(row: Row, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
+def _cell(row: TableRow, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
     point = point_of(cell) if row.kind == "oracle" else ""
     return {
         "value": unit.text(cell.value),

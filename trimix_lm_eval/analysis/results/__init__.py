@@ -10,6 +10,6 @@ file that cannot be read is a `Problem` and never the end of what reads the othe
 
 from trimix_lm_eval.analysis.results.labels import NAMED, SINGLE
 from trimix_lm_eval.analysis.results.reading import below, read
-from trimix_lm_eval.analysis.results.run import Problem, Run, Score
+from trimix_lm_eval.analysis.results.run import MetricValue, Problem, Run
 
-__all__ = ["NAMED", "SINGLE", "Problem", "Run", "Score", "below", "read"]
+__all__ = ["NAMED", "SINGLE", "MetricValue", "Problem", "Run", "below", "read"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.analysis.results.run import Problem, Run, Score
+from trimix_lm_eval.analysis.results.run import MetricValue, Problem, Run
 from trimix_lm_eval.analysis.results.values import is_number, mapping
 
 #: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
@@ -91,7 +91,7 @@ def _read(path: Path) -> Run | Problem:
 
 def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     groups = mapping(raw.get("groups"))
-    scores: dict[str, list[Score]] = {}
+    scores: dict[str, list[MetricValue]] = {}
     lost: list[str] = []
     for task, values in raw["results"].items():
         # A group repeats what its tasks have; one that aggregates is listed under `groups`, too.
@@ -137,7 +137,7 @@ def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
 
 def _scores(
     raw: dict[str, Any], task: str, values: dict[str, Any], counts: dict[str, Any]
-) -> Iterator[Score]:
+) -> Iterator[MetricValue]:
     """The metrics of one task or group: lm-eval writes them as ``metric,filter``."""
     better = _directions(raw, task)
     for key, value in values.items():
@@ -145,7 +145,7 @@ def _scores(
         if not comma or metric.endswith("_stderr") or not is_number(value):
             continue
         stderr: Any = values.get(f"{metric}_stderr,{name}")
-        yield Score(
+        yield MetricValue(
             task,
             metric,
             name,

@@ -34,7 +34,7 @@ class Problem(NamedTuple):
         return paths.shown(self.path, FILE_PARTS)
 
 
-class Score(NamedTuple):
+class MetricValue(NamedTuple):
     """One number of one task.
 
     Attributes:
@@ -72,8 +72,8 @@ class Run:
 
     path: Path
     raw: dict[str, Any]
-    scores: dict[str, list[Score]]
-    groups: dict[str, list[Score]]
+    scores: dict[str, list[MetricValue]]
+    groups: dict[str, list[MetricValue]]
     lost: tuple[str, ...] = ()
 
     @property
@@ -213,7 +213,7 @@ class Run:
         """The tasks below a group that have numbers."""
         return [name for name in self.below(group) if name in self.scores]
 
-    def main(self, task: str) -> Score | None:
+    def main(self, task: str) -> MetricValue | None:
         """The number a task is known by: the first metric that its YAML lists, or of a group."""
         found = self.scores.get(task) or self.groups.get(task) or []
         listed = self.task_config(task).get("metric_list") or []
