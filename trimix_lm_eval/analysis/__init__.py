@@ -1,1 +1,11 @@
-"""TODO."""
+"""What comes after a run: JSON in, pages and files out.
+
+Imported by `sweep` and `cli`; imports `llm`, `tasklib`, `loading`, `fusion` and `utils`, never
+`harness`, whose results it reads from files. Only `explain` loads models.
+
+    results/       results files, read back; what to call a run
+    report/        ``trimix report``: a page, Markdown and CSV that compare runs
+    explain/       ``trimix explain``: which source each token owes its place to
+    export/        ``trimix export``: results as files to submit
+    leaderboard/   ``trimix leaderboard``: a page of what was submitted
+"""

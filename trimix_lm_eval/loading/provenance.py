@@ -63,14 +63,12 @@ def describe(
     sources = {}
     for name in needed(asked, [config]):
         spec = asked.sources[name]
-        folder = Path(spec.path)
         sources[name] = {
             "path": named(spec.path),
             "revision": spec.revision,
             "subfolder": spec.subfolder,
             "gguf_file": spec.gguf_file,
-            "commit": commits.get(name),
-            "digest": digest(folder / spec.subfolder) if folder.is_dir() else None,
+            **model_identity(spec.path, spec.subfolder, commits.get(name)),
             "dtype": dtypes[name],
             "quantization": spec.quantization,
         }
@@ -96,7 +94,22 @@ def describe(
 def vocabulary_digest(tokenizer: Any) -> str:
     """Identity of a tokenizer: its tokens and their ids."""
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
+    return text_digest(json.dumps(pairs))
+
+
+def model_identity(path: str, subfolder: str, commit: str | None) -> dict[str, str | None]:
+    """Which files a model consists of, wherever they lie.
+
+    Args:
+        path: A Hub id or a folder.
+        subfolder: Of it; may be empty.
+        commit: Of the repository; None of a folder.
+
+    Returns:
+        ``commit``, and ``digest`` of a folder's files.
+    """
+    folder = Path(path)
+    return {"commit": commit, "digest": digest(folder / subfolder) if folder.is_dir() else None}
 
 
 def digest(folder: Path) -> str:

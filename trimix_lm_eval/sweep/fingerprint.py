@@ -10,14 +10,11 @@ to `Settings` counts from then on. Of models and data, content counts and not th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.loading.preflight import PreflightReport
-from trimix_lm_eval.loading.provenance import digest as digest_of_files
-from trimix_lm_eval.loading.provenance import vocabulary_digest
+from trimix_lm_eval.loading.provenance import model_identity, text_digest, vocabulary_digest
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.sweep.plan import Setting, SweepVariant
 from trimix_lm_eval.sweep.tasks import LoadedTasks
@@ -58,7 +55,7 @@ def identities(
         "run": {name: getattr(config, name) for name in _OF_RUN}
         | {"metadata": {k: v for k, v in given.items() if k not in _PLACES}},
         "tokenizer": vocabulary_digest(report.tokenizer),
-        "chat_template": _sha(report.tokenizer.chat_template)
+        "chat_template": text_digest(str(report.tokenizer.chat_template))
         if config.apply_chat_template
         else None,
         "tasks": tasks.digests(),
@@ -70,7 +67,7 @@ def identities(
 
 def digest(identity: dict[str, Any]) -> str:
     """A short name for an identity."""
-    return _sha(json.dumps(identity, sort_keys=True))
+    return text_digest(json.dumps(identity, sort_keys=True))
 
 
 def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
@@ -91,14 +88,8 @@ def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
 
 def _source(spec: SourceSpec, report: PreflightReport) -> dict[str, Any]:
     """A source by its content."""
-    folder = Path(spec.path)
     names = (field.name for field in dataclasses.fields(spec) if field.name not in _OF_SOURCE)
     return {
-        "commit": report.commits[spec.name],
-        "digest": digest_of_files(folder / spec.subfolder) if folder.is_dir() else None,
+        **model_identity(spec.path, spec.subfolder, report.commits[spec.name]),
         **{name: getattr(spec, name) for name in names},
     }
-
-
-def _sha(text: Any) -> str:
-    return hashlib.sha256(str(text).encode()).hexdigest()[:16]

@@ -7,7 +7,6 @@ lm-eval's `simple_evaluate` loads tasks and builds their prompts each time it is
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 from trimix_lm_eval import _autoload
 from trimix_lm_eval.loading import run_config
+from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep.plan import Setting
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils.errors import TrimixError
@@ -117,7 +117,7 @@ def _definition(task: Any) -> str:
     kept = {key: value for key, value in task.dump_config().items() if key != "metadata"}
     text = json.dumps(kept, sort_keys=True, default=str)
     # A function that has no source to show is printed with its place in memory.
-    return hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode()).hexdigest()[:16]
+    return text_digest(re.sub(r" at 0x[0-9a-f]+", "", text))
 
 
 def _build_once(task: Any) -> None:

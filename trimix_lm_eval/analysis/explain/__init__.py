@@ -8,6 +8,8 @@ Each term is the contribution of a source to the margin. `explain` generates a t
 `explain_given` explains continuations that are given, `explain_text` a text without a prompt;
 `page.render` makes a page of it, and ``trimix explain`` does all of this.
 
+Imported by `cli`; imports `llm`, the engine and what is below it, and `analysis.results`.
+
     command.py    ``trimix explain``
     samples.py    a logged sample of lm-eval, read back
     page.py       explanations as a self-contained page (page.html.j2) and as JSON

@@ -6,7 +6,9 @@
     eval_results.py  model_index.py  card.py (recipe.py, card.md)   the other formats
     push.py                     to the Hub
 
-Reads JSON only, no models. Nothing is written before everything has been checked.
+Imported by `cli` and `analysis.leaderboard`; imports `analysis.results`, `tasklib`, `loading`,
+`fusion` and `utils`. Reads JSON only, no models. Nothing is written before everything has been
+checked.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ A folder is searched for two kinds of files, so that both ways to a leaderboard 
 * results*.json of lm_eval, which have to pass the same rules as for an export (`refusals.py`).
 
 What may not be shown is told and left out. The page is one file, ``index.html``: no server, no
-network, all numbers in a table that is there without JavaScript, too.
+network, all numbers in a table that is there without JavaScript, too. Imported by `cli`; imports
+`analysis.export`, `analysis.results` and `utils`.
 
     entries.py                                    files -> entries, one for each task of a run
     page.py  page.html  style.css  script.js      entries -> the page

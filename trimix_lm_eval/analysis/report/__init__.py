@@ -1,5 +1,8 @@
 """`trimix report`: results files -> a page, the same as Markdown, and CSV. Reads JSON, no models.
 
+Imported by `cli`; imports `analysis.results`, `tasklib`, `fusion` and `utils`. Needs the extra
+`report` (matplotlib, scipy).
+
 systems.py     runs of the same models, one row for each way to weight them
 layout.py      which tasks stand side by side, and which may be averaged
 statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model

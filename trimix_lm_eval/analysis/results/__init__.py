@@ -1,7 +1,8 @@
 """Results files read back: those of sweeps, of plain `lm_eval` runs, and of other models.
 
 Everything after a run (report, export, leaderboard) starts here and reads JSON only, no models. A
-file that cannot be read is a `Problem` and never the end of what reads the others.
+file that cannot be read is a `Problem` and never the end of what reads the others. Imported by the
+rest of `analysis` and by `sweep`; imports `tasklib`, `fusion` and `utils`.
 
     reading.py               files -> runs and problems
     run.py  values.py        one results file, and its parts when anybody may have written it

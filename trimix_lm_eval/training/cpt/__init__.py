@@ -1,5 +1,7 @@
 """``trimix cpt``: continual pretraining of a small base model on raw text of one language.
 
+Imported by `cli` and `training.new_language`. Adapters and TensorBoard need the extra `cpt`.
+
 config.py       the YAML: every key, its default (the recipe of the paper's models), its checks
 texts.py        where text comes from: files and folders, the Hub; places -> lines of bytes
 lines.py        bytes -> lines, none of them longer than a mebibyte in memory

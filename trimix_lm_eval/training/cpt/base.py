@@ -13,7 +13,7 @@ from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.preflight.access import Files, locate
 from trimix_lm_eval.loading.preflight.configs import load_config
 from trimix_lm_eval.loading.preflight.report import context_of, load_tokenizer
-from trimix_lm_eval.loading.provenance import digest, vocabulary_digest
+from trimix_lm_eval.loading.provenance import model_identity, vocabulary_digest
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
@@ -43,10 +43,8 @@ class Base(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """What tells this base from others."""
-        folder = Path(self.spec.path)
         return {
-            "commit": self.files.commit,
-            "digest": digest(folder) if folder.is_dir() else None,
+            **model_identity(self.spec.path, "", self.files.commit),
             "tokenizer": vocabulary_digest(self.tokenizer),
         }
 

@@ -1,5 +1,7 @@
 """``trimix new-language``: everything that a language needs, written from text in it.
 
+Imported by `cli`; imports `training.cpt`, `tasklib`, `loading` and `utils`.
+
 codes.py  flores.tsv   which languages SIB-200 and Belebele have, and what they are called
 recipe.py              steps, batch and learning rate that suit the size of the text and the model
 skeleton.py            the files, from templates
