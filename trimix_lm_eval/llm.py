@@ -53,7 +53,7 @@ _AUTO_ON_CPU = 8
 T = TypeVar("T")
 
 
-#: Points chosen elsewhere, one or none per fusion; None lets every policy choose.
+#: Points chosen elsewhere, one or none per fusion config; None lets every policy choose.
 Points = tuple[Weights | None, ...] | None
 
 
@@ -75,13 +75,13 @@ class Completion(NamedTuple):
 class TriMix:
     """Several causal LMs with one tokenizer, fused at every token.
 
-    Most have one config: a policy, and perhaps a mask. A sweep has many, and the sources run once
-    for all of them; then what users call answers by the first, and the methods that yield by all.
+    Most have one fusion config: a policy, and perhaps a mask. A sweep has many, and the sources run
+    once for all of them; what users call answers by the first, and the methods that yield by all.
 
     Args:
-        asked: The settings that it was built from; of several configs the first one's.
+        asked: The settings that it was built from; of several fusion configs the first one's.
         tokenizer: The common tokenizer.
-        fuser: The loaded sources and the configs.
+        fuser: The loaded sources and the fusion configs.
         report: What the preflight found (commits, lengths).
     """
 
@@ -96,7 +96,7 @@ class TriMix:
         self.speculation = Speculation(asked.speculative)
         #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
         self.batch_size = _batch_size(asked, fuser.ensemble.device.type)
-        #: By fusion, the tokens that end a text: the tokenizer's, and those its sources declare.
+        #: By config, the tokens that end a text: the tokenizer's, and those its sources declare.
         self.stop_token_ids = _stop_token_ids(tokenizer, fuser)
 
     @classmethod
@@ -133,7 +133,7 @@ class TriMix:
         """Check, then load the sources that several variants need, once for all of them.
 
         Args:
-            variants: A config each; they differ in policy and plausibility only.
+            variants: A fusion config each; they differ in policy and plausibility only.
             device: Where sources go that name no device; None is the first GPU, or the CPU.
             kept: Models loaded before, which are not loaded again; gets those that are.
         """
@@ -172,7 +172,7 @@ class TriMix:
         return self.fuser.configs
 
     def part(self, which: Sequence[int]) -> TriMix:
-        """The same loaded sources with some of the configs; the account of drafts is one."""
+        """The same loaded sources with some of the configs; drafts are counted together."""
         fuser = Fuser(self.fuser.ensemble, tuple(self.fuser.configs[i] for i in which))
         part = TriMix(self.settings, self.tokenizer, fuser, self.report)
         part.speculation = self.speculation
@@ -182,7 +182,7 @@ class TriMix:
         """What the numbers of one fusion depend on; see `provenance.describe`.
 
         Args:
-            which: Index of the fusion.
+            which: Index of the fusion config.
         """
         dtypes = {s.name: str(s.dtype).removeprefix("torch.") for s in self.fuser.ensemble.sources}
         return describe(
@@ -266,7 +266,7 @@ class TriMix:
         points: Sequence[Points] | None = None,
         questions: Sequence[Hashable] | None = None,
     ) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, config, score) as soon as each is known.
+        """Yield (index, fusion config, score) as soon as each is known.
 
         Args:
             pairs: (context, continuation).
@@ -290,7 +290,7 @@ class TriMix:
 
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
-        """Yield (index, config, score of the whole text) as soon as each is known."""
+        """Yield (index, fusion config, score of the whole text) as soon as each is known."""
         encoded, prefix = [self.codec.encode(text) for text in texts], self.codec.prefix_id
         documents = [rolling_windows(ids, prefix, self.max_length) for ids in encoded]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
@@ -301,11 +301,11 @@ class TriMix:
         prompts: Sequence[tuple[str, SamplingParams]],
         points: Sequence[Points] | None = None,
     ) -> Iterator[tuple[int, int, Completion]]:
-        """Yield (index, fusion, completion) as soon as each is finished.
+        """Yield (index, fusion config, completion) as soon as each is finished.
 
         Args:
             prompts: Texts, each with how it is to be continued.
-            points: Per prompt, weights chosen elsewhere, one or None for each fusion; None lets
+            points: Per prompt, weights chosen elsewhere, one or None for each config; None lets
                 the policies choose.
         """
         requests = [
@@ -341,7 +341,7 @@ class TriMix:
 
         Args:
             contexts: The prompts.
-            which: Index of the config.
+            which: Index of the fusion config.
             title: Of a progress bar; None shows none.
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
@@ -371,7 +371,7 @@ def _batch_size(asked: Settings, device: str) -> int:
 
 
 def _stop_token_ids(tokenizer: Any, fuser: Fuser) -> tuple[frozenset[int], ...]:
-    """By fusion, the tokens that end a text."""
+    """By fusion config, the tokens that end a text."""
     declared: dict[str, set[int]] = {}
     for source in fuser.ensemble.sources:
         ends = getattr(source.model.generation_config, "eos_token_id", None)
@@ -386,7 +386,7 @@ def _stop_token_ids(tokenizer: Any, fuser: Fuser) -> tuple[frozenset[int], ...]:
 
 
 def _by_first(found: Iterator[tuple[int, int, T]]) -> dict[int, T]:
-    """What the first config answers, by index."""
+    """What the first fusion config answers, by index."""
     return {i: result for i, which, result in found if which == 0}
 
 

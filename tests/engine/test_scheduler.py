@@ -164,7 +164,7 @@ def test_draws_are_gumbel_max():
     expected = logits.double().softmax(-1)[:4] * places
     assert chisquare(counts[:4].tolist(), expected.tolist()).pvalue > 0.01
     other = pick(
-        logits.expand(places, -1), [Draw(SamplingParams(temperature=1.0), d.place) for d in draws]
+        logits.expand(places, -1), [Draw(SamplingParams(temperature=1.0), d.step) for d in draws]
     )
     agreement = float((tokens == other).double().mean())
     independent = float((logits.softmax(-1) ** 2).sum())
@@ -275,7 +275,7 @@ def play(monkeypatch, lm, script):
     """Make the model say exactly these tokens, whatever it would say."""
 
     def scripted(logits, draws, best=None):
-        return torch.tensor([script[min(draw.place, len(script) - 1)] for draw in draws])
+        return torch.tensor([script[min(draw.step, len(script) - 1)] for draw in draws])
 
     for module in (sampler, spec_decode):
         monkeypatch.setattr(module, "pick", scripted)

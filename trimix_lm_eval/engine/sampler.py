@@ -84,7 +84,7 @@ class Draw(NamedTuple):
     """One token to be drawn: how, and which token of its text it is, counted from 0."""
 
     params: SamplingParams
-    place: int
+    step: int
 
 
 class SampledTokens(NamedTuple):
@@ -282,8 +282,8 @@ def _noise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """Gumbel noise ``[N, V]``: minus the logarithm of exponential noise."""
     noise = logits.new_empty(len(draws), logits.shape[1])
     generator = torch.Generator(logits.device)
-    for row, (params, place) in zip(noise, draws, strict=True):
-        digest = hashlib.blake2b(f"{params.seed}:{place}".encode(), digest_size=8).digest()
+    for row, (params, step) in zip(noise, draws, strict=True):
+        digest = hashlib.blake2b(f"{params.seed}:{step}".encode(), digest_size=8).digest()
         generator.manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits
         row.exponential_(generator=generator)
     return noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_().neg_()

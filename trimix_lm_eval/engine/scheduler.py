@@ -1,11 +1,11 @@
-"""Prompts of token ids in, generated token ids out, for all fusions at once. No text, no lm-eval.
+"""Prompts of token ids in, generated token ids out, for all fusion configs at once. No text.
 
 Invariant 2: which token comes is a function of the fused distribution and of the sequence's own
 noise (see `sampler`). Drafts (see `spec_decode`) only guess its value, so the text depends neither
-on them nor on the batch, the order, the other fusions or the prompts that are scheduled on the way.
+on them nor on the batch, the order, the other configs or the prompts that are scheduled on the way.
 
 A sequence that is finished (see `sequence`) leaves the batch at once, and the next prompt takes its
-place. What several fusions write after one prompt is one sequence as long as they agree on every
+place. What several configs write after one prompt is one sequence as long as they agree on every
 token, and is run once. Where they differ the sequence forks; all forks have the prompt's cache in
 common, so that more of them fit into the memory that as many prompts would take. Forks that find no
 room are preempted, and go on from the prompt when there is room.
@@ -52,7 +52,7 @@ _MAX_WASTE, _SLACK_SLOTS = 1.125, 32
 #: Sequences in the batch per sequence that was asked for, at most, where prompts are in common.
 _MAX_FORKS = 8
 
-#: (index of the request, index of the fusion, text)
+#: (index of the request, index of the fusion config, text)
 Found = tuple[int, int, CompletionOutput]
 #: Told what a sequence gains, in a run of one fusion: the index of its request, how many tokens it
 #: had before (0 where it was started anew for want of memory), and the new ones.
@@ -69,14 +69,14 @@ def generate(
     """Continue prompts.
 
     Args:
-        fuser: The sources and the fusions.
+        fuser: The sources and the fusion configs.
         requests: What to continue.
         batch_size: Sequences that run at the same time.
         speculation: Decides how much is drafted, and keeps the statistics; None drafts nothing.
         observer: Watches the sequences grow, drafts and all; None if nobody does.
 
     Yields:
-        (index of the request, index of the fusion, text), each as soon as it is finished.
+        (index of the request, index of the fusion config, text), each as soon as it is finished.
 
     Raises:
         TrimixError: Memory runs out with a single sequence.
@@ -137,7 +137,7 @@ class Scheduler:
     """Decides which sequences run, and lets them.
 
     Args:
-        fuser: The sources and the fusions.
+        fuser: The sources and the fusion configs.
         requests: What is to be continued.
         waiting: Their indices, by prefix.
         speculation: Decides how much is drafted.
@@ -170,7 +170,7 @@ class Scheduler:
         self.preempted: list[Sequence] = []
         self.starting: list[int] = []
         self.resuming = 0
-        #: By request, the fusions whose texts are finished: it may have to be started again.
+        #: By request, the configs whose texts are finished: it may have to be started again.
         self.finished: dict[int, set[int]] = {}
         self.outputs: list[Found] = []
 
@@ -262,7 +262,7 @@ class Scheduler:
             self._join(batch.fork(rows, [one.num_cached for one in stay]), stay)
 
     def _branches(self, index: int, choices: abc.Sequence[Choice | None]) -> list[Branch]:
-        """The branches of a request: one for all fusions that cannot differ."""
+        """The branches of a request: one for all configs that cannot differ."""
         branches: dict[tuple[ResolvedFusion, frozenset[int]], Branch] = {}
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):

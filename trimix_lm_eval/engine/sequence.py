@@ -1,4 +1,4 @@
-"""Texts in the making: what is to be continued, how far it is, which fusions share it, and its end.
+"""Texts in the making: what is to be continued, how far it is, which branches share it, its end.
 
 All of stopping is here. A text ends at the first token for which one of these holds; where several
 hold for one token, the first in this order is the ``finish_reason``, as in vLLM:
@@ -55,7 +55,7 @@ class GenerationRequest(NamedTuple):
     Attributes:
         prompt: The context.
         params: How it is continued.
-        stop_token_ids: By fusion, the token ids that end its text.
+        stop_token_ids: By fusion config, the token ids that end its text.
         stop_strings: Told all new tokens after each one; True ends the text (see
             `StopStringCriteria`). The default looks for none.
         max_length: Context length, which prompt and new tokens fill at most; None knows no limit.
@@ -89,7 +89,7 @@ class GenerationRequest(NamedTuple):
         Args:
             prompt: The whole context.
             params: How it is continued; its stop strings are looked for.
-            stop_token_ids: By fusion, the token ids that end its text.
+            stop_token_ids: By fusion config, the token ids that end its text.
             tokenizer: Turns ids into text.
             max_length: Context length in tokens.
 
@@ -153,12 +153,12 @@ class NewTokens(NamedTuple):
 
 @dataclasses.dataclass(eq=False)
 class Branch:
-    """Fusions that continue one prompt alike: their distributions and stop tokens are equal.
+    """Fusion configs that continue one prompt alike: their distributions and stop tokens are equal.
 
     Attributes:
         fusion: How the distribution of the next token is made.
         stop_token_ids: Tokens that end the text.
-        choices: By index of the fusion, what its policy chose; None where weights are per token.
+        choices: By index of the config, what its policy chose; None where weights are per token.
         used: ``[S]`` sum of the weights in force.
         drawn: Tokens in that sum.
     """

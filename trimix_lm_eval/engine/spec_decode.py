@@ -59,7 +59,7 @@ class Cost(NamedTuple):
 
 
 class Stopwatch:
-    """Times of stretches of work, without waiting for a GPU until they are asked for.
+    """Times of pieces of work, without waiting for a GPU until they are asked for.
 
     Args:
         device: Where the work is done, or comes together.
@@ -71,7 +71,7 @@ class Stopwatch:
         self.lap()
 
     def lap(self) -> None:
-        """A stretch ends here, and the next begins."""
+        """A piece of work ends here, and the next begins."""
         if self.on_gpu:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -80,7 +80,7 @@ class Stopwatch:
             self.marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """The stretches; on a GPU all work must be done by now."""
+        """The times; on a GPU all work must be done by now."""
         pairs = zip(self.marks, self.marks[1:], strict=False)
         if self.on_gpu:
             self.marks[-1].synchronize()
