@@ -1,4 +1,7 @@
-"""How many of our modules a request enters between lm-eval's call and its answer."""
+"""How many of our modules a request enters between lm-eval's call and its answer.
+
+The progress bar, which watches requests and is no part of their way, is switched off.
+"""
 
 from __future__ import annotations
 
