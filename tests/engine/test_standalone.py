@@ -47,7 +47,7 @@ def test_the_engine_runs_without_lm_eval(pico, tmp_path):
         (tmp_path / "models" / role).symlink_to(folder)
     script = tmp_path / "standalone.py"
     script.write_text(f"{BLOCKED}\nimport os\nos.chdir({str(tmp_path)!r})\n{shown()}\n{TOLD}")
-    done = program(str(script), PYTHONPATH=str(ROOT))
+    done = program(str(script), fresh=True, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     log_likelihood, weights, ids = json.loads(done.stdout.splitlines()[-1])
 
