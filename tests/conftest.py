@@ -23,6 +23,7 @@ from transformers import (
 from tests.support import lm_eval_tasks
 from tests.support.browser import PROGRAM, Browser
 from tests.support.loaded import Trio, load
+from trimix_lm_eval.tasklib import places
 
 torch.set_num_threads(1)
 # A machine that is busy with something else is no fault of an example.
@@ -137,6 +138,12 @@ def build(folder: Path, family: str, role: str, seed: int, padded: bool = True) 
     model.generation_config.eos_token_id = 257
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_data_used():
+    """Results tell which data their process has read: here, only what these tests read."""
+    places.USED.clear()
 
 
 @pytest.fixture(scope="session")
