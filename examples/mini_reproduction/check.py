@@ -59,7 +59,7 @@ def method(config: dict) -> str:
     name = str(policy["name"])
     if name == "fixed":
         return f"{policy['alpha']:g}:{policy['beta']:g}"
-    return f"{name} newton" if policy.get("optimum") == "newton" else name
+    return f"{name} {policy['refine']}" if policy.get("refine") else name
 
 
 def read(places: Sequence[Path]) -> Table:

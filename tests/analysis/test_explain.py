@@ -555,8 +555,6 @@ def test_texts_that_cannot_be_explained(trio):
         explain_given(model, [("The hen", "")])
     with pytest.raises(TrimixError, match="text is empty"):
         explain_text(model, "")
-    with pytest.raises(TrimixError, match=r"newton.*\n.*optimum=grid"):
-        explain_text(trio("llama").weighted("ppl", optimum="newton"), "The hen")
 
 
 def test_the_command_on_the_demo(tmp_path):

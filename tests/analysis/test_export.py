@@ -243,9 +243,37 @@ def read_one(told, folder):
     return runs[0]
 
 
-def test_every_policy_is_judged():
-    """A new policy is either known to be honest, or refused by decision."""
-    assert set(policies.names()) == refusals.HONEST
+def test_every_policy_is_judged(tmp_path):
+    """Each says how it is honest; of those of others the file says so, or they are refused."""
+    for name in policies.names():
+        assert policies.find(name).honesty in ("label_free", "needs_exemplars")
+        assert refusals.reasons(read_one(trimix_config(name, **point_of(name)), tmp_path)) == []
+
+
+def point_of(name):
+    return {"alpha": 0.1, "beta": 0.9} if name == "fixed" else {}
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"honesty": "label_free"}, None),
+        ({"honesty": "needs_exemplars"}, None),
+        ({"honesty": "oracle"}, "policy mine: an oracle, which sees answers or scores"),
+        ({"honesty": "very"}, "policy mine: not known to be honest"),
+        ({"honesty": ["label_free"]}, "policy mine: not known to be honest"),
+        ({}, "policy mine: not known to be honest"),
+    ],
+)
+def test_the_honesty_of_a_policy_of_others_is_what_the_file_says(tmp_path, told, reason):
+    found = refusals.reasons(read_one(trimix_config("mine", **told), tmp_path))
+    assert len(found) == (reason is not None) and (not found or found[0].startswith(reason))
+
+
+def test_a_file_cannot_say_that_a_policy_of_ours_is_something_else(tmp_path):
+    told = trimix_config("ppl", honesty="oracle", label="Mine")
+    run = read_one(told, tmp_path)
+    assert refusals.reasons(run) == [] and run.title == "TriMix ppl"
 
 
 def test_local_folder_with_a_digest_is_known(tmp_path):

@@ -17,8 +17,10 @@ from trimix_lm_eval.analysis.leaderboard.entries import collect
 from trimix_lm_eval.analysis.report.csv_files import csv_files
 from trimix_lm_eval.analysis.report.model import assemble
 from trimix_lm_eval.analysis.results import read
+from trimix_lm_eval.fusion.weights import PAPER_GRID
 from trimix_lm_eval.utils.errors import TrimixError
 
+PAPER = [list(point) for point in PAPER_GRID]
 VALUES = (None, 5, "x", [[1, 2, 3, 4]], {"a": 1}, math.inf)
 
 
@@ -143,3 +145,27 @@ def test_which_way_is_up(tmp_path, told, listed, metric, up):
     path.write_text(json.dumps(content))
     ((run,), _) = read([path])
     assert run.scores["t"][0].higher_is_better is up
+
+
+@pytest.mark.parametrize(
+    ("policy", "label"),
+    [
+        ({"name": "ppl", "grid": PAPER, "optimum": "grid"}, "ppl"),
+        ({"name": "ppl", "grid": PAPER, "optimum": "newton"}, "ppl (newton)"),
+        (
+            {"name": "ppl_task", "grid": PAPER, "optimum": "newton", "prompts": 7},
+            "ppl_task (newton, prompts 7)",
+        ),
+        ({"name": "ent", "grid": [[0.1, 0.9, None]], "optimum": "grid"}, "ent (grid of 1)"),
+        ({"name": "gate", "host": "large_base", "floor": 0.2}, "gate (host large_base, floor 0.2)"),
+        ({"name": "mine", "share": 0.2}, "mine"),
+        ({"name": "mine", "label": "Mine", "differing": ["share 0.2"]}, "mine (share 0.2)"),
+    ],
+)
+def test_policies_as_versions_before_and_others_recorded_them(tmp_path, policy, label):
+    told = {**trimix_config("ppl"), "policy": policy}
+    ((run,), _) = read([write_run(tmp_path, {"t": [1.0]}, trimix=told, samples=False)])
+    assert run.label == label
+    assert run.title == label.replace(
+        policy["name"], policy.get("label", f"TriMix {policy['name']}")
+    )

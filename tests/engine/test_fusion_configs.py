@@ -39,7 +39,7 @@ CHOOSING = [config(name) for name in ("ppl", "ppl_answer", "ent")]
 OTHERS = [
     *(config(name) for name in ("large_ins", "small_cpt", "small_base", "proxy_tuning", "gate")),
     config("gate", floor=0.2),
-    config("ppl", optimum="newton"),
+    config("ppl", refine="quadratic"),
     config("ppl", grid="0.2:0.4;0.6:0.8;0.4:0.1"),
     config("ppl", 0.1),
     config("fixed", 0.1, alpha=0.3, beta=0.5),
@@ -68,23 +68,23 @@ some_configs = st.lists(st.sampled_from(EVERY), min_size=1, max_size=6)
 points_too = some_configs.map(lambda some: [*GRID[::7], *some])
 
 
-def assert_same_weights(got, want, newton=False):
+def assert_same_weights(got, want, refined=False):
     a, b = ((w.alpha, w.beta, w.alpha if w.gamma is None else w.gamma) for w in (got, want))
-    assert a == pytest.approx(b, abs=1e-2 if newton else 2e-4)
+    assert a == pytest.approx(b, abs=1e-2 if refined else 2e-4)
 
 
-def assert_same_score(got, want, newton=False):
-    near = {"rel": 1e-4, "abs": 1e-4} if newton else close
+def assert_same_score(got, want, refined=False):
+    near = {"rel": 1e-4, "abs": 1e-4} if refined else close
     assert got.log_likelihood == pytest.approx(want.log_likelihood, **near)
     assert got.is_greedy == want.is_greedy
-    assert_same_weights(got.choice.weights, want.choice.weights, newton)
+    assert_same_weights(got.choice.weights, want.choice.weights, refined)
     assert got.choice.tokens == want.choice.tokens
     if want.choice.nlls is not None:
         assert got.choice.nlls == pytest.approx(want.choice.nlls, **close)
 
 
-def is_newton(one):
-    return one.policy.continuous
+def is_refined(one):
+    return bool(one.policy.options.get("refine"))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -99,7 +99,7 @@ def test_scores(trio, family):
         for which, one in enumerate(configs):
             wanted = alone(three, one).loglikelihood(pairs)
             for i, want in enumerate(wanted):
-                assert_same_score(found[which, i], want, is_newton(one))
+                assert_same_score(found[which, i], want, is_refined(one))
 
     check()
 
@@ -116,7 +116,7 @@ def test_scores_of_questions_whose_options_differ_in_context(trio, configs, how)
     for which, one in enumerate(configs):
         wanted = every(alone(three, one).iter_loglikelihood(pairs, questions=asked))
         for i in range(len(pairs)):
-            assert_same_score(found[which, i], wanted[0, i], is_newton(one))
+            assert_same_score(found[which, i], wanted[0, i], is_refined(one))
 
 
 @property_test(6)
@@ -127,16 +127,16 @@ def test_rolling_scores(trio, configs, texts, how):
     for which, one in enumerate(configs):
         wanted = alone(three, one, max_length=11).loglikelihood_rolling(texts)
         for i, want in enumerate(wanted):
-            newton = is_newton(one)
-            near = {"rel": 1e-3, "abs": 1e-3} if newton else close
+            refined = is_refined(one)
+            near = {"rel": 1e-3, "abs": 1e-3} if refined else close
             assert found[which, i].log_likelihood == pytest.approx(want.log_likelihood, **near)
-            if want.choice is not None and not newton:
+            if want.choice is not None and not refined:
                 assert_same_weights(found[which, i].choice.weights, want.choice.weights)
 
 
-def assert_same_text(got, want, newton=False):
+def assert_same_text(got, want, refined=False):
     assert got.text == want.text
-    assert_same_weights(got.choice.weights, want.choice.weights, newton)
+    assert_same_weights(got.choice.weights, want.choice.weights, refined)
 
 
 row = st.builds(
@@ -152,8 +152,8 @@ row = st.builds(
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_texts(trio, family):
     three = trio(family)
-    # Newton's optimum is real-valued: rounding moves it, and may move a nearly tied token.
-    exact = [one for one in EVERY if not is_newton(one)]
+    # A refined point is real-valued: rounding moves it, and may move a nearly tied token.
+    exact = [one for one in EVERY if not is_refined(one)]
     some = st.lists(st.sampled_from(exact), min_size=1, max_size=7)
 
     @property_test(10)
@@ -213,13 +213,13 @@ def test_everything_at_once(trio):
     for which, one in enumerate(EVERY):
         single = alone(three, one)
         for i, want in enumerate(single.loglikelihood(pairs)):
-            assert_same_score(scores[which, i], want, is_newton(one))
+            assert_same_score(scores[which, i], want, is_refined(one))
         (want,) = single.loglikelihood_rolling(["the inn where brother winters"])
         assert rolling[which, 0].log_likelihood == pytest.approx(want.log_likelihood, rel=1e-4)
         assert_same_text(
             texts[which, 0],
             every(single.iter_generate([(pairs[0][0], SamplingParams(12))]))[0, 0],
-            is_newton(one),
+            is_refined(one),
         )
 
 

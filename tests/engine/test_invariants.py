@@ -210,11 +210,11 @@ def test_2_tokens_depend_on_nothing_but_the_prompt(trio, family, policy):
 
 @property_test(10)
 @given(questions(), batches)
-def test_2_newton_too(trio, pairs, how):
-    """Its optimum is real-valued: rounding moves it where the valley is flat, scores hardly."""
+def test_2_refined_too(trio, pairs, how):
+    """Its point is real-valued: rounding moves it where the valley is flat, scores hardly."""
     three = trio("llama")
-    alone = three.weighted("ppl", optimum="newton")
-    together = three.weighted("ppl", optimum="newton", **how).loglikelihood(pairs)
+    alone = three.weighted("ppl", refine="quadratic")
+    together = three.weighted("ppl", refine="quadratic", **how).loglikelihood(pairs)
     for pair, score in zip(pairs, together, strict=True):
         (expected,) = alone.loglikelihood([pair])
         assert score.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-4, abs=1e-4)
@@ -305,10 +305,10 @@ def test_3_fusion_runs_in_fp32_over_the_tokenizers_vocabulary(pico, monkeypatch)
 # -------------------------------------------------------------------------------- 4
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, "newton"])
+@pytest.mark.parametrize("policy", [*POLICIES, "refined"])
 def test_4_logits_exist_for_a_chunk_at_a_time(trio, policy, monkeypatch):
-    options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
-    name = "ppl" if policy == "newton" else policy
+    options = {"refine": "quadratic"} if policy == "refined" else POLICIES[policy]
+    name = "ppl" if policy == "refined" else policy
     sizes, heads = [], []
     compute_logits = Ensemble.compute_logits
 
@@ -351,12 +351,12 @@ def test_5_the_answer_never_changes_the_weights(trio, policy, question, one, oth
     assert scores[0].choice == scores[1].choice
 
 
-@pytest.mark.parametrize("policy", [*POLICIES, "newton"])
+@pytest.mark.parametrize("policy", [*POLICIES, "refined"])
 @pytest.mark.parametrize("prompt", ["x", "the inn", "Q: the inn\nA: there\n\nQ: x\nA:"])
 def test_5_the_scores_of_all_next_tokens_sum_to_one(trio, policy, prompt):
     """A weight that looked at its answer would make the sum exceed 1."""
-    options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
-    model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
+    options = {"refine": "quadratic"} if policy == "refined" else POLICIES[policy]
+    model = trio("llama").weighted("ppl" if policy == "refined" else policy, **options)
     asked = Prompt(*model.codec.prompt(prompt))
     requests = [ScoringRequest(asked, (token,)) for token in range(265)]
     found = by_index(scorer.score(model.fuser, requests, 64, 96))
@@ -364,7 +364,7 @@ def test_5_the_scores_of_all_next_tokens_sum_to_one(trio, policy, prompt):
     assert float(total) == pytest.approx(1.0, abs=1e-5)
 
 
-@pytest.mark.parametrize("policy", ["ppl", "gate", "newton"])
+@pytest.mark.parametrize("policy", ["ppl", "gate", "refined"])
 @pytest.mark.parametrize(
     ("length", "max_length"), [(0, 96), (1, 96), (8, 96), (13, 96), (6, 6), (12, 6)]
 )
@@ -376,8 +376,8 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
     """
     from trimix_lm_eval.engine.rolling import score_rolling
 
-    options = {"optimum": "newton"} if policy == "newton" else POLICIES[policy]
-    model = trio("llama").weighted("ppl" if policy == "newton" else policy, **options)
+    options = {"refine": "quadratic"} if policy == "refined" else POLICIES[policy]
+    model = trio("llama").weighted("ppl" if policy == "refined" else policy, **options)
     past = list(tokens(model, "the inn where brother winters"))[:length]
     prefix = model.codec.prefix_id
     documents = [rolling_windows([*past, token], prefix, max_length) for token in range(265)]
@@ -442,7 +442,7 @@ CHANGES = {
     "own grid": {"policy": "ppl", "grid": "0.1:0.5"},
     "own grid, hardly": {"policy": "ppl", "grid": "0.1:0.50000001"},
     "own grid with gamma": {"policy": "ppl", "grid": "0.1:0.5:0.2"},
-    "newton": {"policy": "ppl", "optimum": "newton"},
+    "refined": {"policy": "ppl", "refine": "quadratic"},
     "task": {"policy": "ppl_task"},
     "prompts": {"policy": "ppl_task", "prompts": 7},
     "gate": {"policy": "gate"},

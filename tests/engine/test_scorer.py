@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
-from scipy.optimize import minimize
 
 from tests.conftest import FAMILIES
 from tests.support.loaded import by_index
 from tests.support.running import spied_rows
-from trimix_lm_eval.fusion.weights import PRIOR, Weights
+from trimix_lm_eval.fusion.weights import Weights
 
 PAIRS = [
     ("The river in the", " other barn"),
@@ -207,38 +206,12 @@ def test_rolling_by_a_grid_is_prequential(trio, family, max_length):
         assert score.choice.nll == pytest.approx(float(nll[best].mean()), rel=1e-5)
 
 
-def test_rolling_by_newton_is_prequential(trio):
-    """Solved anew at tokens 8, 16, 32, …; scipy solves the same on the naive logits."""
+def test_rolling_weights_by_the_points_of_the_grid_even_if_a_prompt_would_be_refined(trio):
     three = trio("llama")
-    model = three.weighted("ppl", optimum="newton", max_length=40)
-    again = three.weighted("ppl", optimum="newton", max_length=40, batch_size=4, chunk_tokens=5)
-    scores = model.loglikelihood_rolling(TEXTS)
-    for text, score, other in zip(TEXTS, scores, again.loglikelihood_rolling(TEXTS), strict=True):
-        assert score.log_likelihood == pytest.approx(other.log_likelihood, rel=1e-4)
-        rows, targets = [], []
-        for ids, first in windows_of(model, text, model.max_length):
-            picked = slice(first - 1, len(ids) - 1)
-            roles = ("large_ins", "small_cpt", "small_base")
-            rows.append(torch.stack([three.naive.logits(r, ids)[picked] for r in roles]))
-            targets += ids[first:]
-        li, sc, sb = torch.cat(rows, dim=1)
-        target = torch.tensor(targets)
-
-        def nll(theta, part, li=li, sc=sc, sb=sb, target=target):
-            a, b = theta
-            log_p = (a * li + b * sc + (1 - a - b) * sb)[part].log_softmax(-1)
-            return -float(log_p.gather(1, target[part, None]).sum())
-
-        total, done, point = 0.0, 0, PRIOR[:2]
-        while done < len(targets):
-            end = min(len(targets), max(8, 2 * done))
-            if done:
-                past = (slice(0, done),)
-                found = minimize(nll, [0.5, 0.5], past, bounds=[(0, 1)] * 2, tol=1e-12)
-                point = found.x
-            total += nll(point, slice(done, end))
-            done = end
-        assert score.log_likelihood == pytest.approx(-total, rel=2e-3)
+    refined = three.weighted("ppl", refine="quadratic", max_length=40)
+    assert refined.loglikelihood_rolling(TEXTS) == three.weighted(
+        "ppl", max_length=40
+    ).loglikelihood_rolling(TEXTS)
 
 
 @pytest.mark.parametrize("plausibility", [None, 0.01])
@@ -267,7 +240,7 @@ def test_rolling_of_nothing_and_of_many_equal_windows(trio):
     for policy, options in (
         ("fixed", {}),
         ("ppl", {}),
-        ("ppl", {"optimum": "newton"}),
+        ("ppl", {"refine": "quadratic"}),
         ("gate", {}),
     ):
         model = three.weighted(policy, max_length=8, **options)

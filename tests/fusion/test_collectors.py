@@ -5,14 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimix_lm_eval.fusion.collectors import (
-    EntropyCollector,
-    GridCollector,
-    NewtonCollector,
-    prequential,
-)
-from trimix_lm_eval.fusion.newton import moments
-from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
+from trimix_lm_eval.fusion.collectors import prequential
+from trimix_lm_eval.fusion.policies.entropy import EntropyCollector
+from trimix_lm_eval.fusion.policies.perplexity import GridCollector
+from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES
 
 TRIO = SOURCES[:3]
 property_test = settings(derandomize=True, deadline=None, max_examples=50)
@@ -59,23 +55,6 @@ def test_a_grid_read_in_chunks_is_the_grid_read_whole(seed, sizes, step):
         log_p = (a * li + b * sc + (1 - a - b) * sb).log_softmax(-1)
         expected = -sum(float(log_p[t, target]) for t, target in enumerate(targets))
         assert float(collector.nll[i]) == pytest.approx(expected, rel=1e-5, abs=1e-5)
-
-
-@property_test
-@given(st.integers(0, 10**6), cuts, st.integers(1, 4))
-def test_newton_read_in_chunks_has_the_moments_of_the_whole(seed, sizes, step):
-    logits, targets = draw(seed, sum(sizes))
-    collector = NewtonCollector(TRIO)
-    at = 0
-    for size in sizes:
-        part = slice(at, at + size)
-        collector.read(Fixed([x[part] for x in logits], step), targets[part])
-        at += size
-    assert collector.count == len(targets)
-    vector = torch.tensor(Weights(0.3, 0.4).vector(TRIO), dtype=torch.float64)
-    expected = moments(logits, targets, vector)
-    for got, want in zip(collector.moments(vector), expected, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @property_test

@@ -3,12 +3,10 @@
 import math
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize
 
 from trimix_lm_eval.fusion.logits import (
     best_point,
@@ -18,7 +16,6 @@ from trimix_lm_eval.fusion.logits import (
     log_prob,
     plausible,
 )
-from trimix_lm_eval.fusion.newton import minimise, moments
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -226,184 +223,6 @@ def test_entropy_bounds():
     one = torch.ones(1, 1)
     assert grid_entropy([flat], one).item() == pytest.approx(math.log(64), rel=1e-6)
     assert grid_entropy([peaked], one).item() == 0.0
-
-
-@property_test
-@given(seeds, weight, weight, weight)
-def test_moments_equal_autograd(seed, alpha, beta, gamma):
-    logits = draw(seed, positions=6, scale=1.5)
-    targets = torch.tensor([0, 1, 2, 3, 4, 10])
-    vector = torch.tensor(Weights(alpha, beta, gamma).vector(SOURCES), dtype=torch.float64)
-    stacked = torch.stack(logits).double()  # [S, N, V]
-
-    def nll(w):
-        fused = torch.einsum("s,snv->nv", w, stacked)
-        return -fused.log_softmax(-1).gather(-1, targets[:, None]).sum()
-
-    got = moments(logits, targets, vector)
-    assert got.nll.dtype == got.gradient.dtype == got.hessian.dtype == torch.float64
-    close = {"rtol": 2e-5, "atol": 2e-4}
-    torch.testing.assert_close(got.nll, nll(vector), **close)
-    torch.testing.assert_close(
-        got.gradient, torch.autograd.functional.jacobian(nll, vector), **close
-    )
-    expected = torch.autograd.functional.hessian(nll, vector)
-    torch.testing.assert_close(got.hessian, expected, **close)
-    assert torch.linalg.eigvalsh(got.hessian).min() >= -1e-4  # convex
-
-
-def test_hessian_does_not_cancel_where_the_target_is_improbable():
-    """All mass on another token, far above the target's logit: variances are tiny, not noise."""
-    for seed in range(20):
-        logits = draw(seed, count=3, positions=1, vocab=16, scale=25.0)
-        vector = torch.tensor([0.5, 0.5, 0.0])
-        got = moments(logits, torch.tensor([seed % 16]), vector).hessian
-        exact_ = torch.cat(logits).double()  # [S, V]
-        p = (vector.double() @ exact_).softmax(-1)
-        away = exact_ - (exact_ @ p)[:, None]
-        expected = (away * p) @ away.T
-        scale = float(expected.diagonal().max())
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-3 * scale + 1e-8)
-
-
-def test_moments_add_up_over_chunks():
-    logits, targets = draw(9, positions=7), torch.arange(7)
-    vector = torch.tensor(Weights(0.3, 0.5, 0.1).vector(SOURCES))
-    whole = moments(logits, targets, vector)
-    parts = [
-        moments([x[s] for x in logits], targets[s], vector)
-        for s in (slice(0, 3), slice(3, 4), slice(4, 7))
-    ]
-    total = parts[0].plus(parts[1]).plus(parts[2])
-    for got, expected in zip(total, whole, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    for got, expected in zip(whole.times(0.5), whole, strict=True):
-        torch.testing.assert_close(got, expected / 2)
-
-
-# -------------------------------------------------------------------------------- Newton
-
-
-def problem(seed: int, kind: str):
-    """Random logits and targets: (logits, targets)."""
-    generator = torch.Generator().manual_seed(seed)
-    n = int(torch.randint(1, 30, (), generator=generator))
-    v = int(torch.randint(2, 40, (), generator=generator))
-    scale = 10 ** float(torch.rand((), generator=generator) * 2.5 - 1)
-    logits = [scale * torch.randn(n, v, generator=generator) for _ in TRIO]
-    if kind == "near":  # the continually pretrained model has hardly moved
-        logits[1] = logits[2] + 0.01 * logits[1]
-    if kind == "tilted":  # a narrow valley across the square
-        logits[0] = logits[1] + 0.05 * logits[0]
-    targets = torch.randint(v, (n,), generator=generator)
-    if kind == "easy":  # targets that some point inside the square predicts well
-        a, b = torch.rand(2, generator=generator).tolist()
-        targets = (a * logits[0] + 2 * b * logits[1] - 0.5 * logits[2]).argmax(-1)
-    return logits, targets
-
-
-def exact(logits, targets):
-    """Mean NLL and its gradient in (alpha, beta), float64; and scipy's minimum in the square."""
-    li, sc, sb = (x.double() for x in logits)
-    columns = [li - sb, sc - sb]
-
-    def value(theta):
-        fused = sb + theta[0] * columns[0] + theta[1] * columns[1]
-        log_p = fused.log_softmax(-1)
-        gradient = [
-            ((log_p.exp() * d).sum(-1) - d.gather(1, targets[:, None])[:, 0]).mean()
-            for d in columns
-        ]
-        nll = -log_p.gather(1, targets[:, None]).mean()
-        return float(nll), np.array([float(g) for g in gradient])
-
-    options = {"ftol": 1e-15, "gtol": 1e-12}
-    found = [
-        minimize(value, x, jac=True, bounds=[(0, 1)] * 2, method="L-BFGS-B", options=options)
-        for x in ([0.5, 0.5], [0.0, 1.0], [1.0, 0.0])
-    ]
-    return value, min(found, key=lambda r: r.fun)
-
-
-def solve(logits, targets):
-    """Our minimum of the mean NLL, and how many evaluations it took."""
-    calls = []
-
-    def objective(weights):
-        calls.append(weights)
-        return moments(logits, targets, weights).times(1 / len(targets))
-
-    return minimise(objective, TRIO), len(calls)
-
-
-@pytest.mark.parametrize("kind", ["plain", "near", "tilted", "easy"])
-@pytest.mark.parametrize("seed", range(28))
-def test_minimise_finds_the_minimum_in_the_unit_square(seed, kind):
-    logits, targets = problem(seed, kind)
-    point, _ = solve(logits, targets)
-    value, best = exact(logits, targets)
-    assert 0.0 <= point.alpha <= 1.0
-    assert 0.0 <= point.beta <= 1.0
-    assert point.gamma is None
-    assert value(point[:2])[0] <= best.fun + 1e-5 * (1 + abs(best.fun))
-
-
-@pytest.mark.parametrize(
-    ("positions", "vocab", "scale", "seed"),
-    [(1, 4, 25.0, 1), (1, 16, 25.0, 3), (4, 23, 25.0, 0), (4, 19, 23.0, 7), (12, 18, 11.0, 2)],
-)
-def test_minimise_where_the_start_is_saturated(positions, vocab, scale, seed):
-    """Few tokens and sharp logits: the Hessian is almost zero and a full step is absurd."""
-    for shift in range(12):
-        logits = draw(1000 * shift + seed, 3, positions, vocab, scale)
-        targets = (torch.arange(positions) * 5 + shift) % vocab
-        point, _ = solve(logits, targets)
-        value, best = exact(logits, targets)
-        assert value(point[:2])[0] <= best.fun + 1e-5 * (1 + abs(best.fun)), (shift, point, best.x)
-
-
-def test_minimise_inside_the_square_takes_few_evaluations():
-    generator = torch.Generator().manual_seed(0)
-    logits = [2 * torch.randn(400, 50, generator=generator) for _ in TRIO]
-    truth = torch.tensor(Weights(0.3, 0.6).vector(TRIO))
-    p = fuse(logits, truth).softmax(-1)
-    targets = torch.multinomial(p, 1, generator=generator)[:, 0]
-    point, calls = solve(logits, targets)
-    _, best = exact(logits, targets)
-    assert point[:2] == pytest.approx(best.x, abs=1e-4)
-    assert point[:2] == pytest.approx([0.3, 0.6], abs=0.15)  # the truth, up to sampling
-    assert calls <= 8
-
-
-@pytest.mark.parametrize(("alpha", "beta"), [(-0.4, 0.5), (0.5, 1.6), (1.5, 1.5), (-0.5, 1.5)])
-def test_minimise_on_the_boundary(alpha, beta):
-    generator = torch.Generator().manual_seed(1)
-    logits = [torch.randn(300, 30, generator=generator) for _ in TRIO]
-    p = fuse(logits, torch.tensor(Weights(alpha, beta).vector(TRIO))).softmax(-1)
-    targets = torch.multinomial(p, 1, generator=generator)[:, 0]
-    point, _ = solve(logits, targets)
-    _, best = exact(logits, targets)
-    assert point[:2] == pytest.approx(best.x, abs=2e-4)
-    if not 0 <= alpha <= 1:
-        assert point.alpha == min(max(alpha, 0.0), 1.0)
-
-
-def test_minimise_of_identical_sources_is_flat_and_stays_finite():
-    (one,) = draw(3, count=1)
-    point, calls = solve([one] * 3, torch.tensor([0, 1, 2]))
-    assert all(0.0 <= x <= 1.0 for x in point[:2])
-    assert calls < 10
-    assert solve([one] * 3, torch.tensor([0, 1, 2]))[0] == point
-
-
-def test_minimise_with_one_direction_flat_still_finds_the_other():
-    logits = draw(8, count=3, positions=40)
-    logits[0] = logits[2].clone()  # alpha changes nothing
-    targets = torch.arange(40) % 11
-    point, _ = solve(logits, targets)
-    value, best = exact(logits, targets)
-    assert value(point[:2])[0] <= best.fun + 1e-6
-    assert point.beta == pytest.approx(best.x[1], abs=1e-3)
 
 
 # -------------------------------------------------------------------------------- the grid

@@ -48,7 +48,7 @@ def test_every_policy_says_what_it_is(name):
     text = type(policy).__doc__
     assert policy.name == name
     assert policy.url.startswith("https://")
-    assert policy.scope in ("run", "task", "prompt", "token")
+    assert policy.scope in ("run", "task", "sample", "token")
     if name in PRESETS:
         assert "({:g}, {:g})".format(*PRESETS[name]) in text
     else:
@@ -59,11 +59,13 @@ def test_every_policy_says_what_it_is(name):
 def test_a_policy_of_ones_own(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
-    @policies.register("half", "https://example.org")
+    @policies.register
     @dataclasses.dataclass(frozen=True)
     class Half(policies.Policy):
         """Half of each."""
 
+        name = "half"
+        url = "https://example.org"
         share: float = 0.5
 
         def points(self):
@@ -85,10 +87,12 @@ def test_a_policy_of_ones_own(monkeypatch):
         ("fixed", {"alpha": "much"}, "alpha='much' is not a number"),
         ("fixed", {"beta": float("nan")}, "beta=nan is not a number"),
         ("fixed", {"gamma": float("inf")}, "gamma=inf is not a number"),
-        ("ppl", {"optimum": "newtn"}, "Unknown optimum 'newtn'. Did you mean 'newton'"),
+        ("ppl", {"refine": "quadratc"}, "Unknown refine 'quadratc'. Did you mean 'quadratic'"),
+        ("ppl", {"refine": "quadratic", "grid": "0.1:0.9;0.3:0.9"}, "needs a grid of all comb"),
+        ("ppl", {"optimum": "newton"}, "(?s)optimum is no option any more.*refine=quadratic"),
         ("ppl_task", {"prompts": 0}, "prompts=0"),
         ("ppl_task", {"prompts": "all"}, "prompts='?all"),
-        ("ent", {"optimum": "newton"}, "not convex"),
+        ("ent", {"refine": "quadratic"}, "Unknown option of policy=ent 'refine'"),
         ("gate", {"host": "large"}, "Unknown host 'large'"),
         ("gate", {"scorer": "small"}, "Unknown scorer 'small'"),
         ("gate", {"host": "small_cpt"}, "host and scorer are both small_cpt"),
@@ -151,7 +155,7 @@ def test_no_grid(text):
         ("fixed", {"alpha": 0.3, "beta": 0.3, "gamma": 0.5}, SOURCES),
         ("ppl", {}, TRIO),
         ("ppl", {"grid": "0.1:0.9;0.3:0.7"}, ("large_ins", "small_cpt")),
-        ("ppl", {"optimum": "newton"}, TRIO),
+        ("ppl", {"refine": "quadratic"}, TRIO),
         ("ppl_task", {"grid": "0.1:0.9:0.5"}, SOURCES),
         ("gate", {}, ("large_ins", "small_cpt")),
         ("gate", {"host": "large_base", "scorer": "small_base"}, ("small_base", "large_base")),
@@ -219,9 +223,9 @@ def test_ppl_takes_the_lowest_perplexity_of_the_prompt(trio, family, grid):
         assert score.log_likelihood == pytest.approx(value, rel=1e-5, abs=1e-5)
 
 
-def test_ppl_by_newton_is_the_minimum_that_scipy_finds(trio):
+def test_ppl_refined_is_near_the_minimum_that_scipy_finds(trio):
     three = trio("llama")
-    model = three.weighted("ppl", optimum="newton", batch_size=2, chunk_tokens=10)
+    model = three.weighted("ppl", refine="quadratic", batch_size=2, chunk_tokens=10)
     for context, score in zip(
         CONTEXTS, model.loglikelihood([(c, " x") for c in CONTEXTS]), strict=True
     ):
@@ -235,11 +239,11 @@ def test_ppl_by_newton_is_the_minimum_that_scipy_finds(trio):
             (minimize(mean, x, bounds=[(0, 1)] * 2, tol=1e-12) for x in starts),
             key=lambda r: r.fun,
         )
-        point = score.choice.weights
-        assert mean(point[:2]) == pytest.approx(best.fun, abs=1e-5)
-        assert score.choice.nll == pytest.approx(best.fun, abs=1e-5)
-        grid = three.naive.grid(ids, 1, PAPER_GRID).mean(1).min()
-        assert score.choice.nll <= float(grid) + 1e-5
+        point, grid = score.choice.weights, three.naive.grid(ids, 1, PAPER_GRID).mean(1)
+        assert mean(point[:2]) == pytest.approx(best.fun, abs=1e-3), "within 0.1 % of perplexity"
+        assert score.choice.nll == pytest.approx(best.fun, abs=2e-3), "what the parabola says"
+        assert score.choice.nll <= float(grid.min()) + 1e-5
+        assert score.choice.nlls == pytest.approx(grid.tolist(), rel=1e-5)
 
 
 def test_ppl_task_takes_the_mean_of_the_means(trio):
@@ -256,9 +260,9 @@ def test_ppl_task_takes_the_mean_of_the_means(trio):
     assert model.choose_for_task(CONTEXTS[::-1]).weights == point
 
 
-def test_ppl_task_by_newton_is_the_minimum_of_the_mean_of_means(trio):
+def test_ppl_task_refined_is_near_the_minimum_of_the_mean_of_means(trio):
     three = trio("llama")
-    model = three.weighted("ppl_task", optimum="newton", batch_size=2)
+    model = three.weighted("ppl_task", refine="quadratic", batch_size=2)
     prompts = [list(model.codec.prompt(c).ids) for c in CONTEXTS]
 
     def mean(theta):
@@ -268,7 +272,7 @@ def test_ppl_task_by_newton_is_the_minimum_of_the_mean_of_means(trio):
 
     best = minimize(mean, [0.5, 0.5], bounds=[(0, 1)] * 2, tol=1e-12)
     choice = model.choose_for_task(CONTEXTS)
-    assert mean(choice.weights[:2]) == pytest.approx(best.fun, abs=1e-5)
+    assert mean(choice.weights[:2]) == pytest.approx(best.fun, abs=1e-3)
     assert choice.tokens == sum(len(ids) - 1 for ids in prompts)
 
 
@@ -284,10 +288,10 @@ def answer_tokens(model, text, spans):
     return ids, judged
 
 
-@pytest.mark.parametrize("optimum", ["grid", "newton"])
-def test_ppl_answer_judges_the_tokens_of_the_answers_only(trio, optimum):
+@pytest.mark.parametrize("refine", [None, "quadratic"])
+def test_ppl_answer_judges_the_tokens_of_the_answers_only(trio, refine):
     three = trio("llama")
-    model = three.weighted("ppl_answer", optimum=optimum, chunk_tokens=8)
+    model = three.weighted("ppl_answer", refine=refine, chunk_tokens=8)
     spans = []
     for answer in (" the cat", " in there, brother"):
         at = SHOTS.index("A:" + answer) + 2
@@ -300,9 +304,9 @@ def test_ppl_answer_judges_the_tokens_of_the_answers_only(trio, optimum):
     def mean(theta):
         return float(three.naive.nll(three.naive.fused(ids, *theta), ids, 1)[picked].mean())
 
-    if optimum == "newton":
+    if refine:
         best = minimize(mean, [0.5, 0.5], bounds=[(0, 1)] * 2, tol=1e-12)
-        assert mean(score.choice.weights[:2]) == pytest.approx(best.fun, abs=1e-5)
+        assert mean(score.choice.weights[:2]) == pytest.approx(best.fun, abs=1e-3)
     else:
         nll = three.naive.grid(ids, 1, PAPER_GRID)
         point, value = best_of(nll[:, picked], PAPER_GRID)
@@ -379,8 +383,7 @@ def test_the_options_of_a_question_share_the_choice(trio, policy):
     [
         ({}, PRIOR),
         ({"grid": "1:0;0.3:0.8"}, Weights(0.3, 0.8)),
-        ({"optimum": "newton"}, PRIOR),
-        ({"optimum": "newton"}, PRIOR),
+        ({"refine": "quadratic"}, PRIOR),
     ],
 )
 def test_a_prompt_of_one_token_takes_the_prior(trio, options, point):

@@ -105,7 +105,7 @@ def test_model_info_says_what_the_numbers_were_made_from(folders, naive, task_ya
     for role in TRIO:
         assert info["sources"][role]["path"] == folders[role]
         assert info["sources"][role]["dtype"] == "float32"
-    assert info["policy"]["name"] == "ppl" and info["policy"]["optimum"] == "grid"
+    assert info["policy"]["name"] == "ppl" and info["policy"]["refine"] is None
     assert [tuple(point[:2]) for point in info["policy"]["grid"]] == GRID
     assert config["model_num_parameters"] == sum(m.num_parameters() for m in naive.models.values())
     assert config["model_dtype"] == "torch.float32"
@@ -413,7 +413,8 @@ def test_repeats_of_a_sample_differ_and_can_be_had_again(folders, task_yaml):
         ({"policy": "fixed", "alpha": float("nan")}, "alpha"),
         ({"dtype": "float8"}, "(?s)float8.*accepted: .*bfloat16"),
         ({"quantization": "int3"}, "(?s)int3.*accepted: int8, nf4"),
-        ({"optimum": "newtn"}, "(?s)newtn.*accepted: grid, newton"),
+        ({"refine": "quadratc"}, "(?s)quadratc.*accepted: quadratic"),
+        ({"optimum": "newton"}, "(?s)optimum is no option any more.*refine=quadratic"),
         ({"grid": "0.1;0.3"}, "grid="),
         ({"grid": "a:b"}, "grid="),
         ({"grid": ""}, "grid"),

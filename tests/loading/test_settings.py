@@ -126,7 +126,7 @@ def test_an_unknown_name_lists_what_is_accepted(name, guess):
         parse(**{name: "x"})
     text = str(error.value)
     assert guess is None or f"Did you mean '{guess}'?" in text
-    for accepted in ("pretrained", "small_cpt", "policy", "grid", "optimum", "max_length"):
+    for accepted in ("pretrained", "small_cpt", "policy", "grid", "refine", "max_length"):
         assert accepted in text.split("accepted: ")[1].split(", ")
 
 

@@ -23,7 +23,7 @@ from trimix_lm_eval.sweep import plan, sweep, table
 TASKS = ["choice", "choice_mutual", "rolling", "free", "drawn", "shot_ug"]
 BLOCK = {
     "name": "trial",
-    "policies": ["all", {"policy": "ppl", "optimum": "newton"}],
+    "policies": ["all", {"policy": "ppl", "refine": "quadratic"}],
     "grid": ["0.1:0.9", "0.3:0.5", "1:1", "0.3:0.6:0.5"],
 }
 
@@ -61,7 +61,7 @@ def swept(folders, tmp_path_factory):
 
 
 def names():
-    found = [*policies.names(), "ppl_optimum=newton", "fixed_0.1_0.9", "fixed_0.3_0.5"]
+    found = [*policies.names(), "ppl_refine=quadratic", "fixed_0.1_0.9", "fixed_0.3_0.5"]
     return [name for name in (*found, "fixed_0.3_0.6_0.5") if name != "fixed"]
 
 

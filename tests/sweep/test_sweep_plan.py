@@ -89,7 +89,7 @@ def test_no_variant_runs_twice():
 def test_names_say_what_differs_from_the_defaults():
     block = {
         "policies": [
-            {"policy": "ppl", "optimum": "newton"},
+            {"policy": "ppl", "refine": "quadratic"},
             {"policy": "ppl_task", "prompts": 7},
             {"policy": "gate", "host": "small_base", "floor": 0.25},
             {"policy": "ent", "grid": "0.1:0.9;0.3:1"},
@@ -97,7 +97,7 @@ def test_names_say_what_differs_from_the_defaults():
         ]
     }
     first, second, third, *grids = [v.name for v in variants(block)]
-    assert first == "ppl_optimum=newton"
+    assert first == "ppl_refine=quadratic"
     assert second == "ppl_task_prompts=7"
     assert third == "gate_host=small_base_floor=0.25"
     assert len(set(grids)) == 2 and all(name.startswith("ent_grid=0.1_0.9_0.3_") for name in grids)
@@ -133,9 +133,11 @@ def test_model_args_are_those_of_a_plain_run():
 def test_a_policy_of_ones_own_is_swept_like_the_others(monkeypatch):
     monkeypatch.setattr("trimix_lm_eval.fusion.policies.base._REGISTRY", dict(_REGISTRY))
 
-    @register("half")
+    @register
     class Half(policies.Policy):
         """Half of each."""
+
+        name = "half"
 
         def points(self):
             return (Weights(0.5, 0.5),)
@@ -238,7 +240,7 @@ def test_the_docs_and_the_example_are_plans():
         ({"policies": [{"policy": "ppl", "flor": 1}]}, "option of policy=ppl 'flor'"),
         ({"policies": [{"floor": 0.1}]}, "policies has"),
         ({"policies": [7]}, "policies has 7"),
-        ({"policies": [{"policy": "ppl", "optimum": "newtn"}]}, "Did you mean 'newton'"),
+        ({"policies": [{"policy": "ppl", "refine": "quadratc"}]}, "Did you mean 'quadratic'"),
         ({"grid": []}, "The grid is empty"),
         ({"grid": "papers"}, "'papers' is not a list of points"),
         ({"grid": [60]}, "(?s)grid has the number 60.*in quotes"),

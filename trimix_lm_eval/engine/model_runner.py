@@ -339,7 +339,7 @@ class Fuser:
         first: dict[Policy, int] = {}
         self.choosers = tuple(first.setdefault(c.policy, i) for i, c in enumerate(self.configs))
         self.collecting = tuple(
-            i for i in first.values() if self.configs[i].policy.scope in ("prompt", "task")
+            i for i in first.values() if self.configs[i].policy.scope in ("sample", "task")
         )
         self.constants = tuple(
             config.policy.choose([]) if config.policy.scope == "run" else None

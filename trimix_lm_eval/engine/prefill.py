@@ -70,14 +70,9 @@ class PromptCollectors:
             targets: ``[N]``, the prompt tokens that follow those positions.
             inside: ``[N]`` (on the CPU) which of those tokens are in the prompt's mask.
         """
-        now = [(c, masked) for c, masked in self.reading if not c.keeps_views]
-        for where, logits in view.chunks() if now else ():
-            for collector, masked in now:
+        for where, logits in view.chunks() if self.reading else ():
+            for collector, masked in self.reading:
                 _show(collector, view, targets, inside if masked else None, where, logits)
-        for collector, masked in self.reading:
-            if collector.keeps_views:
-                whole = slice(0, len(targets))
-                _show(collector, view, targets, inside if masked else None, whole, ())
 
     def read_next(self, view: LogitView) -> None:
         """Show the last position of the prompt to those that look at it."""
@@ -111,7 +106,7 @@ def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollec
             i: collector
             for i, policy in policies.items()
             if (prompt.weights is None or prompt.weights[i] is None)
-            and (collector := policy.reader(fuser.ensemble.names)) is not None
+            and (collector := policy.collector(fuser.ensemble.names)) is not None
         }
         made.append(PromptCollectors(mine, masked) if mine else None)
     return made

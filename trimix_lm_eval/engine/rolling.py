@@ -3,8 +3,8 @@
 Invariant 5: there is no prompt to choose weights by, so a policy that chooses by a prompt is
 prequential: token t gets the weights that suit the tokens of the document before t.
 
-The sources run once for all fusion configs that are one point or weighted per token, once for all
-that choose among points, and once for Newton's optimum.
+The sources run once for all fusion configs that are one point or weighted per token, and once for
+all that choose among points.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.logprobs import compute_logprobs
 from trimix_lm_eval.engine.memory import find_executable_batch_size
-from trimix_lm_eval.engine.model_runner import Fuser, LogitView, always, blame
+from trimix_lm_eval.engine.model_runner import Fuser, always, blame
 from trimix_lm_eval.engine.prefill import PromptCollectors, prefill
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
 from trimix_lm_eval.engine.scorer import Scored, score, sum_scores
 from trimix_lm_eval.fusion.collectors import (
     Choice,
-    NewtonCollector,
     PromptCollector,
     View,
     prequential,
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob
-from trimix_lm_eval.fusion.weights import PRIOR, Weights, source_vector
+from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
 
@@ -75,13 +73,13 @@ _Pass = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Scored]
 
 def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
     """The fusion configs by the pass that scores them."""
-    windows, grids, newton = list[int](), list[int](), list[int]()
+    windows, grids = list[int](), list[int]()
     for i, config in enumerate(fuser.configs):
         policy = config.policy
         if policy.scope in ("run", "token"):
             windows.append(i)
             continue
-        (newton if policy.continuous else grids).append(i)
+        grids.append(i)
         if policy.name != "ppl":
             warn_once(
                 f"Rolling log-likelihood has no prompt: policy={policy.name} weights each token "
@@ -90,7 +88,6 @@ def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
     passes: list[tuple[list[int], _Pass]] = [
         (windows, _by_windows),
         (grids, _by_grids),
-        (newton, _by_newton),
     ]
     return [(configs, score_pass) for configs, score_pass in passes if configs]
 
@@ -191,43 +188,6 @@ def _of_grid(one: _Grid, points: Sequence[Weights], seen: Sequence[_TokenCollect
     means = nll.double().mean(dim=1)
     choice = Choice(one.points[best], float(means[best]), nll.shape[1], tuple(means.tolist()))
     return Score(-float(total), False, choice)
-
-
-def _by_newton(
-    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
-) -> Iterator[Scored]:
-    """Score prequentially with Newton's optimum."""
-    names = fuser.ensemble.names
-
-    def finish(seen: Sequence[PromptCollector]) -> list[Score]:
-        mine = [c for c in seen if isinstance(c, NewtonCollector) and c.count]
-        return [_of_newton(fuser, which, mine) for which in range(len(fuser.configs))]
-
-    return _collect(fuser, documents, batch_size, lambda: NewtonCollector(names), finish)
-
-
-def _of_newton(fuser: Fuser, which: int, collectors: Sequence[NewtonCollector]) -> Score:
-    """Prequential score with Newton's optimum, solved anew whenever the past has doubled."""
-    ensemble, alone = fuser.ensemble, fuser.only(which)
-    seen = [pair for c in collectors for pair in c.seen]
-    parts = [view.hidden for view, _ in seen if isinstance(view, LogitView)]
-    hidden = [torch.cat([p[s] for p in parts]) for s in range(len(ensemble.sources))]  # [T, H]
-    targets = torch.cat([t for _, t in seen])
-    total, done, point = 0.0, 0, PRIOR
-    while done < len(targets):
-        end = min(len(targets), max(8, 2 * done))
-        if done:
-            past = NewtonCollector(ensemble.names)
-            past.read(LogitView(ensemble, [h[:done] for h in hidden]), targets[:done])
-            point = fuser.configs[which].policy.choose([past]).weights
-        view = LogitView(ensemble, [h[done:end] for h in hidden])
-        vectors = torch.tensor([point.vector(ensemble.names)])
-        (scored,) = compute_logprobs(
-            alone, view, targets[done:end], vectors.expand(1, end - done, -1)
-        )
-        total += float(scored.logprobs.double().sum())
-        done = end
-    return Score(total, False, Choice(point, -total / len(targets), len(targets)))
 
 
 def _collect(

@@ -85,6 +85,24 @@ def parse(label: object) -> Weights | None:
     return Weights(*numbers)
 
 
+def axes(points: Sequence[Weights]) -> tuple[list[float], list[float]]:
+    """The values of alpha and of beta whose combinations are a grid, ascending.
+
+    Raises:
+        TrimixError: The points are not all combinations of at least three values of each.
+    """
+    alphas = sorted({point.alpha for point in points})
+    betas = sorted({point.beta for point in points})
+    whole = {Weights(alpha, beta) for alpha in alphas for beta in betas}
+    if set(points) != whole or min(len(alphas), len(betas)) < 3:
+        raise TrimixError(
+            "refine=quadratic needs a grid of all combinations of three or more values of alpha "
+            "and of beta, without gamma.",
+            "leave out grid=, or leave out refine=",
+        )
+    return alphas, betas
+
+
 #: alpha and beta of the released code: 36 points.
 PAPER_VALUES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 PAPER_GRID = tuple(Weights(a, b) for a in PAPER_VALUES for b in PAPER_VALUES)

@@ -387,8 +387,8 @@ def naming(requests: Sequence[Instance]) -> Iterator[None]:
 
 
 def label(policy: Policy, weights: Weights) -> str:
-    """A point of a grid by its name; a continuous choice to the nearest tenth."""
-    if policy.scope == "token" or policy.continuous:
+    """A point of a grid by its name; any other to the nearest tenth."""
+    if weights not in policy.points():
         alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
         gamma = None if weights.gamma is None else round(weights.gamma, 1)
         weights = Weights(alpha, beta, None if gamma == alpha else gamma)

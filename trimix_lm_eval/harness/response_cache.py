@@ -127,7 +127,7 @@ class Guard:
 def _short(description: dict[str, Any]) -> str:
     """One line that tells a user which run this was."""
     policy = description["policy"]
-    options = {k: v for k, v in policy.items() if k in ("alpha", "beta", "gamma", "optimum")}
+    options = {k: v for k, v in policy.items() if k in ("alpha", "beta", "gamma", "refine")}
     sources = ", ".join(
         f"{role}={s['path']}@{s['commit'] or s['digest'] or s['revision']} ({s['dtype']})"
         for role, s in description["sources"].items()

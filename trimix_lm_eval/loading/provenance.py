@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,8 +56,8 @@ def describe(
 
     Returns:
         ``sources`` (path, of the shipped trio ``demo/<role>``, revision, commit or digest of the
-        local files, dtype, quantization, by role), ``policy`` with its options, ``plausibility``,
-        and the context's settings.
+        local files, dtype, quantization, by role), ``policy`` (see `Policy.record`),
+        ``plausibility``, and the context's settings.
     """
     sources = {}
     for name in needed(asked, [config]):
@@ -72,13 +71,10 @@ def describe(
             "dtype": dtypes[name],
             "quantization": spec.quantization,
         }
-    policy, masked = config.policy, config.plausibility is not None
-    options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
-    if "grid" in options:
-        options["grid"] = [list(point) for point in options["grid"]]
+    masked = config.plausibility is not None
     return {
         "sources": sources,
-        "policy": {"name": policy.name, **options},
+        "policy": config.policy.record(),
         "plausibility": config.plausibility,
         "plausibility_source": config.plausibility_source if masked else None,
         "max_length": max_length,

@@ -157,6 +157,9 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
 
 def _unknown_argument(name: str, policy: str) -> TrimixError:
     """The error for a name that nothing takes; as specific as can be."""
+    replaced = policies.replaced(name)
+    if replaced:
+        return replaced
     owners = [p for p in policies.names() if name in policies.option_names(p)]
     if owners:
         return TrimixError(

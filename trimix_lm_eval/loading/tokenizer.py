@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.fusion.policies.exemplars import answer_spans
+from trimix_lm_eval.fusion.policies.ppl_answer import answer_spans
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
 

@@ -4,7 +4,7 @@
       name: paper                      # default: the file's stem
       languages: [bod_Tibt, tel_Telu]  # fill {language}; or [{language: bo, flores: bod_Tibt}, …]
       grid: paper                      # or alpha:beta[:gamma] points, or {alpha: […], beta: […]}
-      policies: all                    # or [ent, {policy: ppl, optimum: newton}]
+      policies: all                    # or [ent, {policy: ppl, refine: quadratic}]
       plausibility: [null, 0.1]
       num_fewshot: [0, 5]
       seeds: [1234, 7]
@@ -20,9 +20,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from trimix_lm_eval.analysis.results import NAMED
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.policies.fixed import NAMED
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import Option, checked
@@ -191,7 +191,7 @@ def _named(given: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str):
         raise TrimixError(
             f"policies has {given!r} in it.",
-            "write names, or mappings such as {policy: ppl, optimum: newton}",
+            "write names, or mappings such as {policy: ppl, refine: quadratic}",
         )
     return name, {option: value for option, value in options.items() if value is not None}
 

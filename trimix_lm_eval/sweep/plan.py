@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trimix_lm_eval.analysis.results import NAMED
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.policies.fixed import NAMED
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
@@ -237,10 +237,10 @@ def _folder(policy: Policy, asked: Settings) -> str:
     if policy.name == "fixed":
         name = "_".join(["fixed", *policy.points()[0].label().split(":")])
     else:
-        usual = policies.build(policy.name)
+        usual = type(policy)()
         changed = {
             option: getattr(policy, option)
-            for option in policies.option_names(policy.name)
+            for option in policy.options
             if getattr(policy, option) != getattr(usual, option)
         }
         name = policy.name + "".join(f"_{key}={_text(value)}" for key, value in changed.items())

@@ -46,21 +46,12 @@ def weights(
 
     Returns:
         One weight per source for each token, and the choice, if it was one for all tokens.
-
-    Raises:
-        TrimixError: The policy's weights at each token are not known.
     """
     fuser, policy = model.fuser, model.fuser.configs[0].policy
     size = sum(len(tokens) for _, tokens in windows)
     if policy.scope in ("run", "token"):
         chosen = choice if policy.scope == "run" else None
         return [fuser.vector(chosen)] * size, chosen
-    if policy.continuous:
-        raise TrimixError(
-            "optimum=newton weights every token of a text without a prompt anew, and scoring does "
-            "not keep these weights.",
-            "explain it with --model_args …,optimum=grid",
-        )
     points = policy.points()
     names = fuser.ensemble.names
     vectors = torch.tensor([point.vector(names) for point in points], device=fuser.ensemble.device)

@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from trimix_lm_eval.analysis.results import NAMED, Run
-from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.analysis.results import Run
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.utils.paths import model_configs_dir, named
@@ -19,8 +20,6 @@ from trimix_lm_eval.utils.paths import model_configs_dir, named
 HUB = "https://huggingface.co"
 #: The family of what `model_configs/` does not know.
 OTHER = "other"
-
-_CORNERS = {name: Weights(*point) for point, name in NAMED.items()}
 
 
 class Origin(NamedTuple):
@@ -76,15 +75,10 @@ def used(run: Run) -> tuple[str, ...]:
 
     A sweep loads models that single points of it give no weight; these do not count.
     """
-    policy = run.trimix["policy"]
-    point = run.weights or _CORNERS.get(str(run.policy))
-    if point is not None:
-        weights = point.by_source()
-        return tuple(role for role in SOURCES if weights[role])
-    if policy["name"] == "gate":
-        pair = (policy.get("host"), policy.get("scorer"))
-        return tuple(role for role in SOURCES if role in pair)
-    return tuple(role for role in SOURCES if role in run.trimix["sources"])
+    policy = policies.recorded(run.trimix["policy"])
+    if policy is None:
+        return tuple(role for role in SOURCES if role in run.trimix["sources"])
+    return policy.sources(SOURCES)
 
 
 def sources_of(run: Run) -> dict[str, Origin]:

@@ -11,10 +11,13 @@ from typing import Any
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import local_name, sources_of
 from trimix_lm_eval.analysis.results import Run
+from trimix_lm_eval.fusion.policies import RECORDED
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 
 #: Arguments that change no number but name places on the machine.
 _PRIVATE = ("weights_log", "token", "cache_dir")
+#: What versions before recorded of every choice on a grid, and no version takes any more.
+_DROPPED = ("optimum", "grid")
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
@@ -71,9 +74,10 @@ def arguments(run: Run) -> dict[str, Any]:
     large = args.pop("large_ins", None)
     if large is not None:
         args.setdefault("pretrained", large)
-    _set(args, "policy", run.trimix["policy"]["name"])
-    for option, value in run.trimix["policy"].items():
-        if option != "name":
+    policy = run.trimix["policy"]
+    _set(args, "policy", policy.get("class") or policy["name"])
+    for option, value in policy.items():
+        if option not in RECORDED and (option, value) != _DROPPED:
             _set(args, option, _grid(run) if option == "grid" else value)
     # The context length, too: a sweep's is that of its shortest source, which a recipe of one model
     # would not load.

@@ -15,13 +15,9 @@ from collections.abc import Iterator, Sequence
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import relative, sources_of, used
-from trimix_lm_eval.analysis.results import NAMED, Problem, Run
+from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
-
-#: Policies that see no answer of the test split (see each one's docstring in `policies.py`). A new
-#: one belongs here once its docstring says when it is honest.
-HONEST = {"fixed", "ppl", "ppl_task", "ppl_answer", "ent", "gate", *NAMED.values()}
 
 #: So many points of the same models are a grid.
 _GRID = 4
@@ -110,7 +106,9 @@ def _tuned(run: Run) -> Iterator[str]:
     named = [str(t) for t in texts if any(o in _plain(str(t)) for o in _ORACLES)]
     if named:
         yield f"{named[0]}: an upper bound is chosen by its score on the test split"
-    elif run.policy not in HONEST:
+    elif run.honesty == "oracle":
+        yield f"policy {run.policy}: an oracle, which sees answers or scores of the test split"
+    elif not run.honesty:
         yield (
             f"policy {run.policy}: not known to be honest, that is, to choose without the test "
             "split's answers"
@@ -126,12 +124,12 @@ def _tuned(run: Run) -> Iterator[str]:
             f"plausibility {run.trimix['plausibility']} is a point of {_grid(sweep)}; fix it "
             "beforehand and run it alone"
         )
-    if run.policy == "ppl_answer":
+    if run.honesty == "needs_exemplars":
         for task in run.scores:
             data = benchmark(run, task)
             if data.shots and data.exemplars == data.split:
                 yield (
-                    f"{task}: ppl_answer reads the exemplars' answers, and these come from the "
+                    f"{task}: {run.policy} reads the exemplars' answers, and these come from the "
                     f"split that is scored ({data.split})"
                 )
 

@@ -18,8 +18,6 @@ from trimix_lm_eval.fusion.weights import SOURCES, Weights
 #: The kinds of rows, in the order in which they are shown.
 KINDS = ("single", "other", "proxy", "policy", "fixed", "oracle")
 
-_TITLES = {"proxy_tuning": "Proxy Tuning"}
-
 
 class Superseded(NamedTuple):
     """A number that a later run of the same row and task replaces.
@@ -188,12 +186,11 @@ def _row(key: str, run: Run, system: System, twin: str) -> TableRow:
     kind = {"proxy_tuning": "proxy", "fixed": "fixed"}.get(policy, "policy")
     if policy in SINGLE:
         kind = "single"
-    title = run.label.replace(policy, _TITLES.get(policy, policy), 1)
-    if kind in ("policy", "fixed"):
-        title = f"TriMix {title}"
+    elif run.honesty == "oracle":
+        kind = "oracle"
     return TableRow(
         key,
-        title,
+        run.title,
         kind,
         weights=run.weights,
         single=kind == "single",

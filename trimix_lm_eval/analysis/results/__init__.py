@@ -9,8 +9,8 @@ rest of `analysis` and by `sweep`; imports `tasklib`, `fusion` and `utils`.
     labels.py  protocol.py   what to call a run; how it departs from the published protocol
 """
 
-from trimix_lm_eval.analysis.results.labels import NAMED, SINGLE
+from trimix_lm_eval.analysis.results.labels import SINGLE
 from trimix_lm_eval.analysis.results.reading import below, read
 from trimix_lm_eval.analysis.results.run import MetricValue, Problem, Run
 
-__all__ = ["NAMED", "SINGLE", "MetricValue", "Problem", "Run", "below", "read"]
+__all__ = ["SINGLE", "MetricValue", "Problem", "Run", "below", "read"]

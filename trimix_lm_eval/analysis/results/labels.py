@@ -6,30 +6,22 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.analysis.results.values import mapping
-from trimix_lm_eval.fusion.weights import PAPER_GRID
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.policies.fixed import NAMED
+from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.paths import named, shown
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.results.run import Run
 
-#: The points that have names of their own, and the policies that are one point.
-NAMED = {
-    (1.0, 0.0): "large_ins",
-    (0.0, 1.0): "small_cpt",
-    (0.0, 0.0): "small_base",
-    (1.0, 1.0): "proxy_tuning",
-}
-SINGLE = ("large_ins", "small_cpt", "small_base")
+#: Of the points that have names of their own, those that are one model alone.
+SINGLE = tuple(
+    name
+    for point, name in NAMED.items()
+    if sum(weight != 0 for weight in Weights(*point).by_source().values()) == 1
+)
 
-#: What a policy's options, and the seed, are if nobody says otherwise: not worth a mention.
-_USUAL = {
-    "grid": [list(point) for point in PAPER_GRID],
-    "optimum": "grid",
-    "prompts": 50,
-    "host": "large_ins",
-    "scorer": "small_cpt",
-    "floor": 0.0,
-}
+#: What the seed and the mask's source are if nobody says otherwise: not worth a mention.
 _USUAL_SEED = 1234
 _USUAL_MASK = "large_ins"
 
@@ -88,15 +80,35 @@ def _value(value: Any) -> Any:
     return shown(value) if isinstance(value, str) else value
 
 
+def title(run: Run) -> str:
+    """What a report calls it: `label`, with what its policy wants to be called for its name.
+
+    A policy of this package says so by its class, one of others by what the file records: reading
+    a results file imports nothing that it names.
+    """
+    name = str(run.policy)
+    cls = policies.ours(name)
+    told = cls.label if cls else mapping(run.trimix.get("policy")).get("label")
+    return label(run).replace(name, str(told or f"TriMix {name}"), 1)
+
+
+def honesty(run: Run) -> str:
+    """How its policy is honest, one of `HONESTY`; empty if nobody says.
+
+    Of a policy of this package its class tells, of one of others the file.
+    """
+    cls = policies.ours(str(run.policy))
+    told = cls.honesty if cls else mapping(run.trimix.get("policy")).get("honesty")
+    return str(told) if told in policies.HONESTY else ""
+
+
 def _of_policy(policy: dict[str, Any]) -> Iterator[str]:
     """What distinguishes a policy from the same with its usual options."""
-    for option, usual in _USUAL.items():
-        value = policy.get(option, usual)
-        if value == usual or (option == "grid" and policy.get("optimum") == "newton"):
-            continue
-        if option == "grid":
-            yield f"grid of {len(value)}"
-        elif option == "optimum":
-            yield str(value)
-        else:
-            yield f"{option} {value}"
+    told = policy.get("differing")
+    cls = policies.ours(str(policy.get("name")))
+    if isinstance(told, list):
+        yield from map(str, told)
+    elif cls:  # of a version that did not record it
+        if policy.get("optimum") == "newton":
+            yield "newton"
+        yield from cls.differing(policy)

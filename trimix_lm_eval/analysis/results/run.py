@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.results import labels, protocol
 from trimix_lm_eval.analysis.results.values import is_number, mapping
+from trimix_lm_eval.fusion.policies.fixed import NAMED
 from trimix_lm_eval.fusion.weights import Weights, parse
 from trimix_lm_eval.utils import paths
 
@@ -105,7 +106,7 @@ class Run:
         """The policy, with the named points by their names; None for other models."""
         name = mapping(self.trimix.get("policy")).get("name")
         if name == "fixed" and self.weights is not None and self.weights.gamma is None:
-            return labels.NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
+            return NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
         return None if name is None else str(name)
 
     @property
@@ -113,7 +114,7 @@ class Run:
         """The point of ``policy=fixed`` and of the named points; None for everything else."""
         policy = mapping(self.trimix.get("policy"))
         if policy.get("name") != "fixed":
-            named = {name: Weights(*point) for point, name in labels.NAMED.items()}
+            named = {name: Weights(*point) for point, name in NAMED.items()}
             return named.get(str(policy.get("name")))
         gamma = policy.get("gamma")
         gamma = None if gamma in (None, policy["alpha"]) else float(gamma)
@@ -176,6 +177,16 @@ class Run:
     def label(self) -> str:
         """What to call it in a table: the policy or point, or the model's name."""
         return labels.label(self)
+
+    @property
+    def title(self) -> str:
+        """The same with the policy as a report calls it."""
+        return labels.title(self)
+
+    @property
+    def honesty(self) -> str:
+        """How the policy is honest: label_free, needs_exemplars, oracle, or empty if unknown."""
+        return labels.honesty(self)
 
     @property
     def circumstances(self) -> str:

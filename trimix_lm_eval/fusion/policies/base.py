@@ -1,45 +1,75 @@
-"""What a weighting policy is, and the registry that finds one by its name.
+"""What a policy is: the base of all, and the registry of those that this package has.
 
-The policies themselves are in `policies.py`, which is the module to read and to extend.
+A policy is one frozen dataclass in one file of this folder. It says all that others ask of it as
+attributes of its class; its fields are its options. docs/add_a_policy.md adds one, step by step.
+
+Invariant 5: a weight is never chosen from the text it is judged on. A policy per sample or task
+reads prompts (exemplars and test input, no answer); one per token reads the distribution that it is
+about to change; a text without a prompt is prequential: token t is scored with the weights that
+suit the tokens before t.
+
+Nothing here imports torch at once, so that results are read without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, TypeVar
-
-from torch import Tensor
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
-from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES, Weights
-from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
+from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.options import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER = "https://arxiv.org/abs/2604.18106"
+#: What one choice of weights holds for.
+SCOPES = ("run", "task", "sample", "token")
+#: How a policy may be honest, see `Policy.honesty`.
+HONESTY = ("label_free", "needs_exemplars", "oracle")
+#: What a results file records of a policy beside its options, see `Policy.record`.
+RECORDED = ("name", "label", "honesty", "differing", "class")
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Base of all policies: one point for everything, chosen in advance.
+    """Who gets which weight. By itself: one point for everything, chosen in advance.
 
     Attributes:
-        name: The name it is registered under.
-        scope: What one choice holds for: ``run``, ``task``, ``prompt`` or ``token``.
-        url: The source paper.
+        name: What users write after ``policy=``, and what results and tables call it.
+        label: What reports title it; empty for ``TriMix`` and the name.
+        scope: What one choice holds for: ``run``, ``task``, ``sample`` or ``token``.
+        honesty: ``label_free``: it sees no answer of the documents that are scored.
+            ``needs_exemplars``: neither, as long as the exemplars whose answers it reads come from
+            another split. ``oracle``: it sees scores or answers of what is scored: an upper bound,
+            which is not submitted.
+        honest_when: What a user must heed for that, as the documentation's table says it.
+        cost: What it takes beside the forward passes that scoring needs, for the same table.
         answers_only: Whether its collector sees only the answers of a prompt's exemplars; of a
             prompt without any it sees all of it.
+        url: The source paper.
     """
 
     name: ClassVar[str] = ""
-    answers_only: ClassVar[bool] = False
+    label: ClassVar[str] = ""
     scope: ClassVar[str] = "run"
+    honesty: ClassVar[str] = ""
+    honest_when: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+    answers_only: ClassVar[bool] = False
     url: ClassVar[str] = PAPER
 
-    @property
-    def continuous(self) -> bool:
-        """Whether any point of the unit square may be chosen, not only `points`."""
-        return False
+    def __post_init__(self) -> None:
+        """Check and type each option as its declaration says."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            given = value is not None or field.default is not None
+            if "check" in field.metadata and given:
+                object.__setattr__(self, field.name, field.metadata["check"](field.name, value))
 
     @property
     def task_prompts(self) -> int:
@@ -47,7 +77,7 @@ class Policy:
         return 0
 
     def points(self) -> tuple[Weights, ...]:
-        """Every point that may be chosen (corners, for a continuous choice)."""
+        """Every point that may be chosen, or the grid that a refined choice lies between."""
         raise NotImplementedError
 
     def sources(self, available: Iterable[str]) -> tuple[str, ...]:
@@ -59,66 +89,113 @@ class Policy:
         used = {n for point in self.points() for n, w in point.by_source().items() if w}
         return present(used, available, self.name)
 
-    def reader(self, names: tuple[str, ...]) -> PromptCollector | None:
-        """A fresh reader for one prompt; None if the policy looks at no prompt."""
+    def collector(self, names: tuple[str, ...]) -> PromptCollector | None:
+        """A fresh collector for one prompt; None if the policy looks at no prompt.
+
+        Args:
+            names: The sources, in the order of the logits.
+        """
         return None
 
-    def choose(self, readers: Sequence[PromptCollector]) -> Choice:
-        """The point for one prompt (one reader) or for a whole task (many)."""
+    def choose(self, collectors: Sequence[PromptCollector]) -> Choice:
+        """The point for one prompt (one collector) or for a whole task (many)."""
         return Choice(self.points()[0])
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
-        """Source weights per position, ``[N, S]``; only where scope is ``token``."""
+        """Source weights per position, ``[N, S]``; only where scope is ``token``.
+
+        Args:
+            logits: One ``[N, V]`` tensor per source.
+            names: The sources, in the order of the logits.
+        """
         raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options as JSON values; a grid as a list of [alpha, beta, gamma or None]."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: [list(point) for point in value] if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def differing(cls, options: Mapping[str, Any]) -> list[str]:
+        """How tables tell the options that differ from their defaults, e.g. ``["prompts 7"]``.
+
+        Args:
+            options: As a results file records them; those that are missing are the defaults.
+        """
+        return [
+            cls.told(name, options[name])
+            for name, usual in cls().options.items()
+            if name in options and options[name] != usual
+        ]
+
+    @classmethod
+    def told(cls, option: str, value: Any) -> str:
+        """How a table tells an option that is not the usual one."""
+        return f"{option} {value}"
+
+    def record(self) -> dict[str, Any]:
+        """What a results file says of the policy: enough to read it where it is not installed."""
+        options = self.options
+        cls = type(self)
+        mine = {} if _REGISTRY.get(self.name) is cls else {"class": place(cls)}
+        return {
+            "name": self.name,
+            **options,
+            "label": self.label,
+            "honesty": self.honesty,
+            "differing": self.differing(options),
+            **mine,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class GridPolicy(Policy):
+    """What policies that choose among the points of a grid have in common."""
+
+    grid: Any = option(
+        "paper",
+        "points",
+        "`paper` (36 points, α, β ∈ {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}), or points as "
+        "`alpha:beta[:gamma]` joined by `;`",
+        lambda _, value: parse_grid(value),
+    )
+
+    scope: ClassVar[str] = "sample"
+
+    def points(self) -> tuple[Weights, ...]:
+        """The grid."""
+        points: tuple[Weights, ...] = self.grid
+        return points
+
+    def without_evidence(self) -> Weights:
+        """What is chosen where there is nothing to read: the point nearest to `PRIOR`."""
+        return min(
+            self.points(), key=lambda p: abs(p.alpha - PRIOR.alpha) + abs(p.beta - PRIOR.beta)
+        )
+
+    @classmethod
+    def told(cls, option: str, value: Any) -> str:
+        """A grid by its size."""
+        return f"grid of {len(value)}" if option == "grid" else super().told(option, value)
 
 
 _REGISTRY: dict[str, type[Policy]] = {}
 _P = TypeVar("_P", bound=type[Policy])
 
 
-def register(name: str, url: str = PAPER) -> Callable[[_P], _P]:
-    """Class decorator: make a policy available under a name.
-
-    Args:
-        name: What users write after ``policy=``.
-        url: The paper it comes from.
-    """
-
-    def add(cls: _P) -> _P:
-        cls.name, cls.url = name, url
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
+def register(cls: _P) -> _P:
+    """Class decorator: make a policy of this package available under its name."""
+    _REGISTRY[cls.name] = cls
+    return cls
 
 
-def names() -> list[str]:
-    """The registered policies."""
-    return sorted(_REGISTRY)
-
-
-def option_names(policy: str) -> list[str]:
-    """The options that a policy takes.
-
-    Raises:
-        TrimixError: There is no such policy.
-    """
-    if policy not in _REGISTRY:
-        raise unknown("policy", policy, _REGISTRY)
-    return [field.name for field in dataclasses.fields(_REGISTRY[policy])]
-
-
-def build(policy: str, **options: Any) -> Policy:
-    """The policy of this name, with its options.
-
-    Raises:
-        TrimixError: Unknown policy or option, or a value that it does not take.
-    """
-    accepted = option_names(policy)
-    for option in options:
-        if option not in accepted:
-            raise unknown(f"option of policy={policy}", option, accepted or ["(none)"])
-    return _REGISTRY[policy](**options)
+def place(cls: type) -> str:
+    """Where a class is, as ``policy=`` takes it: ``package.module:Class``."""
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def parse_grid(text: Any) -> tuple[Weights, ...]:
@@ -158,14 +235,3 @@ def present(used: Iterable[str], available: Iterable[str], policy: str) -> tuple
             f"add {','.join(f'{name}=<Hub id or folder>' for name in missing)}{alone}",
         )
     return tuple(name for name in SOURCES if name in wanted)
-
-
-def number(option: str, value: Any) -> float:
-    """A finite number, or an error that names the option."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        found = math.nan
-    if not math.isfinite(found):
-        raise TrimixError(f"{option}={value!r} is not a number.", f"e.g. {option}=0.3")
-    return found

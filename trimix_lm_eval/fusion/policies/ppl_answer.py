@@ -1,13 +1,38 @@
-"""Where the exemplars' answers are in a few-shot prompt: text in, character spans out.
+"""``ppl_answer``: like ``ppl``, over the answers of the exemplars in a few-shot prompt only.
 
-The prompt's last line is the cue, e.g. ``Answer:``. In every earlier block, what follows that cue
-is an answer. Used by the policy ``ppl_answer``.
+Text in, character spans out: the prompt's last line is the cue, e.g. ``Answer:``. In every earlier
+block, what follows that cue is an answer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from typing import ClassVar
+
+from trimix_lm_eval.fusion.policies.base import register
+from trimix_lm_eval.fusion.policies.perplexity import PromptPerplexity
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class AnswerPerplexity(PromptPerplexity):
+    """Per sample, the lowest perplexity of the answers in the few-shot exemplars only.
+
+    Not in the paper. The prompt's last line is the cue (``Answer:``); in every earlier block the
+    text after that cue is an answer. Honest: exemplars come from the training split. Asks which
+    point solves the task, not which one likes the language; without exemplars it is ``ppl``.
+    """
+
+    name: ClassVar[str] = "ppl_answer"
+    honesty: ClassVar[str] = "needs_exemplars"
+    honest_when: ClassVar[str] = (
+        "if exemplars come from another split; they must be separated by a blank line and have the "
+        "prompt's last line, e.g. `Answer:`, before each answer; else it is `ppl`, with a warning"
+    )
+    cost: ClassVar[str] = "as `ppl`"
+    answers_only: ClassVar[bool] = True
 
 
 def answer_spans(prompt: str, ends: Sequence[str] = ()) -> list[tuple[int, int]]:

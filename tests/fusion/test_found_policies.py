@@ -1,0 +1,168 @@
+"""How policies are found: of this package, of anybody's module, of installed packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.loading import settings
+from trimix_lm_eval.utils.errors import TrimixError
+
+ROOT = Path(__file__).parent.parent.parent
+HEAD = """
+import dataclasses
+from trimix_lm_eval.fusion.policies import GridPolicy, Policy
+from trimix_lm_eval.fusion.policies.perplexity import PromptPerplexity
+from trimix_lm_eval.fusion.weights import Weights
+"""
+HALF = '''
+@dataclasses.dataclass(frozen=True)
+class Half(Policy):
+    """Half of each: the point (1/2, 1/2)."""
+
+    name = "half"
+    honesty = "label_free"
+    share: float = 0.5
+
+    def points(self):
+        return (Weights(self.share, 1 - self.share),)
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """``module(text)`` writes a module that Python can import, and returns its name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write(text: str) -> str:
+        name = f"others_{len(list(tmp_path.iterdir()))}_{abs(hash(str(tmp_path))) % 10**6}"
+        (tmp_path / f"{name}.py").write_text(HEAD + text, encoding="utf-8")
+        importlib.invalidate_caches()
+        return name
+
+    return write
+
+
+def test_every_policy_of_this_package_has_all_that_others_need():
+    from trimix_lm_eval.fusion.policies import checks
+
+    for name in policies.names():
+        cls = policies.find(name)
+        assert cls is policies.ours(name) and cls.name == name
+        assert not [part for part in checks.lacking(cls) if "honesty" not in part], name
+        assert cls.honesty in policies.HONESTY and cls.honest_when and cls.cost, name
+
+
+def test_a_class_by_its_place(module):
+    place = f"{module(HALF)}:Half"
+    built = policies.build(place, share=0.25)
+    assert built.choose([]).weights[:2] == (0.25, 0.75)
+    assert built.record() == {
+        "name": "half",
+        "share": 0.25,
+        "label": "",
+        "honesty": "label_free",
+        "differing": ["share 0.25"],
+        "class": place,
+    }
+    asked = settings.parse({"pretrained": "x", "policy": place, "share": 0.25})
+    assert (asked.policy, asked.policy_options) == (place, {"share": 0.25})
+    with pytest.raises(
+        TrimixError, match="Unknown option of policy=.*'shar'. Did you mean 'share'"
+    ):
+        policies.build(place, shar=1)
+    assert "half" not in policies.names(), "only installed ones have a name"
+
+
+def test_a_class_of_an_installed_package(module, monkeypatch):
+    entry = EntryPoint("half", f"{module(HALF)}:Half", policies.ENTRY_POINTS)
+    other = EntryPoint("quarter", entry.value, policies.ENTRY_POINTS)
+    monkeypatch.setattr(policies, "entry_points", lambda group: [entry, other])
+    assert {"half", "ppl"} <= set(policies.names())
+    assert policies.build("half", share=0.1).share == 0.1
+    assert policies.option_names("half") == ["share"]
+    with pytest.raises(TrimixError, match="policy=quarter is 'half' by its class"):
+        policies.find("quarter")
+
+
+BODY = HALF.partition("class Half(Policy):")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("", "cannot be imported: AttributeError: .*has no attribute 'Half'"),
+        ("Half = 3", "is no policy: Half is not a subclass of Policy"),
+        ("class Half: pass", "is no policy"),
+        (HALF.replace('name = "half"', ""), "lacks a part: `name`"),
+        (HALF.replace('"half"', '"two words"'), "lacks a part: `name`"),
+        (HALF.replace('"half"', '"ppl"'), "a `name` of its own; 'ppl' is taken"),
+        (f"class Half(Policy):{BODY}", "the decorator `@dataclasses.dataclass"),
+        (HALF.replace('"""Half of each: the point (1/2, 1/2)."""', ""), "a docstring"),
+        (HALF.replace('honesty = "label_free"', ""), "`honesty` of its own, one of label_free"),
+        (HALF.replace('"label_free"', '"yes"'), "`honesty` of its own"),
+        (HALF.replace("    share", '    scope = "prompt"\n    share'), "`scope`, one of run, task"),
+        (HALF.replace("    share", '    scope = "sample"\n    share'), "`collector`, which scope"),
+        (HALF.replace("    share", '    scope = "token"\n    share'), "`token_weights`, which"),
+        (HALF.replace("def points", "def point"), "`points`, which scope 'run' needs"),
+        (HALF.replace("share: float = 0.5", "share: float"), "a default for the option `share`"),
+        (HALF.replace("share: float", "honest: float"), None),
+        (HALF.replace("share: float", "large_base: float"), "another name for the option"),
+        (HALF.replace("share: float = 0.5", "share: object = dataclasses.MISSING"), "default"),
+    ],
+)
+def test_what_is_wrong_with_a_policy_is_named(module, text, message):
+    place = f"{module(text)}:Half"
+    if message is None:
+        assert policies.find(place).name == "half"
+        return
+    with pytest.raises(TrimixError, match=message) as error:
+        policies.find(place)
+    assert str(error.value).startswith(f"policy={place} ") and "\n  -> " in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["no_such_module_at_all:Half", "os.path:join", ":x", "json:"])
+def test_no_such_place(place):
+    with pytest.raises(TrimixError, match="cannot be imported|is no policy"):
+        policies.find(place)
+
+
+def test_what_inherits_a_policy_says_for_itself_whether_it_is_honest(module):
+    """A subclass may look at more than its base does."""
+    text = '''
+@dataclasses.dataclass(frozen=True)
+class Mine(PromptPerplexity):
+    """Like ppl."""
+    name = "mine"
+'''
+    with pytest.raises(TrimixError, match="`honesty` of its own"):
+        policies.find(f"{module(text)}:Mine")
+
+
+def test_the_classes_are_there_without_torch():
+    """Whatever reads results asks them."""
+    script = (
+        "import sys; from trimix_lm_eval.fusion import policies; "
+        "[policies.build(name).record() for name in policies.names()]; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+def test_the_tables_of_the_page_are_what_the_classes_say():
+    spec = importlib.util.spec_from_file_location("policies_table", ROOT / "docs/policies_table.py")
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert table.renewed(page) == page, "run: python docs/policies_table.py"
+    for name in policies.names():
+        assert f"| `{name}` |" in page
+        for option in policies.option_names(name):
+            assert f"| `{option}` |" in page

@@ -1,0 +1,123 @@
+"""docs/add_a_policy.md's file, outside the package: run, swept, reported and exported."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lm_eval.loggers import EvaluationTracker
+
+from tests.support.running import environment, evaluate, model_args
+from tests.support.sweeping import config, make_lm_eval_quick, write_tasks
+from trimix_lm_eval import TriMix
+from trimix_lm_eval.analysis import export
+from trimix_lm_eval.sweep import sweep
+from trimix_lm_eval.utils.errors import TrimixError
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "add_a_policy.md").read_text(encoding="utf-8")
+PLACE = "tail_policy:Tail"
+LABEL = "TriMix (end of prompt)"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """The page's file in a folder of its own, from which Python imports."""
+    (text,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "tail_policy.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    importlib.invalidate_caches()
+    yield folder
+    sys.modules.pop("tail_policy", None)
+
+
+def without_the_policy(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """A command where the policy is not installed, and torch is not imported by it."""
+    script = (
+        "import sys; from trimix_lm_eval.cli import main; code = main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules, 'torch'; "
+        "assert 'tail_policy' not in sys.modules, 'tail_policy'; sys.exit(code)"
+    )
+    env = {key: value for key, value in environment().items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command],
+        cwd=folder,
+        env={**env, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def test_the_policy_of_the_page_is_swept_reported_and_exported(
+    installed, pico, tmp_path, monkeypatch
+):
+    make_lm_eval_quick(monkeypatch)
+    tasks = write_tasks(tmp_path / "tasks", ["choice"])
+    swept = [PLACE, {"policy": PLACE, "tokens": 4}, "ppl"]
+    out = tmp_path / "out"
+    given = config(
+        pico("llama"), tasks, out, tasks=["choice"], batch_size=4, sweep={"policies": swept}
+    )
+    sweep(given)
+    assert {f.name for f in out.iterdir() if f.is_dir()} >= {"tail", "tail_tokens=4", "ppl"}
+    (path,) = (out / "tail_tokens=4").rglob("results_*.json")
+    told = json.loads(path.read_text(encoding="utf-8"))["config"]["trimix"]["policy"]
+    assert (told["name"], told["label"], told["honesty"]) == ("tail", LABEL, "label_free")
+    assert told["differing"] == ["tokens 4"] and told["class"] == PLACE
+
+    without_the_policy(tmp_path, "report", str(out), "--output", str(tmp_path / "report"))
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert re.search(rf"^\| {re.escape(LABEL)} ", text, flags=re.M), "the class's own label"
+    assert f"{LABEL} (tokens 4)" in text
+
+    (row, *_) = rows_of(export.main([path], "csv", tmp_path / "csv"))
+    assert (row["policy"], row["setting"]) == ("tail", "tail (tokens 4)")
+    *_, recipe = export.main([path], "card", tmp_path / "card")
+    assert f"policy: {PLACE}" in recipe.read_text(encoding="utf-8")
+    assert "honesty" not in recipe.read_text(encoding="utf-8")
+
+
+def rows_of(files):
+    (file,) = files
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+
+
+def test_its_honesty_decides_whether_it_is_exported(installed, pico, tmp_path):
+    """As the results file of a run by lm-eval itself records it."""
+    folder = write_tasks(tmp_path / "tasks", ["choice"])
+    asked = model_args(pico("llama"), policy=PLACE, tokens=8)
+    results = evaluate("trimix", folder, ["choice"], model_args=asked)
+    told = results["config"]["trimix"]["policy"]
+    assert told["tokens"] == 8 and told["differing"] == ["tokens 8"]
+    results.pop("samples")
+    tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
+    tracker.save_results_aggregated(results, None)
+    (path,) = (tmp_path / "out").rglob("results_*.json")
+    assert rows_of(export.main([path], "csv", tmp_path / "csv"))
+    for honesty, why in (("oracle", "an oracle"), (None, "not known to be honest")):
+        told["honesty"] = honesty
+        path.write_text(json.dumps(results, default=str), encoding="utf-8")
+        with pytest.raises(TrimixError, match=f"policy tail: {why}"):
+            export.main([path], "csv", tmp_path / "csv")
+
+
+def test_it_chooses_by_the_end_of_the_prompt(installed, pico):
+    """All tokens are ppl; with few, what lies before them has no say."""
+    folders = {k: v for k, v in pico("llama").items() if k != "large_base"}
+    every = TriMix.from_pretrained(**folders, policy=PLACE, tokens=1000)
+    ppl = TriMix.from_pretrained(**folders, policy="ppl")
+    few = TriMix.from_pretrained(**folders, policy=PLACE, tokens=3)
+    pairs = [("In winter there were rivers.\n\nThen the hen", " x"), ("Q: ab the\nA:", " y")]
+    whole = [score.choice.weights for score in ppl.loglikelihood(pairs)]
+    assert [score.choice.weights for score in every.loglikelihood(pairs)] == whole
+    assert [score.choice.weights for score in few.loglikelihood(pairs)] != whole

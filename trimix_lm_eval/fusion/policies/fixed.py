@@ -1,0 +1,110 @@
+"""One point for the whole run: ``fixed``, and the four points that have names of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from trimix_lm_eval.fusion.policies.base import Policy, register
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.utils.options import option
+from trimix_lm_eval.utils.validation import number
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class Fixed(Policy):
+    """One point for the whole run: L = alpha L_li + beta L_sc + (1 - alpha - beta) L_sb.
+
+    With large_base given, gamma may differ from alpha (the paper's full equation). Honest when the
+    point was chosen on other data than the test set, e.g. the weights that the authors ship.
+    """
+
+    name: ClassVar[str] = "fixed"
+    honesty: ClassVar[str] = "label_free"
+    honest_when: ClassVar[str] = (
+        "if the numbers come from other data; the authors ship (0.1, 0.9) or (0.1, 1.0) for 49 of "
+        "their 56 settings"
+    )
+    cost: ClassVar[str] = "the sources whose weight is not 0"
+
+    alpha: float = option(0.1, "number", "Weight of large_ins, the task benefit.", number)
+    beta: float = option(0.9, "number", "Weight of small_cpt, the language benefit.", number)
+    gamma: float | None = option(
+        None,
+        "number",
+        "Weight of large_base over small_base, the scaling benefit; α if you give none.",
+        number,
+    )
+
+    def points(self) -> tuple[Weights, ...]:
+        """The one point."""
+        return (Weights(self.alpha, self.beta, self.gamma),)
+
+    @classmethod
+    def differing(cls, options: Mapping[str, Any]) -> list[str]:
+        """Nothing: tables call it by its point."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preset(Policy):
+    """A point with a name, and no options."""
+
+    point: ClassVar[Weights]
+    honesty: ClassVar[str] = "label_free"
+    honest_when: ClassVar[str] = "always"
+    cost: ClassVar[str] = Fixed.cost
+
+    def points(self) -> tuple[Weights, ...]:
+        """The one point."""
+        return (self.point,)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class LargeIns(_Preset):
+    """The large instruction-tuned model alone: the point (1, 0)."""
+
+    name: ClassVar[str] = "large_ins"
+    label: ClassVar[str] = "large_ins"
+    point: ClassVar[Weights] = Weights(1.0, 0.0)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SmallCpt(_Preset):
+    """The continually pretrained model alone: the point (0, 1)."""
+
+    name: ClassVar[str] = "small_cpt"
+    label: ClassVar[str] = "small_cpt"
+    point: ClassVar[Weights] = Weights(0.0, 1.0)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class SmallBase(_Preset):
+    """The small base model alone: the point (0, 0)."""
+
+    name: ClassVar[str] = "small_base"
+    label: ClassVar[str] = "small_base"
+    point: ClassVar[Weights] = Weights(0.0, 0.0)
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ProxyTuning(_Preset):
+    """Proxy Tuning (Liu et al. 2024), L_li + (L_sc - L_sb): the point (1, 1)."""
+
+    name: ClassVar[str] = "proxy_tuning"
+    label: ClassVar[str] = "Proxy Tuning"
+    point: ClassVar[Weights] = Weights(1.0, 1.0)
+    url: ClassVar[str] = "https://arxiv.org/abs/2401.08565"
+
+
+#: The points that have names of their own, by (alpha, beta) with gamma = alpha.
+NAMED = {
+    (cls.point.alpha, cls.point.beta): cls.name
+    for cls in (LargeIns, SmallCpt, SmallBase, ProxyTuning)
+}
