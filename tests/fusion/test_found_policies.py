@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import policies_page
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading import settings
 from trimix_lm_eval.utils.errors import TrimixError
@@ -156,13 +157,8 @@ def test_the_classes_are_there_without_torch():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
-def test_the_tables_of_the_page_are_what_the_classes_say():
-    spec = importlib.util.spec_from_file_location("policies_table", ROOT / "docs/policies_table.py")
-    table = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(table)
-    page = table.PAGE.read_text(encoding="utf-8")
-    assert table.renewed(page) == page, "run: python docs/policies_table.py"
+def test_the_table_of_the_page_is_what_the_classes_say():
+    page = policies_page.PAGE.read_text(encoding="utf-8")
+    assert policies_page.render(page) == page, "run: python -m tests.support.policies_page"
     for name in policies.names():
         assert f"| `{name}` |" in page
-        for option in policies.option_names(name):
-            assert f"| `{option}` |" in page

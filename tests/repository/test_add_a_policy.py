@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from lm_eval.loggers import EvaluationTracker
 
+from tests.support import pages, quick_python
 from tests.support.running import environment, evaluate, model_args
 from tests.support.sweeping import config, make_lm_eval_quick, write_tasks
 from trimix_lm_eval import TriMix
@@ -21,7 +23,7 @@ from trimix_lm_eval.sweep import sweep
 from trimix_lm_eval.utils.errors import TrimixError
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = (ROOT / "docs" / "add_a_policy.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "add_a_policy.md"
 PLACE = "tail_policy:Tail"
 LABEL = "TriMix (end of prompt)"
 
@@ -29,10 +31,10 @@ LABEL = "TriMix (end of prompt)"
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """The page's file in a folder of its own, from which Python imports."""
-    (text,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "tail_policy.py").write_text(text, encoding="utf-8")
+    (file,) = [block for block in pages.blocks(PAGE) if block.name]
+    pages.put(file, folder)
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     yield folder
@@ -56,6 +58,19 @@ def without_the_policy(folder: Path, *command: str) -> subprocess.CompletedProce
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+def test_the_commands_of_the_page(installed):
+    """`lm_eval` and `trimix report` as printed."""
+    (script,) = pages.of_language(PAGE, "sh")
+    paths = f"{quick_python.folder()}{os.pathsep}{os.environ['PATH']}"
+    env = quick_python.environment(PATH=paths)
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=installed, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    report = (installed / "report" / "report.md").read_text(encoding="utf-8")
+    assert f"{LABEL} (tokens 16)" in report
 
 
 def test_the_policy_of_the_page_is_swept_reported_and_exported(

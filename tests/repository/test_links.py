@@ -17,7 +17,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
 )
 #: Pages that are being written.
-PENDING = {"policies.md", "add_a_policy.md", "engine.md", "architecture.md"}
+PENDING = {"engine.md", "architecture.md"}
 FENCED = re.compile(r"^```.*?^```", flags=re.M | re.S)
 
 

@@ -160,7 +160,7 @@ class GridPolicy(Policy):
         "paper",
         "points",
         "`paper` (36 points, α, β ∈ {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}), or points as "
-        "`alpha:beta[:gamma]` joined by `;`",
+        "`alpha:beta[:gamma]` joined by `;`.",
         lambda _, value: parse_grid(value),
     )
 
