@@ -1,6 +1,6 @@
 """What is made of the sources' logits, and who chooses the weights: tensors in, tensors out.
 
-May be imported by every other package but `utils`; imports `utils` only. It knows no model, no text
+Imported by every other package but `utils`; imports `utils` only. It knows no model, no text
 (but for the exemplars that `policies/ppl_answer.py` finds) and no lm-eval.
 
     weights.py      a point of the fusion, the paper's grid; numbers only

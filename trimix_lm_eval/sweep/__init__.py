@@ -1,6 +1,6 @@
 """``trimix sweep``: many points and policies over tasks and languages, the sources run once.
 
-Imported by `cli` only; may import every other package but that.
+Imported by `cli` only; imports `harness`, `analysis` and what is below them, never `training`.
 
 block.py        the ``sweep:`` block of a run config
 plan.py         what is to be run: settings, and in each the same variants

@@ -1,4 +1,6 @@
-"""What every package may import, and what imports none of them: no models, no text, no lm-eval.
+"""What all packages share: errors, checks of values, files, templates, progress, processes.
+
+Imported by every other package; imports none of them. It knows no models and no lm-eval.
 
 errors.py        `TrimixError`: one message that a user can mend
 validation.py    checks of single values: numbers, truth values, words, texts
