@@ -5,12 +5,15 @@ file that cannot be read is a `Problem` and never the end of what reads the othe
 rest of `analysis` and by `sweep`; imports `tasklib`, `fusion` and `utils`.
 
     reading.py               files -> runs and problems
-    run.py  values.py        one results file, and its parts when anybody may have written it
+    results_file.py          one results file, as its keys are read
+    run.py                   the same with its names: what the rest of `analysis` works with
     labels.py  protocol.py   what to call a run; how it departs from the published protocol
+    values.py                parts of files that anybody may have written
 """
 
 from trimix_lm_eval.analysis.results.labels import SINGLE
 from trimix_lm_eval.analysis.results.reading import below, read
-from trimix_lm_eval.analysis.results.run import MetricValue, Problem, Run
+from trimix_lm_eval.analysis.results.results_file import MetricValue, Problem
+from trimix_lm_eval.analysis.results.run import Run
 
 __all__ = ["SINGLE", "MetricValue", "Problem", "Run", "below", "read"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trimix_lm_eval.analysis.results.results_file import ResultsFile
 from trimix_lm_eval.analysis.results.values import mapping
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies.fixed import NAMED
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.paths import named, shown
-
-if TYPE_CHECKING:
-    from trimix_lm_eval.analysis.results.run import Run
 
 #: Of the points that have names of their own, those that are one model alone.
 SINGLE = tuple(
@@ -38,7 +36,7 @@ _OTHER_MODEL = (
 _OF_OTHERS = (*_OTHER_MODEL, "dtype", "softmax_dtype", *_RECORDED, *_GIVEN, "max_model_len")
 
 
-def label(run: Run) -> str:
+def label(run: ResultsFile) -> str:
     """The policy or point, or the model's name; behind it what is not usual."""
     if not run.trimix:
         name = shown(str(run.raw.get("model_name") or run.config.get("model") or run.path.stem))
@@ -54,14 +52,14 @@ def label(run: Run) -> str:
     return f"{name} ({', '.join(extra)})" if extra else name
 
 
-def is_named_model(run: Run, paths: set[str]) -> bool:
+def is_named_model(run: ResultsFile, paths: set[str]) -> bool:
     """Whether a run of lm-eval's own models is of one of these, just as it is named."""
     name = named(str(run.raw.get("model_name")).rstrip("/"))
     changed = any(run.model_args.get(key) is not None for key in _OTHER_MODEL)
     return name in {path.rstrip("/") for path in paths} and not changed
 
 
-def circumstances(run: Run) -> Iterator[str]:
+def circumstances(run: ResultsFile) -> Iterator[str]:
     """What changes the numbers of any point: runs that differ in it share no plane of weights."""
     mask = run.trimix.get("plausibility")
     source = run.trimix.get("plausibility_source") or _USUAL_MASK
@@ -80,7 +78,7 @@ def _value(value: Any) -> Any:
     return shown(value) if isinstance(value, str) else value
 
 
-def title(run: Run) -> str:
+def title(run: ResultsFile) -> str:
     """What a report calls it: `label`, with what its policy wants to be called for its name.
 
     A policy of this package says so by its class, one of others by what the file records: reading
@@ -92,7 +90,7 @@ def title(run: Run) -> str:
     return label(run).replace(name, str(told or f"TriMix {name}"), 1)
 
 
-def honesty(run: Run) -> str:
+def honesty(run: ResultsFile) -> str:
     """How its policy is honest, one of `HONESTY`; empty if nobody says.
 
     Of a policy of this package its class tells, of one of others the file.

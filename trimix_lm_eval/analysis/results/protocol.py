@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from trimix_lm_eval.analysis.results.results_file import ResultsFile
 from trimix_lm_eval.analysis.results.values import is_number, mapping
 from trimix_lm_eval.tasklib.catalog import shipped
 
-if TYPE_CHECKING:
-    from trimix_lm_eval.analysis.results.run import Run
 
-
-def documents(run: Run, task: str) -> Iterator[str]:
+def documents(run: ResultsFile, task: str) -> Iterator[str]:
     """Say if a task was not measured on all of its documents."""
     score = run.main(task)
     if score and score.of and score.n < score.of:
@@ -22,7 +19,7 @@ def documents(run: Run, task: str) -> Iterator[str]:
         yield f"limit {limit:g}" if is_number(limit) else f"limit {limit}"
 
 
-def settings(run: Run, task: str) -> Iterator[str]:
+def settings(run: ResultsFile, task: str) -> Iterator[str]:
     """Say what else was changed; of tasks that are not ours only what lm-eval itself records."""
     if run.config.get("gen_kwargs"):
         yield "gen_kwargs changed"

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.analysis.results.run import MetricValue, Problem, Run
+from trimix_lm_eval.analysis.results.results_file import MetricValue, Problem
+from trimix_lm_eval.analysis.results.run import Run
 from trimix_lm_eval.analysis.results.values import is_number, mapping
 
 #: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
