@@ -1,7 +1,7 @@
 """Token ids in, numbers or token ids out: fused scoring and generation, without text or lm-eval.
 
-Imported by `llm`, `harness`, `analysis`, `sweep` and `cli`, never by `training`; imports `fusion` and
-`utils`. docs/engine.md shows its use on its own.
+Imported by `llm`, `harness`, `analysis`, `sweep` and `cli`, never by `training`; imports `fusion`
+and `utils`. docs/engine.md shows its use on its own.
 
 request.py       what is asked and answered, as data: Prompt, ScoringRequest, Score
 scorer.py        log-likelihoods of continuations, by question
