@@ -18,8 +18,6 @@ from trimix_lm_eval.harness.lm import TriMixLM
 HOUSE = Path(trimix_lm_eval.__file__).parent
 #: A newcomer who follows a request opens at most so many files.
 MOST = 12
-#: What a policy shows prompts to is part of the policy.
-COLLECTORS = {"fusion/collectors.py"}
 
 
 def entered(call):
@@ -38,7 +36,7 @@ def entered(call):
         sys.setprofile(None)
         threading.setprofile(None)
     ours = {str(Path(f).relative_to(HOUSE)) for f in found if Path(f).is_relative_to(HOUSE)}
-    return sorted(ours - COLLECTORS)
+    return sorted(ours)
 
 
 @pytest.fixture(scope="module", params=["ppl", "ent", "gate", "fixed"])
