@@ -14,8 +14,8 @@
 
 Here is argparse and printing only. Each file adds its parser with ``add_parser(commands)``, and its
 ``run(args)`` imports the module that does the job, so that ``--help`` imports neither torch nor
-lm-eval and answers at once. Imported by ``__main__`` and the console script only; imports every other
-package.
+lm-eval and answers at once. Imported by ``__main__`` and the console script only; imports every
+other package.
 """
 
 from __future__ import annotations
