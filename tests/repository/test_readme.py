@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 
 #: Pages whose blocks another test runs, since it looks closer at what comes of them.
 ELSEWHERE = {
+    "engine.md": "engine/test_standalone.py",
     "new_language.md": "training/test_new_language.py",
     "add_a_policy.md": "repository/test_add_a_policy.py",
 }
@@ -49,20 +50,21 @@ def run_page(page: Path, folder: Path, fresh: bool = False, **env: str) -> str:
     Python is run in this process, which has imported the libraries already.
     """
     printed = []
+    names = {"__name__": "__main__"}  # a block goes on with the names of those before it
     for block in pages.blocks(page):
         if block.name:
             pages.put(block, folder)
         elif block.language == "sh":
             printed.append(run(["bash", "-euc", block.text], folder, fresh, **env))
         elif block.language == "python":
-            printed.append(execute(block.text))
+            printed.append(execute(block.text, names))
     return "".join(printed)
 
 
-def execute(source: str) -> str:
+def execute(source: str, names: dict[str, object]) -> str:
     """Run a program in this process; what it prints."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(source, "page", "exec"), {"__name__": "__main__"})
+        exec(compile(source, "page", "exec"), names)
     return printed.getvalue()
 
 
