@@ -418,7 +418,9 @@ def test_6_a_number_can_be_traced(trio, pico):
     three = trio("llama")
     found = three.weighted("fixed", alpha=0.3, beta=0.6).describe()
     assert json.loads(json.dumps(found)) == found
-    assert found["policy"] == {"name": "fixed", "alpha": 0.3, "beta": 0.6, "gamma": None}
+    told = {"label": "", "honesty": "label_free", "differing": []}
+    point = {"alpha": 0.3, "beta": 0.6, "gamma": None}
+    assert found["policy"] == {"name": "fixed", **point, **told}
     assert list(found["sources"]) == ["large_ins", "small_cpt", "small_base"]
     for role, source in found["sources"].items():
         assert source["path"] == pico("llama")[role]
