@@ -89,14 +89,15 @@ def tasks(task_yaml):
     )
 
 
-def launch(tmp_path, tasks, runs, names=TASKS):
-    """Run a list of `evaluate` arguments on two processes."""
+def launch(tmp_path, tasks, runs, names=TASKS, fresh=False):
+    """Run a list of `evaluate` arguments on two processes; fresh: as a user's launcher does."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
     out = tmp_path / "out.json"
     out.unlink(missing_ok=True)
     spec = {"folder": str(tasks), "tasks": names, "runs": runs, "out": str(out)}
-    ended = program(*LAUNCH, str(script), json.dumps(spec), timeout=SECONDS, PYTHONPATH=".")
+    words = (*LAUNCH, str(script), json.dumps(spec))
+    ended = program(*words, timeout=SECONDS, fresh=fresh, PYTHONPATH=".")
     assert ended.returncode == 0 and out.exists(), ended.stderr[-3000:]
     return json.loads(out.read_text(encoding="utf-8"))
 
@@ -124,7 +125,8 @@ def test_two_processes_give_the_numbers_of_one(pico, tasks, tmp_path):
     for number, run in enumerate(runs):
         run["model_args"]["weights_log"] = str(tmp_path / f"log{number}.jsonl")
     exact = (True, True, False, True)
-    for run, got, same in zip(runs, launch(tmp_path, tasks, runs), exact, strict=True):
+    launched = launch(tmp_path, tasks, runs, fresh=True)
+    for run, got, same in zip(runs, launched, exact, strict=True):
         arguments = {k: v for k, v in run["model_args"].items() if k != "weights_log"}
         want = plain(evaluate("trimix", tasks, TASKS, **{**run, "model_args": arguments}))
         for task in TASKS:
