@@ -134,11 +134,20 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+#: Where files are and how a policy is shown: no number depends on them.
+_NO_MATTER = {"path", "label", "honesty", "differing"}
+#: What earlier versions recorded of an option that is gone, where it stood for today's only way.
+_ONLY_WAY = {"optimum": "grid"}
+
+
 def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
-    """Name what two descriptions differ in."""
+    """Name what two descriptions differ in, as far as numbers depend on it."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(k for k in b if k not in a)]:
-            if key != "path":
-                yield from compared(a.get(key), b.get(key), f"{at}.{key}" if at else key)
+            mine, theirs = (
+                None if d.get(key) == _ONLY_WAY.get(key) else d.get(key) for d in (a, b)
+            )
+            if key not in _NO_MATTER:
+                yield from compared(mine, theirs, f"{at}.{key}" if at else key)
     elif a != b:
         yield f"{at} ({a} against {b})"
