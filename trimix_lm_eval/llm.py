@@ -13,8 +13,7 @@ lm-eval's model (`harness.lm`) loads through it, and then hands its requests to 
 Packages above (`harness`, `analysis`, `sweep`, `cli`) may import this module; it may import
 `loading`, `engine`, `fusion` and `utils`, and knows nothing of lm-eval.
 
-Longer than most modules: one class with a method for each thing that users do, most of it their
-docstrings.
+Longer than most modules: each method of the public class documents its arguments in full.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import preflight, settings
+from trimix_lm_eval.loading.codec import TextCodec, seed_for
 from trimix_lm_eval.loading.models import load_model
 from trimix_lm_eval.loading.provenance import describe, needed
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
-from trimix_lm_eval.loading.tokenizer import Tokenizer, seed_for
 from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
 from trimix_lm_eval.utils.windows import rolling_windows
@@ -91,7 +90,7 @@ class TriMix:
         self.settings, self.tokenizer, self.fuser, self.report = asked, tokenizer, fuser, report
         self.max_length = int(asked.max_length or report.max_length)
         weighting = [config.policy for config in fuser.configs]
-        self.codec = Tokenizer(tokenizer, asked, weighting, report.vocab_size)
+        self.codec = TextCodec(tokenizer, asked, weighting, report.vocab_size)
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
         #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
@@ -109,7 +108,7 @@ class TriMix:
                 options, and everything that ``--model_args`` takes, e.g. ``small_dtype``.
 
         Raises:
-            TrimixError: Something is wrong that the user can mend.
+            TrimixError: Something is wrong that the user can fix.
         """
         return cls.from_settings(settings.parse({"large_ins": large_ins, **arguments}))
 
@@ -230,7 +229,8 @@ class TriMix:
                 text, makes draws of its own.
 
         Returns:
-            The new texts in the order of the prompts; `complete` tells why each of them ended.
+            Strings, on purpose: only the new texts, in the order of the prompts. `complete` takes
+            the same and returns completions, which know their weights and their `finish_reason`.
         """
         _check_list(texts, "generate")
         return [completion.text for completion in self.complete(texts, **options)]
@@ -240,7 +240,11 @@ class TriMix:
 
         Args:
             texts: The prompts.
-            **options: As for `generate`.
+            **options: As for `generate`, which returns only the strings.
+
+        Returns:
+            Completions in the order of the prompts: ``text``, ``choice`` (the weights) and
+            ``finish_reason`` (``stop``, ``eos`` or ``length``).
         """
         _check_list(texts, "complete")
         for option in options:

@@ -83,7 +83,7 @@ def test_a_request_fits_its_context():
     """The prompt is cut from the left, so that all new tokens have room."""
     stops = (frozenset({EOS}),)
     made = GenerationRequest.fitted(PROMPT, SamplingParams(3), stops, None, 5)
-    assert made.prompt.ids == (3, 4) and made.max_tokens == 3
+    assert made.prompt.ids == (3, 4) and made.max_new_tokens == 3
     assert GenerationRequest.fitted(PROMPT, SamplingParams(3), stops, None, 6).prompt is PROMPT
     with pytest.raises(TrimixError, match="leave no room"):
         GenerationRequest.fitted(PROMPT, SamplingParams(5), stops, None, 5)

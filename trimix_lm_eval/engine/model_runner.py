@@ -335,7 +335,7 @@ class Fuser:
 
     def __init__(self, ensemble: Ensemble, configs: Sequence[FusionConfig]) -> None:
         self.ensemble, self.configs = ensemble, tuple(configs)
-        self.processors = tuple(config.rule for config in self.configs)
+        self.processors = tuple(config.processor for config in self.configs)
         first: dict[Policy, int] = {}
         self.choosers = tuple(first.setdefault(c.policy, i) for i, c in enumerate(self.configs))
         self.collecting = tuple(

@@ -11,7 +11,8 @@ what its collectors have seen. Only the segments above the current place are hel
 `HELD_BYTES`. When memory runs out all the same, what is held is evicted, and the prompts below are
 run whole.
 
-Longer than most modules, since the walk is nothing but prefill in an order of its own.
+Longer than most modules: running prompts and the tree of their prefixes share one loop, which
+feeds a segment to all sources and shows its logits to the collectors.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollec
         mine = {
             i: collector
             for i, policy in policies.items()
-            if (prompt.weights is None or prompt.weights[i] is None)
+            if (prompt.points is None or prompt.points[i] is None)
             and (collector := policy.collector(fuser.ensemble.names)) is not None
         }
         made.append(PromptCollectors(mine, masked) if mine else None)
@@ -121,7 +122,7 @@ def choices_of(
     """
     chosen: list[Choice | None] = []
     for i, config in enumerate(fuser.configs):
-        given = prompt.weights[i] if prompt.weights else None
+        given = prompt.points[i] if prompt.points else None
         if config.policy.scope == "token":
             chosen.append(None)
         elif given is not None:
@@ -321,7 +322,7 @@ class PrefixTree(NamedTuple):
                 continue
             length = min(place.shared, default=0)
             if self.worth(place.order, length, place.node):
-                # No name of its own for the new node: it would outlive it, caches and all.
+                # The new node gets no variable of its own, which would keep its caches alive.
                 place = place._replace(node=self.extend(place.node, place.order[0], length))
                 if place.node.batch is not None:
                     todo.append(place.node)
@@ -354,7 +355,7 @@ class PrefixTree(NamedTuple):
         prompt, ensemble = self.prompts[index], self.fuser.ensemble
         mask = prompt.prompt_mask[node.length : length + 1] if prompt.prompt_mask else None
         ids, tail = prompt.ids[node.length : length], prompt.ids[length]
-        segment = Prompt(ids, mask, prompt.weights, tail)
+        segment = Prompt(ids, mask, prompt.points, tail)
         collectors = collectors_for(self.fuser, [segment])
         try:
             with blame(always(self.request_of(index))):
@@ -372,7 +373,7 @@ def _shared(a: Prompt, b: Prompt) -> int:
 
     One less than they have in common: a collector is shown the token after the segment, too.
     """
-    needs = [[w is None for w in p.weights] if p.weights else None for p in (a, b)]
+    needs = [[w is None for w in p.points] if p.points else None for p in (a, b)]
     if needs[0] != needs[1] or (a.prompt_mask is None) != (b.prompt_mask is None):
         return 0
     same = shared_length(a.ids, b.ids)

@@ -17,7 +17,7 @@ class Prompt(NamedTuple):
         prompt_mask: For each token (and for ``tail``, if there is one) whether policies that choose
             by a part of the prompt only (`Policy.answers_only`) see it; None shows them all of it.
             Other policies see every token. The first token has no prediction and is never shown.
-        weights: For each fusion config a point chosen elsewhere (for a whole task), or None, which
+        points: For each fusion config a point chosen elsewhere (for a whole task), or None, which
             lets its policy choose; None for all of them lets every policy choose.
         tail: A token after the last that is shown to policies, but not run (the end of a rolling
             window, or the token after a shared prefix).
@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
 
     ids: tuple[int, ...]
     prompt_mask: tuple[bool, ...] | None = None
-    weights: tuple[Weights | None, ...] | None = None
+    points: tuple[Weights | None, ...] | None = None
     tail: int | None = None
 
 

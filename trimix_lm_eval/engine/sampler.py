@@ -92,7 +92,7 @@ class SampledTokens(NamedTuple):
 
     Attributes:
         token_ids: The k tokens.
-        weights: ``[k, S]`` the source weights in force at each.
+        weights: ``[k, S]``, for each token the weight of every source that was in force.
     """
 
     token_ids: list[int]
@@ -117,12 +117,12 @@ class _Layer(NamedTuple):
     """One branch each of some sequences, all under one logits processor.
 
     Attributes:
-        rule: The logits processor.
+        processor: The logits processor.
         of: (sequence, branch), at most one branch of a sequence, in the order of the sequences.
         vectors: ``[n, S]`` their source weights.
     """
 
-    rule: LogitsProcessor
+    processor: LogitsProcessor
     of: list[tuple[int, int]]
     vectors: Tensor
 
@@ -132,13 +132,13 @@ def _layers(fusions: Sequence[Sequence[ResolvedFusion]], device: torch.device) -
     found: dict[tuple[LogitsProcessor, int], list[tuple[int, int]]] = {}
     for row, mine in enumerate(fusions):
         seen: dict[LogitsProcessor, int] = {}
-        for branch, (_, rule) in enumerate(mine):
-            seen[rule] = depth = seen.get(rule, -1) + 1
-            found.setdefault((rule, depth), []).append((row, branch))
+        for branch, (_, processor) in enumerate(mine):
+            seen[processor] = depth = seen.get(processor, -1) + 1
+            found.setdefault((processor, depth), []).append((row, branch))
     layers = []
-    for (rule, _), of in found.items():
+    for (processor, _), of in found.items():
         vectors = torch.tensor([fusions[row][branch].vector for row, branch in of])
-        layers.append(_Layer(rule, of, vectors.to(device, non_blocking=True)))
+        layers.append(_Layer(processor, of, vectors.to(device, non_blocking=True)))
     return layers
 
 
@@ -164,7 +164,7 @@ def sample(
     tops: list[list[Tensor]] = [[] for _ in layers]
     used: list[list[Tensor]] = [[] for _ in layers]
     for where, logits in view.chunks():
-        for i, (rule, of, vectors) in enumerate(layers):
+        for i, (processor, of, vectors) in enumerate(layers):
             at = [row * k + j for row, _ in of for j in range(k)]
             low, high = bisect_left(at, where.start), bisect_left(at, where.stop)
             if low == high:
@@ -174,7 +174,7 @@ def sample(
                 local = torch.tensor(at[low:high]) - where.start
                 mine = [x[local.to(x.device, non_blocking=True)] for x in logits]
             weights = vectors.repeat_interleave(k, dim=0)[low:high]
-            fused, weights = fuser.fused(mine, weights, rule)
+            fused, weights = fuser.fused(mine, weights, processor)
             best = fused.max(dim=-1)
             some = [draws[p // k][p % k] for p in at[low:high]]
             tokens[i].append(pick(fused, some, best.indices))

@@ -10,7 +10,7 @@ token, and is run once. Where they differ the sequence forks; all forks have the
 common, so that more of them fit into the memory that as many prompts would take. Forks that find no
 room are preempted, and go on from the prompt when there is room.
 
-Longer than most modules: what a batch holds, and who comes and goes, is one state.
+Longer than most modules: starts, forks and preemptions change one state, and keep it consistent.
 """
 
 from __future__ import annotations
@@ -162,8 +162,8 @@ class Scheduler:
         #: Sequences in the batch per sequence that was asked for, at most.
         self.max_forks = _MAX_FORKS if may_fork else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
-        self.longest = max((len(r.prompt.ids) + r.max_tokens for r in requests), default=0)
-        self.longest_text = max((request.max_tokens for request in requests), default=1)
+        self.longest = max((len(r.prompt.ids) + r.max_new_tokens for r in requests), default=0)
+        self.longest_text = max((request.max_new_tokens for request in requests), default=1)
         self.running: list[Sequence] = []
         self.batch: InputBatch | None = None
         #: Forks that found no room, to be resumed.
@@ -204,7 +204,7 @@ class Scheduler:
             return more
         everyone = [*self.running, *self.preempted, *new]
         held = {one.index: len(one.request.prompt.ids) for one in everyone}
-        own = sum(one.request.max_tokens for one in self.running)
+        own = sum(one.request.max_new_tokens for one in self.running)
         left = size * self.longest - sum(held.values()) - own
         return min(max(left // self.longest_text, more), self.max_forks * size - len(self.running))
 
@@ -325,11 +325,11 @@ class Scheduler:
         fork = sequence.fork(new.branches)
         finished, drawn = fork.append(new)
         for branch, ids, reason in finished:
-            for fusion, choice in branch.choices.items():
+            for config, choice in branch.choices.items():
                 used = choice or mean_choice(self.fuser, (branch.used / branch.drawn)[None])
-                self.finished.setdefault(sequence.index, set()).add(fusion)
+                self.finished.setdefault(sequence.index, set()).add(config)
                 output = CompletionOutput(ids, used, reason)
-                self.outputs.append((sequence.index, fusion, output))
+                self.outputs.append((sequence.index, config, output))
         return fork, drawn
 
     # ---------------------------------------------------------------- a step

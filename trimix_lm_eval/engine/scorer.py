@@ -179,10 +179,10 @@ def _score_long(fuser: Fuser, request: ScoringRequest, max_length: int) -> list[
     shown = cut(request.prompt, max_length)
     ((_, collectors),) = collect_prompts(fuser, [shown], 1)
     choices = choices_of(fuser, shown, collectors)
-    weights = tuple(choice.weights if choice else None for choice in choices)
+    points = tuple(choice.weights if choice else None for choice in choices)
     windows = continuation_windows(request.prompt.ids, request.continuation, max_length)
     parts: list[list[Score]] = [[] for _ in choices]
-    requests = [ScoringRequest(Prompt(a, weights=weights), b) for a, b in reversed(windows)]
+    requests = [ScoringRequest(Prompt(a, points=points), b) for a, b in reversed(windows)]
     for _, which, one in score(fuser, requests, 1, max_length):
         parts[which].append(one)
     scores = [sum_scores(mine) for mine in parts]

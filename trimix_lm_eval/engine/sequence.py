@@ -1,7 +1,8 @@
 """Texts in the making: what is to be continued, how far it is, which branches share it, its end.
 
 All of stopping is here. A text ends at the first token for which one of these holds; where several
-hold for one token, the first in this order is the ``finish_reason``, as in vLLM:
+hold for one token, the first in this order is the ``finish_reason``. The order is vLLM's; what vLLM
+reports as ``stop`` is told apart here, a stop token being ``eos``:
 
     eos     an end-of-text or other stop token came; it is not part of the text
     stop    the token completed a stop string
@@ -68,8 +69,8 @@ class GenerationRequest(NamedTuple):
     max_length: int | None = None
 
     @property
-    def max_tokens(self) -> int:
-        """New tokens that there can be: as many as were asked for, or as the context has room."""
+    def max_new_tokens(self) -> int:
+        """New tokens at most: ``params.max_new_tokens``, capped by what the context can hold."""
         most = self.params.max_new_tokens
         if self.max_length is None:
             return most
@@ -171,7 +172,7 @@ class Branch:
 
     def note(self, weights: Tensor) -> None:
         """Count the weights ``[S]`` of a token, where they are the token's own."""
-        if self.fusion.rule.per_token is not None:
+        if self.fusion.processor.per_token is not None:
             self.used = self.used + weights
             self.drawn += 1
 
@@ -209,7 +210,7 @@ class Sequence:
     @property
     def remaining_tokens(self) -> int:
         """New tokens that may still come."""
-        return self.request.max_tokens - len(self.token_ids)
+        return self.request.max_new_tokens - len(self.token_ids)
 
     @property
     def fusions(self) -> tuple[ResolvedFusion, ...]:

@@ -18,7 +18,8 @@ they come to differ, the sequence gains several forks. Sequences gain different 
 what one of them rejects stays in the caches as a hole, and what all reject is cut off. Invariant 4
 holds: logits are kept for a chunk at most.
 
-Longer than most modules: proposing, verifying and the choice of k make up one step together.
+Longer than most modules: what a step proposes, verifies and measures decides the length of the next
+draft, so the step and the choice of k read each other's records.
 """
 
 from __future__ import annotations
@@ -387,7 +388,7 @@ class Speculation:
         Returns:
             ``acceptance``: share of the drafts that were accepted among those verified (None
             without drafts); ``draft_length``: drafts per sequence and step, on average;
-            ``rounds``: steps; ``tokens_per_round``: tokens that a sequence gained per step.
+            ``rounds``: decoding steps; ``tokens_per_round``: tokens a sequence gained per step.
         """
         steps, rows, drafted, accepted, verified = stats or self.stats
         return {

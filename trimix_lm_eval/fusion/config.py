@@ -22,15 +22,17 @@ class LogitsProcessor(NamedTuple):
 
 
 class ResolvedFusion(NamedTuple):
-    """How one distribution is made: fusion configs with equal voices write the same text.
+    """How one distribution is made, once the weights are chosen.
+
+    Fusion configs that resolve to equal values have equal distributions, and write the same text.
 
     Attributes:
-        vector: Chosen weights, one per source.
-        rule: What is made of them.
+        vector: The chosen weight of each source, in the order of the sources.
+        processor: What is made of them.
     """
 
     vector: tuple[float, ...]
-    rule: LogitsProcessor
+    processor: LogitsProcessor
 
 
 class FusionConfig(NamedTuple):
@@ -47,7 +49,7 @@ class FusionConfig(NamedTuple):
     plausibility_source: str = "large_ins"
 
     @property
-    def rule(self) -> LogitsProcessor:
+    def processor(self) -> LogitsProcessor:
         """What is made of the weights that the policy chooses."""
         return LogitsProcessor(
             self.policy if self.policy.scope == "token" else None,

@@ -1,11 +1,12 @@
 """`TriMixLM`: lm-eval's requests in, the engine's answers out. No mathematics here.
 
-A request of lm-eval (`Instance`) becomes token ids (`loading.tokenizer`) and goes to the engine's
+A request of lm-eval (`Instance`) becomes token ids (`loading.codec`) and goes to the engine's
 scheduler or scorer, without a layer in between. What a run has finished is handed to lm-eval's
 cache and to the weights log at once, so that Ctrl-C or a crash loses no more than the batch in
 hand.
 
-Longer than most modules: all that a request says is read here, so that its way begins in one file.
+Longer than most modules: lm-eval calls one class for all three kinds of request, and what each kind
+says is read where it is answered.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ from trimix_lm_eval.harness.task_weights import TaskWeights
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading import settings
+from trimix_lm_eval.loading.codec import seed_for
 from trimix_lm_eval.loading.devices import usable
-from trimix_lm_eval.loading.tokenizer import seed_for
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils import distributed, errors, validation
 from trimix_lm_eval.utils.errors import TrimixError, unknown
@@ -70,7 +71,7 @@ class TriMixLM(TextLM):
         **arguments: ``--model_args``; see `settings.parse` for the names.
 
     Raises:
-        TrimixError: Something is wrong that the user can mend (printed without a traceback).
+        TrimixError: Something is wrong that the user can fix (printed without a traceback).
     """
 
     def __init__(self, **arguments: Any) -> None:

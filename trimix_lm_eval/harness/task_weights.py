@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.harness.response_cache import Guard, TaskPoint
 from trimix_lm_eval.llm import Points, TriMix
+from trimix_lm_eval.loading.codec import seed_for
 from trimix_lm_eval.loading.provenance import text_digest
-from trimix_lm_eval.loading.tokenizer import seed_for
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.errors import TrimixError
 

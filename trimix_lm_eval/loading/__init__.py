@@ -10,7 +10,7 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     preflight/       what would stop a run, found before any weight is loaded
     devices.py       the device where nobody names one
     models.py        one source: spec -> model in memory
-    tokenizer.py     text <-> token ids
+    codec.py         text <-> token ids
     provenance.py    what the numbers of a run depend on, for results and caches
     demo/            the trio of tiny models that ``pretrained=demo`` names
 """

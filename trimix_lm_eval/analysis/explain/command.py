@@ -154,7 +154,7 @@ def _explained(
 ) -> list[Explanation]:
     """Generate or take the text, and explain it."""
     from trimix_lm_eval.analysis.explain.run import explain, explain_given, explain_text
-    from trimix_lm_eval.loading.tokenizer import seed_for
+    from trimix_lm_eval.loading.codec import seed_for
 
     if subject.pairs:
         if asked.gen_kwargs:

@@ -61,7 +61,7 @@ def measure(
 def chunks(
     fuser: Fuser, context: Sequence[int], tokens: Sequence[int]
 ) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
-    """Run a text through all sources, and give the logits that judge its tokens bit by bit.
+    """Run a text through all sources, and give the logits that score its tokens bit by bit.
 
     Args:
         fuser: The sources.
@@ -111,12 +111,14 @@ class _Chunk:
         self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
     ) -> None:
         self.fuser, self.logits, self.targets = fuser, logits, targets
-        self.rule = rule = fuser.processors[0]
-        self.bare, self.weights = fuser.fused(logits, vectors, rule._replace(plausibility=None))
+        self.processor = processor = fuser.processors[0]
+        self.bare, self.weights = fuser.fused(
+            logits, vectors, processor._replace(plausibility=None)
+        )
         self.fused = self.bare
-        if rule.plausibility is not None:
-            reference = logits[fuser.ensemble.names.index(rule.reference)]
-            self.fused = plausible(self.bare.clone(), reference, rule.plausibility)
+        if processor.plausibility is not None:
+            reference = logits[fuser.ensemble.names.index(processor.reference)]
+            self.fused = plausible(self.bare.clone(), reference, processor.plausibility)
         rival, lead = _runner_up(self.fused, targets)
         # Where the mask leaves one token only, the runner-up is the best of those it removed.
         self.alone = lead.isneginf()  # [n]
@@ -166,7 +168,7 @@ class _Chunk:
 
     def _cutoffs(self, label: Callable[[int], str]) -> list[Cutoff | None]:
         """What the mask did, None where there is none."""
-        if self.rule.plausibility is None:
+        if self.processor.plausibility is None:
             return [None] * len(self.targets)
         kept = ~self.fused.isneginf()  # [n, V]
         favourite = self.bare.argmax(dim=1)

@@ -153,8 +153,8 @@ class Explanation:
         alpha: Chosen weights; None where they are per token.
         beta: The same.
         gamma: The same; None if it is alpha.
-        prompt_nll: Mean NLL of the judged prompt tokens at that point, in nats; None if none was.
-        prompt_tokens: How many prompt tokens were judged.
+        prompt_nll: Mean NLL of the scored prompt tokens at that point, in nats; None if none was.
+        prompt_tokens: How many prompt tokens were scored.
         log_likelihood: Sum of the tokens' log-probabilities; None if one has probability 0.
         tokens: The tokens in order, the one that ended the text included.
         groups: Over all tokens, in order.

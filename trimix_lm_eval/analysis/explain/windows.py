@@ -1,6 +1,6 @@
 """What is longer than the context, or has no prompt: in windows, and with weights, as it is scored.
 
-A window is a context and the tokens that are judged after it; every token is judged once.
+A window is a context and the tokens that are scored after it; every token is scored once.
 """
 
 from __future__ import annotations

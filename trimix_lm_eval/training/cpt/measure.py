@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from trimix_lm_eval.loading.codec import TextCodec
 from trimix_lm_eval.loading.settings import Settings
-from trimix_lm_eval.loading.tokenizer import Tokenizer
 from trimix_lm_eval.training.cpt.packing import IGNORED
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
@@ -53,7 +53,7 @@ class Windows(NamedTuple):
             tokenizer: Of transformers.
             length: Tokens that a model sees at once.
         """
-        codec = Tokenizer(tokenizer, Settings({}), (), len(tokenizer))
+        codec = TextCodec(tokenizer, Settings({}), (), len(tokenizer))
         found = [
             window
             for document in documents

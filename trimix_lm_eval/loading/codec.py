@@ -1,7 +1,7 @@
-"""Where text and token ids meet: contexts, continuations, completions.
+"""The codec between text and token ids: contexts, continuations, completions.
 
 Splits texts into tokens exactly as lm-eval's ``hf`` model does, so that the two score the same
-tokens (invariant 1); each text is judged on its own, not by the first of its batch.
+tokens (invariant 1); each text is looked at on its own, not by the first of its batch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class TokenizedPrompt(NamedTuple):
     prompt_mask: tuple[bool, ...] | None = None
 
 
-class Tokenizer:
-    """Text to token ids and back.
+class TextCodec:
+    """Text to token ids and back, around a tokenizer of transformers.
 
     Args:
         tokenizer: Of transformers.
@@ -58,7 +58,7 @@ class Tokenizer:
         return int(self.tokenizer.eos_token_id)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids, each text judged on its own: no second BOS where it begins with one."""
+        """Token ids, each text looked at on its own: no second BOS where it begins with one."""
         text = whole_characters(text)
         special = self._special(text, add_special_tokens)
         # Not verbose: what is longer than the context is cut into windows, or cut with a warning.
