@@ -1,7 +1,7 @@
 """What comes after a run: JSON in, pages and files out.
 
-Imported by `sweep` and `cli`; imports `llm`, `tasklib`, `loading`, `fusion` and `utils`, never
-`harness`, whose results it reads from files. Only `explain` loads models.
+Imported by `sweep` and `cli`; imports `llm`, `engine`, `tasklib`, `loading`, `fusion` and `utils`,
+never `harness`, whose results it reads from files. Only `explain` loads models and uses `engine`.
 
     results/       results files, read back; what to call a run
     report/        ``trimix report``: a page, Markdown and CSV that compare runs
