@@ -5,10 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.support.naive import Naive
-from tests.support.running import ROOT, program
+from tests.support.running import ROOT, TRIO, program
 from trimix_lm_eval.fusion.weights import PAPER_GRID
+from trimix_lm_eval.utils.paths import demo_dir
 
 #: Refuses lm-eval to whoever asks for it.
 BLOCKED = """
@@ -24,8 +26,7 @@ sys.meta_path.insert(0, Blocker())
 """
 TOLD = """
 import json
-((_, _, score),), ((_, _, made),) = scores, texts
-print(json.dumps([score.log_likelihood, score.choice.weights[:2], made.token_ids]))
+print(json.dumps([score.log_likelihood, score.choice.weights[:2], text.token_ids]))
 """
 
 
@@ -35,31 +36,36 @@ def shown() -> str:
     return code
 
 
+def result() -> list[str]:
+    """What the page says that it prints."""
+    (text,) = re.findall(r"```text\n(.*?)```", (ROOT / "docs/engine.md").read_text(), re.DOTALL)
+    return text.splitlines()
+
+
 def test_the_program_is_short():
     lines = [line for line in shown().splitlines() if line.strip()]
     assert len(lines) <= 20
 
 
-def test_the_engine_runs_without_lm_eval(pico, tmp_path):
-    folders = pico("llama", padded=False)
-    (tmp_path / "models").mkdir()
-    for role, folder in folders.items():
-        (tmp_path / "models" / role).symlink_to(folder)
+def test_the_engine_runs_without_lm_eval(tmp_path):
     script = tmp_path / "standalone.py"
-    script.write_text(f"{BLOCKED}\nimport os\nos.chdir({str(tmp_path)!r})\n{shown()}\n{TOLD}")
+    script.write_text(f"{BLOCKED}\n{shown()}\n{TOLD}")
     done = program(str(script), fresh=True, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
-    log_likelihood, weights, ids = json.loads(done.stdout.splitlines()[-1])
+    *printed, told = done.stdout.splitlines()
+    assert printed == result()
+    log_likelihood, weights, ids = json.loads(told)
 
-    size = json.loads((Path(folders["large_ins"]) / "config.json").read_text())["vocab_size"]
-    naive = Naive(folders, size)
-    prompt, continuation = [256, 72, 101, 108, 108], [111, 33]
+    folders = {role: str(demo_dir() / role) for role in TRIO}
+    tokenizer = AutoTokenizer.from_pretrained(folders["large_ins"])
+    naive = Naive(folders, len(tokenizer))
+    prompt, continuation = tokenizer.encode("In the beginning"), tokenizer.encode(" God created")
     whole = [*prompt, *continuation]
     means = naive.grid(prompt, 1, [point[:2] for point in PAPER_GRID]).mean(dim=1)
     assert tuple(weights) == PAPER_GRID[int(means.argmin())][:2]
     nll = naive.nll(naive.fused(whole[:-1], *weights), whole, len(prompt))
     assert log_likelihood == pytest.approx(-float(nll.sum()), abs=1e-4)
-    assert ids == naive.greedy(prompt, 8, *weights)
+    assert ids == naive.greedy(prompt, 12, *weights, ends=(tokenizer.eos_token_id,))
 
 
 def test_no_module_of_the_engine_names_lm_eval():
