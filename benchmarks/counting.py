@@ -24,8 +24,8 @@ def counting(model: TriMix) -> Iterator[Count]:
     def see(_: Any, __: Any, arguments: dict[str, Any]) -> None:
         count.tokens += arguments["input_ids"].numel()
 
-    trunks = [source.model.base_model for source in model.fuser.ensemble.sources]
-    hooks = [trunk.register_forward_pre_hook(see, with_kwargs=True) for trunk in trunks]
+    bodies = [source.model.base_model for source in model.fuser.ensemble.sources]
+    hooks = [body.register_forward_pre_hook(see, with_kwargs=True) for body in bodies]
     try:
         yield count
     finally:

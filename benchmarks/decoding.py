@@ -16,8 +16,8 @@ alone writes other texts than the fusion, with lengths of the same distribution.
 * ``tokens_identical``: whether auto, off and the released algorithm wrote the same texts, and the
   latter and policy=ppl, too; in fp32 they must, in bf16 the shape of a batch already decides how
   logits are rounded. ``rows_identical_to_off``: the share of auto's texts that are off's.
-* ``acceptance``: share of the judged drafts that stood (None if none was made), and
-  ``draft_length``: drafts per row and round; both over all rounds of this run.
+* ``acceptance``: share of the verified drafts that were accepted (None if none was made), and
+  ``draft_length``: drafts per sequence and step; both over all steps of this run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trimix_lm_eval.fusion.weights import Weights
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=3)
     add_arguments(parser)
-    parser.add_argument("--batch", type=timing.count, default=1, help="rows in flight")
+    parser.add_argument("--batch", type=timing.count, default=1, help="sequences that run at once")
     parser.add_argument("--prompts", type=timing.count, help="default: 4, or eight batches")
     parser.add_argument("--prompt-tokens", type=timing.count, default=128)
     parser.add_argument("--new-tokens", type=timing.count, default=128, help="at most")

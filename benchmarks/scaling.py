@@ -9,8 +9,8 @@ over log size (1 is linear, 0 constant), ``per_doubling`` the factor that it mea
   outweigh it. ``requests_alone``: each with a few-shot prompt of its own: 1.
 * ``options`` of a question, which share its context: below 1.
 * ``shots``: length of the shared prompt: below 1, as the rest does not grow.
-* ``batch``: rows per forward pass, for the same questions; ``batch_generate``: rows in flight, for
-  the same prompts. Below 0 is a gain; on a CPU, which a few rows fill, there is little.
+* ``batch``: rows per forward pass, for the same questions; ``batch_generate``: sequences at once,
+  for the same prompts. Below 0 is a gain; on a CPU, which a few rows fill, there is little.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Work:
         return {f: partial(model.loglikelihood, *many.args) for f, model in models.items()}
 
     def batch_generate(self, factors: list[int]) -> Sides:
-        """More rows in flight; as many prompts as the largest batch has rows."""
+        """More sequences at once; as many prompts as the largest batch has rows."""
         prompts = [self.texts.text(self.asked.question_tokens) for _ in range(factors[-1])]
         models = {f: variant(self.model, batch_size=f) for f in factors}
         new = self.asked.new_tokens

@@ -3,7 +3,7 @@
     python benchmarks/sweep.py [--json] [--trio cpu] [--batch 16]
 
 One side is what `trimix sweep` does: the sources run once for all points. The other runs one point
-after the other as `lm_eval --model trimix` does, with drafts, shared beginnings and none but the
+after the other as `lm_eval --model trimix` does, with drafts, shared prefixes and none but the
 sources that the point needs; of the 36, ``--singles`` points spread over the grid are run, whose
 mean stands for all. Loading is not counted on either side. Keys:
 
@@ -14,7 +14,7 @@ mean stands for all. Loading is not counted on either side. Keys:
 * ``max_abs_diff`` of log-likelihoods between the sides; ``texts_identical``: the share of the texts
   that both sides wrote alike, 1.0 in fp32.
 * ``distinct_tokens``: of all points' texts, the share of the tokens that differ in what stands
-  before them: what is left when equal beginnings are written once.
+  before them: what is left when equal prefixes are written once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trimix_lm_eval.loading import settings
 def main(argv: list[str] | None = None) -> None:
     parser = timing.parser(__doc__, rounds=1)
     add_arguments(parser)
-    parser.add_argument("--batch", type=timing.count, default=16, help="rows in flight")
+    parser.add_argument("--batch", type=timing.count, default=16, help="sequences that run at once")
     parser.add_argument("--shots-tokens", type=timing.count, default=1000, help="few-shot prompt")
     parser.add_argument("--question-tokens", type=timing.count, default=100)
     parser.add_argument("--questions", type=timing.count, default=8, help="multiple choice")
@@ -141,8 +141,8 @@ def writing(
 def distinct(model: TriMix, texts: dict[tuple[int, int], str]) -> float:
     """Share of the tokens that differ in what stands before them."""
     ids = {key: tuple(model.tokenizer.encode(text)) for key, text in texts.items()}
-    beginnings = {(i, path[:n]) for (_, i), path in ids.items() for n in range(1, len(path) + 1)}
-    return len(beginnings) / sum(len(path) for path in ids.values())
+    prefixes = {(i, path[:n]) for (_, i), path in ids.items() for n in range(1, len(path) + 1)}
+    return len(prefixes) / sum(len(path) for path in ids.values())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ Scores = dict[tuple[str, str], dict[str, float]]  # by language and task: a numb
 Table = dict[int, Scores]  # by seed
 
 
-class Verdict(NamedTuple):
+class ClaimResult(NamedTuple):
     """What became of a claim in one place.
 
     Attributes:
@@ -119,7 +119,7 @@ def claims(cell: dict[str, float]) -> dict[str, float]:
     }
 
 
-def verdicts(table: Table) -> list[Verdict]:
+def claim_results(table: Table) -> list[ClaimResult]:
     """Judges every claim in every language and task."""
     found = []
     for language, task in table[0]:
@@ -129,7 +129,7 @@ def verdicts(table: Table) -> list[Verdict]:
             mean, error = spread(values)
             sure = len(values) > 1 and abs(mean) > T[len(values)] * error
             verdict = ("holds" if mean > 0 else "does not hold") if sure else "cannot be told"
-            found.append(Verdict(claim, language, task, values, mean, error, verdict))
+            found.append(ClaimResult(claim, language, task, values, mean, error, verdict))
     return found
 
 
@@ -160,8 +160,8 @@ def scores_table(table: Table, language: str) -> str:
     return "\n".join(lines)
 
 
-def claims_table(found: list[Verdict]) -> str:
-    """All verdicts as Markdown."""
+def claims_table(found: list[ClaimResult]) -> str:
+    """What came of all claims, as Markdown."""
     lines = ["| claim | language | task | mean ± SE | verdict |", "|---|---|---|---|---|"]
     for one in sorted(found, key=lambda v: v.claim):
         digits = 3 if one.task == "rolling" else 2
@@ -173,11 +173,11 @@ def claims_table(found: list[Verdict]) -> str:
 def write(places: Sequence[Path], folder: Path) -> None:
     """Writes scores.json, claims.json and claims.md."""
     table = read(places)
-    found = verdicts(table)
+    found = claim_results(table)
     languages = sorted({language for language, _ in table[0]})
     parts = [claims_table(found), *(f"{lang}\n\n{scores_table(table, lang)}" for lang in languages)]
     (folder / "claims.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    as_json = [verdict._asdict() for verdict in found]
+    as_json = [one._asdict() for one in found]
     (folder / "claims.json").write_text(json.dumps(as_json, indent=1) + "\n", encoding="utf-8")
     plain = {s: {"/".join(cell): v for cell, v in c.items()} for s, c in table.items()}
     (folder / "scores.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("results", type=Path, nargs="+", help="a folder of results per seed")
     table = read(parser.parse_args().results)
-    print(claims_table(verdicts(table)))
+    print(claims_table(claim_results(table)))
     for language in sorted({language for language, _ in table[0]}):
         print(f"\n{language}\n\n{scores_table(table, language)}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from demo_items import passages
 from items import MAKERS, Item
-from recipe import LANGUAGES, Recipe
+from recipe import LANGUAGES, ExperimentConfig
 from texts import Corpus
 
 HERE = Path(__file__).resolve().parent
@@ -33,7 +33,9 @@ def rolling(documents: list[str], count: int, rng: random.Random) -> list[Item]:
     return [{"text": text} for text in rng.sample(found, min(count, len(found)))]
 
 
-def write_items(recipe: Recipe, texts: dict[str, Corpus], part: str, folder: Path) -> None:
+def write_items(
+    recipe: ExperimentConfig, texts: dict[str, Corpus], part: str, folder: Path
+) -> None:
     """Writes what all models are judged on.
 
     Args:
@@ -61,12 +63,12 @@ def write_texts(texts: dict[str, Corpus], folder: Path) -> None:
             (folder / f"{name}_{part}.txt").write_text(text, encoding="utf-8")
 
 
-def cpt_config(recipe: Recipe, language: str) -> dict[str, Any]:
+def cpt_config(recipe: ExperimentConfig, language: str) -> dict[str, Any]:
     """What `trimix cpt` is told for a language, paths and seed apart."""
     return {**content("cpt.yaml"), **recipe.cpt[language]}
 
 
-def adapt(recipe: Recipe, language: str, out: Path, seed: int, folder: Path) -> None:
+def adapt(recipe: ExperimentConfig, language: str, out: Path, seed: int, folder: Path) -> None:
     """Trains a small_cpt with `trimix cpt`.
 
     Args:

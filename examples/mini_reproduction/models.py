@@ -8,7 +8,7 @@ import tokenizer as tokenizers
 import torch
 import training
 from items import Item
-from recipe import Recipe, Stage
+from recipe import ExperimentConfig, Stage
 from texts import Corpus
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaForCausalLM
 
@@ -45,7 +45,12 @@ def save(model: LlamaForCausalLM, tokenizer: Path, folder: Path, chat: str | Non
 
 
 def pretrain(
-    role: str, recipe: Recipe, texts: dict[str, Corpus], tokenizer: Path, seed: int, folder: Path
+    role: str,
+    recipe: ExperimentConfig,
+    texts: dict[str, Corpus],
+    tokenizer: Path,
+    seed: int,
+    folder: Path,
 ) -> None:
     """Trains small_base or large_base from nothing.
 
@@ -67,7 +72,7 @@ def pretrain(
 
 
 def tune(
-    recipe: Recipe,
+    recipe: ExperimentConfig,
     texts: dict[str, Corpus],
     items: list[Item],
     base: Path,

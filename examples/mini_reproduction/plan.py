@@ -14,13 +14,15 @@ import judge
 import models
 import texts
 import tokenizer as tokenizers
-from recipe import LANGUAGES, Recipe
+from recipe import LANGUAGES, ExperimentConfig
 from steps import Step
 
 Load = Callable[[], dict[str, texts.Corpus]]
 
 
-def steps(recipe: Recipe, sources: Path, out: Path, seeds: list[int], part: str) -> list[Step]:
+def steps(
+    recipe: ExperimentConfig, sources: Path, out: Path, seeds: list[int], part: str
+) -> list[Step]:
     """Lists the whole experiment.
 
     Args:
@@ -52,7 +54,7 @@ def steps(recipe: Recipe, sources: Path, out: Path, seeds: list[int], part: str)
     ]
     for seed in seeds:
         found += trained(recipe, load, out, seed)
-        found.append(judged(out, seed, part))
+        found.append(evaluated(out, seed, part))
     results = tuple(step.name for step in found if "results" in step.name)
     places = [out / name for name in results]
     return [
@@ -62,7 +64,7 @@ def steps(recipe: Recipe, sources: Path, out: Path, seeds: list[int], part: str)
     ]
 
 
-def trained(recipe: Recipe, load: Load, out: Path, seed: int) -> list[Step]:
+def trained(recipe: ExperimentConfig, load: Load, out: Path, seed: int) -> list[Step]:
     """The steps that train a seed's models."""
     here = f"seed{seed}"
 
@@ -105,7 +107,7 @@ def trained(recipe: Recipe, load: Load, out: Path, seed: int) -> list[Step]:
     ]
 
 
-def judged(out: Path, seed: int, part: str) -> Step:
+def evaluated(out: Path, seed: int, part: str) -> Step:
     """The step that sweeps a seed's models."""
     roles = ("large_ins", "small_base", *(f"small_cpt_{language}" for language in LANGUAGES))
     return Step(

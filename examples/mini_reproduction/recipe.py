@@ -50,7 +50,7 @@ class Stage(NamedTuple):
     length: int = 256
 
 
-class Recipe(NamedTuple):
+class ExperimentConfig(NamedTuple):
     """The whole experiment.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recipe(NamedTuple):
     items: dict[str, int]
 
 
-EXPERIMENT = Recipe(
+EXPERIMENT = ExperimentConfig(
     vocabulary=2048,
     shapes={"small": Shape(3, 128, 384, 4), "large": Shape(5, 224, 640, 4)},
     small_base=Stage(500, 5e-3, {"en": 0.8, "bo": 0.12, "ug": 0.08}, long=0.1),
@@ -86,7 +86,7 @@ EXPERIMENT = Recipe(
 )
 
 _TOY = Stage(20, 5e-3, {"en": 0.6, "bo": 0.2, "ug": 0.2}, warmup=5, batch=256, length=64)
-SMOKE = Recipe(
+SMOKE = ExperimentConfig(
     vocabulary=512,
     shapes={"small": Shape(2, 32, 64, 2), "large": Shape(2, 48, 96, 2)},
     small_base=_TOY,

@@ -12,7 +12,7 @@ import pytest
 from tests.support.results_files import trimix_config, write_run
 from trimix_lm_eval.analysis.report import pictures, write
 from trimix_lm_eval.analysis.report.model import assemble
-from trimix_lm_eval.analysis.report.page import _said
+from trimix_lm_eval.analysis.report.page import _summary
 from trimix_lm_eval.analysis.results import read
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 
@@ -101,10 +101,10 @@ def test_every_ring_has_a_letter_of_its_own(plane):
 
 
 def test_a_choice_without_a_ring_is_told(plane):
-    assert "not run as a point" not in _said(plane)
+    assert "not run as a point" not in _summary(plane)
     favourite = plane.choices[0].counts[0][0]
     fewer = tuple(point for point in plane.points if point.weights != favourite)
-    told = _said(dataclasses.replace(plane, points=fewer, oracle=None))
+    told = _summary(dataclasses.replace(plane, points=fewer, oracle=None))
     assert f"{favourite.label()} (60%, not run as a point)." in told
     assert told.count("not run as a point") == 1
 

@@ -96,7 +96,7 @@ def test_check(monkeypatch, capsys, given, paths, expected):
     def check_run(*args):
         seen.append(args)
         if args[0] == "b.yaml":
-            raise TrimixError("It is wrong.", "mend it")
+            raise TrimixError("It is wrong.", "fix it")
         return ["found"]
 
     monkeypatch.setattr("trimix_lm_eval.harness.check.check_run", check_run)
@@ -104,9 +104,7 @@ def test_check(monkeypatch, capsys, given, paths, expected):
     assert seen == [(path, *expected) for path in paths]
     out = capsys.readouterr().out
     assert out.startswith(f"OK    {paths[0] or '--model_args ' + expected[0]}\n      found\n")
-    assert out.endswith("FAIL  b.yaml\n      It is wrong.\n        -> mend it\n") == (
-        len(paths) > 1
-    )
+    assert out.endswith("FAIL  b.yaml\n      It is wrong.\n        -> fix it\n") == (len(paths) > 1)
 
 
 def test_metadata_that_is_not_json(capsys):

@@ -270,7 +270,7 @@ def test_paths_are_followed_once_as_far_as_they_agree(trio, monkeypatch):
 
 
 def test_no_more_is_held_than_by_so_many_rows_of_one_config(trio, monkeypatch):
-    """Tokens of beginnings that are held once, and of each row's own, while texts are written."""
+    """Tokens of prefixes that are held once, and of each row's own, while texts are written."""
     prompts = ["the inn there in the barn over the river", "x there", "winter, the inn"]
     jobs = [(prompt, SamplingParams(12)) for prompt in prompts]
     model = trio("llama").many(GRID, batch_size=3)

@@ -1,4 +1,4 @@
-"""The six invariants of the house, as properties over random requests, batches and chunks."""
+"""The six invariants of the README, as properties over random requests, batches and chunks."""
 
 import dataclasses
 import json

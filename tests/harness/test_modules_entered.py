@@ -15,7 +15,7 @@ import trimix_lm_eval
 from tests.support.running import instances, model_args
 from trimix_lm_eval.harness.lm import TriMixLM
 
-HOUSE = Path(trimix_lm_eval.__file__).parent
+PACKAGE = Path(trimix_lm_eval.__file__).parent
 #: A newcomer who follows a request opens at most so many files.
 MOST = 12
 
@@ -35,7 +35,7 @@ def entered(call):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    ours = {str(Path(f).relative_to(HOUSE)) for f in found if Path(f).is_relative_to(HOUSE)}
+    ours = {str(Path(f).relative_to(PACKAGE)) for f in found if Path(f).is_relative_to(PACKAGE)}
     return sorted(ours)
 
 

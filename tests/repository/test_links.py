@@ -53,9 +53,9 @@ def test_relative_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_files_of_the_checkout_that_are_named_are_there(page):
-    rooms = "trimix_lm_eval|tasks|examples|docs|tests|benchmarks|model_configs"
+    folders = "trimix_lm_eval|tasks|examples|docs|tests|benchmarks|model_configs"
     made = {block.name for block in pages.blocks(page)}
-    for name in re.findall(rf"`((?:{rooms})/[\w./+-]*)`", pages.text(page)):
+    for name in re.findall(rf"`((?:{folders})/[\w./+-]*)`", pages.text(page)):
         if name not in made and not name.startswith("tasks/words/"):
             assert (ROOT / name).exists(), name
 

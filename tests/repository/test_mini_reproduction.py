@@ -209,7 +209,7 @@ def table(ppl: float, beta: float) -> dict:
 def test_claims_are_judged_by_their_errors(ppl, beta, wanted):
     import check
 
-    found = check.verdicts(table(ppl, beta))
+    found = check.claim_results(table(ppl, beta))
     assert [one.verdict for one in found] == wanted
     assert found[0].mean == pytest.approx(ppl - 50)
     assert found[0].error == pytest.approx(0.5 / 3**0.5)

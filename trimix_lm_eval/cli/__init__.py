@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, 1 after an error that the user can mend, 130 after Ctrl-C.
+        The exit code: 0, 1 after an error that the user can fix, 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -65,7 +65,7 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
         processes only.
 
     Raises:
-        TrimixError: Something is wrong that the user can mend. What is finished stays finished.
+        TrimixError: Something is wrong that the user can fix. What is finished stays finished.
     """
     planned = plan.read(config)
     place = distributed.join()
@@ -101,7 +101,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
         config: As for `sweep`.
 
     Raises:
-        TrimixError: Something is wrong that the user can mend.
+        TrimixError: Something is wrong that the user can fix.
     """
     lines: list[str] = []
     reports: list[preflight.PreflightReport] = []

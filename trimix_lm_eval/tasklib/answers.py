@@ -22,20 +22,20 @@ Likelihoods = Sequence[tuple[float, bool]]
 def choice(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """Score a generated letter: the first character if it is one of A to E, else the whole line."""
     line = answer_line(results[0])
-    said = line[0] if line[:1] in ("A", "B", "C", "D", "E") else line
-    return _hit(said == doc["answer"])
+    answer = line[0] if line[:1] in ("A", "B", "C", "D", "E") else line
+    return _hit(answer == doc["answer"])
 
 
 def label(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """Score a generated label: the first line, compared without regard to case."""
-    gold, said = doc["label"].lower(), answer_line(results[0]).lower()
-    return {**_hit(gold == said), **_f1(gold, said)}
+    gold, answer = doc["label"].lower(), answer_line(results[0]).lower()
+    return {**_hit(gold == answer), **_f1(gold, answer)}
 
 
 def number(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """Score the last number in a generated solution, compared as floats."""
-    said = last_number(answer_line(results[0]))
-    return _hit(said is not None and said == float(doc["answer"]))
+    answer = last_number(answer_line(results[0]))
+    return _hit(answer is not None and answer == float(doc["answer"]))
 
 
 def title(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def choice_ll(doc: Doc, results: Likelihoods) -> dict[str, Any]:
 
 def label_ll(doc: Doc, results: Likelihoods) -> dict[str, Any]:
     """Score the likeliest label; for ``acc_norm``, the likeliest per character (as lm-eval)."""
-    said = _best(results)
+    answer = _best(results)
     normed = _best(results, doc["labels"])
     return {
-        **_hit(said == doc["gold"]),
+        **_hit(answer == doc["gold"]),
         "acc_norm": float(normed == doc["gold"]),
-        **_f1(doc["label"].lower(), doc["labels"][said].lower()),
+        **_f1(doc["label"].lower(), doc["labels"][answer].lower()),
     }
 
 
@@ -88,8 +88,8 @@ def _hit(right: bool) -> dict[str, float]:
     return {"acc": float(right), "score": float(right)}
 
 
-def _f1(gold: str, said: str) -> dict[str, tuple[str, str]]:
-    return dict.fromkeys(("f1", "f1_stderr"), (gold, said))
+def _f1(gold: str, answer: str) -> dict[str, tuple[str, str]]:
+    return dict.fromkeys(("f1", "f1_stderr"), (gold, answer))
 
 
 def _best(likelihoods: Likelihoods, texts: Sequence[str] | None = None) -> int:

@@ -92,12 +92,12 @@ def weighted_f1_stderr(pairs: Pairs) -> float | str:
     predicted = np.array([number.get(prediction, len(labels)) for _, prediction in pairs])
     # One row per label: where it is the true one, where it is predicted, where both.
     true = gold == np.arange(len(labels))[:, None]  # [labels, documents]
-    said = predicted == np.arange(len(labels))[:, None]
+    given = predicted == np.arange(len(labels))[:, None]
 
     def f1(drawn: np.ndarray) -> float:
         support = true[:, drawn].sum(1)
-        both = support + said[:, drawn].sum(1)
-        hits = (true & said)[:, drawn].sum(1)
+        both = support + given[:, drawn].sum(1)
+        hits = (true & given)[:, drawn].sum(1)
         return float((support * 2 * hits / np.maximum(both, 1)).sum() / len(drawn))
 
     return _bootstrap(len(pairs), f1)

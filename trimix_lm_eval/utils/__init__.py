@@ -2,7 +2,7 @@
 
 Imported by every other package; imports none of them. It knows no models and no lm-eval.
 
-errors.py        `TrimixError`: one message that a user can mend
+errors.py        `TrimixError`: one message that a user can fix
 validation.py    checks of single values: numbers, truth values, words, texts
 options.py       an option declared once: type, default, help and check
 io.py            files read, or written as a whole or not at all

@@ -1,8 +1,8 @@
-"""Errors that a user can mend: one message with what happened, where, and what to do.
+"""Errors that a user can fix: one message with what happened, where, and what to do.
 
 Everything that a user can cause (a wrong argument, a gated repository, a tokenizer that does not
 match) is a `TrimixError`. At the top of a program it is printed as its message alone; a traceback
-is kept for what only a programmer can mend.
+is kept for what only a programmer can fix.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _warned: set[str] = set()
 
 
 class TrimixError(Exception):
-    """Something that the user can mend.
+    """Something that the user can fix.
 
     Args:
         what: What happened and where, in one sentence or two.

@@ -97,7 +97,7 @@ class ProgressLines:
         self._postfix: str | None = None
         self._start = time.monotonic()
         self._gap = self._next = FIRST
-        self._said: int | None = None
+        self._reported: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Pass the items on."""
@@ -133,11 +133,11 @@ class ProgressLines:
     def close(self) -> None:
         """Print how far the step has come, unless that was said already or it was empty."""
         elapsed = time.monotonic() - self._start
-        if self.n > self.initial and self.n != self._said and elapsed >= self.delay:
+        if self.n > self.initial and self.n != self._reported and elapsed >= self.delay:
             self._print(elapsed)
 
     def _print(self, elapsed: float) -> None:
-        self._said = self.n
+        self._reported = self.n
         counted = tqdm.format_meter(
             self.n,
             self.total,  # type: ignore[arg-type]  # None is fine, the stubs do not know

@@ -106,7 +106,7 @@ def _merged(readme: str, index: str, repo: str) -> tuple[str, int]:
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise _failed(
             f"the metadata of {repo}'s README.md cannot be read: {first_line(error)}",
-            "mend them there first",
+            "repair them there first",
         ) from error
     name, ours = model_index_to_eval_results(yaml.safe_load(index)["model-index"])
     mine = {_identity(result) for result in ours}

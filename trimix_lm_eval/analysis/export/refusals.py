@@ -38,7 +38,7 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
     """
     refused = [(problem.path, [problem.what]) for problem in problems]
     passed = []
-    for run, why in judged(runs):
+    for run, why in assessed(runs):
         if why:
             refused.append((run.path, why))
         else:
@@ -61,7 +61,7 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
         )
 
 
-def judged(runs: Sequence[Run]) -> list[tuple[Run, list[str]]]:
+def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[str]]]:
     """Of each run why it must not be submitted beside the others; empty if it may."""
     found = [(run, reasons(run)) for run in runs]
     fixed = [(run, why) for run, why in found if not why and run.policy == "fixed"]

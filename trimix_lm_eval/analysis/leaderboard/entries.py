@@ -44,7 +44,7 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
         left_out += problems
     runs, problems = read(below(folder))
     left_out += problems
-    for run, why in refusals.judged(runs):
+    for run, why in refusals.assessed(runs):
         if why:
             left_out.append(Problem(run.path, "; ".join(why)))
         else:

@@ -167,28 +167,28 @@ def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -
     return replace(cell, documents=found.documents, resampled=draws)
 
 
-def judge(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
+def compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
     """Compare each cell of a column with the best single model on as many documents, run alike."""
     singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
-    judged: list[Cell | None] = []
+    found: list[Cell | None] = []
     for row, cell in rows:
         seen = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
         fitting = [(r, c) for r, c in seen if cell is not None and c.reasons == cell.reasons]
         if cell is None or not fitting:
             lacking = "under the same protocol" if seen else "on these documents"
-            judged.append(cell and replace(cell, why_not=f"no single model {lacking}"))
+            found.append(cell and replace(cell, why_not=f"no single model {lacking}"))
             continue
         best, its = max(fitting, key=lambda pair: pair[1].goodness)
         if best is row:
-            judged.append(replace(cell, reference=best, is_reference=True))
+            found.append(replace(cell, reference=best, is_reference=True))
             continue
         test, why_not = _test(cell, its)
         if row.kind == "oracle":
             test, why_not = None, "not tested: chosen on the test scores"
-        judged.append(
+        found.append(
             replace(cell, reference=best, delta=cell.value - its.value, test=test, why_not=why_not)
         )
-    return judged
+    return found
 
 
 def _test(cell: Cell, reference: Cell) -> tuple[bootstrap.Test | None, str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge
+from trimix_lm_eval.analysis.report.cells import Cell, cell_of, compared
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Cells, Column, Table
 from trimix_lm_eval.analysis.results import MetricValue, Run
@@ -38,7 +38,7 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
         for name, (leaves, score) in heads.items()
     ]
     found = [
-        judge([(row, _cell(row, column.title, heads[column.title][1], cells)) for row in rows])
+        compared([(row, _cell(row, column.title, heads[column.title][1], cells)) for row in rows])
         for column in columns
     ]
     body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))

@@ -85,7 +85,7 @@ def _part(report: ReportData, number: int, part: Part) -> View:
             {
                 "task": plane.task,
                 "circumstances": plane.circumstances,
-                "text": _said(plane),
+                "text": _summary(plane),
                 "not_comparable": "; ".join(plane.reasons),
                 "pictures": [
                     {
@@ -128,13 +128,13 @@ def _part(report: ReportData, number: int, part: Part) -> View:
     }
 
 
-def _said(plane: Plane) -> str:
+def _summary(plane: Plane) -> str:
     """The pictures' numbers in words."""
     unit = scale(plane.metric, [point.cell.value for point in plane.points])
-    said = []
+    sentences = []
     if plane.oracle:
         best = next(p for p in plane.points if p.weights == plane.oracle)
-        said.append(
+        sentences.append(
             f"Oracle of {len(plane.points)} points: {plane.oracle.label()} with "
             f"{unit.text(best.cell.value)}{unit.unit}."
         )
@@ -143,17 +143,17 @@ def _said(plane: Plane) -> str:
         favourite = choice.counts[0][0]
         # A map may have no place for its ring: say why.
         unknown = "" if favourite in measured or not measured else ", not run as a point"
-        said.append(
+        sentences.append(
             f"{choice.row.title}: most often {favourite.label()} ({choice.share:.0%}{unknown})."
         )
     if plane.rho is not None:
         wanted = "negative" if plane.higher_is_better else "positive"
-        said.append(
+        sentences.append(
             f"Prompt NLL against score: Spearman ρ = {minus(plane.rho)} over "
             f"{len(plane.scattered)} points (p {_equals(plane.p)}); {wanted} if a lower NLL "
             "means a better score."
         )
-    return " ".join(said)
+    return " ".join(sentences)
 
 
 def _equals(p: float | None) -> str:

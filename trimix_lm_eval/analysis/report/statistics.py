@@ -141,10 +141,10 @@ def _f_score(sums: np.ndarray, n: int, order: int, most: float) -> np.ndarray:
     import numpy as np
 
     counts = sums.reshape(len(sums), order, 3)
-    said, true, both = counts[..., 0], counts[..., 1], counts[..., 2]  # [R, orders]
-    used = (said > 0) & (true > 0)
+    predicted, true, both = counts[..., 0], counts[..., 1], counts[..., 2]  # [R, orders]
+    used = (predicted > 0) & (true > 0)
     orders = np.maximum(used.sum(1), 1)
-    precision = np.where(used, both / np.maximum(said, 1), 0).sum(1) / orders
+    precision = np.where(used, both / np.maximum(predicted, 1), 0).sum(1) / orders
     recall = np.where(used, both / np.maximum(true, 1), 0).sum(1) / orders
     low = 4 * precision + recall
     score: np.ndarray = most * 5 * precision * recall / np.where(low > 0, low, 1)
@@ -165,6 +165,6 @@ def _weighted_f1(sums: np.ndarray, n: int) -> np.ndarray:
     import numpy as np
 
     counts = sums.reshape(len(sums), -1, 3)
-    true, said, both = counts[..., 0], counts[..., 1], counts[..., 2]
-    score: np.ndarray = (true * 2 * both / np.maximum(true + said, 1)).sum(1) / n
+    true, predicted, both = counts[..., 0], counts[..., 1], counts[..., 2]
+    score: np.ndarray = (true * 2 * both / np.maximum(true + predicted, 1)).sum(1) / n
     return score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trimix_lm_eval.analysis.report.cells import Cell, cell_of, judge, mean, resample
+from trimix_lm_eval.analysis.report.cells import Cell, cell_of, compared, mean, resample
 from trimix_lm_eval.analysis.report.groups import group_table
 from trimix_lm_eval.analysis.report.layout import Across, Layout, across, layouts
 from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
@@ -78,7 +78,7 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
         there = [it for _, it in made if it is not None]
         if there:
             columns.append(Column(title, (task,), metric, there[0].higher_is_better, False))
-            found.append(judge(made))
+            found.append(compared(made))
     for it in part.means:
         made = [
             (row, mean([cell(row, t, metric_of(it.by_score, t, shown)[0]) for t in it.tasks]))
@@ -88,7 +88,7 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
         if there:
             metric, better = there[0].metric, there[0].higher_is_better
             columns.append(Column(it.title, it.tasks, metric, better, True))
-            found.append(judge(made))
+            found.append(compared(made))
     body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
     return Table(part.name, part.title, part.note, tuple(columns), body)
 
@@ -117,7 +117,7 @@ def _across(plan: Across, parts: Sequence[Table]) -> Table:
         tasks = tuple(task for head in heads_of for task in head.tasks)
         first = heads_of[0]
         columns.append(Column(title, tasks, first.metric, first.higher_is_better, True))
-        found.append(judge(list(zip(rows, made, strict=True))))
+        found.append(compared(list(zip(rows, made, strict=True))))
     body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
     kept = tuple((row, cells) for row, cells in body if any(cell is not None for cell in cells))
     return Table(f"across {' '.join(plan.parts)}", plan.title, "", tuple(columns), kept)

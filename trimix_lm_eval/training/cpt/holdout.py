@@ -91,7 +91,7 @@ def read(path: Path, field: str) -> list[str]:
         if line.fault:
             raise TrimixError(
                 f"{path}, line {line.number}: {line.fault}.",
-                "held-out text is measured as it is: mend the line, or leave it out",
+                "held-out text is measured as it is: repair the line, or leave it out",
             )
         if not documents or line.begins or (line.begins is None and size >= DOCUMENT):
             documents.append([])

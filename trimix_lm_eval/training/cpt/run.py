@@ -59,7 +59,7 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
         The folder of the model.
 
     Raises:
-        TrimixError: Something is wrong that the user can mend. What is done stays done.
+        TrimixError: Something is wrong that the user can fix. What is done stays done.
     """
     config = configs.read(given)
     _check_libraries(config)

@@ -95,7 +95,7 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
         The folder, and the names of the files in it.
 
     Raises:
-        TrimixError: Something is wrong that the user can mend. Then nothing is written.
+        TrimixError: Something is wrong that the user can fix. Then nothing is written.
     """
     language = _language(asked)
     folder = (asked.output or Path(asked.code)).expanduser().resolve()
