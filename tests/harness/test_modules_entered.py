@@ -5,6 +5,7 @@ The progress bar, which watches requests and is no part of their way, is switche
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import trimix_lm_eval
-from tests.support.running import instances, model_args
+from tests.support.running import ROOT, instances, model_args
 from trimix_lm_eval.harness.lm import TriMixLM
 
 PACKAGE = Path(trimix_lm_eval.__file__).parent
@@ -21,12 +22,12 @@ MOST = 12
 
 
 def entered(call):
-    """The files of ours in which a function runs during a call, callbacks included."""
-    found = set()
+    """The files of ours in which a function runs during a call, in order of first entry."""
+    found: dict[str, None] = {}
 
     def watch(frame, event, _):
         if event == "call":
-            found.add(frame.f_code.co_filename)
+            found.setdefault(frame.f_code.co_filename)
 
     threading.setprofile(watch)
     sys.setprofile(watch)
@@ -35,8 +36,16 @@ def entered(call):
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    ours = {str(Path(f).relative_to(PACKAGE)) for f in found if Path(f).is_relative_to(PACKAGE)}
-    return sorted(ours)
+    return [
+        Path(f).relative_to(PACKAGE).as_posix() for f in found if Path(f).is_relative_to(PACKAGE)
+    ]
+
+
+def listed(heading):
+    """The files that the table under a heading of docs/architecture.md has, in its order."""
+    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split(heading)[1]
+    files = re.findall(r"^\| \d+ \| `([^`]+)`", section.split("\n## ")[0], flags=re.M)
+    return [file.replace("policies/…", "policies/perplexity.py") for file in files]
 
 
 @pytest.fixture(scope="module", params=["ppl", "ent", "gate", "fixed"])
@@ -53,6 +62,8 @@ def test_a_generation_request(lm):
     assert lm.model.speculation.stats.num_draft_tokens > 0
     assert "engine/spec_decode.py" in modules
     assert len(modules) <= MOST, "\n".join(modules)
+    if lm.policy.name == "ppl":
+        assert modules == listed("## A generation request")
 
 
 def test_a_scoring_request(lm):
@@ -61,3 +72,5 @@ def test_a_scoring_request(lm):
     modules = entered(lambda: lm.loglikelihood(asked, disable_tqdm=True))
     assert "engine/scorer.py" in modules
     assert len(modules) <= MOST, "\n".join(modules)
+    if lm.policy.name == "ppl":
+        assert modules == listed("## A loglikelihood request")
