@@ -181,6 +181,14 @@ def test_no_dtype(name):
     assert "accepted: auto, bfloat16, float16, float32" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "name, meant", [("fp16", "float16"), ("half", "float16"), ("bf16", "bfloat16")]
+)
+def test_a_short_name_of_a_dtype_is_answered_with_the_accepted_one(name, meant):
+    with pytest.raises(TrimixError, match=f"^Unknown small_dtype '{name}'. Did you mean '{meant}'"):
+        parse(small_dtype=name)
+
+
 def test_dtype_may_be_written_as_torch_does():
     import torch
 

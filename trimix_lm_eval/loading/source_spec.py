@@ -23,12 +23,20 @@ DEMO = "demo"
 _DEMO_SOURCES = ("large_ins", "small_cpt", "small_base")
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16")
+#: Names that others use for them, to be told the one that is accepted.
+_SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"}
 _QUANTIZATIONS = ("int8", "nf4")
 
 
 def _dtype(name: str, value: Any) -> str:
     """A dtype, which may be written as torch does, or be torch's own."""
-    return one_of(name, str(value).removeprefix("torch."), _DTYPES)
+    given = str(value).removeprefix("torch.")
+    if given in _SHORT_DTYPES:
+        raise TrimixError(
+            f"Unknown {name} {given!r}. Did you mean {_SHORT_DTYPES[given]!r}?",
+            f"accepted: {', '.join(sorted(_DTYPES))}",
+        )
+    return one_of(name, given, _DTYPES)
 
 
 @dataclass(frozen=True)
