@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,45 +108,73 @@ def write_run(
         The results file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    results, configs, counts, better = {}, {}, {}, {}
-    for task, values in documents.items():
-        n = len(values)
-        mean = sum(values) / n
-        variance = sum((v - mean) ** 2 for v in values) / max(n - 1, 1)
-        results[task] = {
-            "name": task,
-            "alias": task,
-            "sample_len": n,
-            f"{metric},none": mean,
-            f"{metric}_stderr,none": (variance / n) ** 0.5,
-        }
-        configs[task] = {
-            "task": task,
-            "num_fewshot": 0,
-            "metric_list": [{"metric": metric, "higher_is_better": BETTER[metric]}],
-            "output_type": "multiple_choice",
-            "metadata": {"version": 1.0},
-        }
-        counts[task] = {"original": of or n, "effective": n}
-        better[task] = {metric: BETTER[metric]}
-        if samples:
-            lines = [
-                json.dumps(
-                    {
-                        "doc_id": i,
-                        "doc": {"text": f"document {i}"},
-                        "target": "A",
-                        "filter": "none",
-                        "metrics": [metric],
-                        "doc_hash": f"{task}-{i}",
-                        "prompt_hash": f"{task}-{i}",
-                        metric: value,
-                    }
-                )
-                for i, value in enumerate(values)
-            ]
+    if samples:
+        for task, values in documents.items():
+            lines = [_sample(task, metric, i, value) for i, value in enumerate(values)]
             file = folder / f"samples_{task}_{stamp}.jsonl"
-            file.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    whole = {
+        "results": {task: _result(task, metric, values) for task, values in documents.items()},
+        "group_subtasks": {},
+        "configs": {task: _task_config(task, metric) for task in documents},
+        "versions": dict.fromkeys(documents, 1.0),
+        "n-shot": dict.fromkeys(documents, 0),
+        "higher_is_better": {task: {metric: BETTER[metric]} for task in documents},
+        "n-samples": {
+            task: {"original": of or len(values), "effective": len(values)}
+            for task, values in documents.items()
+        },
+        "config": _run_config(model, limit, trimix),
+        **_rest(model, documents),
+        "date": date,
+        **raw,
+    }
+    path = folder / f"results_{stamp}.json"
+    path.write_text(json.dumps(whole, indent=2), encoding="utf-8")
+    return path
+
+
+def _sample(task: str, metric: str, i: int, value: float) -> dict[str, Any]:
+    """What is logged of one document."""
+    return {
+        "doc_id": i,
+        "doc": {"text": f"document {i}"},
+        "target": "A",
+        "filter": "none",
+        "metrics": [metric],
+        "doc_hash": f"{task}-{i}",
+        "prompt_hash": f"{task}-{i}",
+        metric: value,
+    }
+
+
+def _result(task: str, metric: str, values: Sequence[float]) -> dict[str, Any]:
+    """The score of a task and its standard error."""
+    n = len(values)
+    mean = sum(values) / n
+    variance = sum((v - mean) ** 2 for v in values) / max(n - 1, 1)
+    return {
+        "name": task,
+        "alias": task,
+        "sample_len": n,
+        f"{metric},none": mean,
+        f"{metric}_stderr,none": (variance / n) ** 0.5,
+    }
+
+
+def _task_config(task: str, metric: str) -> dict[str, Any]:
+    return {
+        "task": task,
+        "num_fewshot": 0,
+        "metric_list": [{"metric": metric, "higher_is_better": BETTER[metric]}],
+        "output_type": "multiple_choice",
+        "metadata": {"version": 1.0},
+    }
+
+
+def _run_config(
+    model: str, limit: float | None, trimix: Mapping[str, Any] | None
+) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model": model,
         "model_args": {"pretrained": "org/large_ins"},
@@ -159,30 +187,20 @@ def write_run(
         "torch_seed": 1234,
         "fewshot_seed": 1234,
     }
-    if trimix is not None:
-        config["trimix"] = dict(trimix)
-    whole = {
-        "results": results,
-        "group_subtasks": {},
-        "configs": configs,
-        "versions": dict.fromkeys(documents, 1.0),
-        "n-shot": dict.fromkeys(documents, 0),
-        "higher_is_better": better,
-        "n-samples": counts,
-        "config": config,
+    return config if trimix is None else {**config, "trimix": dict(trimix)}
+
+
+def _rest(model: str, tasks: Iterable[str]) -> dict[str, Any]:
+    """What a results file has besides: versions, names, hashes."""
+    return {
         "git_hash": "abcdef0",
-        "date": date,
         "transformers_version": "5.23.0",
         "lm_eval_version": "0.4.13",
-        "task_hashes": {task: f"hash-{task}" for task in documents},
+        "task_hashes": {task: f"hash-{task}" for task in tasks},
         "model_source": model,
         "model_name": "org/large_ins",
         "model_name_sanitized": "org__large_ins",
         "system_instruction": None,
         "chat_template": None,
         "total_evaluation_time_seconds": "1.0",
-        **raw,
     }
-    path = folder / f"results_{stamp}.json"
-    path.write_text(json.dumps(whole, indent=2), encoding="utf-8")
-    return path

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.support.option_table import markdown_table
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading.settings import RUN_OPTIONS
 from trimix_lm_eval.loading.source_spec import MODEL_OPTIONS, SOURCE_OPTIONS
 from trimix_lm_eval.sweep import block
 from trimix_lm_eval.training.cpt import config
-from trimix_lm_eval.utils.options import Option, markdown_table, options_of
+from trimix_lm_eval.utils.options import Option, options_of
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 

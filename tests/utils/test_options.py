@@ -7,8 +7,9 @@ from functools import partial
 
 import pytest
 
+from tests.support.option_table import markdown_table
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.options import checked, markdown_table, option, options_of
+from trimix_lm_eval.utils.options import checked, option, options_of
 from trimix_lm_eval.utils.validation import whole
 
 
