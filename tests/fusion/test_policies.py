@@ -278,14 +278,14 @@ def test_ppl_task_refined_is_near_the_minimum_of_the_mean_of_means(trio):
 
 def answer_tokens(model, text, spans):
     """Positions whose tokens lie in the spans, by decoding token after token (ASCII only)."""
-    ids, at, judged = ids_of(model, text), 0, []
+    ids, at, shown = ids_of(model, text), 0, []
     for i, token in enumerate(ids):
         piece = model.tokenizer.decode([token])
         assert text.startswith(piece, at)
-        judged += [i] if any(a < at + len(piece) and at < b for a, b in spans) else []
+        shown += [i] if any(a < at + len(piece) and at < b for a, b in spans) else []
         at += len(piece)
     assert at == len(text)
-    return ids, judged
+    return ids, shown
 
 
 @pytest.mark.parametrize("refine", [None, "quadratic"])
@@ -296,10 +296,10 @@ def test_ppl_answer_judges_the_tokens_of_the_answers_only(trio, refine):
     for answer in (" the cat", " in there, brother"):
         at = SHOTS.index("A:" + answer) + 2
         spans.append((at, at + len(answer)))
-    ids, judged = answer_tokens(model, SHOTS, spans)
+    ids, shown = answer_tokens(model, SHOTS, spans)
     (score,) = model.loglikelihood([(SHOTS, " x")])
-    picked = torch.tensor(judged) - 1
-    assert score.choice.tokens == len(judged)
+    picked = torch.tensor(shown) - 1
+    assert score.choice.tokens == len(shown)
 
     def mean(theta):
         return float(three.naive.nll(three.naive.fused(ids, *theta), ids, 1)[picked].mean())

@@ -300,12 +300,12 @@ def test_answers_policy_judges_the_answers_alone(folders, naive, told):
     ids = lm.tok_encode(context)
     spans = lm.tokenizer(context, return_offsets_mapping=True)["offset_mapping"]
     where = [(context.index(" the hen"), 8), (context.index(" in rain"), 8)]
-    judged = [
+    scored = [
         t
         for t, (start, end) in enumerate(spans)
         if any(start < at + n and end > at for at, n in where)
     ]
-    nll = naive.grid(ids, 1, GRID)[:, [t - 1 for t in judged]].mean(dim=1)
+    nll = naive.grid(ids, 1, GRID)[:, [t - 1 for t in scored]].mean(dim=1)
     point = GRID[int(nll.argmin())]
     whole = lm.tok_encode(context + " x")
     want = -float(naive.nll(naive.fused(whole, *point), whole, len(ids)).sum())

@@ -44,7 +44,7 @@ examples:
   trimix run --model trimix --model_args pretrained=demo --tasks trimix_demo --limit 8
   trimix check --config my_run.yaml
   trimix tasks '*_choice'
-  trimix sweep examples/sweep_demo.yaml
+  trimix sweep examples/sweep_demo.yaml    (needs SIB-200)
   trimix explain --model_args pretrained=demo --prompt 'The old king'
   trimix new-language swh_Latn --text swahili.txt
 
