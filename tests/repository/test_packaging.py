@@ -12,9 +12,11 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from trimix_lm_eval import __version__
 
@@ -98,6 +100,20 @@ def test_wheel_holds_package_tasks_and_configs(wheel):
             inside = path.relative_to(ROOT).as_posix()
             assert (inside if folder == "trimix_lm_eval" else f"trimix_lm_eval/{inside}") in names
     assert not [n for n in names if "__pycache__" in n or n.startswith("tests/")]
+
+
+def test_only_the_extra_asks_for_what_training_needs(wheel):
+    """Nor does a dependency's extra: lm-eval's [hf] would bring peft to everybody."""
+    with zipfile.ZipFile(wheel) as archive:
+        name = f"trimix_lm_eval-{__version__}.dist-info/METADATA"
+        metadata = Parser().parsestr(archive.read(name).decode())
+    required = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    everywhere = {one.name: one for one in required if not one.marker or "extra" not in str(one)}
+    assert {"lm-eval", "torch", "transformers", "accelerate"} <= set(everywhere)
+    assert not {"peft", "tensorboard"} & set(everywhere)
+    assert not any(one.extras for one in everywhere.values())
+    cpt = {one.name for one in required if one.marker and 'extra == "cpt"' in str(one.marker)}
+    assert cpt == {"peft", "tensorboard"}
 
 
 def test_sdist_builds_the_same_wheel(wheel, tmp_path):
