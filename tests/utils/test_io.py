@@ -86,7 +86,11 @@ def test_yaml_that_is_none_is_one_message(tmp_path):
     wrong = {"[]": "no mapping", "- a": "no mapping", "a: [": "not YAML", "\xff": "not YAML"}
     for text, said in wrong.items():
         (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
-        with pytest.raises(TrimixError, match=f"a.yaml is {said}"):
+        with pytest.raises(TrimixError, match=f"a.yaml is {said}") as refused:
             io.read_yaml(tmp_path / "a.yaml")
+        assert "<unicode string>" not in str(refused.value)
+    (tmp_path / "a.yaml").write_text("a: 1\nb: [1, 2\nc: 3\n")
+    with pytest.raises(TrimixError, match=r'in ".*a\.yaml", line 3, column'):
+        io.read_yaml(tmp_path / "a.yaml")
     with pytest.raises(TrimixError, match="No such file.*\n  -> look again"):
         io.read_yaml(tmp_path / "none.yaml", "look again")

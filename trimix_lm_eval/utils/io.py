@@ -78,7 +78,8 @@ def read_yaml(path: Path, hint: str = "correct the file or its path") -> dict[st
     import yaml
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        with path.open(encoding="utf-8") as file:  # whose name PyYAML's errors tell
+            content = yaml.load(file, _loader())
     except OSError as error:
         raise TrimixError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
     except (yaml.YAMLError, ValueError) as error:  # the latter of dates that there are not
