@@ -129,6 +129,16 @@ def test_wrong_usage(args, capsys):
     assert "usage: trimix" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("given", "near"), [("swep", "sweep"), ("new_language", "new-language"), ("rnu", "run")]
+)
+def test_a_command_with_a_typo_is_guessed(capsys, given, near):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([given, "a.yaml"])
+    assert stopped.value.code == 2
+    assert f"Unknown command '{given}'. Did you mean '{near}'?" in capsys.readouterr().err
+
+
 def test_tasks(capsys):
     assert cli.main(["tasks"]) == 0
     header, *rows = capsys.readouterr().out.splitlines()

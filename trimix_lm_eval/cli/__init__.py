@@ -37,7 +37,7 @@ from trimix_lm_eval.cli import (
     sweep,
     tasks,
 )
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, did_you_mean
 
 _EPILOG = """\
 examples:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if run.is_for_lm_eval(given):
             return run.pass_on(given)
-        args = _parser().parse_args(given)
+        args = _parser(given).parse_args(given)
         return int(args.run(args))
     except TrimixError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of our own subcommands; one that does not exist ends the program here."""
     parser = argparse.ArgumentParser(
         prog="trimix",
         description="Fuse several language models and evaluate them with lm-eval.",
@@ -100,4 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command", required=True)
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(commands)
+    name = given[0] if given else "-"
+    if not name.startswith("-") and name not in commands.choices:
+        near = did_you_mean(name, commands.choices)
+        parser.error(f"Unknown command {name!r}.{near} accepted: {', '.join(commands.choices)}")
     return parser
