@@ -171,8 +171,9 @@ def test_what_is_in_the_way_is_left_alone(asked):
     place = Path(asked["output_path"]) / "ppl"
     place.mkdir(parents=True)
     (place / "mine.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(TrimixError, match="ppl is in the way"):
+    with pytest.raises(TrimixError, match="ppl is in the way") as refused:
         sweep(asked)
+    assert f"another output_path than {asked['output_path']}," in str(refused.value)
     assert (place / "mine.txt").read_text(encoding="utf-8") == "mine"
     shutil.rmtree(place)
     files = sweep(asked)

@@ -20,19 +20,20 @@ from trimix_lm_eval.utils.errors import TrimixError
 _FINGERPRINT = "fingerprint.json"
 
 
-def finished(folder: Path, identity: dict[str, Any]) -> bool:
+def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
     """Whether a variant's results are there.
 
     Args:
         folder: Its place.
         identity: What its numbers would depend on, see `fingerprint.identities`.
+        output: The sweep's ``output_path``: who is refused one variant is refused all of them.
 
     Raises:
         TrimixError: Something else is there.
     """
     if not folder.exists():
         return False
-    hint = "give this sweep another output_path, or delete that folder"
+    hint = f"give this sweep another output_path than {output}, or move away what is in there"
     try:
         theirs = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -140,7 +140,7 @@ def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
         missing = [
             i
             for i, (folder, identity) in enumerate(zip(folders, identities, strict=True))
-            if not files.finished(folder, identity)
+            if not files.finished(folder, identity, planned.output)
         ]
         yield Work(setting, report, folders, tasks, identities, missing)
 
