@@ -10,6 +10,7 @@ journal.py      every answer on disk as soon as it is known
 answers.py      requests and answers as the journal has them
 lm.py           SweepLM: all variants as one model of lm-eval
 files.py        a variant's folder of results, there as a whole or not at all
+quiet.py        what lm-eval says meanwhile, once and with a name
 run.py          the whole
 table.py        what came of it, for reading
 """

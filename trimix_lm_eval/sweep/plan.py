@@ -23,7 +23,7 @@ from trimix_lm_eval.fusion.policies.fixed import NAMED
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
-from trimix_lm_eval.sweep import languages
+from trimix_lm_eval.sweep import languages, quiet
 from trimix_lm_eval.sweep.block import Block
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -112,12 +112,13 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
     _check(run, block, where)
     if "batch_size" not in {**run, **run_config.model_arguments(run, None)}:
         run["batch_size"] = "auto"  # lm-eval's own 1 leaves the points hardly a row to share
-    made = [
-        _setting(run, block, where, part, filling, shots, seed)
-        for part, filling in languages.parts(run, block)
-        for shots in block.num_fewshot or (None,)
-        for seed in block.seeds or (None,)
-    ]
+    with quiet.configs_warned_of_once():
+        made = [
+            _setting(run, block, where, part, filling, shots, seed)
+            for part, filling in languages.parts(run, block)
+            for shots in block.num_fewshot or (None,)
+            for seed in block.seeds or (None,)
+        ]
     _check_folders([setting for setting, _ in made])
     named = {point.label(): NAMED.get((point.alpha, point.beta), "fixed") for point in block.points}
     masked = {name for _, skipped in made for name in skipped}

@@ -6,10 +6,6 @@ settings that it occurs in; if nothing is missing, nothing is loaded.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import io
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -21,7 +17,7 @@ from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.devices import usable
 from trimix_lm_eval.loading.settings import SourceSpec
-from trimix_lm_eval.sweep import files, fingerprint, plan
+from trimix_lm_eval.sweep import files, fingerprint, plan, quiet
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.lm import SweepLM, TriMix, VariantRun
 from trimix_lm_eval.sweep.plan import Plan, Setting
@@ -190,13 +186,13 @@ def _evaluate(
     lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
     staging_dir = journal.folder / f"results{place.rank}"
     title = " ".join(filter(None, [setting.folder, "results"]))
-    with _environment_told_once():
+    with quiet.environment_told_once():
         _one(work, work.missing[0], lm, staging_dir)  # has all of them answered: the long part
         rest = work.missing[1:]
         bar = progress_bar(rest, title, unit="variant", off=not rest or bool(place.rank))
         for which, i in enumerate(bar, start=1):
             lm.become(which)
-            with _quiet():  # lm-eval says the same of every variant: once is enough
+            with quiet.quiet():  # lm-eval says the same of every variant: once is enough
                 _one(work, i, lm, staging_dir)
 
 
@@ -248,37 +244,3 @@ _PASSED_ON = (
     "confirm_run_unsafe_code",
     "metadata",
 )
-
-
-@contextlib.contextmanager
-def _environment_told_once() -> Iterator[None]:
-    """Let lm-eval find out once what it repeats in every results file.
-
-    It asks torch what is installed, and git which commit the current folder is at: more than half a
-    second each time, and a complaint of git's where there is no commit.
-    """
-    from lm_eval import evaluator
-    from torch.utils import collect_env
-
-    asked = {"get_pretty_env_info": collect_env, "get_git_commit_hash": evaluator}
-    before = {name: getattr(module, name) for name, module in asked.items()}
-    try:
-        for name, module in asked.items():
-            setattr(module, name, functools.cache(before[name]))
-        yield
-    finally:
-        for name, module in asked.items():
-            setattr(module, name, before[name])
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No logs below errors, no prints and no bars of lm-eval."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -16,6 +16,7 @@ from trimix_lm_eval import _autoload
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep.plan import Setting
+from trimix_lm_eval.sweep.quiet import named_prompts_bar
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -54,8 +55,8 @@ class LoadedTasks:
             for key, value in setting.config.metadata.items()
             if key not in setting.config.model_args
         }
-        for task in self._all.values():
-            _build_once(task)
+        for name, task in self._all.items():
+            _build_once(name, task)
 
     @property
     def _all(self) -> dict[str, Any]:
@@ -120,14 +121,15 @@ def _definition(task: Any) -> str:
     return text_digest(re.sub(r" at 0x[0-9a-f]+", "", text))
 
 
-def _build_once(task: Any) -> None:
+def _build_once(name: str, task: Any) -> None:
     """Let a task keep the requests that it has built, emptied of the last variant's answers."""
     build = task.build_all_requests
     built: list[Any] = []
 
     def build_or_empty(**how: Any) -> None:
         if not built:
-            build(**how)
+            with named_prompts_bar(name, how.get("rank", 0)):
+                build(**how)
             built.extend(task.instances)
         for instance in built:
             instance.resps, instance.filtered_resps = [], {}
