@@ -80,11 +80,12 @@ def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
             windows.append(i)
             continue
         grids.append(i)
-        if policy.name != "ppl":
-            warn_once(
-                f"Rolling log-likelihood has no prompt: policy={policy.name} weights each token "
-                "by the NLL of those before it, as policy=ppl does there."
-            )
+    told = {fuser.configs[i].policy.name for i in grids} - {"ppl"}
+    if told:
+        warn_once(
+            f"Rolling log-likelihood has no prompt: policy={', '.join(sorted(told))} weights each "
+            "token by the NLL of those before it, as policy=ppl does there."
+        )
     passes: list[tuple[list[int], _Pass]] = [
         (windows, _by_windows),
         (grids, _by_grids),
