@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -160,8 +161,8 @@ def half_a_policy(content):
         (chat, "chat template"),
         (no_revision, "small_cpt (small_cpt): unknown revision"),
         (no_source, "does not say which small_cpt was used"),
-        (of_grid, "the point 0.3:0.5 of the sweep paper with 2 points"),
-        (swept_mask, "plausibility 0.1 is a point of the sweep paper"),
+        (of_grid, "the point 0.3:0.5: one of the sweep paper with 2 points"),
+        (swept_mask, "plausibility 0.1: a point of the sweep paper"),
         (upper_bound, "upper_bound: an upper bound is chosen by its score"),
         (called_oracle, "TriMix (Oracle): an upper bound"),
         (own_policy, "policy peek: not known to be honest"),
@@ -190,8 +191,33 @@ def test_all_reasons_of_all_files_at_once(tmp_path):
     told = reasons(good, bad, torn, gone)
     assert "3 of 4 results cannot be submitted" in told
     assert "20 of 204" in told and "unknown revision" in told
-    assert f"{torn}\n    - is not JSON" in told and f"{gone}\n    - cannot be read" in told
+    assert re.search(rf"- is not JSON.*\n      {torn}\n", told)
+    assert re.search(rf"- cannot be read.*\n      {gone}\n", told)
     assert told.endswith(f"the others can, if you name them: {good}")
+
+
+def test_a_reason_of_many_results_is_told_once_with_two_of_them(tmp_path):
+    paths = []
+    for number in range(90):
+        path = submittable(tmp_path / f"{number:02}", tasks=(TASK, "trimix_milic_bo_math"))
+        paths.append(changed(changed(path, set_limit), fewer))
+    changed(paths[1], other_shots)
+    told = reasons(*paths).splitlines()
+    assert told[0] == "Nothing was exported: 90 of 90 results cannot be submitted."
+    assert told[1:-1] == [
+        "  - limited to a part of the documents (--limit 1000.0)",
+        f"      90 results, for example {paths[0]}, {paths[1]}",
+        f"  - {TASK}: 3 shots in place of 7, which is not the published protocol",
+        f"      {paths[1]}",
+    ]
+
+
+def test_subjects_that_differ_stand_with_their_file(tmp_path):
+    both = [refusals.Reason("wrong", subject) for subject in "abc"]
+    refused = [refusals.Refused(tmp_path / "x", both), refusals.Refused(tmp_path / "y", both[:1])]
+    places = f"{tmp_path / 'x'} (a, b and 1 more), {tmp_path / 'y'} (a)"
+    assert refusals.lines(refused) == [f"wrong\n      {places}"]
+    assert refusals.lines(refused[1:]) == [f"a: wrong\n      {tmp_path / 'y'}"]
 
 
 @pytest.mark.parametrize(("count", "refused"), [(3, False), (4, True), (36, True)])
@@ -205,7 +231,8 @@ def test_points_run_one_by_one_are_a_grid_too(tmp_path, count, refused):
         return
     told = reasons(*paths)
     points = count - (count == 36)  # Proxy Tuning is one, which nobody picks by its score
-    assert told.count(f"is one of {points} of the same models") == points
+    assert told.count(f"- one of {points} points of the same models") == 1
+    assert f"      {points} results, for example {tmp_path}" in told
     others = [*paths[:2], *(paths[-1:] if count == 36 else [])]
     assert set(told.rpartition("name them: ")[2].split()) == set(map(str, others))
     found, left_out = entries.collect(tmp_path)
@@ -267,7 +294,7 @@ def point_of(name):
 )
 def test_the_honesty_of_a_policy_of_others_is_what_the_file_says(tmp_path, told, reason):
     found = refusals.reasons(read_one(trimix_config("mine", **told), tmp_path))
-    assert len(found) == (reason is not None) and (not found or found[0].startswith(reason))
+    assert len(found) == (reason is not None) and (not found or str(found[0]).startswith(reason))
 
 
 def test_a_file_cannot_say_that_a_policy_of_ours_is_something_else(tmp_path):

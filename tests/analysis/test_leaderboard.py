@@ -93,6 +93,15 @@ def test_what_may_not_be_shown_is_named(tmp_path, capsys):
     assert "20 of 204 documents" in err and "is not JSON" in err and "is no CSV" in err
 
 
+def test_what_many_files_have_in_common_is_told_once(tmp_path, capsys):
+    for number in range(40):
+        changed(submittable(tmp_path / str(number)), fewer)
+    assert cli.main(["leaderboard", str(tmp_path), "--output", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert err.count("left out: ") == 1 and "40 results, for example " in err
+    assert err.count("results_") == 2 and "40 were left out" in err
+
+
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
 def test_nothing_to_show(tmp_path, capsys, make):
     make(tmp_path / "results")

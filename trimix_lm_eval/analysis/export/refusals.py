@@ -1,6 +1,7 @@
 """What must not be submitted, and why.
 
-The rules are the same for every format, and all reasons of all files are told at once:
+The rules are the same for every format, and all reasons of all files are told at once, each with
+the number of results that it holds for:
 
 * all documents of every task, under the published protocol;
 * nothing chosen by its score on the test split: no upper bound, and no point of a grid, be it a
@@ -12,10 +13,12 @@ The rules are the same for every format, and all reasons of all files are told a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import relative, sources_of, used
-from trimix_lm_eval.analysis.results import Problem, Run
+from trimix_lm_eval.analysis.results import Problem, Run, protocol
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -24,6 +27,37 @@ _GRID = 4
 
 #: What a result that was chosen by its score is called.
 _ORACLES = ("upper bound", "oracle")
+
+
+#: So many results are named with a reason; of the others their number is told.
+_EXAMPLES = 2
+
+
+class Reason(NamedTuple):
+    """Why a result must not be submitted.
+
+    Attributes:
+        what: The reason, the same for all results that it holds for.
+        subject: What it is about in this result, for instance a task; empty for the whole.
+    """
+
+    what: str
+    subject: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.what}" if self.subject else self.what
+
+
+class Refused(NamedTuple):
+    """A results file, or a line of one, that must not be submitted.
+
+    Attributes:
+        path: The file.
+        reasons: All of them, at least one.
+    """
+
+    path: Path
+    reasons: list[Reason]
 
 
 def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
@@ -36,19 +70,18 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
     Raises:
         TrimixError: With every reason, by file.
     """
-    refused = [(problem.path, [problem.what]) for problem in problems]
+    refused = unreadable(problems)
     passed = []
     for run, why in assessed(runs):
         if why:
-            refused.append((run.path, why))
+            refused.append(Refused(run.path, why))
         else:
             passed.append(run.path)
     if refused:
-        lines = ("\n    - ".join([relative(path), *why]) for path, why in refused)
         named = " ".join(relative(path) for path in passed)
         raise TrimixError(
             f"Nothing was exported: {len(refused)} of {len(refused) + len(passed)} results cannot "
-            "be submitted.\n  " + "\n  ".join(lines),
+            "be submitted.\n  - " + "\n  - ".join(lines(refused)),
             f"the others can, if you name them: {named}"
             if passed
             else "run the tasks in full, unchanged, with models at a known commit and a policy "
@@ -61,7 +94,42 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
         )
 
 
-def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[str]]]:
+def unreadable(problems: Sequence[Problem]) -> list[Refused]:
+    """Files that could not be read, as those that must not be submitted."""
+    return [Refused(problem.path, [Reason(problem.what)]) for problem in problems]
+
+
+def lines(refused: Sequence[Refused]) -> list[str]:
+    """Each reason once, with the number of results that it holds for and two of them.
+
+    Returns:
+        Texts of two lines, the second one indented; in the order in which the reasons come up.
+    """
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for path, why in refused:
+        for reason in why:
+            found.setdefault(reason.what, []).append((path, reason.subject))
+    return [_line(what, places) for what, places in found.items()]
+
+
+def _line(what: str, places: Sequence[tuple[Path, str]]) -> str:
+    """A reason and whom it holds for; a subject of all in front, one of few behind its file."""
+    subjects = list(dict.fromkeys(subject for _, subject in places))
+    by_path: dict[Path, list[str]] = {}
+    for path, subject in places:
+        by_path.setdefault(path, []).append(subject)
+    shown = []
+    for path, own in list(by_path.items())[:_EXAMPLES]:
+        more = f" and {len(own) - _EXAMPLES} more" if len(own) > _EXAMPLES else ""
+        about = f" ({', '.join(own[:_EXAMPLES])}{more})" if len(subjects) > 1 else ""
+        shown.append(f"{relative(path)}{about}")
+    count = len(by_path)
+    told = f"{count} results, for example " if count > _EXAMPLES else ""
+    head = str(Reason(what, subjects[0])) if len(subjects) == 1 else what
+    return f"{head}\n      {told}{', '.join(shown)}"
+
+
+def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[Reason]]]:
     """Of each run why it must not be submitted beside the others; empty if it may."""
     found = [(run, reasons(run)) for run in runs]
     fixed = [(run, why) for run, why in found if not why and run.policy == "fixed"]
@@ -72,11 +140,11 @@ def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[str]]]:
     for run, why in fixed:
         points = max(len(tried[subject]) for subject in _subjects(run))
         if points >= _GRID:
-            why.append(
-                f"the point {run.label.removeprefix('fixed ')} is one of {points} of the same "
-                "models that are given: a grid, and picking a point of it by its score is tuning "
-                "on the test split"
+            what = (
+                f"one of {points} points of the same models that are given, a grid, and picking a "
+                "point of it by its score is tuning on the test split"
             )
+            why.append(Reason(what, _point(run)))
     return found
 
 
@@ -88,50 +156,53 @@ def _subjects(run: Run) -> Iterator[tuple[str, ...]]:
         yield (*models, task)
 
 
-def reasons(run: Run) -> list[str]:
+def _point(run: Run) -> str:
+    return f"the point {run.label.removeprefix('fixed ')}"
+
+
+def reasons(run: Run) -> list[Reason]:
     """Why a run by itself must not be submitted; empty if it may."""
     if not run.trimix:
-        return [f"not a run of TriMix: model {run.config.get('model')!r}"]
+        return [Reason(f"not a run of TriMix: model {run.config.get('model')!r}")]
     sources = run.trimix.get("sources")
     if not isinstance(sources, dict) or not all(isinstance(s, dict) for s in sources.values()):
-        return ["damaged: it does not say which sources were used"]
+        return [Reason("damaged: it does not say which sources were used")]
     if not isinstance(run.policy, str):
-        return ["damaged: it does not say which policy was used"]
+        return [Reason("damaged: it does not say which policy was used")]
     return list(dict.fromkeys([*_tuned(run), *_unfinished(run), *_unknown(run)]))
 
 
-def _tuned(run: Run) -> Iterator[str]:
+def _tuned(run: Run) -> Iterator[Reason]:
     """Chosen by, or with sight of, scores on the test split."""
     texts = (run.policy, run.label, run.config.get("model"), run.raw.get("model_name"))
     named = [str(t) for t in texts if any(o in _plain(str(t)) for o in _ORACLES)]
+    policy = f"policy {run.policy}"
     if named:
-        yield f"{named[0]}: an upper bound is chosen by its score on the test split"
+        yield Reason("an upper bound is chosen by its score on the test split", named[0])
     elif run.honesty == "oracle":
-        yield f"policy {run.policy}: an oracle, which sees answers or scores of the test split"
+        yield Reason("an oracle, which sees answers or scores of the test split", policy)
     elif not run.honesty:
-        yield (
-            f"policy {run.policy}: not known to be honest, that is, to choose without the test "
-            "split's answers"
-        )
+        what = "not known to be honest, that is, to choose without the test split's answers"
+        yield Reason(what, policy)
     sweep = run.trimix.get("sweep")
     if sweep and run.policy == "fixed":
-        yield (
-            f"the point {run.label.removeprefix('fixed ')} of {_grid(sweep)}: picking a point by "
-            "its score is tuning on the test split (a policy's run, or a corner's, may be exported)"
+        what = (
+            f"one of {_grid(sweep)}, and picking a point by its score is tuning on the test split "
+            "(a policy's run, or a corner's, may be exported)"
         )
+        yield Reason(what, _point(run))
     if sweep and run.trimix.get("plausibility"):
-        yield (
-            f"plausibility {run.trimix['plausibility']} is a point of {_grid(sweep)}; fix it "
-            "beforehand and run it alone"
-        )
+        what = f"a point of {_grid(sweep)}; fix it beforehand and run it alone"
+        yield Reason(what, f"plausibility {run.trimix['plausibility']}")
     if run.honesty == "needs_exemplars":
         for task in run.scores:
             data = benchmark(run, task)
             if data.shots and data.exemplars == data.split:
-                yield (
-                    f"{task}: {run.policy} reads the exemplars' answers, and these come from the "
-                    f"split that is scored ({data.split})"
+                what = (
+                    f"{run.policy} reads the exemplars' answers, and these come from the split "
+                    f"that is scored ({data.split})"
                 )
+                yield Reason(what, task)
 
 
 def _grid(sweep: object) -> str:
@@ -146,30 +217,33 @@ def _plain(text: str) -> str:
     return text.casefold().replace("_", " ").replace("-", " ")
 
 
-def _unfinished(run: Run) -> Iterator[str]:
+def _unfinished(run: Run) -> Iterator[Reason]:
     """Not all documents, or another protocol."""
-    if run.config.get("limit") is not None:
-        yield f"limited to a part of the documents (--limit {run.config['limit']})"
-    if run.config.get("samples"):
-        yield "limited to chosen documents (--samples)"
-    yield from run.lost
+    limit, samples = run.config.get("limit"), run.config.get("samples")
+    if limit is not None:
+        yield Reason(f"limited to a part of the documents (--limit {limit})")
+    if samples:
+        yield Reason("limited to chosen documents (--samples)")
+    yield from map(Reason, run.lost)
     for task, scores in run.scores.items():
+        # How many documents of each task a limit leaves is no reason of its own.
+        limited = limit is not None or samples
+        counted = list(protocol.documents(run, task)) if limited else []
         for deviation in run.deviations(task):
-            yield f"{task}: {deviation}, which is not the published protocol"
+            if deviation not in counted:
+                yield Reason(f"{deviation}, which is not the published protocol", task)
         if not all(score.n and score.of for score in scores):
-            yield f"{task}: how many of its documents were scored is not known"
+            yield Reason("how many of its documents were scored is not known", task)
 
 
-def _unknown(run: Run) -> Iterator[str]:
+def _unknown(run: Run) -> Iterator[Reason]:
     """Sources of which nobody can tell what they were."""
     found = sources_of(run)
     for role, origin in found.items():
         if not origin.name:
-            yield f"damaged: it does not say which {role} was used"
+            yield Reason(f"damaged: it does not say which {role} was used")
         elif not origin.revision:
-            yield (
-                f"{role} ({origin.name}): unknown revision, neither a commit of the Hub nor a "
-                "digest of local files"
-            )
+            what = "unknown revision, neither a commit of the Hub nor a digest of local files"
+            yield Reason(what, f"{role} ({origin.name})")
     if not used(run):
-        yield "damaged: it names no source"
+        yield Reason("damaged: it names no source")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from trimix_lm_eval.analysis.export import refusals
 from trimix_lm_eval.analysis.export.origins import relative
 from trimix_lm_eval.analysis.leaderboard import entries, page
 from trimix_lm_eval.utils import io
@@ -41,8 +42,8 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
     if not folder.is_dir():
         raise TrimixError(f"{folder} is no folder.", "name one with exported results")
     found, left_out = entries.collect(folder)
-    for path, why in left_out:
-        print(f"left out: {relative(path)}: {why}", file=sys.stderr)
+    for line in refusals.lines(left_out):
+        print(f"left out: {line}", file=sys.stderr)
     if not found:
         raise TrimixError(
             f"{folder} holds no results that may be shown"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimix_lm_eval.analysis.export import refusals
 from trimix_lm_eval.analysis.export.table import ResultRow, read_csv, rows_of
-from trimix_lm_eval.analysis.results import Problem, below, read
+from trimix_lm_eval.analysis.results import below, read
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Entry:
     best: bool
 
 
-def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
+def collect(folder: Path) -> tuple[list[Entry], list[refusals.Refused]]:
     """Read all that a folder holds.
 
     Returns:
@@ -37,16 +37,16 @@ def collect(folder: Path) -> tuple[list[Entry], list[Problem]]:
         the reason.
     """
     rows: list[ResultRow] = []
-    left_out: list[Problem] = []
+    left_out: list[refusals.Refused] = []
     for path in sorted(folder.rglob("*.csv")):
         found, problems = read_csv(path)
         rows += found
-        left_out += problems
+        left_out += refusals.unreadable(problems)
     runs, problems = read(below(folder))
-    left_out += problems
+    left_out += refusals.unreadable(problems)
     for run, why in refusals.assessed(runs):
         if why:
-            left_out.append(Problem(run.path, "; ".join(why)))
+            left_out.append(refusals.Refused(run.path, why))
         else:
             rows += rows_of([run])
     # A run may be there both as JSON and as CSV, or be sent in twice.
