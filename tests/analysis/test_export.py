@@ -161,7 +161,7 @@ def half_a_policy(content):
         (chat, "chat template"),
         (no_revision, "small_cpt (small_cpt): unknown revision"),
         (no_source, "does not say which small_cpt was used"),
-        (of_grid, "the point 0.3:0.5: one of the sweep paper with 2 points"),
+        (of_grid, "fixed 0.3:0.5: a point of the sweep paper with 2 points"),
         (swept_mask, "plausibility 0.1: a point of the sweep paper"),
         (upper_bound, "upper_bound: an upper bound is chosen by its score"),
         (called_oracle, "TriMix (Oracle): an upper bound"),

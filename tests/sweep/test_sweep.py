@@ -221,7 +221,7 @@ def test_reports_and_submissions_understand_a_sweep(swept):
     }
     assert {point.weights.label() for point in found.scattered} == {"0.1:0.9", "0.3:0.5", "1:1"}
     for one in runs:
-        tuned = any("the sweep trial with 4 points" in reason for reason in reasons(one))
+        tuned = any("the sweep trial with 4 points" in reason.what for reason in reasons(one))
         assert tuned == (one.policy == "fixed")
 
 

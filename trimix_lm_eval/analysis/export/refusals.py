@@ -144,7 +144,7 @@ def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[Reason]]]:
                 f"one of {points} points of the same models that are given, a grid, and picking a "
                 "point of it by its score is tuning on the test split"
             )
-            why.append(Reason(what, _point(run)))
+            why.append(Reason(what, run.label))
     return found
 
 
@@ -154,10 +154,6 @@ def _subjects(run: Run) -> Iterator[tuple[str, ...]]:
     models = [f"{it.name}@{it.revision}" for role, it in sources if role != "small_base"]
     for task in run.scores:
         yield (*models, task)
-
-
-def _point(run: Run) -> str:
-    return f"the point {run.label.removeprefix('fixed ')}"
 
 
 def reasons(run: Run) -> list[Reason]:
@@ -187,10 +183,10 @@ def _tuned(run: Run) -> Iterator[Reason]:
     sweep = run.trimix.get("sweep")
     if sweep and run.policy == "fixed":
         what = (
-            f"one of {_grid(sweep)}, and picking a point by its score is tuning on the test split "
+            f"a point of {_grid(sweep)}, and picking one by its score is tuning on the test split "
             "(a policy's run, or a corner's, may be exported)"
         )
-        yield Reason(what, _point(run))
+        yield Reason(what, run.label)
     if sweep and run.trimix.get("plausibility"):
         what = f"a point of {_grid(sweep)}; fix it beforehand and run it alone"
         yield Reason(what, f"plausibility {run.trimix['plausibility']}")
