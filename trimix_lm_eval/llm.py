@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from trimix_lm_eval.engine import rolling, scheduler, scorer
-from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, choice_of
 from trimix_lm_eval.engine.prefill import cut
 from trimix_lm_eval.engine.probe import load_runner
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
@@ -36,6 +36,7 @@ from trimix_lm_eval.engine.spec_decode import Speculation
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import preflight, settings
 from trimix_lm_eval.loading.codec import TextCodec, seed_for
@@ -144,6 +145,8 @@ class TriMix:
             for v in variants
         )
         names = needed(asked, configs)
+        for config in configs:
+            checks.check_collector(config.policy, names)
         models = {} if kept is None else kept
         report = preflight.check(asked, names, device, models)
         tokenizer = report.tokenizer
@@ -356,7 +359,7 @@ class TriMix:
         read = dict(progress_bar(made, title or "", total=len(prompts), unit="prompt", off=off))
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]
         collectors = [one for mine in found for one in mine.collectors.values()]
-        return self.configs[which].policy.choose(collectors)
+        return choice_of(self.configs[which].policy, collectors, only.fuser.ensemble.names)
 
     def warn_truncated(self) -> None:
         """Warn once if contexts were cut."""

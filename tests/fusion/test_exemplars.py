@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from trimix_lm_eval.fusion.policies.ppl_answer import answer_spans
+from trimix_lm_eval.fusion.exemplars import answer_spans
 
 
 def check(marked: str, ends=()):

@@ -13,6 +13,7 @@ import pytest
 from tests.support import policies_page
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading import settings
+from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,6 +93,71 @@ def test_a_class_of_an_installed_package(module, monkeypatch):
         policies.find("quarter")
 
 
+@pytest.fixture
+def entries(monkeypatch):
+    """``entries(name=place…)``: what installed packages offer."""
+
+    def offer(**places: str) -> None:
+        found = [EntryPoint(name, place, policies.ENTRY_POINTS) for name, place in places.items()]
+        monkeypatch.setattr(policies, "entry_points", lambda group: found)
+        policies._tell_shadowed.cache_clear()
+        monkeypatch.setattr(errors, "_warned", set())
+
+    yield offer
+    policies._tell_shadowed.cache_clear()
+
+
+def test_a_broken_entry_point_does_not_stand_before_other_mistakes(entries):
+    entries(broken="no_such_module_at_all:Broken")
+    with pytest.raises(TrimixError, match="Unknown argument 'batch_sise'.*'batch_size'"):
+        settings.parse({"pretrained": "x", "batch_sise": 2})
+    with pytest.raises(TrimixError, match="alpha is an option of policy=fixed"):
+        settings.parse({"pretrained": "x", "alpha": 2})
+    with pytest.raises(TrimixError, match="Unknown policy 'brokn'. Did you mean 'broken'"):
+        policies.find("brokn")
+    with pytest.raises(TrimixError, match="policy=broken cannot be imported") as error:
+        policies.find("broken")
+    assert "entry point broken = no_such_module_at_all:Broken of an inst" in str(error.value)
+
+
+def test_an_entry_point_cannot_take_the_name_of_a_policy_of_this_package(module, entries, caplog):
+    """Neither silently nor loudly: the one of this package is used, and that is said once."""
+    place = f"{module(HALF)}:Half"
+    entries(ppl=place)
+    mine = policies.ours("ppl")
+    assert policies.find("ppl") is mine and policies.names().count("ppl") == 1
+    assert policies.find("ppl") is mine
+    (record,) = [r for r in caplog.records if "entry point" in r.message]
+    assert f"ppl = {place} of an installed package is refused" in record.message
+
+
+@pytest.mark.parametrize(
+    "text", ["import sys; sys.exit(3)", "raise SystemExit", "raise GeneratorExit"]
+)
+def test_a_module_that_ends_the_program_is_an_error(module, text):
+    with pytest.raises(TrimixError, match="cannot be imported: (SystemExit|GeneratorExit)"):
+        policies.find(f"{module(text)}:Half")
+
+
+def test_an_interrupt_while_a_module_is_imported_passes(module):
+    with pytest.raises(KeyboardInterrupt):
+        policies.find(f"{module('raise KeyboardInterrupt')}:Half")
+
+
+@pytest.mark.parametrize(
+    "name", ["seed", "batch_size", "dtype", "small_dtype", "large_ins_device", "weights_log"]
+)
+def test_an_option_that_is_an_argument_of_every_run_is_refused(module, name):
+    place = f"{module(HALF.replace('share', name))}:Half"
+    with pytest.raises(TrimixError, match=f"{place} has an option {name}, which is an argument"):
+        settings.parse({"pretrained": "x", "policy": place})
+
+
+def test_no_option_of_this_package_is_an_argument_of_every_run():
+    for name in policies.names():
+        assert settings.parse({"pretrained": "x", "policy": name}).policy == name
+
+
 BODY = HALF.partition("class Half(Policy):")[2]
 
 
@@ -104,6 +170,8 @@ BODY = HALF.partition("class Half(Policy):")[2]
         ("class Half: pass", "is no policy"),
         (HALF.replace('name = "half"', ""), "lacks a part: `name`"),
         (HALF.replace('"half"', '"two words"'), "lacks a part: `name`"),
+        (HALF.replace('"half"', '".."'), "lacks a part: `name`.*begins with a letter"),
+        (HALF.replace('"half"', '"7th"'), "lacks a part: `name`"),
         (HALF.replace('"half"', '"ppl"'), "a `name` of its own; 'ppl' is taken"),
         (f"class Half(Policy):{BODY}", "the decorator `@dataclasses.dataclass"),
         (HALF.replace('"""Half of each: the point (1/2, 1/2)."""', ""), "a docstring"),

@@ -10,7 +10,9 @@ from trimix_lm_eval import TriMix
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import base as registry
 from trimix_lm_eval.fusion.policies import parse_grid
+from trimix_lm_eval.fusion.policies.fixed import name_of, point_of
 from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
+from trimix_lm_eval.loading import settings
 from trimix_lm_eval.utils.errors import TrimixError
 
 TRIO = SOURCES[:3]
@@ -104,6 +106,24 @@ def test_errors_of_options(policy, options, message):
     with pytest.raises(TrimixError, match=message) as error:
         policies.build(policy, **options)
     assert "\n  -> " in str(error.value)
+
+
+def test_what_was_the_usual_optimum_is_taken_silently(caplog):
+    """Run configs of before write it; it is what happens without it."""
+    assert policies.build("ppl", optimum="grid") == policies.build("ppl")
+    asked = settings.parse({"pretrained": "x", "policy": "ppl", "optimum": "grid"})
+    assert asked == settings.parse({"pretrained": "x"})
+    with pytest.raises(TrimixError, match="(?s)optimum is no option.*refine=quadratic"):
+        settings.parse({"pretrained": "x", "optimum": "newton"})
+    assert not caplog.records
+
+
+def test_points_and_their_names():
+    for name, (alpha, beta) in PRESETS.items():
+        assert point_of(name) == Weights(alpha, beta) and name_of(Weights(alpha, beta)) == name
+        assert name_of(Weights(alpha, beta, 0.5)) == "fixed", "another gamma is another point"
+    assert name_of(Weights(0.1, 0.9)) == "fixed"
+    assert point_of("fixed") is point_of("ppl") is point_of("no such") is None
 
 
 # -------------------------------------------------------------------------------- the grid

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.optimize import minimize
 
 from trimix_lm_eval.fusion.logits import best_point, grid_nll
 from trimix_lm_eval.fusion.policies import parse_grid
@@ -13,6 +12,12 @@ from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES, Weights
 from trimix_lm_eval.utils.errors import TrimixError
 
 TRIO = SOURCES[:3]
+
+
+@pytest.fixture
+def minimize():
+    """scipy's; without it, the tests that compare with it are passed over."""
+    return pytest.importorskip("scipy.optimize").minimize
 
 
 def bowl(low_a, low_b):
@@ -42,7 +47,7 @@ def test_a_quadratic_is_found_exactly(low, found):
 
 
 @pytest.mark.parametrize("low", [(-0.4, 0.5), (0.5, 1.6), (1.5, 1.5), (-0.5, 1.5), (-1.0, -1.0)])
-def test_it_never_leaves_the_unit_square(low):
+def test_it_never_leaves_the_unit_square(low, minimize):
     nll = bowl(*low)
     point, value = of_grid(nll)
     best = minimize(lambda x: nll(*x), [0.5, 0.5], bounds=[(0, 1)] * 2)
@@ -54,6 +59,14 @@ def test_it_goes_one_step_past_the_border_of_a_grid_and_no_further():
     grid = parse_grid([(a, b) for a in (0.4, 0.5, 0.6) for b in (0.4, 0.5, 0.6)])
     point, _ = of_grid(bowl(0.0, 0.9), grid)
     assert point[:2] == pytest.approx((0.3, 0.7), abs=1e-6)
+
+
+def test_of_a_grid_outside_the_unit_square_it_stays_between_the_neighbours():
+    grid = parse_grid([(a, b) for a in (-1.0, 0.0, 1.0, 2.0) for b in (1.0, 1.5, 2.0)])
+    assert of_grid(bowl(-0.4, 1.7), grid)[0][:2] == pytest.approx((-0.4, 1.7), abs=1e-6)
+    point, _ = of_grid(bowl(3.0, -1.0), grid)
+    # From the border towards the unit square one step more: 0.5 is below the lowest beta.
+    assert (point.alpha, point.beta) == pytest.approx((2.0, 0.5), abs=1e-6)
 
 
 def test_the_order_of_the_points_does_not_matter():
@@ -77,7 +90,7 @@ def test_points_that_are_no_grid(grid):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_near_the_minimum_and_no_further_than_the_grid(seed):
+def test_it_is_near_the_minimum_and_no_further_than_the_grid(seed, minimize):
     """Texts that some weights explain, as language is by models of it."""
     generator = torch.Generator().manual_seed(seed)
     logits = [2 * torch.randn(200, 50, generator=generator) for _ in TRIO]

@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from tests.support import task_data
 from tests.support.running import ROOT, program
 from tests.support.task_data import LANGUAGES, SIB200, TOPICS, Row
-from trimix_lm_eval.fusion.policies.ppl_answer import answer_spans
+from trimix_lm_eval.fusion.exemplars import answer_spans
 from trimix_lm_eval.tasklib import belebele, rouge, sib200
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError

@@ -17,19 +17,21 @@ configs make of these.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.kv_cache import KVCache
-from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.engine.request import Tokens
+from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.config import FusionConfig, LogitsProcessor
 from trimix_lm_eval.fusion.logits import fuse, plausible
-from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.policies import Policy, checks
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -40,27 +42,7 @@ _NEVER = -1e4
 #: Tokens (rows times columns) of one forward pass of a long prompt.
 CHUNK_TOKENS = 2048
 
-
-class Tokens(Protocol):
-    """What a forward pass needs of a token table: see `input_batch.TokenTable`."""
-
-    ids: Tensor
-    positions: Tensor
-    valid: Tensor
-
-    @property
-    def slots(self) -> int:
-        """Columns so far."""
-
-    def mask(
-        self,
-        start: int,
-        window: int | None,
-        block: int | None,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Tensor:
-        """The additive mask of the tokens from slot ``start`` on."""
+T = TypeVar("T")
 
 
 class NotFinite(TrimixError):
@@ -101,6 +83,30 @@ def blame(index_of: Callable[[int], int]) -> Iterator[None]:
 def always(index: int) -> Callable[[int], int]:
     """An ``index_of`` for `blame`: this index, whatever the inner level says."""
     return lambda _: index
+
+
+def called(policy: Policy | None, method: Callable[..., T], *args: Any) -> T:
+    """Call a method of a policy or of its collector; errors of somebody's own code name it."""
+    try:
+        return method(*args)
+    except Exception as error:
+        checks.blame_policy(policy, method.__qualname__, error)
+
+
+def choice_of(policy: Policy, seen: Sequence[PromptCollector], names: tuple[str, ...]) -> Choice:
+    """What a policy chooses; what is no point of the sources ``names`` is an error that names it.
+
+    Args as of `Policy.choose`.
+    """
+    choice = called(policy, policy.choose, seen)
+    why = None
+    if isinstance(choice, Choice) and isinstance(choice.weights, Weights):
+        try:
+            if math.isfinite(sum(source_vector(choice.weights, names))):
+                return choice
+        except (TypeError, TrimixError) as error:
+            why = error
+    raise checks.no_choice(policy, choice, why) from why
 
 
 class ModelRunner:
@@ -298,7 +304,7 @@ class LogitView:
         """Raise an error that names the source if a result is not finite.
 
         Args:
-            finite: ``[N]`` whether the result at each position is.
+            finite: Whether each result is, in whatever shape.
 
         Raises:
             NotFinite: It is not, and a source's logits are why.
@@ -342,7 +348,7 @@ class Fuser:
             i for i in first.values() if self.configs[i].policy.scope in ("sample", "task")
         )
         self.constants = tuple(
-            config.policy.choose([]) if config.policy.scope == "run" else None
+            choice_of(config.policy, [], ensemble.names) if config.policy.scope == "run" else None
             for config in self.configs
         )
         for config in self.configs:
@@ -365,7 +371,8 @@ class Fuser:
         """
         names = self.ensemble.names
         if processor.per_token is not None:
-            vectors = processor.per_token.token_weights(logits, names)
+            policy = processor.per_token
+            vectors = called(policy, policy.token_weights, logits, names)
         fused = fuse(logits, vectors)
         if processor.plausibility is not None:
             reference = logits[names.index(processor.reference)]

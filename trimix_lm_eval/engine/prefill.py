@@ -25,9 +25,18 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, release_memory
-from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, LogitView, always, blame
+from trimix_lm_eval.engine.model_runner import (
+    Ensemble,
+    Fuser,
+    LogitView,
+    always,
+    blame,
+    called,
+    choice_of,
+)
 from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
+from trimix_lm_eval.fusion.policies import Policy
 
 #: A segment is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
@@ -42,24 +51,28 @@ class PromptCollectors:
     Args:
         collectors: By index of the fusion config.
         masked: Those of them that see only the tokens of the prompt's mask.
+        policies: Whose they are, for errors.
     """
 
     def __init__(
-        self, collectors: Mapping[int, PromptCollector], masked: Collection[int] = ()
+        self,
+        collectors: Mapping[int, PromptCollector],
+        masked: Collection[int] = (),
+        policies: Mapping[int, Policy] | None = None,
     ) -> None:
-        self.collectors = dict(collectors)
-        #: (collector, whether it sees only the prompt's mask) of those that are shown tokens.
-        self.reading = [(c, i in masked) for i, c in collectors.items() if not c.next_only]
+        self.collectors, self.policies = dict(collectors), policies or {}
+        #: Those that are shown tokens, and whether each sees only the prompt's mask.
+        self.reading = {i: i in masked for i, c in collectors.items() if not c.next_only}
 
     def absorb(self, other: PromptCollectors) -> None:
         """Take over what others have seen of the first tokens of the same prompt."""
         for i, collector in self.collectors.items():
             if not collector.next_only:
-                collector.absorb(other.collectors[i])
+                called(self.policies.get(i), collector.absorb, other.collectors[i])
 
     def shown(self, inside: Tensor) -> Tensor:
         """Which positions any collector is shown, ``[n]``, of which ``inside`` are in the mask."""
-        if all(masked for _, masked in self.reading):
+        if all(self.reading.values()):
             return inside if self.reading else torch.zeros_like(inside)
         return torch.ones_like(inside)
 
@@ -72,29 +85,18 @@ class PromptCollectors:
             inside: ``[N]`` (on the CPU) which of those tokens are in the prompt's mask.
         """
         for where, logits in view.chunks() if self.reading else ():
-            for collector, masked in self.reading:
-                _show(collector, view, targets, inside if masked else None, where, logits)
+            for i, masked in self.reading.items():
+                keep = inside[where] if masked else None
+                mine = targets[where] if keep is None else targets[where][keep.to(targets.device)]
+                if len(mine):
+                    part = view.part(where, keep, logits)
+                    called(self.policies.get(i), self.collectors[i].read, part, mine)
 
     def read_next(self, view: LogitView) -> None:
         """Show the last position of the prompt to those that look at it."""
-        for collector in self.collectors.values():
+        for i, collector in self.collectors.items():
             if collector.next_only:
-                collector.read_next(view)
-
-
-def _show(
-    collector: PromptCollector,
-    view: LogitView,
-    targets: Tensor,
-    inside: Tensor | None,
-    where: slice,
-    logits: Sequence[Tensor],
-) -> None:
-    """Show one collector the positions ``where``, or those ``inside``, if there are any."""
-    keep = None if inside is None else inside[where]
-    mine = targets[where] if keep is None else targets[where][keep.to(targets.device)]
-    if len(mine):
-        collector.read(view.part(where, keep, logits), mine)
+                called(self.policies.get(i), collector.read_next, view)
 
 
 def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollectors | None]:
@@ -107,9 +109,9 @@ def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollec
             i: collector
             for i, policy in policies.items()
             if (prompt.points is None or prompt.points[i] is None)
-            and (collector := policy.collector(fuser.ensemble.names)) is not None
+            and (collector := called(policy, policy.collector, fuser.ensemble.names)) is not None
         }
-        made.append(PromptCollectors(mine, masked) if mine else None)
+        made.append(PromptCollectors(mine, masked, policies) if mine else None)
     return made
 
 
@@ -133,7 +135,8 @@ def choices_of(
             chosen.append(chosen[fuser.choosers[i]])
         else:
             mine = collectors.collectors.get(i) if collectors else None
-            chosen.append(config.policy.choose([mine] if mine else []))
+            seen = [mine] if mine else []
+            chosen.append(choice_of(config.policy, seen, fuser.ensemble.names))
     return tuple(chosen)
 
 

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
+
+
+class Tokens(Protocol):
+    """What a forward pass needs of a token table: see `input_batch.TokenTable`."""
+
+    ids: Tensor
+    positions: Tensor
+    valid: Tensor
+
+    @property
+    def slots(self) -> int:
+        """Columns so far."""
+
+    def mask(
+        self,
+        start: int,
+        window: int | None,
+        block: int | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Tensor:
+        """The additive mask of the tokens from slot ``start`` on."""
 
 
 class Prompt(NamedTuple):

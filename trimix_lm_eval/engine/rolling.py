@@ -80,7 +80,8 @@ def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
             windows.append(i)
             continue
         grids.append(i)
-    told = {fuser.configs[i].policy.name for i in grids} - {"ppl"}
+    policies = [fuser.configs[i].policy for i in grids]
+    told = {policy.name for policy in policies if not policy.prompt_nll}
     if told:
         warn_once(
             f"Rolling log-likelihood has no prompt: policy={', '.join(sorted(told))} weights each "

@@ -23,7 +23,11 @@ class View(Protocol):
         ...
 
     def check(self, finite: Tensor) -> None:
-        """Raise an error that names the source if ``finite`` is False anywhere."""
+        """Raise an error that names the source if results are NaN or infinite because of it.
+
+        Args:
+            finite: Whether each result that was made of these logits is, in whatever shape.
+        """
         ...
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.preflight.report import check
 from trimix_lm_eval.loading.settings import Settings
@@ -54,7 +55,9 @@ def check_run(
 def _needed(wanted: Settings) -> tuple[str, ...]:
     """The sources that the policy will have loaded."""
     policy = policies.build(wanted.policy, **wanted.policy_options)
-    return policy.sources(wanted.sources)
+    names = policy.sources(wanted.sources)
+    checks.check_collector(policy, names)
+    return names
 
 
 def _read(path: str) -> dict[str, Any]:

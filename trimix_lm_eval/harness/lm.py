@@ -94,7 +94,7 @@ class TriMixLM(TextLM):
         self.weights: dict[tuple[str, int], Weights] = {}
         self.finish_reasons: dict[Identity, str] = {}
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
-        self._log.stamp = {"run": run, "policy": asked.policy}
+        self._log.stamp = {"run": run, "policy": self.policy.name}
 
     # ---------------------------------------------------------------- the three request types
 

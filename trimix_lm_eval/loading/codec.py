@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.fusion.exemplars import answer_spans
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.fusion.policies.ppl_answer import answer_spans
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
@@ -43,7 +43,8 @@ class TextCodec:
         self, tokenizer: Any, asked: Settings, policies: Iterable[Policy], vocab_size: int
     ) -> None:
         self.tokenizer, self.vocab_size = tokenizer, vocab_size
-        self.answers_only = any(policy.answers_only for policy in policies)
+        #: The policies that see the answers of exemplars only, by name.
+        self.answers_only = sorted({policy.name for policy in policies if policy.answers_only})
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
@@ -96,8 +97,8 @@ class TextCodec:
         spans = answer_spans(text, [str(token) for token in added if token.special])
         if not spans:
             warn_once(
-                "policy=ppl_answer found no exemplar answers in a prompt: such prompts are judged "
-                "as a whole, as policy=ppl does. Exemplars must be separated by a blank line "
+                f"policy={'|'.join(self.answers_only)} found no exemplar answers in a prompt: such "
+                "prompts are judged as a whole. Exemplars must be separated by a blank line "
                 "(lm-eval's fewshot_delimiter) and end in the same cue, e.g. 'Answer:'."
             )
             return None

@@ -145,8 +145,9 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
         TrimixError: A name or a value is not one of those accepted.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    given = policies.without_usual(given)
     policy = str(given.pop("policy", "ppl"))
-    options = {name: given.pop(name) for name in policies.option_names(policy) if name in given}
+    options = {name: given.pop(name) for name in _option_names(policy) if name in given}
     sources = take_sources(given)
     run = checked(RUN_OPTIONS, given)
     for name in given:
@@ -155,12 +156,32 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
     return Settings(sources, policy, options, **run)
 
 
+def _option_names(policy: str) -> list[str]:
+    """The options of a policy.
+
+    Raises:
+        TrimixError: There is no such policy, or an argument of every run has an option's name.
+    """
+    of_sources = [prefix + one.name for prefix in PREFIXES for one in SOURCE_OPTIONS]
+    of_runs = [one.name for one in (*MODEL_OPTIONS, *RUN_OPTIONS)]
+    names = policies.option_names(policy)
+    for name in names:
+        if name in (*of_runs, *of_sources):
+            raise TrimixError(
+                f"policy={policy} has an option {name}, which is an argument of every run.",
+                "give the option another name",
+            )
+    return names
+
+
 def _unknown_argument(name: str, policy: str) -> TrimixError:
     """The error for a name that nothing takes; as specific as can be."""
     replaced = policies.replaced(name)
     if replaced:
         return replaced
-    owners = [p for p in policies.names() if name in policies.option_names(p)]
+    # Of this package only: a typo is no reason to import what installed packages offer.
+    ours = filter(policies.ours, policies.names())
+    owners = [one for one in ours if name in policies.option_names(one)]
     if owners:
         return TrimixError(
             f"{name} is an option of policy={'|'.join(owners)}, and this run has policy={policy}.",

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.fusion.policies.fixed import NAMED
+from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import Option, checked
@@ -170,11 +170,11 @@ def _distinct(
     seen: set[Policy] = set()
     wanted: list[Any] = []
     for value in asked:
-        everyone = [name for name in policies.names() if name != "fixed" or not points]
+        everyone = [name for name in policies.names() if name != Fixed.name or not points]
         wanted += everyone if value == "all" else [value]
     for value in [*wanted, *map(_point, points)]:
         name, options = _named(value)
-        if name == "fixed":
+        if name == Fixed.name:
             fixed = policies.build(name, **options).points()[0]
             short = fixed._replace(gamma=None if fixed.gamma == fixed.alpha else fixed.gamma)
             name, options = _named(_point(short))
@@ -198,8 +198,8 @@ def _named(given: Any) -> tuple[str, dict[str, Any]]:
 
 def _point(point: Weights) -> dict[str, Any]:
     """A point as the policy that it is."""
-    name = NAMED.get((point.alpha, point.beta)) if point.gamma is None else None
-    return {"policy": name} if name else {"policy": "fixed", **point._asdict()}
+    name = name_of(point)
+    return {"policy": name, **(point._asdict() if name == Fixed.name else {})}
 
 
 def _masks(key: str, given: Any) -> tuple[float | None, ...]:

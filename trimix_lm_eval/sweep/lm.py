@@ -38,9 +38,6 @@ from trimix_lm_eval.utils.progress import progress_bar
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-#: The policy whose choices tell the perplexity of whole prompts under every point.
-_TELLS_NLL = "ppl"
-
 
 class VariantRun(NamedTuple):
     """A variant that is run.
@@ -251,7 +248,7 @@ class SweepLM(TextLM):
         task, doc = str(request.task_name), int(request.doc_id or 0)
         self._chosen[task, doc] = label(policy, choice.weights)
         prompted = kind != "loglikelihood_rolling"
-        if prompted and choice.nlls is not None and policy.name == _TELLS_NLL:
+        if prompted and choice.nlls is not None and policy.prompt_nll:
             self._nlls.setdefault((task, doc), choice.nlls)
         self._log.write(task, doc, request.idx, kind, choice, reason)
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.fusion.policies.fixed import NAMED
+from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
@@ -120,7 +120,7 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
             for seed in block.seeds or (None,)
         ]
     _check_folders([setting for setting, _ in made])
-    named = {point.label(): NAMED.get((point.alpha, point.beta), "fixed") for point in block.points}
+    named = {point.label(): name_of(point) for point in block.points}
     masked = {name for _, skipped in made for name in skipped}
     return Plan(
         block.name,
@@ -151,7 +151,9 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
             raise TrimixError(
                 f"{key} is given in the sweep block and outside of it.", "keep the one in sweep"
             )
-    options = {option for name in policies.names() for option in policies.option_names(name)}
+    # Of this package and of the sweep: others, which may be broken, are not imported for it.
+    known = {*filter(policies.ours, policies.names()), *(name for name, _ in block.policies)}
+    options = {option for name in known for option in policies.option_names(name)}
     for key in arguments:
         if key == "policy" or key in options:
             raise TrimixError(
@@ -235,8 +237,8 @@ def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> SweepVariant
 
 def _folder(policy: Policy, asked: Settings) -> str:
     """A variant's name: what differs from the policy's defaults, safe as a folder."""
-    if policy.name == "fixed":
-        name = "_".join(["fixed", *policy.points()[0].label().split(":")])
+    if isinstance(policy, Fixed):
+        name = "_".join([policy.name, *policy.points()[0].label().split(":")])
     else:
         usual = type(policy)()
         changed = {

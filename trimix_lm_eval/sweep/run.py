@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
@@ -177,7 +178,7 @@ def _evaluate(
     log = WeightsLog(variants[0].settings.weights_log, place.rank, place.world)
     model = TriMix.load_many([v.settings for v in variants], _device(setting, place), kept)
     noted = {"name": planned.name, "setting": setting.folder, "points": list(planned.points)}
-    named = {label: name for label, name in planned.points.items() if name != "fixed"}
+    named = {label: name for label, name in planned.points.items() if name != Fixed.name}
     runs = []
     for i, variant in zip(work.missing, variants, strict=True):
         digest = fingerprint.digest(work.identities[i])

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import relative, sources_of, used
 from trimix_lm_eval.analysis.results import Problem, Run, protocol
+from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -132,7 +133,7 @@ def _line(what: str, places: Sequence[tuple[Path, str]]) -> str:
 def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[Reason]]]:
     """Of each run why it must not be submitted beside the others; empty if it may."""
     found = [(run, reasons(run)) for run in runs]
-    fixed = [(run, why) for run, why in found if not why and run.policy == "fixed"]
+    fixed = [(run, why) for run, why in found if not why and run.policy == Fixed.name]
     tried: dict[tuple[str, ...], set[Weights | None]] = {}
     for run, _ in fixed:
         for subject in _subjects(run):
@@ -181,7 +182,7 @@ def _tuned(run: Run) -> Iterator[Reason]:
         what = "not known to be honest, that is, to choose without the test split's answers"
         yield Reason(what, policy)
     sweep = run.trimix.get("sweep")
-    if sweep and run.policy == "fixed":
+    if sweep and run.policy == Fixed.name:
         what = (
             f"a point of {_grid(sweep)}, and picking one by its score is tuning on the test split "
             "(a policy's run, or a corner's, may be exported)"

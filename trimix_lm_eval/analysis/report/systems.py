@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.results import SINGLE, Run
 from trimix_lm_eval.analysis.results.labels import is_named_model
+from trimix_lm_eval.fusion.policies.fixed import Fixed, ProxyTuning
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
 
 #: The kinds of rows, in the order in which they are shown.
@@ -183,7 +184,7 @@ def _row(key: str, run: Run, system: System, twin: str) -> TableRow:
         single = is_named_model(run, known)
         return TableRow(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
     policy = str(run.policy)
-    kind = {"proxy_tuning": "proxy", "fixed": "fixed"}.get(policy, "policy")
+    kind = {ProxyTuning.name: "proxy", Fixed.name: "fixed"}.get(policy, "policy")
     if policy in SINGLE:
         kind = "single"
     elif run.honesty == "oracle":

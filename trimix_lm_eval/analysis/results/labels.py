@@ -8,15 +8,15 @@ from typing import Any
 from trimix_lm_eval.analysis.results.results_file import ResultsFile
 from trimix_lm_eval.analysis.results.values import mapping
 from trimix_lm_eval.fusion import policies
-from trimix_lm_eval.fusion.policies.fixed import NAMED
-from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.fusion.policies.fixed import Fixed, point_of
 from trimix_lm_eval.utils.paths import named, shown
 
 #: Of the points that have names of their own, those that are one model alone.
 SINGLE = tuple(
-    name
-    for point, name in NAMED.items()
-    if sum(weight != 0 for weight in Weights(*point).by_source().values()) == 1
+    cls.name
+    for cls in policies.registered()
+    if (point := point_of(cls.name))
+    and sum(weight != 0 for weight in point.by_source().values()) == 1
 )
 
 #: What the seed and the mask's source are if nobody says otherwise: not worth a mention.
@@ -44,8 +44,8 @@ def label(run: ResultsFile) -> str:
         extra = [f"{key}={_value(args[key])}" for key in _OF_OTHERS if args.get(key) is not None]
     else:
         name = str(run.policy)
-        if name == "fixed" and run.weights is not None:
-            name = f"fixed {run.weights.label()}"
+        if name == Fixed.name and run.weights is not None:
+            name = f"{name} {run.weights.label()}"
         seed = run.trimix.get("seed", _USUAL_SEED)
         seeds = [] if seed == _USUAL_SEED else [f"seed {seed}"]
         extra = [*_of_policy(mapping(run.trimix.get("policy"))), *circumstances(run), *seeds]

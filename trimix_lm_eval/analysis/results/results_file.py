@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.results.values import is_number, mapping
-from trimix_lm_eval.fusion.policies.fixed import NAMED
+from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of, point_of
 from trimix_lm_eval.fusion.weights import Weights, parse
 from trimix_lm_eval.utils import paths
 
@@ -104,17 +104,16 @@ class ResultsFile:
     def policy(self) -> str | None:
         """The policy, with the named points by their names; None for other models."""
         name = mapping(self.trimix.get("policy")).get("name")
-        if name == "fixed" and self.weights is not None and self.weights.gamma is None:
-            return NAMED.get((self.weights.alpha, self.weights.beta), "fixed")
+        if name == Fixed.name and self.weights is not None:
+            return name_of(self.weights)
         return None if name is None else str(name)
 
     @property
     def weights(self) -> Weights | None:
         """The point of ``policy=fixed`` and of the named points; None for everything else."""
         policy = mapping(self.trimix.get("policy"))
-        if policy.get("name") != "fixed":
-            named = {name: Weights(*point) for point, name in NAMED.items()}
-            return named.get(str(policy.get("name")))
+        if policy.get("name") != Fixed.name:
+            return point_of(str(policy.get("name")))
         gamma = policy.get("gamma")
         gamma = None if gamma in (None, policy["alpha"]) else float(gamma)
         return Weights(float(policy["alpha"]), float(policy["beta"]), gamma)

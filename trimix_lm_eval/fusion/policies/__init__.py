@@ -13,20 +13,23 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from trimix_lm_eval.fusion.policies import base
+from trimix_lm_eval.fusion.policies import base, checks
 from trimix_lm_eval.fusion.policies.base import (
     HONESTY,
     RECORDED,
     GridPolicy,
     Policy,
+    ours,
     parse_grid,
     register,
+    registered,
 )
 from trimix_lm_eval.fusion.policies.checks import load
-from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 
 __all__ = [
     "HONESTY",
@@ -42,6 +45,8 @@ __all__ = [
     "recorded",
     "replaced",
     "register",
+    "registered",
+    "without_usual",
 ]
 
 #: Where installed packages say which policies they have.
@@ -66,6 +71,7 @@ def find(policy: str) -> type[Policy]:
         TrimixError: There is no such policy, it cannot be imported, or it lacks a part.
     """
     if policy in base._REGISTRY:
+        _tell_shadowed()
         return base._REGISTRY[policy]
     if ":" in policy:
         return load(policy)
@@ -90,13 +96,19 @@ def build(policy: str, **options: Any) -> Policy:
     Raises:
         TrimixError: Unknown policy or option, or a value that it does not take.
     """
+    options = without_usual(options)
     accepted = option_names(policy)
     for option in options:
         if option not in accepted:
             raise replaced(option) or unknown(
                 f"option of policy={policy}", option, accepted or ["(none)"]
             )
-    return find(policy)(**options)
+    return checks.built(find(policy), options)
+
+
+def without_usual(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without ``optimum=grid``, which old run configs give: it is what happens anyway."""
+    return {name: value for name, value in options.items() if (name, value) != ("optimum", "grid")}
 
 
 def replaced(option: str) -> TrimixError | None:
@@ -108,11 +120,6 @@ def replaced(option: str) -> TrimixError | None:
         "write refine=quadratic for what was optimum=newton: the lowest point between those of the "
         "grid, without looking at the logits again",
     )
-
-
-def ours(policy: str) -> type[Policy] | None:
-    """The class of a policy of this package, or None; imports nothing, whatever the name is."""
-    return base._REGISTRY.get(policy)
 
 
 def recorded(told: Mapping[str, Any]) -> Policy | None:
@@ -134,4 +141,18 @@ def recorded(told: Mapping[str, Any]) -> Policy | None:
 
 def _installed() -> dict[str, EntryPoint]:
     """What installed packages offer, by name."""
-    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    _tell_shadowed()
+    found = entry_points(group=ENTRY_POINTS)
+    return {entry.name: entry for entry in found if entry.name not in base._REGISTRY}
+
+
+@cache
+def _tell_shadowed() -> None:
+    """Say once which policies of installed packages have the name of one of this package."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in base._REGISTRY:
+            warn_once(
+                f"The entry point {entry.name} = {entry.value} of an installed package is refused: "
+                f"policy={entry.name} is one of this package, and that is what is used. Give "
+                f"the other a name of its own, or write policy={entry.value}."
+            )

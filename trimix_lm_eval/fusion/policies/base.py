@@ -51,6 +51,9 @@ class Policy:
         cost: What it takes beside the forward passes that scoring needs, for the same table.
         answers_only: Whether its collector sees only the answers of a prompt's exemplars; of a
             prompt without any it sees all of it.
+        prompt_nll: Whether a choice is made by the NLL of one whole prompt, and tells it under
+            every point (`Choice.nlls`): a sweep records the means, and a text without a prompt is
+            weighted by the same rule.
         url: The source paper.
     """
 
@@ -61,6 +64,7 @@ class Policy:
     honest_when: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     answers_only: ClassVar[bool] = False
+    prompt_nll: ClassVar[bool] = False
     url: ClassVar[str] = PAPER
 
     def __post_init__(self) -> None:
@@ -191,6 +195,16 @@ def register(cls: _P) -> _P:
     """Class decorator: make a policy of this package available under its name."""
     _REGISTRY[cls.name] = cls
     return cls
+
+
+def registered() -> tuple[type[Policy], ...]:
+    """The policies of this package."""
+    return tuple(_REGISTRY.values())
+
+
+def ours(policy: str) -> type[Policy] | None:
+    """The class of a policy of this package, or None; imports nothing, whatever the name is."""
+    return _REGISTRY.get(policy)
 
 
 def place(cls: type) -> str:

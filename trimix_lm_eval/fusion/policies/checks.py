@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import re
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any, NoReturn
 
+from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.policies import base
 from trimix_lm_eval.fusion.policies.base import HONESTY, RECORDED, SCOPES, Policy
-from trimix_lm_eval.fusion.weights import SOURCES
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 #: What a policy of each scope must have of its own.
 _METHODS = {
@@ -40,11 +44,15 @@ def load(place: str, name: str = "") -> type[Policy]:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:  # whatever somebody's module raises while it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever somebody's module raises, `sys.exit` included
         raise TrimixError(
             f"policy={asked} cannot be imported: {type(error).__name__}: {error}",
-            "write policy=package.module:Class, of a module that is installed or lies in a folder "
-            "of PYTHONPATH",
+            f"it is the entry point {name} = {place} of an installed package: mend or remove that"
+            if name
+            else "write policy=package.module:Class, of a module that is installed or lies in a "
+            "folder of PYTHONPATH",
         ) from error
     if not isinstance(found, type) or not issubclass(found, Policy):
         raise TrimixError(
@@ -53,7 +61,9 @@ def load(place: str, name: str = "") -> type[Policy]:
         )
     for part in lacking(found):
         raise TrimixError(
-            f"policy={asked} lacks a part: {part}.", "docs/add_a_policy.md explains each part"
+            f"policy={asked} lacks a part: {part}.",
+            "docs/add_a_policy.md explains each part"
+            + (f"; it is the entry point {name} = {place} of an installed package" if name else ""),
         )
     if name and name != found.name:
         raise TrimixError(
@@ -66,8 +76,8 @@ def load(place: str, name: str = "") -> type[Policy]:
 def lacking(cls: type[Policy]) -> Iterator[str]:
     """The parts that a policy does not have, in words."""
     own = vars(cls)
-    if not isinstance(cls.name, str) or not re.fullmatch(r"[\w.-]+", cls.name):
-        yield "`name`, a word that results and tables call it"
+    if not isinstance(cls.name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", cls.name):
+        yield "`name`, a word that results and tables call it and that begins with a letter"
     elif "name" not in own or base._REGISTRY.get(cls.name, cls) is not cls:
         yield f"a `name` of its own; {cls.name!r} is taken"
     if "__dataclass_params__" not in own:
@@ -93,3 +103,102 @@ def lacking(cls: type[Policy]) -> Iterator[str]:
         hash(cls())
     except Exception as error:
         yield f"defaults that it can be built of: {error}"
+
+
+def built(cls: type[Policy], options: Mapping[str, Any]) -> Policy:
+    """A policy with its options, which results files can record.
+
+    Raises:
+        TrimixError: A value is not one that its option takes, or is no JSON value.
+    """
+    try:
+        policy = cls(**options)
+    except Exception as error:
+        blame_class(cls, f"{cls.__qualname__}.__post_init__", error)
+    for name, value in policy.options.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise TrimixError(
+                f"{_called(cls)}: its option {name} is {value!r}, which is no JSON value, so that "
+                "no results file can record it.",
+                "let the option's check make a number, text, truth value or tuple of these",
+            ) from error
+    return policy
+
+
+def check_collector(policy: Policy, names: tuple[str, ...]) -> None:
+    """Make one collector and check what will be asked of it, before any model is loaded.
+
+    Args:
+        policy: The policy.
+        names: The sources that will be loaded.
+
+    Raises:
+        TrimixError: The collector cannot be made, is no `PromptCollector`, or lacks a method.
+    """
+    if policy.scope not in ("sample", "task"):
+        return
+    try:
+        made: Any = policy.collector(names)
+    except Exception as error:
+        blame_policy(policy, f"{type(policy).__qualname__}.collector", error)
+    if made is None:
+        return
+    kind, who = type(made), _called(type(policy))
+    if not isinstance(made, PromptCollector):
+        raise TrimixError(
+            f"{who}: collector() returned {kind.__qualname__}, no PromptCollector.",
+            "derive the collector from trimix_lm_eval.fusion.collectors.PromptCollector",
+        )
+    needed = ("read_next",) if made.next_only else ("read", "absorb")
+    lacks = [m for m in needed if getattr(kind, m) is getattr(PromptCollector, m)]
+    if lacks:
+        raise TrimixError(
+            f"{who}: its collector {kind.__qualname__} lacks {' and '.join(lacks)}.",
+            "docs/add_a_policy.md explains each part",
+        )
+
+
+def blame_policy(policy: Policy | None, method: str, error: Exception) -> NoReturn:
+    """`blame_class`, of a policy; None is code of this package."""
+    if policy is None:
+        raise error
+    blame_class(type(policy), method, error)
+
+
+def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
+    """Raise an error of somebody's code as one that names their policy and its method.
+
+    What a user can mend, and what the engine answers to (memory that runs out), stay what they
+    are; so does what goes wrong in a policy of this package, whose traceback is wanted.
+    """
+    import torch
+
+    ours = base._REGISTRY.get(cls.name) is cls
+    if ours or isinstance(error, (TrimixError, MemoryError, torch.OutOfMemoryError)):
+        raise error
+    what = f"{type(error).__name__}: {first_line(error)}"
+    frame = extract_tb(error.__traceback__)[-1]
+    raise TrimixError(
+        f"{_called(cls)}: {method} failed: {what} ({Path(frame.filename).name}, line "
+        f"{frame.lineno})",
+        "mend the policy's code",
+    ) from error
+
+
+def no_choice(policy: Policy, returned: Any, why: Exception | None) -> TrimixError:
+    """The error for what `choose` returned, if it is no choice of weights of the sources."""
+    if isinstance(returned, Choice) and isinstance(returned.weights, Weights):
+        reason = first_line(why) if why else "they are not all finite numbers"
+        told = f"choose() returned {returned.weights}, which cannot be used: {reason}"
+        hint = "points() names every point that may be chosen, and decides what is loaded"
+    else:
+        told = f"choose() returned {repr(returned)[:80]}, no Choice of Weights."
+        hint = "return Choice(weights), weights being one of points()"
+    return TrimixError(f"{_called(type(policy))}: {told}", hint)
+
+
+def _called(cls: type[Policy]) -> str:
+    """A policy as messages call it: by its name, and where its class is."""
+    return f"policy={cls.name} ({base.place(cls)})"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from trimix_lm_eval.fusion.policies.base import Policy, register
+from trimix_lm_eval.fusion.policies.base import Policy, ours, register, registered
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.options import option
 from trimix_lm_eval.utils.validation import number
@@ -49,7 +49,7 @@ class Fixed(Policy):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Preset(Policy):
+class Preset(Policy):
     """A point with a name, and no options."""
 
     point: ClassVar[Weights]
@@ -64,7 +64,7 @@ class _Preset(Policy):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class LargeIns(_Preset):
+class LargeIns(Preset):
     """The large instruction-tuned model alone: the point (1, 0)."""
 
     name: ClassVar[str] = "large_ins"
@@ -74,7 +74,7 @@ class LargeIns(_Preset):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class SmallCpt(_Preset):
+class SmallCpt(Preset):
     """The continually pretrained model alone: the point (0, 1)."""
 
     name: ClassVar[str] = "small_cpt"
@@ -84,7 +84,7 @@ class SmallCpt(_Preset):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class SmallBase(_Preset):
+class SmallBase(Preset):
     """The small base model alone: the point (0, 0)."""
 
     name: ClassVar[str] = "small_base"
@@ -94,7 +94,7 @@ class SmallBase(_Preset):
 
 @register
 @dataclasses.dataclass(frozen=True)
-class ProxyTuning(_Preset):
+class ProxyTuning(Preset):
     """Proxy Tuning (Liu et al. 2024), L_li + (L_sc - L_sb): the point (1, 1)."""
 
     name: ClassVar[str] = "proxy_tuning"
@@ -103,8 +103,13 @@ class ProxyTuning(_Preset):
     url: ClassVar[str] = "https://arxiv.org/abs/2401.08565"
 
 
-#: The points that have names of their own, by (alpha, beta) with gamma = alpha.
-NAMED = {
-    (cls.point.alpha, cls.point.beta): cls.name
-    for cls in (LargeIns, SmallCpt, SmallBase, ProxyTuning)
-}
+def point_of(name: str) -> Weights | None:
+    """The point that has this name of its own, or None."""
+    cls = ours(name)
+    return cls.point if cls and issubclass(cls, Preset) else None
+
+
+def name_of(point: Weights) -> str:
+    """What a point is called: by its own name if it has one, else ``fixed``."""
+    named = (cls for cls in registered() if issubclass(cls, Preset) and cls.point == point)
+    return next((cls.name for cls in named), Fixed.name)

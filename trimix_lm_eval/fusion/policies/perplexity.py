@@ -34,6 +34,7 @@ class PromptPerplexity(GridPolicy):
         "one forward of each source over the prompt, which generation needs anyway, plus the "
         "grid's arithmetic"
     )
+    prompt_nll: ClassVar[bool] = True
 
     refine: str | None = option(
         None,
@@ -59,7 +60,6 @@ class PromptPerplexity(GridPolicy):
         import torch
 
         from trimix_lm_eval.fusion.logits import best_point
-        from trimix_lm_eval.fusion.quadratic import lowest
 
         used = [c for c in collectors if isinstance(c, GridCollector) and c.count]
         if not used:
@@ -70,6 +70,8 @@ class PromptPerplexity(GridPolicy):
         best = best_point(nll, 1, self.grid)
         if self.refine is None:
             return Choice(self.grid[best], nlls[best], count, nlls)
+        from trimix_lm_eval.fusion.quadratic import lowest
+
         point, value = lowest(self.grid, nlls, best)
         return Choice(point, value, count, nlls)
 

@@ -26,6 +26,7 @@ class TaskPerplexity(PromptPerplexity):
     scope: ClassVar[str] = "task"
     honest_when: ClassVar[str] = "always"
     cost: ClassVar[str] = "those prompts once more"
+    prompt_nll: ClassVar[bool] = False
 
     prompts: int = option(
         50,
