@@ -73,6 +73,12 @@ def test_the_commands_of_the_page(installed):
     assert f"{LABEL} (tokens 16)" in report
 
 
+def test_the_three_lines_that_try_it(installed, capsys):
+    (snippet,) = pages.of_language(PAGE, "python")
+    exec(snippet, {})
+    assert capsys.readouterr().out.rpartition("Choice(weights=Weights(alpha=")[1]
+
+
 def test_the_policy_of_the_page_is_swept_reported_and_exported(
     installed, pico, tmp_path, monkeypatch
 ):
