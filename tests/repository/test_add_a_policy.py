@@ -15,10 +15,11 @@ import pytest
 from lm_eval.loggers import EvaluationTracker
 
 from tests.support import pages, quick_python
-from tests.support.running import environment, evaluate, model_args
+from tests.support.running import environment, evaluate, instances, model_args
 from tests.support.sweeping import config, make_lm_eval_quick, write_tasks
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.analysis import export
+from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.sweep import sweep
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -130,6 +131,15 @@ def test_its_honesty_decides_whether_it_is_exported(installed, pico, tmp_path):
         path.write_text(json.dumps(results, default=str), encoding="utf-8")
         with pytest.raises(TrimixError, match=f"policy tail: {why}"):
             export.main([path], "csv", tmp_path / "csv")
+
+
+def test_the_weights_log_calls_it_by_its_name(installed, pico, tmp_path):
+    """As that of a sweep does, and as the results file does: by where it is, neither."""
+    log = tmp_path / "weights.jsonl"
+    lm = TriMixLM(**model_args(pico("llama"), policy=PLACE, weights_log=str(log)))
+    lm.loglikelihood(instances("loglikelihood", [("The hen went to", " x")]), disable_tqdm=True)
+    (line,) = log.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["policy"] == "tail"
 
 
 def test_it_chooses_by_the_end_of_the_prompt(installed, pico):
