@@ -10,10 +10,8 @@
 its methods turn texts into requests of token ids, and the engine's outputs into texts again.
 lm-eval's model (`harness.lm`) loads through it, and then hands its requests to the engine directly.
 
-Packages above (`harness`, `analysis`, `sweep`, `cli`) may import this module; it may import
-`loading`, `engine`, `fusion` and `utils`, and knows nothing of lm-eval.
-
-Longer than most modules: each method of the public class documents its arguments in full.
+Imported by `harness`, `analysis`, `sweep` and `cli`; imports `loading`, `engine`, `fusion` and
+`utils`. Long, since each method of the public class documents its arguments in full.
 """
 
 from __future__ import annotations
@@ -51,7 +49,6 @@ from trimix_lm_eval.utils.windows import rolling_windows
 _AUTO_ON_CPU = 8
 
 T = TypeVar("T")
-
 
 #: Points chosen elsewhere, one or none per fusion config; None lets every policy choose.
 Points = tuple[Weights | None, ...] | None
