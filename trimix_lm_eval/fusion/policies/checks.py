@@ -49,7 +49,7 @@ def load(place: str, name: str = "") -> type[Policy]:
     except BaseException as error:  # whatever somebody's module raises, `sys.exit` included
         raise TrimixError(
             f"policy={asked} cannot be imported: {type(error).__name__}: {error}",
-            f"it is the entry point {name} = {place} of an installed package: mend or remove that"
+            f"it is the entry point {name} = {place} of an installed package: fix or remove that"
             if name
             else "write policy=package.module:Class, of a module that is installed or lies in a "
             "folder of PYTHONPATH",
@@ -170,7 +170,7 @@ def blame_policy(policy: Policy | None, method: str, error: Exception) -> NoRetu
 def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
     """Raise an error of somebody's code as one that names their policy and its method.
 
-    What a user can mend, and what the engine answers to (memory that runs out), stay what they
+    What a user can fix, and what the engine answers to (memory that runs out), stay what they
     are; so does what goes wrong in a policy of this package, whose traceback is wanted.
     """
     import torch
@@ -183,7 +183,7 @@ def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
     raise TrimixError(
         f"{_called(cls)}: {method} failed: {what} ({Path(frame.filename).name}, line "
         f"{frame.lineno})",
-        "mend the policy's code",
+        "correct the code of the policy",
     ) from error
 
 
