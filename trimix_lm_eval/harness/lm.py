@@ -104,6 +104,7 @@ class TriMixLM(TextLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         model = self.model
+        names = identified(requests)
         points = self._points(requests)
         wanted = []
         for i, request in enumerate(requests):
@@ -119,19 +120,20 @@ class TriMixLM(TextLM):
         results: list[Any] = [None] * len(requests)
         for i, _, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
             results[i] = (score.log_likelihood, score.is_greedy)
-            self._finish("loglikelihood", requests[i], results[i], score.choice)
+            self._finish("loglikelihood", requests[i], names[i], results[i], score.choice)
         return results
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Score whole texts; see `LM.loglikelihood_rolling`."""
+        names = identified(requests)
         scores = self.model.iter_rolling([r.args[0] for r in requests])
         results: list[Any] = [None] * len(requests)
         what = "loglikelihood_rolling"
         for i, _, score in self._progress(scores, requests, what, disable_tqdm):
             results[i] = score.log_likelihood
-            self._finish(what, requests[i], results[i], score.choice)
+            self._finish(what, requests[i], names[i], results[i], score.choice)
         return results
 
     @torch.inference_mode()
@@ -162,10 +164,10 @@ class TriMixLM(TextLM):
             self._finish(
                 "generate_until",
                 requests[i],
+                names[i],
                 results[i],
                 output.choice,
                 output.finish_reason,
-                names[i],
                 cached=params[i].temperature == 0,
             )
         return results
@@ -185,16 +187,17 @@ class TriMixLM(TextLM):
         self,
         kind: str,
         request: Instance,
+        name: Identity,
         result: Any,
         choice: Choice | None,
         finish_reason: str | None = None,
-        name: Identity | None = None,
         cached: bool = True,
     ) -> None:
         """Put a finished request where nothing can lose it."""
         if cached:
             self.cache_hook.add_partial(kind, request.args, result)
-        if name is not None and finish_reason is not None and counts(request, name):
+        counted = counts(request, name)
+        if finish_reason is not None and counted:
             self.finish_reasons[name] = finish_reason
             if self.guard is not None and cached:
                 self.guard.keep_finish_reason(name, finish_reason)
@@ -205,8 +208,8 @@ class TriMixLM(TextLM):
             self.weights[task, doc] = choice.weights
             if self.guard is not None:
                 self.guard.keep_chosen(task, doc, label(self.policy, choice.weights))
-        if self._log.stream is not None:
-            self._log.write(task, doc, request.idx, kind, choice, finish_reason)
+        if counted and self._log.stream is not None:
+            self._log.write(name, kind, choice, finish_reason)
 
     def _truncated(self, cut: Iterable[bool]) -> None:
         """Count the requests whose contexts are cut."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.harness.base_lm import Identity
 from trimix_lm_eval.utils.errors import TrimixError
 
 
@@ -33,9 +34,7 @@ class WeightsLog:
 
     def write(
         self,
-        task: str,
-        doc: int,
-        idx: int,
+        name: Identity,
         kind: str,
         choice: Choice,
         finish_reason: str | None = None,
@@ -43,21 +42,22 @@ class WeightsLog:
         """Append one line.
 
         Args:
-            task: Name of the task.
-            doc: ``doc_id`` in it.
-            idx: Of the document's requests.
+            name: Task, document, place among the document's requests, and number of the repeat:
+                together they stand for one request, in whatever order the lines come.
             kind: Name of lm-eval's method.
             choice: The weights that were used, and what they were chosen by.
             finish_reason: Why a generated text ended; None writes none.
         """
         if self.stream is None:
             return
+        task, doc, idx, repeat = name
         gamma = choice.weights.gamma
         line = {
             **self.stamp,
-            "task": task,
-            "doc_id": doc,
+            "task": str(task),
+            "doc_id": doc or 0,
             "idx": idx,
+            "repeat": repeat,
             "request": kind,
             "alpha": choice.weights.alpha,
             "beta": choice.weights.beta,

@@ -240,7 +240,8 @@ class SweepLM(TextLM):
     def _note(self, kind: str, one: KeyedRequest, answer: Answer) -> None:
         """Take down what an answer says of its weights and of its end."""
         request, (_, choice, reason) = one.request, answer
-        if reason is not None and counts(request, one.name):
+        counted = counts(request, one.name)
+        if reason is not None and counted:
             self._finish_reasons[one.name] = reason
         if choice is None:
             return
@@ -250,7 +251,8 @@ class SweepLM(TextLM):
         prompted = kind != "loglikelihood_rolling"
         if prompted and choice.nlls is not None and policy.prompt_nll:
             self._nlls.setdefault((task, doc), choice.nlls)
-        self._log.write(task, doc, request.idx, kind, choice, reason)
+        if counted:
+            self._log.write(one.name, kind, choice, reason)
 
     def tally(self) -> Tally:
         """What this process has counted for the variant."""
