@@ -167,12 +167,13 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
     if len(logits) != 3 or len(points) < 4:
         return grid_nll_one_by_one(logits, targets, points)
     on_cpu = logits[0].device.type == "cpu"
-    rows = _ROWS if on_cpu else len(targets)
+    rows = min(_ROWS, len(targets)) if on_cpu else len(targets)
+    work = _Workspace(logits[0], points, rows, _BLOCK if on_cpu else logits[0].shape[1])
     parts = []
-    for start in range(0, len(targets), rows):
+    for start in range(0, len(targets), max(1, rows)):
         part = [source[start : start + rows] for source in logits]
         target = targets[start : start + rows]
-        nll = _factored(part, target, points, _BLOCK if on_cpu else part[0].shape[1])
+        nll = _factored(part, target, points, work)
         parts.append(grid_nll_one_by_one(part, target, points) if nll is None else nll)
     return torch.cat(parts, dim=1)
 
@@ -217,8 +218,36 @@ def _corners(points: Tensor) -> Tensor:
     return torch.cat([free, 1 - free.sum(dim=1, keepdim=True)], dim=1)
 
 
+class _Workspace:
+    """The axes of a grid, and memory for the factors of one block of logits.
+
+    The memory is made once for many blocks. Handed back and asked for again block by block, it
+    would come as pages that the system has to clear first, which takes as long as the arithmetic.
+
+    Args:
+        like: Logits, for their type and device.
+        points: ``[P, 3]``.
+        rows: Positions in a block.
+        block: Vocabulary entries in a block.
+    """
+
+    def __init__(self, like: Tensor, points: Tensor, rows: int, block: int) -> None:
+        self.first, self.of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
+        self.second, self.of_second = torch.unique(points[:, 1], return_inverse=True)
+        self.alphas, self.betas = self.first.tolist(), self.second.tolist()
+        self.block = min(block, like.shape[1])
+        self.in_box = bool(points[:, :2].amin() >= 0)
+        self.in_unit_box = self.in_box and bool(points[:, :2].amax() <= 1)
+        self.large, self.cpt, self.base, self.scaled = (
+            like.new_empty(rows, self.block) for _ in range(4)
+        )
+        self.a = like.new_empty(rows, len(self.alphas), self.block)
+        self.b = like.new_empty(rows, len(self.betas), self.block)
+        self.factors: dict[float, Tensor] = {}
+
+
 def _factored(
-    logits: Sequence[Tensor], targets: Tensor, points: Tensor, block: int
+    logits: Sequence[Tensor], targets: Tensor, points: Tensor, work: _Workspace
 ) -> Tensor | None:
     """`grid_nll_one_by_one` by factors; None if fp32 cannot hold them.
 
@@ -226,34 +255,37 @@ def _factored(
         logits: ``[n, V]`` of three sources.
         targets: ``[n]``.
         points: ``[P, 3]``.
-        block: Vocabulary entries worked on at a time.
+        work: For blocks of at least n rows.
 
     Returns:
         ``[P, n]``
     """
-    first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
-    second, of_second = torch.unique(points[:, 1], return_inverse=True)
     # From here on each source's highest logit is 0: shifts leave the distribution as it is.
     low = torch.stack([_extreme(x, torch.amin) for x in logits])  # [3, n]
     top = torch.stack([_extreme(x, torch.amax) for x in logits])
-    inside = bool(((top - low).amax() < _SPAN) & (points[:, :2].amin() >= 0))
-    chained = inside and bool(points[:, :2].amax() <= 1)
+    chained = work.in_unit_box and bool((top - low).amax() < _SPAN)
     tops = top[:, :, None]  # [3, n, 1]
     lift = torch.zeros_like(top[0]) if chained else _highest_ratio(logits, tops)  # [n]
-    a_weights, b_weights = first.tolist(), second.tolist()
-    total = lift.new_zeros(len(targets), len(first), len(second))
+    total = lift.new_zeros(len(targets), len(work.alphas), len(work.betas))
     width = logits[0].shape[1]
-    for at in range(0, width, block):
-        large, cpt, base = (x[:, at : at + block] - t for x, t in zip(logits, tops, strict=True))
-        a = _exponentials(large.sub_(base), a_weights, base, chained)  # [n, A, v]
-        b = _exponentials(cpt.sub_(base).sub_(lift[:, None]), b_weights, None, chained)
+    for at in range(0, width, work.block):
+        sources = [x[:, at : at + work.block] for x in logits]
+        n, v = sources[0].shape
+        large, cpt, base = (
+            torch.sub(x, t, out=memory[:n, :v])
+            for x, t, memory in zip(sources, tops, (work.large, work.cpt, work.base), strict=True)
+        )
+        large.sub_(base)
+        cpt.sub_(base).sub_(lift[:, None])
+        a = _exponentials(large, work.alphas, base, chained, work, work.a[:n, :, :v])  # [n, A, v]
+        b = _exponentials(cpt, work.betas, None, chained, work, work.b[:n, :, :v])
         total.baddbmm_(a, b.mT)
     log_z = total.log()  # [n, A, B]
     if not bool((log_z.amin() > _RELIABLE) & log_z.isfinite().all()):
         return None
-    log_z += lift[:, None, None] * second
+    log_z += lift[:, None, None] * work.second
     picked = torch.stack([x.gather(1, targets[:, None])[:, 0] for x in logits]) - top  # [3, n]
-    return log_z[:, of_first, of_second].T - points.to(picked) @ picked
+    return log_z[:, work.of_first, work.of_second].T - points.to(picked) @ picked
 
 
 def _extreme(x: Tensor, of: Callable[..., Tensor]) -> Tensor:
@@ -274,7 +306,14 @@ def _highest_ratio(logits: Sequence[Tensor], tops: Tensor) -> Tensor:
     return _extreme((logits[1] - tops[1]) - (logits[2] - tops[2]), torch.amax)
 
 
-def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chained: bool) -> Tensor:
+def _exponentials(
+    step: Tensor,
+    weights: list[float],
+    base: Tensor | None,
+    chained: bool,
+    work: _Workspace,
+    out: Tensor,
+) -> Tensor:
     """exp(base + weight * step) for every weight.
 
     Args:
@@ -282,23 +321,31 @@ def _exponentials(step: Tensor, weights: list[float], base: Tensor | None, chain
         weights: K of them, ascending.
         base: ``[n, v]``, or None for 0.
         chained: Whether to make each from the one before, by a multiplication.
+        work: Where other intermediate results go.
+        out: ``[n, K, v]``, written to.
 
     Returns:
-        ``[n, K, v]``
+        ``out``
     """
-    out = step.new_empty(step.shape[0], len(weights), step.shape[1])
-    factors: dict[float, Tensor] = {}
+    n, v = step.shape
+    made: dict[float, Tensor] = {}
     reached = 0.0  # the weight that the last column stands for, which chaining must not let drift
     for i, weight in enumerate(weights):
         if chained and i % _CHAIN:
-            near = (gap for gap in factors if abs(reached + gap - weight) < _SAME)
+            near = (gap for gap in made if abs(reached + gap - weight) < _SAME)
             gap = next(near, weight - reached)
-            if gap not in factors:
-                factors[gap] = (step * gap).exp_()
-            torch.mul(out[:, i - 1], factors[gap], out=out[:, i])
+            if gap not in made:
+                if gap not in work.factors:
+                    work.factors[gap] = torch.empty_like(work.scaled)
+                made[gap] = torch.mul(step, gap, out=work.factors[gap][:n, :v]).exp_()
+            torch.mul(out[:, i - 1], made[gap], out=out[:, i])
             reached += gap
             continue
-        scaled = step * weight if base is None else torch.add(base, step, alpha=weight)
+        scaled = work.scaled[:n, :v]
+        if base is None:
+            torch.mul(step, weight, out=scaled)
+        else:
+            torch.add(base, step, alpha=weight, out=scaled)
         torch.exp(scaled if chained else scaled.clamp_min_(_SMALLEST), out=out[:, i])
         reached = weight
     return out
