@@ -67,10 +67,15 @@ def pytest_runtest_setup(item):
         pytest.skip("no chromium or google-chrome on the PATH: pages are not tried out in one")
 
 
-def pytest_collection_finish(session):
-    """Leave out of every `gc.collect` what has been imported: a million objects, half a second."""
-    gc.collect()
-    gc.freeze()
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect():
+    """Leave out of every `gc.collect` what was imported so far: a million objects, half a second.
+
+    The first module finds all that was imported for the collection; some later ones import more.
+    """
+    if len(gc.get_objects()) > 100_000:
+        gc.collect()
+        gc.freeze()
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
