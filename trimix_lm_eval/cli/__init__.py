@@ -12,10 +12,10 @@
     new_language.py   configs and tasks for a language, from text in it
     arguments.py      what several of them share
 
-Here is argparse and printing only. Each file adds its parser with ``add_parser(commands)``, and its
-``run(args)`` imports the module that does the job, so that ``--help`` imports neither torch nor
-lm-eval and answers at once. Imported by ``__main__`` and the console script only; imports every
-other package.
+Here is argparse and printing only. Each file has its line of ``--help`` (``HELP``), its options
+(``add_options``), and a ``run(args)`` that imports the module that does the job, so that ``--help``
+imports neither torch nor lm-eval and answers at once. Imported by ``__main__`` and the console
+script only; imports every other package.
 """
 
 from __future__ import annotations
@@ -51,19 +51,18 @@ examples:
 `trimix run …` is `lm_eval run …`, which knows --model trimix too once this package is installed.
 """
 
-#: In the order of ``--help``.
-_SUBCOMMANDS = (
-    run,
-    check,
-    tasks,
-    sweep,
-    report,
-    explain,
-    export,
-    leaderboard,
-    cpt,
-    new_language,
-)
+#: By the name that users write, in the order of ``--help``.
+_SUBCOMMANDS = {
+    "check": check,
+    "tasks": tasks,
+    "sweep": sweep,
+    "report": report,
+    "explain": explain,
+    "export": export,
+    "leaderboard": leaderboard,
+    "cpt": cpt,
+    "new-language": new_language,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,8 +98,12 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"trimix-lm-eval {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
-    for subcommand in _SUBCOMMANDS:
-        subcommand.add_parser(commands)
+    for name, description in run.PASSED_ON.items():
+        commands.add_parser(name, help=description, add_help=False)
+    for name, module in _SUBCOMMANDS.items():
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP.capitalize())
+        module.add_options(command)
+        command.set_defaults(run=module.run)
     name = given[0] if given else "-"
     if not name.startswith("-") and name not in commands.choices:
         near = did_you_mean(name, commands.choices)

@@ -1,4 +1,4 @@
-"""What several subcommands share: how one is added, and options that lm-eval has too."""
+"""What several subcommands share: options that lm-eval has too, and how they end."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
 from trimix_lm_eval.utils.errors import TrimixError
-
-#: Where subcommands are added.
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def add_command(
-    commands: Commands, name: str, description: str, run: Callable[[argparse.Namespace], int]
-) -> argparse.ArgumentParser:
-    """Add a subcommand.
-
-    Args:
-        commands: Where to.
-        name: What users write.
-        description: What it is for, in the words of ``trimix --help``.
-        run: Does it, and returns the exit code.
-
-    Returns:
-        Its parser, without options.
-    """
-    added = commands.add_parser(name, help=description, description=description.capitalize())
-    added.set_defaults(run=run)
-    return added
 
 
 def add_metadata(command: argparse.ArgumentParser) -> None:

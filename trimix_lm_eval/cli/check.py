@@ -4,35 +4,28 @@ from __future__ import annotations
 
 import argparse
 
-from trimix_lm_eval.cli.arguments import (
-    Commands,
-    add_command,
-    add_metadata,
-    joined,
-    read_metadata,
-)
+from trimix_lm_eval.cli.arguments import add_metadata, joined, read_metadata
 from trimix_lm_eval.utils.errors import TrimixError
 
+HELP = "see what would stop a run, before any weights are loaded"
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    check = add_command(
-        commands, "check", "see what would stop a run, before any weights are loaded", run
-    )
-    check.add_argument(
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
         "--config",
         nargs="+",
         default=[],
         metavar="file.yaml",
         help="files for `lm_eval run --config`",
     )
-    check.add_argument(
+    command.add_argument(
         "--model_args",
         nargs="+",
         metavar="key=value",
         help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
     )
-    add_metadata(check)
+    add_metadata(command)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 
-from trimix_lm_eval.cli.arguments import Commands, add_command, interrupted
+from trimix_lm_eval.cli.arguments import interrupted
+
+HELP = (
+    "train a small base model further on raw text of one language, and go on where an earlier "
+    "run stopped"
+)
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    cpt = add_command(
-        commands,
-        "cpt",
-        "train a small base model further on raw text of one language, and go on where an earlier "
-        "run stopped",
-        run,
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
+        "config", metavar="FILE", help="YAML: base, text, output …; see new-language"
     )
-    cpt.add_argument("config", metavar="FILE", help="YAML: base, text, output …; see new-language")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,35 +6,32 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.cli.arguments import Commands, add_command, joined
+from trimix_lm_eval.cli.arguments import joined
 
 if TYPE_CHECKING:
     from trimix_lm_eval.engine.sampler import SamplingParams
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    explain = add_command(
-        commands,
-        "explain",
-        "write a page that shows which source each token of a text owes its place to",
-        run,
-    )
-    explain.add_argument(
+HELP = "write a page that shows which source each token of a text owes its place to"
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
         "--model_args",
         nargs="+",
         metavar="key=value",
         help="as for lm_eval: pretrained=…,small_cpt=…,policy=ppl (default with --samples: those "
         "of the results file beside it)",
     )
-    what = explain.add_mutually_exclusive_group(required=True)
+    what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="text", help="continue this text")
     what.add_argument("--prompt-file", metavar="file", help="continue the text of a file")
     what.add_argument(
         "--samples", metavar="samples_….jsonl", help="a file that lm_eval --log_samples wrote"
     )
-    explain.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
-    explain.add_argument(
+    command.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
+    command.add_argument(
         "--continuation",
         action="append",
         default=[],
@@ -42,35 +39,23 @@ def add_parser(commands: Commands) -> None:
         help="explain this text after the prompt in place of a generated one; may be repeated, "
         "for the options of one question",
     )
-    explain.add_argument(
+    command.add_argument(
         "--gen_kwargs",
         metavar="key=value",
         help="as for lm_eval, e.g. max_gen_toks=64 (the default), until=[…] as JSON",
     )
-    explain.add_argument(
+    command.add_argument(
         "--output", default="explain.html", metavar="file.html", help="default: explain.html"
     )
-    explain.add_argument("--json", metavar="file.json", help="write the numbers, too")
+    command.add_argument("--json", metavar="file.json", help="write the numbers, too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Explain a prompt's continuation, or a logged sample."""
     from trimix_lm_eval.analysis.explain.command import ExplainArguments, main
 
-    return main(
-        ExplainArguments(
-            model_args=joined(args.model_args),
-            prompt=args.prompt,
-            prompt_file=args.prompt_file,
-            continuation=args.continuation,
-            samples=args.samples,
-            doc=args.doc,
-            gen_kwargs=args.gen_kwargs,
-            output=args.output,
-            json=args.json,
-        ),
-        _read_gen_kwargs,
-    )
+    asked = ExplainArguments(**{name: getattr(args, name) for name in ExplainArguments._fields})
+    return main(asked._replace(model_args=joined(args.model_args)), _read_gen_kwargs)
 
 
 def _read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingParams:

@@ -5,27 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trimix_lm_eval.cli.arguments import Commands, add_command
+HELP = "turn results into files to submit, if they may be"
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    export = add_command(
-        commands, "export", "turn results into files to submit, if they may be", run
-    )
-    export.add_argument(
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
         "results", nargs="+", type=Path, metavar="RESULTS", help="results*.json, or folders of them"
     )
-    export.add_argument(
+    command.add_argument(
         "--to", required=True, choices=("eval-results", "model-index", "card", "csv")
     )
-    export.add_argument(
+    command.add_argument(
         "--output", type=Path, default=Path("export"), metavar="DIR", help="default: export"
     )
-    export.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
-    export.add_argument("--push", action="store_true", help="upload to --repo; asks first")
-    export.add_argument("--pr", action="store_true", help="upload as a pull request")
-    export.add_argument("--yes", action="store_true", help="upload without asking")
+    command.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
+    command.add_argument("--push", action="store_true", help="upload to --repo; asks first")
+    command.add_argument("--pr", action="store_true", help="upload as a pull request")
+    command.add_argument("--yes", action="store_true", help="upload without asking")
 
 
 def run(args: argparse.Namespace) -> int:

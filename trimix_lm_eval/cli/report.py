@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from trimix_lm_eval.cli.arguments import Commands, add_command
+HELP = "tables, tests and pictures from results files, as a page"
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    report = add_command(
-        commands, "report", "tables, tests and pictures from results files, as a page", run
-    )
-    report.add_argument(
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
         "results",
         nargs="+",
         type=Path,
         metavar="RESULTS",
         help="results*.json of lm_eval or trimix sweep, or folders of them",
     )
-    report.add_argument(
+    command.add_argument(
         "--output",
         type=Path,
         default=Path("report"),
@@ -28,7 +25,7 @@ def add_parser(commands: Commands) -> None:
         help="folder for report.html, report.md and CSV (default: report); an earlier report "
         "there is replaced",
     )
-    report.add_argument(
+    command.add_argument(
         "--force", action="store_true", help="write into a folder that holds other files, too"
     )
 

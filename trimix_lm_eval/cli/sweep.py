@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from trimix_lm_eval.cli.arguments import Commands, add_command, interrupted
+from trimix_lm_eval.cli.arguments import interrupted
+
+HELP = "evaluate many points and policies at once, and go on where an earlier run stopped"
 
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    sweep = add_command(
-        commands,
-        "sweep",
-        "evaluate many points and policies at once, and go on where an earlier run stopped",
-        run,
-    )
-    sweep.add_argument(
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument(
         "config", metavar="FILE", help="a file for `lm_eval run --config` with a `sweep:` block"
     )
-    sweep.add_argument(
+    command.add_argument(
         "--check", action="store_true", help="say what would be run, before any weights are loaded"
     )
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from trimix_lm_eval.cli.arguments import Commands, add_command, add_metadata, read_metadata
+from trimix_lm_eval.cli.arguments import add_metadata, read_metadata
 from trimix_lm_eval.utils.errors import TrimixError
 
+HELP = "list the package's tasks, and whether their data can be reached"
 
-def add_parser(commands: Commands) -> None:
-    """Add the subcommand."""
-    tasks = add_command(
-        commands, "tasks", "list the package's tasks, and whether their data can be reached", run
-    )
-    tasks.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
-    add_metadata(tasks)
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add what the subcommand takes."""
+    command.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    add_metadata(command)
 
 
 def run(args: argparse.Namespace) -> int:
