@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trimix_lm_eval.loading.devices import usable
+from trimix_lm_eval.loading.run_config import usable
 
 
 @pytest.mark.parametrize("gpu", [True, False])

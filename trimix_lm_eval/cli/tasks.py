@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each task that the pattern matches."""
     from difflib import get_close_matches
 
+    from trimix_lm_eval.tasklib.benchmarks import reach
     from trimix_lm_eval.tasklib.catalog import list_tasks, shipped
-    from trimix_lm_eval.tasklib.reach import reach
 
     given = read_metadata(args.metadata)
     configs = shipped()

@@ -13,8 +13,8 @@ from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.preflight.report import check
 from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.tasklib.benchmarks import reach
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
-from trimix_lm_eval.tasklib.reach import reach
 from trimix_lm_eval.utils.errors import TrimixError
 
 

@@ -39,7 +39,7 @@ from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading import settings
 from trimix_lm_eval.loading.codec import seed_for
-from trimix_lm_eval.loading.devices import usable
+from trimix_lm_eval.loading.run_config import usable
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils import distributed, errors, validation
 from trimix_lm_eval.utils.errors import TrimixError, unknown

@@ -8,7 +8,6 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     run_config.py    run configs of lm-eval, read and checked before anything is run
     hub.py           read from the Hub, and say why something cannot be had
     preflight/       what would stop a run, found before any weight is loaded
-    devices.py       the device where nobody names one
     models.py        one source: spec -> model in memory
     codec.py         text <-> token ids
     provenance.py    what the numbers of a run depend on, for results and caches

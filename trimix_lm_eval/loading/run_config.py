@@ -113,3 +113,19 @@ def no_task(name: str, known: list[str]) -> TrimixError:
         f"There is no task {name!r}.{did_you_mean(name, known)}",
         "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
     )
+
+
+def usable(device: str | None) -> str | None:
+    """The ``--device`` of lm-eval, whose default is cuda:0 even where there is no GPU.
+
+    Args:
+        device: As lm-eval passes it on.
+
+    Returns:
+        The same; None where it is lm-eval's default and there is no GPU.
+    """
+    import torch
+
+    if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
+        return None
+    return device

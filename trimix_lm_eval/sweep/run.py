@@ -16,7 +16,7 @@ from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
-from trimix_lm_eval.loading.devices import usable
+from trimix_lm_eval.loading.run_config import usable
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.sweep import files, fingerprint, plan, quiet
 from trimix_lm_eval.sweep.journal import Journal

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from trimix_lm_eval.tasklib import belebele, languages, milic_eval, places, sib200
+from trimix_lm_eval.tasklib import belebele, languages, milic_eval, places, rouge, sib200
 
 
 class Loader(Protocol):
@@ -137,3 +137,27 @@ def loader_of(custom_dataset: str) -> Loader | None:
         if custom_dataset == f"{one.loader.__name__}.documents":
             return one.loader
     return None
+
+
+def reach(config: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Say where the data of a task is, without downloading it.
+
+    Args:
+        config: The task's YAML, as `catalog.read_all` gives it.
+        options: What ``--metadata`` holds, e.g. `data_dir`.
+
+    Returns:
+        ``Hub``, ``cache`` (of the Hub, which does not answer), ``folder``, ``zip``, or ``shipped``.
+
+    Raises:
+        TrimixError: It cannot be had; the message says why and what to do.
+    """
+    loader = loader_of(str(config.get("custom_dataset")))
+    if loader is None:
+        return "shipped"
+    select, wanted = config["dataset_kwargs"]["select"], places.options(options)
+    if select.get("task") == "title_generation":
+        rouge.RougeTokenizer()  # raises an error if what it needs is not installed
+    place = places.place_of(loader.BENCHMARK, **wanted)
+    files = loader.files(**{**wanted, **select})
+    return places.reach(loader.BENCHMARK, files, place)

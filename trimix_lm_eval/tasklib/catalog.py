@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.io import read_yaml
 from trimix_lm_eval.utils.paths import tasks_dir
 
@@ -126,8 +127,6 @@ def _notes(notes: Notes) -> Iterator[str]:
 
 
 def _listed(name: str, config: Config, reach: Reach, notes: Notes) -> Listed:
-    from trimix_lm_eval.utils.errors import TrimixError
-
     if "group" in config:
         members = _members(config)
         shown = ", ".join(members)

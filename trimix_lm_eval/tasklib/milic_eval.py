@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.tasklib import places, rouge, rows
-from trimix_lm_eval.tasklib.exemplars import arrange
 from trimix_lm_eval.tasklib.languages import name_of
-from trimix_lm_eval.tasklib.rows import ID, LETTER, NUMBER, PAIR, TEXT, TEXTS, Kind, Row
+from trimix_lm_eval.tasklib.rows import ID, LETTER, NUMBER, PAIR, TEXT, TEXTS, Kind, Row, arrange
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
-"""Files of a benchmark -> rows, each checked; a file that is not as published is an error.
+"""Files of a benchmark -> rows, each checked; and the order in which prompts show exemplars.
 
-A row that was lost or emptied on the way would change a score without a trace, so counts are
-compared with the published ones and every field that a prompt uses must be there.
+A file that is not as published is an error: a row that was lost or emptied on the way would change
+a score without a trace, so counts are compared with the published ones and every field that a
+prompt uses must be there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.tasklib.places import Content
@@ -150,19 +152,37 @@ def check(
             f"{content.where} has {len(rows)} rows; {count} were published.",
             f"{_AGAIN}; scores on another set could not be compared",
         )
-    _check_keys([", ".join(str(row[name]) for name in key) for row in rows], key, content)
-    return rows
-
-
-def _check_keys(values: Iterable[str], key: Sequence[str], content: Content) -> None:
     seen: set[str] = set()
-    for number, value in enumerate(values, 1):
+    for number, row in enumerate(rows, 1):
+        value = ", ".join(str(row[name]) for name in key)
         if value in seen:
             raise TrimixError(
                 f"{content.where}: row {number} has {' and '.join(key)} {_cut(value)} again.",
                 _AGAIN,
             )
         seen.add(value)
+    return rows
+
+
+def arrange(pool: list[Row], labels: list[str], per_label: int) -> list[Row]:
+    """Order exemplars so that the first ``per_label * len(labels)`` hold `per_label` of each label.
+
+    Args:
+        pool: Documents with a `label`, in file order.
+        labels: All labels, in the order of the prompt.
+        per_label: How many of each label make a round.
+
+    Returns:
+        The pool in rounds, each shuffled by a generator seeded with 0.
+    """
+    of_label = {label: [doc for doc in pool if doc["label"] == label] for label in labels}
+    longest = max(map(len, of_label.values()), default=0)
+    arranged: list[Row] = []
+    for start in range(0, longest, per_label):
+        turn = [doc for docs in of_label.values() for doc in docs[start : start + per_label]]
+        random.Random(0).shuffle(turn)
+        arranged += turn
+    return arranged
 
 
 def _cut(text: str) -> str:

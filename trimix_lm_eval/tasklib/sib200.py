@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.tasklib import places, rows
-from trimix_lm_eval.tasklib.exemplars import arrange
 from trimix_lm_eval.tasklib.languages import name_of
-from trimix_lm_eval.tasklib.rows import TEXT, Kind, Row
+from trimix_lm_eval.tasklib.rows import TEXT, Kind, Row, arrange
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -58,13 +58,7 @@ def option(default: Any, type: str, help: str, check: Check = as_text) -> Any:
 def options_of(declaring: Any) -> tuple[Option, ...]:
     """The options that a dataclass declares, in order; its other fields are left out."""
     return tuple(
-        Option(
-            field.name,
-            field.metadata["type"],
-            field.default,
-            field.metadata["help"],
-            field.metadata.get("check", as_text),
-        )
+        Option(name=field.name, default=field.default, **field.metadata)
         for field in dataclasses.fields(declaring)
         if "help" in field.metadata
     )

@@ -13,6 +13,5 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
 """
 
 from trimix_lm_eval.loading.preflight.report import PreflightReport, check, pinned
-from trimix_lm_eval.loading.preflight.vocabulary import Difference, first_difference
 
-__all__ = ["Difference", "PreflightReport", "check", "first_difference", "pinned"]
+__all__ = ["PreflightReport", "check", "pinned"]

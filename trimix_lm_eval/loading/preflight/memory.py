@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import psutil
@@ -126,12 +126,9 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
     dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
     size = _BYTES.get(dtype, 4)
     counted = _count(spec, config)
-    weights: int | None = None
-    precision = dtype
-    if counted is None or stored:
-        weights = files.weight_bytes
-        precision = "as stored" if stored else dtype
-    else:
+    weights = files.weight_bytes
+    precision = "as stored" if stored else dtype
+    if counted is not None and not stored:
         linear, rest = counted
         per_linear = _QUANTIZED[spec.quantization] if spec.quantization else size
         weights = round(linear * per_linear + rest * size)
@@ -141,22 +138,21 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
     return Estimate(spec.name, spec.path, device, precision, parameters, weights, cache)
 
 
-def check_fit(estimates: Iterable[Estimate], free: dict[str, int | None]) -> None:
+def check_fit(estimates: Sequence[Estimate], free: dict[str, int | None]) -> None:
     """Check that the weights fit into what is free.
 
     Raises:
         TrimixError: They do not.
     """
-    sources = list(estimates)
     left = dict(free)
     for device, available in free.items():
-        here = [e for e in sources if e.device == device]
+        here = [e for e in estimates if e.device == device]
         needed = sum(e.weights or 0 for e in here)
         if available is not None:
             if needed > available:
                 raise _too_large(here, device, needed, available)
             left[device] = available - needed
-    spread = [e for e in sources if e.device == SPREAD]
+    spread = [e for e in estimates if e.device == SPREAD]
     gpus = [bytes_ for device, bytes_ in left.items() if device != "cpu"]
     known = [bytes_ for bytes_ in gpus if bytes_ is not None]
     needed = sum(e.weights or 0 for e in spread)
@@ -164,19 +160,18 @@ def check_fit(estimates: Iterable[Estimate], free: dict[str, int | None]) -> Non
         raise _too_large(spread, "all GPUs together", needed, sum(known))
 
 
-def table(estimates: Iterable[Estimate], free: dict[str, int | None]) -> list[str]:
+def table(estimates: Sequence[Estimate], free: dict[str, int | None]) -> list[str]:
     """The estimates as lines of text."""
     rows = [("source", "model", "device", "precision", "parameters", "weights", "cache/1k tokens")]
-    sources = list(estimates)
-    for e in sources:
+    for e in estimates:
         count = "?" if e.parameters is None else f"{e.parameters / 1e6:,.1f} M"
         cache = None if e.cache is None else e.cache * 1000
         sizes = gib(e.weights), gib(cache)
         rows.append((e.source, e.path, e.device, e.precision, count, *sizes))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    for device in dict.fromkeys(e.device for e in sources):
-        needed = sum(e.weights or 0 for e in sources if e.device == device)
+    for device in dict.fromkeys(e.device for e in estimates):
+        needed = sum(e.weights or 0 for e in estimates if e.device == device)
         there = f"{gib(free[device])} free" if device in free else "spread over all GPUs"
         lines.append(f"{device}: {gib(needed)} of weights, {there}")
     return [line.rstrip() for line in lines]

@@ -133,21 +133,18 @@ def compare(reference: Vocabulary, other: Vocabulary, chosen: bool) -> None:
         )
 
 
-def compare_encodings(
-    reference: tuple[str, Any], other: tuple[str, Any], chosen: bool, probes: Iterable[str] = PROBES
-) -> None:
-    """Check that two tokenizers with one vocabulary also cut text in the same way.
+def compare_encodings(reference: tuple[str, Any], other: tuple[str, Any], chosen: bool) -> None:
+    """Check that two tokenizers with one vocabulary also cut `PROBES` in the same way.
 
     Args:
         reference: Label and tokenizer in use.
         other: Label and tokenizer of a source.
         chosen: Whether the reference was named by ``tokenizer=``; a difference is then a warning.
-        probes: Texts to try.
 
     Raises:
         TrimixError: They cut a text differently.
     """
-    for text in probes:
+    for text in PROBES:
         a, b = (t.encode(text, add_special_tokens=False) for _, t in (reference, other))
         if a == b:
             continue
@@ -212,7 +209,7 @@ def _name(token: str | None) -> str:
     return "absent" if token is None else repr(token)
 
 
-def _cut(ids: list[int], limit: int = 8) -> str:
+def _cut(ids: list[int]) -> str:
     """How a text was cut: its first ids."""
-    more = ", ..." if len(ids) > limit else ""
-    return f"[{', '.join(map(str, ids[:limit]))}{more}]"
+    more = ", ..." if len(ids) > 8 else ""
+    return f"[{', '.join(map(str, ids[:8]))}{more}]"
