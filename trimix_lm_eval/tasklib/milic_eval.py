@@ -195,6 +195,11 @@ def _makers(task: str, source: str | None, target: str | None) -> Make:
     return {"math": _problem, "title_generation": _article}.get(task, _question)
 
 
+def _head(row: Row, language: str, prompt: str) -> Row:
+    """What documents of all tasks but translation begin with."""
+    return {"id": str(row["id"]), "language": name_of(language, prompt)}
+
+
 def _question(row: Row, language: str, prompt: str) -> Row:
     letters = ["A", "B", "C", "D", "E"][: len(row["options"])]
     if row["answer"] not in letters or not 2 <= len(row["options"]) <= 5:
@@ -205,8 +210,7 @@ def _question(row: Row, language: str, prompt: str) -> Row:
         )
     kept = ("context", "question", "word", "options", "answer")
     return {
-        "id": str(row["id"]),
-        "language": name_of(language, prompt),
+        **_head(row, language, prompt),
         **{name: row[name] for name in kept if name in row},
         "letters": letters,
         "gold": letters.index(row["answer"]),
@@ -214,18 +218,12 @@ def _question(row: Row, language: str, prompt: str) -> Row:
 
 
 def _article(row: Row, language: str, prompt: str) -> Row:
-    return {
-        "id": str(row["id"]),
-        "language": name_of(language, prompt),
-        "content": row["content"],
-        "title": row["title"],
-    }
+    return {**_head(row, language, prompt), "content": row["content"], "title": row["title"]}
 
 
 def _problem(row: Row, language: str, prompt: str) -> Row:
     made = {
-        "id": str(row["id"]),
-        "language": name_of(language, prompt),
+        **_head(row, language, prompt),
         "question": row["question"],
         "answer": str(row["answer"]),
     }
@@ -262,8 +260,7 @@ def _classification(
 
     def document(row: Row) -> Row:
         return {
-            "id": str(row["id"]),
-            "language": name_of(language, prompt),
+            **_head(row, language, prompt),
             "text": row["text"],
             "labels": shown,
             "label": row["label"][prompt],

@@ -10,5 +10,6 @@ templates.py     the one jinja2 environment
 paths.py         where the files are that ship with the package
 progress.py      one bar on a terminal, one line elsewhere
 log_filters.py   what other libraries say that tells the user nothing
+windows.py       how a text longer than the context is cut
 distributed.py   several processes that tell each other what they have
 """

@@ -50,9 +50,9 @@ def write(path: Path, content: str | bytes, hint: str = "see to its permissions"
         raise not_written(path, error, hint) from error
 
 
-def write_json(path: Path, content: Any, hint: str = "see to its permissions") -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write JSON values, as `write` does."""
-    write(path, json.dumps(content, ensure_ascii=False, indent=1), hint)
+    write(path, json.dumps(content, ensure_ascii=False, indent=1))
 
 
 def not_written(path: Path, error: OSError, hint: str) -> TrimixError:

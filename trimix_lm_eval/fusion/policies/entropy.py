@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector, View
 from trimix_lm_eval.fusion.policies.base import GridPolicy, register
@@ -23,10 +23,10 @@ class Entropy(GridPolicy):
     Honest: no answer is seen. Entropy is not convex in the weights, so there is no ``refine``.
     """
 
-    name: ClassVar[str] = "ent"
-    honesty: ClassVar[str] = "label_free"
-    honest_when: ClassVar[str] = "always"
-    cost: ClassVar[str] = "as `ppl`, grid at one position"
+    name = "ent"
+    honesty = "label_free"
+    honest_when = "always"
+    cost = "as `ppl`, grid at one position"
 
     def collector(self, names: tuple[str, ...]) -> PromptCollector:
         """Entropies at the last position."""

@@ -21,13 +21,13 @@ class Fixed(Policy):
     point was chosen on other data than the test set, e.g. the weights that the authors ship.
     """
 
-    name: ClassVar[str] = "fixed"
-    honesty: ClassVar[str] = "label_free"
-    honest_when: ClassVar[str] = (
+    name = "fixed"
+    honesty = "label_free"
+    honest_when = (
         "if the numbers come from other data; the authors ship (0.1, 0.9) or (0.1, 1.0) for 49 of "
         "their 56 settings"
     )
-    cost: ClassVar[str] = "the sources whose weight is not 0"
+    cost = "the sources whose weight is not 0"
 
     alpha: float = option(0.1, "number", "Weight of large_ins, the task benefit.", number)
     beta: float = option(0.9, "number", "Weight of small_cpt, the language benefit.", number)
@@ -53,9 +53,9 @@ class Preset(Policy):
     """A point with a name, and no options."""
 
     point: ClassVar[Weights]
-    honesty: ClassVar[str] = "label_free"
-    honest_when: ClassVar[str] = "always"
-    cost: ClassVar[str] = Fixed.cost
+    honesty = "label_free"
+    honest_when = "always"
+    cost = Fixed.cost
 
     def points(self) -> tuple[Weights, ...]:
         """The one point."""
@@ -67,9 +67,8 @@ class Preset(Policy):
 class LargeIns(Preset):
     """The large instruction-tuned model alone: the point (1, 0)."""
 
-    name: ClassVar[str] = "large_ins"
-    label: ClassVar[str] = "large_ins"
-    point: ClassVar[Weights] = Weights(1.0, 0.0)
+    name = label = "large_ins"
+    point = Weights(1.0, 0.0)
 
 
 @register
@@ -77,9 +76,8 @@ class LargeIns(Preset):
 class SmallCpt(Preset):
     """The continually pretrained model alone: the point (0, 1)."""
 
-    name: ClassVar[str] = "small_cpt"
-    label: ClassVar[str] = "small_cpt"
-    point: ClassVar[Weights] = Weights(0.0, 1.0)
+    name = label = "small_cpt"
+    point = Weights(0.0, 1.0)
 
 
 @register
@@ -87,9 +85,8 @@ class SmallCpt(Preset):
 class SmallBase(Preset):
     """The small base model alone: the point (0, 0)."""
 
-    name: ClassVar[str] = "small_base"
-    label: ClassVar[str] = "small_base"
-    point: ClassVar[Weights] = Weights(0.0, 0.0)
+    name = label = "small_base"
+    point = Weights(0.0, 0.0)
 
 
 @register
@@ -97,10 +94,10 @@ class SmallBase(Preset):
 class ProxyTuning(Preset):
     """Proxy Tuning (Liu et al. 2024), L_li + (L_sc - L_sb): the point (1, 1)."""
 
-    name: ClassVar[str] = "proxy_tuning"
-    label: ClassVar[str] = "Proxy Tuning"
-    point: ClassVar[Weights] = Weights(1.0, 1.0)
-    url: ClassVar[str] = "https://arxiv.org/abs/2401.08565"
+    name = "proxy_tuning"
+    label = "Proxy Tuning"
+    point = Weights(1.0, 1.0)
+    url = "https://arxiv.org/abs/2401.08565"
 
 
 def point_of(name: str) -> Weights | None:

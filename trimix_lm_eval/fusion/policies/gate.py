@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from trimix_lm_eval.fusion.policies.base import Policy, present, register
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
@@ -30,12 +30,12 @@ class Gate(Policy):
     test set. Two forwards per token, no grid.
     """
 
-    name: ClassVar[str] = "gate"
-    scope: ClassVar[str] = "token"
-    honesty: ClassVar[str] = "label_free"
-    honest_when: ClassVar[str] = "if host and scorer were not chosen on the test set"
-    cost: ClassVar[str] = "two sources, no grid"
-    url: ClassVar[str] = "https://github.com/tianshuai-gao/SAF"
+    name = "gate"
+    scope = "token"
+    honesty = "label_free"
+    honest_when = "if host and scorer were not chosen on the test set"
+    cost = "two sources, no grid"
+    url = "https://github.com/tianshuai-gao/SAF"
 
     host: str = option("large_ins", "source", "Whose favourite token is judged.", _SOURCE)
     scorer: str = option(

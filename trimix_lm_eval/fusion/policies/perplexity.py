@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector, View
 from trimix_lm_eval.fusion.policies.base import GridPolicy, register
@@ -27,14 +27,14 @@ class PromptPerplexity(GridPolicy):
     text in the language, so the choice says little about the task.
     """
 
-    name: ClassVar[str] = "ppl"
-    honesty: ClassVar[str] = "label_free"
-    honest_when: ClassVar[str] = "always: no answer is seen"
-    cost: ClassVar[str] = (
+    name = "ppl"
+    honesty = "label_free"
+    honest_when = "always: no answer is seen"
+    cost = (
         "one forward of each source over the prompt, which generation needs anyway, plus the "
         "grid's arithmetic"
     )
-    prompt_nll: ClassVar[bool] = True
+    prompt_nll = True
 
     refine: str | None = option(
         None,

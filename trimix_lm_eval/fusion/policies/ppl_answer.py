@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 from trimix_lm_eval.fusion.policies.base import register
 from trimix_lm_eval.fusion.policies.perplexity import PromptPerplexity
@@ -19,12 +18,12 @@ class AnswerPerplexity(PromptPerplexity):
     point solves the task, not which one likes the language; without exemplars it is ``ppl``.
     """
 
-    name: ClassVar[str] = "ppl_answer"
-    honesty: ClassVar[str] = "needs_exemplars"
-    honest_when: ClassVar[str] = (
+    name = "ppl_answer"
+    honesty = "needs_exemplars"
+    honest_when = (
         "if exemplars come from another split; they must be separated by a blank line and have the "
         "prompt's last line, e.g. `Answer:`, before each answer; else it is `ppl`, with a warning"
     )
-    cost: ClassVar[str] = "as `ppl`"
-    answers_only: ClassVar[bool] = True
-    prompt_nll: ClassVar[bool] = False
+    cost = "as `ppl`"
+    answers_only = True
+    prompt_nll = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import ClassVar
 
 from trimix_lm_eval.fusion.policies.base import register
 from trimix_lm_eval.fusion.policies.perplexity import PromptPerplexity
@@ -22,11 +21,11 @@ class TaskPerplexity(PromptPerplexity):
     resumed run keeps it.
     """
 
-    name: ClassVar[str] = "ppl_task"
-    scope: ClassVar[str] = "task"
-    honest_when: ClassVar[str] = "always"
-    cost: ClassVar[str] = "those prompts once more"
-    prompt_nll: ClassVar[bool] = False
+    name = "ppl_task"
+    scope = "task"
+    honest_when = "always"
+    cost = "those prompts once more"
+    prompt_nll = False
 
     prompts: int = option(
         50,

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from trimix_lm_eval.loading.preflight.access import Files, label
 from trimix_lm_eval.loading.settings import SourceSpec
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 GIB = 1024**3
 #: The device name under which the layers are spread over all GPUs.
@@ -203,7 +203,7 @@ def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
         if spec.attn_implementation and isinstance(error, (ImportError, ValueError)):
             raise TrimixError(
                 f"{label(spec)}: attn_implementation={spec.attn_implementation} cannot be had: "
-                f"{(str(error).splitlines() or [''])[0]}",
+                f"{first_line(error)}",
                 "leave it out, or give sdpa or eager",
             ) from error
         return None  # code of its own that cannot be built without storage
