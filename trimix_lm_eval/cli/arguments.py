@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from trimix_lm_eval.utils.errors import TrimixError
 
 
-def add_metadata(command: argparse.ArgumentParser) -> None:
+def add_metadata(parser: argparse.ArgumentParser) -> None:
     """Add ``--metadata``."""
-    command.add_argument(
+    parser.add_argument(
         "--metadata",
         nargs="+",
         default=[],

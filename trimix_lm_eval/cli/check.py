@@ -10,22 +10,22 @@ from trimix_lm_eval.utils.errors import TrimixError
 HELP = "see what would stop a run, before any weights are loaded"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "--config",
         nargs="+",
         default=[],
         metavar="file.yaml",
         help="files for `lm_eval run --config`",
     )
-    command.add_argument(
+    parser.add_argument(
         "--model_args",
         nargs="+",
         metavar="key=value",
         help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
     )
-    add_metadata(command)
+    add_metadata(parser)
 
 
 def run(args: argparse.Namespace) -> int:

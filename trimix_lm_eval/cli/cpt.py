@@ -12,9 +12,9 @@ HELP = (
 )
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "config", metavar="FILE", help="YAML: base, text, output …; see new-language"
     )
 

@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 HELP = "write a page that shows which source each token of a text owes its place to"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "--model_args",
         nargs="+",
         metavar="key=value",
         help="as for lm_eval: pretrained=…,small_cpt=…,policy=ppl (default with --samples: those "
         "of the results file beside it)",
     )
-    what = command.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="text", help="continue this text")
     what.add_argument("--prompt-file", metavar="file", help="continue the text of a file")
     what.add_argument(
         "--samples", metavar="samples_….jsonl", help="a file that lm_eval --log_samples wrote"
     )
-    command.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
-    command.add_argument(
+    parser.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
+    parser.add_argument(
         "--continuation",
         action="append",
         default=[],
@@ -39,15 +39,15 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="explain this text after the prompt in place of a generated one; may be repeated, "
         "for the options of one question",
     )
-    command.add_argument(
+    parser.add_argument(
         "--gen_kwargs",
         metavar="key=value",
         help="as for lm_eval, e.g. max_gen_toks=64 (the default), until=[…] as JSON",
     )
-    command.add_argument(
+    parser.add_argument(
         "--output", default="explain.html", metavar="file.html", help="default: explain.html"
     )
-    command.add_argument("--json", metavar="file.json", help="write the numbers, too")
+    parser.add_argument("--json", metavar="file.json", help="write the numbers, too")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,21 +8,21 @@ from pathlib import Path
 HELP = "turn results into files to submit, if they may be"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULTS", help="results*.json, or folders of them"
     )
-    command.add_argument(
+    parser.add_argument(
         "--to", required=True, choices=("eval-results", "model-index", "card", "csv")
     )
-    command.add_argument(
+    parser.add_argument(
         "--output", type=Path, default=Path("export"), metavar="DIR", help="default: export"
     )
-    command.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
-    command.add_argument("--push", action="store_true", help="upload to --repo; asks first")
-    command.add_argument("--pr", action="store_true", help="upload as a pull request")
-    command.add_argument("--yes", action="store_true", help="upload without asking")
+    parser.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
+    parser.add_argument("--push", action="store_true", help="upload to --repo; asks first")
+    parser.add_argument("--pr", action="store_true", help="upload as a pull request")
+    parser.add_argument("--yes", action="store_true", help="upload without asking")
 
 
 def run(args: argparse.Namespace) -> int:

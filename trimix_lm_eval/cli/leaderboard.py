@@ -8,17 +8,15 @@ from pathlib import Path
 HELP = "build a page that compares exported results"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "folder", type=Path, metavar="DIR", help="searched for exported CSV and for results*.json"
     )
-    command.add_argument(
+    parser.add_argument(
         "--output", type=Path, default=Path("site"), metavar="DIR", help="default: site"
     )
-    command.add_argument(
-        "--title", default="TriMix leaderboard", help="default: TriMix leaderboard"
-    )
+    parser.add_argument("--title", default="TriMix leaderboard", help="default: TriMix leaderboard")
 
 
 def run(args: argparse.Namespace) -> int:

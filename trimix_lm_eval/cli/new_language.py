@@ -8,28 +8,28 @@ from pathlib import Path
 HELP = "write what a language needs, from text in it: configs to train and compare, tasks"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument("code", metavar="CODE", help="as in FLORES-200 (swh_Latn), or any other")
-    command.add_argument(
+    parser.add_argument("code", metavar="CODE", help="as in FLORES-200 (swh_Latn), or any other")
+    parser.add_argument(
         "--text",
         nargs="+",
         required=True,
         metavar="FILE",
         help="raw text: .txt, .jsonl, .parquet, or folders",
     )
-    command.add_argument(
+    parser.add_argument(
         "--base", default="demo", metavar="MODEL", help="small base model (default: demo's)"
     )
-    command.add_argument("--large", metavar="MODEL", help="large model of the same family")
-    command.add_argument("--output", type=Path, metavar="DIR", help="default: CODE")
-    command.add_argument("--name", help="of the language in prompts (default: that in FLORES-200)")
-    command.add_argument(
+    parser.add_argument("--large", metavar="MODEL", help="large model of the same family")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: CODE")
+    parser.add_argument("--name", help="of the language in prompts (default: that in FLORES-200)")
+    parser.add_argument(
         "--english", nargs="+", default=[], metavar="FILE", help="English text to be mixed in"
     )
-    command.add_argument("--text-field", default="text", help="column of JSONL and Parquet")
-    command.add_argument("--license", default="", help="of the text, for the model's card")
-    command.add_argument("--force", action="store_true", help="write over files that are there")
+    parser.add_argument("--text-field", default="text", help="column of JSONL and Parquet")
+    parser.add_argument("--license", default="", help="of the text, for the model's card")
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,16 +8,16 @@ from pathlib import Path
 HELP = "tables, tests and pictures from results files, as a page"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "results",
         nargs="+",
         type=Path,
         metavar="RESULTS",
         help="results*.json of lm_eval or trimix sweep, or folders of them",
     )
-    command.add_argument(
+    parser.add_argument(
         "--output",
         type=Path,
         default=Path("report"),
@@ -25,7 +25,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         help="folder for report.html, report.md and CSV (default: report); an earlier report "
         "there is replaced",
     )
-    command.add_argument(
+    parser.add_argument(
         "--force", action="store_true", help="write into a folder that holds other files, too"
     )
 

@@ -9,12 +9,12 @@ from trimix_lm_eval.cli.arguments import interrupted
 HELP = "evaluate many points and policies at once, and go on where an earlier run stopped"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument(
+    parser.add_argument(
         "config", metavar="FILE", help="a file for `lm_eval run --config` with a `sweep:` block"
     )
-    command.add_argument(
+    parser.add_argument(
         "--check", action="store_true", help="say what would be run, before any weights are loaded"
     )
 

@@ -10,10 +10,10 @@ from trimix_lm_eval.utils.errors import TrimixError
 HELP = "list the package's tasks, and whether their data can be reached"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
-    command.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
-    add_metadata(command)
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern over names")
+    add_metadata(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -146,19 +146,17 @@ def _vocabulary(
     configs: dict[str, Any],
 ) -> tuple[Any, int, tuple[int, ...]]:
     """Compare all tokenizers; return the one in use, the fused size and ids without a token."""
-    chosen = settings.tokenizer is not None
-    large = settings.sources["large_ins"]
-    if settings.tokenizer is not None:
+    main = large = settings.sources["large_ins"]
+    if settings.tokenizer is None:
+        found = files.get("large_ins") or locate(large)
+    else:
         # Its own repository: the revision and subfolder of large_ins say nothing about it.
         main = SourceSpec(
             "tokenizer", settings.tokenizer, trust_remote_code=large.trust_remote_code
         )
-        tokenizer = load_tokenizer(main, locate_tokenizer(main))
-    else:
-        main = large
-        found = files["large_ins"] if "large_ins" in files else locate(large)
-        tokenizer = load_tokenizer(main, found)
-    reference = Vocabulary.of(tokenizer, label(main))
+        found = locate_tokenizer(main)
+    tokenizer = load_tokenizer(main, found)
+    reference, chosen = Vocabulary.of(tokenizer, label(main)), main is not large
     others = []
     for spec in specs:
         if spec is main:
