@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.analysis.explain.samples import Sample, point_of, read_run, read_sample
 from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.loading.run_config import model_arguments
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -122,7 +123,7 @@ def _subject(asked: ExplainArguments) -> _Subject:
         )
     pairs = [(prompt, continuation) for continuation in asked.continuation]
     title = "A given text" if pairs else "A generated text"
-    return _Subject(title, prompt, pairs, _model_arguments({}, asked.model_args), None, None)
+    return _Subject(title, prompt, pairs, model_arguments({}, asked.model_args), None, None)
 
 
 def _logged(asked: ExplainArguments, path: Path) -> _Subject:
@@ -140,7 +141,8 @@ def _logged(asked: ExplainArguments, path: Path) -> _Subject:
             f"No results file of a trimix run is beside {path}, and no models are named.",
             "add --model_args pretrained=…,small_cpt=…,small_base=…",
         )
-    arguments = _model_arguments(run.config if run else {}, asked.model_args)
+    recorded = {"model_args": run.config.get("model_args")} if run else {}
+    arguments = model_arguments(recorded, asked.model_args)
     # A point that was chosen for the task holds under the run's own arguments only.
     point = point_of(run, sample.task) if run and asked.model_args is None else None
     prompt, _ = sample.pairs[0]
@@ -178,13 +180,6 @@ def _explained(
         )
         found = dataclasses.replace(found, notes=(note, *found.notes))
     return [found]
-
-
-def _model_arguments(config: dict[str, Any], given: str | None) -> dict[str, Any]:
-    """``--model_args``, or those of a run's results."""
-    from trimix_lm_eval.loading.run_config import model_arguments
-
-    return model_arguments({"model_args": config.get("model_args")}, given)
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ that scoring and decoding fuse: fp32, the tokenizer's vocabulary only (invariant
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,61 +15,49 @@ from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, To
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.logits import log_prob, plausible
+from trimix_lm_eval.utils.windows import Window
 
 #: Favourites that are named of each source.
 TOP = 5
 
 
-class TokenizedText(NamedTuple):
-    """What is to be explained.
-
-    Attributes:
-        context: Tokens before it, at least one.
-        tokens: Its own.
-        vectors: Of each token one weight per source; a policy per token replaces them.
-        noted: Of each position a token whose fused probability is wanted, too.
-    """
-
-    context: Sequence[int]
-    tokens: Sequence[int]
-    vectors: Sequence[Sequence[float]]
-    noted: Sequence[int | None]
-
-
 @torch.inference_mode()
 def measure(
-    fuser: Fuser, text: TokenizedText, label: Callable[[int], str]
+    fuser: Fuser,
+    window: Window,
+    vectors: Sequence[Sequence[float]],
+    noted: Sequence[int | None],
+    label: Callable[[int], str],
 ) -> Iterator[tuple[Token, float | None]]:
     """Explain each token of a text.
 
     Args:
         fuser: The sources and the policy.
-        text: The text and its context.
+        window: Token ids before the text, at least one, and the text's own.
+        vectors: Of each token one weight per source; a policy per token replaces them.
+        noted: Of each position a token whose fused probability is wanted, too.
         label: What to call a token.
 
     Yields:
         The token, and the fused probability of the noted one; in order.
     """
-    for here, logits, targets in chunks(fuser, text.context, text.tokens):
-        vectors = torch.tensor(text.vectors[here], device=targets.device)
-        chunk = _Chunk(fuser, logits, targets, vectors)
-        yield from zip(chunk.tokens(label), chunk.noted(text.noted[here]), strict=True)
+    for here, logits, targets in chunks(fuser, window):
+        chunk = _Chunk(fuser, logits, targets, torch.tensor(vectors[here], device=targets.device))
+        yield from zip(chunk.tokens(label), chunk.noted(noted[here]), strict=True)
 
 
 @torch.inference_mode()
-def chunks(
-    fuser: Fuser, context: Sequence[int], tokens: Sequence[int]
-) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
+def chunks(fuser: Fuser, window: Window) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
     """Run a text through all sources, and give the logits that score its tokens bit by bit.
 
     Args:
         fuser: The sources.
-        context: Tokens before the text, at least one.
-        tokens: The text's own.
+        window: Token ids before the text, at least one, and the text's own.
 
     Yields:
         Which tokens, one ``[n, V]`` tensor of logits per source, and the tokens ``[n]``.
     """
+    context, tokens = window
     ids = torch.tensor([[*context, *tokens[:-1]]])
     wanted = torch.arange(ids.shape[1])[None] >= len(context) - 1
     done = 0

@@ -29,7 +29,6 @@ ROLES = {
     "large_base": "the large model before it was trained to follow instructions",
 }
 
-
 #: What is written where no source speaks for a token.
 NOBODY = "none"
 
@@ -48,36 +47,12 @@ class About(NamedTuple):
     model: dict[str, Any]
 
 
-class _Scale(NamedTuple):
-    """Of all bars of a text: the largest sums of contributions against and for a token."""
-
-    against: float
-    in_favour: float
-
-    @property
-    def zero(self) -> float:
-        """Where 0 is, in percent."""
-        return 100 * self.against / (self.against + self.in_favour)
-
-    def width(self, contribution: float) -> float:
-        """In percent."""
-        return 100 * abs(contribution) / (self.against + self.in_favour)
-
-
 class _Segment(NamedTuple):
     """A piece of a bar, in percent."""
 
     source: str
     left: float
     width: float
-
-
-class _Span(NamedTuple):
-    """A group of tokens in the running text."""
-
-    group: Group
-    summary: str
-    classes: str
 
 
 class _Section(NamedTuple):
@@ -87,7 +62,7 @@ class _Section(NamedTuple):
     it: Explanation
     heading: str
     facts: list[str]
-    spans: list[_Span]
+    spans: list[dict[str, Any]]
     owners: list[tuple[str, int, float]]
     bars: list[list[_Segment]]
     zero: float
@@ -141,15 +116,14 @@ def _section(
 ) -> _Section:
     """What the template shows of one explanation."""
     counts = Counter(token.owner or NOBODY for token in it.tokens)
-    size = len(it.tokens)
-    names = [
-        *(share.source for share in it.tokens[0].shares),
-        *([NOBODY] if counts[NOBODY] else []),
-    ]
-    scale = _Scale(
-        max(sum(-s.contribution for s in t.shares if s.contribution < 0) for t in it.tokens),
-        max(sum(s.contribution for s in t.shares if s.contribution > 0) for t in it.tokens) or 1.0,
-    )
+    names = [share.source for share in it.tokens[0].shares]
+    if counts[NOBODY]:
+        names.append(NOBODY)
+    # All bars of a text are as wide as the largest sums of contributions against and for a token.
+    parts = [[share.contribution for share in token.shares] for token in it.tokens]
+    against = max(sum(-x for x in some if x < 0) for some in parts)
+    width = against + (max(sum(x for x in some if x > 0) for some in parts) or 1.0)
+    zero = 100 * against / width
     heading = "The text"
     if len(all_of_them) > 1:
         heading = f"Option {index + 1} of {len(all_of_them)}"
@@ -162,9 +136,9 @@ def _section(
         heading=heading,
         facts=_facts(it, policy),
         spans=[_span(it, group) for group in it.groups],
-        owners=[(name, counts[name], 100 * counts[name] / size) for name in names],
-        bars=[_bar(token, scale) for token in it.tokens],
-        zero=scale.zero,
+        owners=[(name, counts[name], 100 * counts[name] / len(it.tokens)) for name in names],
+        bars=[_bar(token, zero, width) for token in it.tokens],
+        zero=zero,
     )
 
 
@@ -201,7 +175,7 @@ def _weights(it: Explanation) -> str:
     return chosen
 
 
-def _span(it: Explanation, group: Group) -> _Span:
+def _span(it: Explanation, group: Group) -> dict[str, Any]:
     """A group with the source that has the largest contribution to it, summed over its tokens."""
     tokens = list(it.tokens[group.first : group.end])
     sums: dict[str, float] = {}
@@ -216,15 +190,15 @@ def _span(it: Explanation, group: Group) -> _Span:
         classes.append("kept" if all(draft.stood for draft in drafts) else "refused")
     last = tokens[-1]
     summary = f"{whose} · margin {signed(last.margin)} · {percent(last.probability)}"
-    return _Span(group, summary, " ".join(classes))
+    return {"group": group, "summary": summary, "classes": " ".join(classes)}
 
 
-def _bar(token: Token, scale: _Scale) -> list[_Segment]:
+def _bar(token: Token, zero: float, whole: float) -> list[_Segment]:
     """Contributions side by side: those against the token left of 0, those for it on the right."""
-    left = right = scale.zero
+    left = right = zero
     segments = []
     for share in sorted(token.shares, key=lambda share: -abs(share.contribution)):
-        width = scale.width(share.contribution)
+        width = 100 * abs(share.contribution) / whole
         if share.contribution < 0:
             left -= width
             segments.append(_Segment(share.source, left, width))

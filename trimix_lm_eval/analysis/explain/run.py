@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from trimix_lm_eval.analysis.explain import windows
-from trimix_lm_eval.analysis.explain.measure import TokenizedText, measure
+from trimix_lm_eval.analysis.explain.measure import measure
 from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.records import Candidate, Draft, Drafting, Explanation, Token
 from trimix_lm_eval.engine import scheduler
@@ -211,10 +211,9 @@ def _measured(
     label = Pieces(model.tokenizer).label
     made: list[tuple[Token, Candidate | None]] = []
     with progress_bar(None, "explain", total=len(vectors), off=not progress) as bar:
-        for context, tokens in parts:
-            here = slice(len(made), len(made) + len(tokens))
-            text = TokenizedText(context, tokens, vectors[here], noted[here])
-            for token, p in measure(model.fuser, text, label):
+        for window in parts:
+            here = slice(len(made), len(made) + len(window[1]))
+            for token, p in measure(model.fuser, window, vectors[here], noted[here], label):
                 other = noted[len(made)]
                 known = None if other is None or p is None else Candidate(other, label(other), p)
                 made.append((token, known))

@@ -75,6 +75,7 @@ def point_of(run: results.Run, task: str) -> Weights | None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The samples, one after the other."""
+    hint = "name a samples_….jsonl of a run with --log_samples"
     try:
         with path.open(encoding="utf-8") as stream:
             for number, text in enumerate(stream, start=1):
@@ -84,15 +85,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                         raise ValueError(f"line {number} is no object")
                     yield line
     except OSError as error:
-        raise TrimixError(
-            f"{path} cannot be read: {error.strerror or error}.",
-            "name a samples_….jsonl of a run with --log_samples",
-        ) from error
+        raise TrimixError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
     except (ValueError, RecursionError) as error:
-        raise TrimixError(
-            f"{path} holds no samples: {error}",
-            "name a samples_….jsonl of a run with --log_samples",
-        ) from error
+        raise TrimixError(f"{path} holds no samples: {error}", hint) from error
 
 
 def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:
@@ -106,7 +101,7 @@ def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:
             "run the task with --log_samples; or give the text with --prompt",
         )
     try:
-        requests = [_values(one) for one in _in_order(arguments)]
+        requests = [_listed(one, "arg") for one in _listed(arguments, "gen_args")]
         first = responses[0][0]
         options = isinstance(first, list)  # (log-likelihood, whether greedy)
         kwargs = None if options or len(requests[0]) < 2 else _kwargs(requests[0][1])
@@ -125,16 +120,9 @@ def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:
     return Sample(task, doc, target, texts, None, None, whole=True)
 
 
-def _in_order(arguments: Any) -> list[Any]:
-    """The requests of a document: a list, or an object numbered from ``gen_args_0``."""
-    if isinstance(arguments, list):
-        return arguments
-    return [arguments[f"gen_args_{i}"] for i in range(len(arguments))]
-
-
-def _values(given: Any) -> list[Any]:
-    """A request's arguments."""
-    return given if isinstance(given, list) else [given[f"arg_{i}"] for i in range(len(given))]
+def _listed(given: Any, name: str) -> list[Any]:
+    """A list, or what an object has under ``NAME_0``, ``NAME_1`` and so on."""
+    return given if isinstance(given, list) else [given[f"{name}_{i}"] for i in range(len(given))]
 
 
 def _kwargs(given: Any) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def weights(
     nll = [
         grid_nll(logits, targets, vectors).cpu()
         for window in windows
-        for _, logits, targets in chunks(fuser, *window)
+        for _, logits, targets in chunks(fuser, window)
     ]
     at = prequential(torch.cat(nll, dim=1), points).tolist()
     return [points[i].vector(names) for i in at], None
