@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.export.origins import is_hub_id
 from trimix_lm_eval.analysis.results import Run
-from trimix_lm_eval.analysis.results.values import mapping
+from trimix_lm_eval.analysis.results.results_file import mapping
 from trimix_lm_eval.tasklib.catalog import shipped
 from trimix_lm_eval.tasklib.languages import ENGLISH
 

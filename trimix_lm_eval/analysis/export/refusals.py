@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import relative, sources_of, used
-from trimix_lm_eval.analysis.results import Problem, Run, protocol
+from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
@@ -225,7 +225,7 @@ def _unfinished(run: Run) -> Iterator[Reason]:
     for task, scores in run.scores.items():
         # How many documents of each task a limit leaves is no reason of its own.
         limited = limit is not None or samples
-        counted = list(protocol.documents(run, task)) if limited else []
+        counted = run.documents(task) if limited else []
         for deviation in run.deviations(task):
             if deviation not in counted:
                 yield Reason(f"{deviation}, which is not the published protocol", task)

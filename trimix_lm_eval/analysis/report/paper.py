@@ -18,7 +18,6 @@ from trimix_lm_eval.analysis.report.layout import language, leaves
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.report.table import Column, Table
 from trimix_lm_eval.analysis.results import Run
-from trimix_lm_eval.analysis.results.labels import is_named_model
 from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES
 
 
@@ -108,7 +107,7 @@ def _same(cell: Cell, entry: dict[str, Any]) -> bool:
 
 def _sources_match(run: Run, entry: dict[str, Any]) -> bool:
     if not run.trimix:
-        return is_named_model(run, {entry["large_ins"]})
+        return run.is_named_model({entry["large_ins"]})
     sources = run.sources
     codes = {language(task) for task in run.scores} - {""}
     if not sources or not codes:

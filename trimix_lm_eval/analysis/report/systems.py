@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.results import SINGLE, Run
-from trimix_lm_eval.analysis.results.labels import is_named_model
 from trimix_lm_eval.fusion.policies.fixed import Fixed, ProxyTuning
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
 
@@ -181,7 +180,7 @@ def _twin(key: str, name: str, system: System) -> str:
 def _row(key: str, run: Run, system: System, twin: str) -> TableRow:
     if not run.trimix:
         known = {path for role in SOURCES for path in system.paths(role)}
-        single = is_named_model(run, known)
+        single = run.is_named_model(known)
         return TableRow(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
     policy = str(run.policy)
     kind = {ProxyTuning.name: "proxy", Fixed.name: "fixed"}.get(policy, "policy")

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.analysis.results.results_file import MetricValue, Problem
+from trimix_lm_eval.analysis.results.results_file import MetricValue, Problem, is_number, mapping
 from trimix_lm_eval.analysis.results.run import Run
-from trimix_lm_eval.analysis.results.values import is_number, mapping
 
 #: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
 _LESS_IS_BETTER = {
@@ -35,20 +34,18 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     Returns:
         The runs, oldest first, and what could not be used.
     """
-    runs, problems = [], []
-    # A file counts once, by whatever paths it is reached.
-    for path in {os.path.realpath(file): file for file in _files(places)}.values():
-        found = _read(path)
-        if isinstance(found, Problem):
-            problems.append(found)
-        else:
-            runs.append(found)
-    problems += [
-        Problem(place, "no results*.json below this folder")
-        for place in places
-        if place.is_dir() and not below(place)
-    ]
-    return sorted(runs, key=_age), problems
+    files: dict[str, Path] = {}
+    empty = []
+    for place in places:
+        there = below(place) if place.is_dir() else [place]
+        if not there:
+            empty.append(Problem(place, "no results*.json below this folder"))
+        # A file counts once, by whatever paths it is reached.
+        files.update((os.path.realpath(file), file) for file in there)
+    found = [_read(path) for path in files.values()]
+    runs = [it for it in found if isinstance(it, Run)]
+    problems = [it for it in found if isinstance(it, Problem)]
+    return sorted(runs, key=_age), [*problems, *empty]
 
 
 def below(folder: Path) -> list[Path]:
@@ -61,14 +58,6 @@ def _age(run: Run) -> tuple[float, str]:
     """When it ran; a run that does not tell is older than all that do, so that it replaces none."""
     date = run.raw.get("date")
     return (float(date) if is_number(date) else -math.inf), str(run.path)
-
-
-def _files(places: Sequence[Path]) -> Iterator[Path]:
-    for place in places:
-        if place.is_dir():
-            yield from below(place)
-        else:
-            yield place
 
 
 def _read(path: Path) -> Run | Problem:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
-from trimix_lm_eval.analysis.results.values import is_number, mapping
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of, point_of
 from trimix_lm_eval.fusion.weights import Weights, parse
 from trimix_lm_eval.utils import paths
@@ -15,6 +15,16 @@ from trimix_lm_eval.utils import paths
 #: What is shown of a results file outside of the current folder: of a sweep its setting, variant
 #: and model.
 FILE_PARTS = 4
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """What should be an object in a file that anybody may have written; empty if it is not."""
+    return value if isinstance(value, dict) else {}
 
 
 class Problem(NamedTuple):
