@@ -41,15 +41,15 @@ class Test(NamedTuple):
     high: float
 
 
-def generator(task: str, seed: int = SEED) -> np.random.Generator:
+def generator(task: str) -> np.random.Generator:
     """Where the draws of a task come from: row r of ``integers(N, size=(R, N))`` is draw r."""
     import numpy as np
 
-    return np.random.default_rng([seed, zlib.crc32(task.encode())])
+    return np.random.default_rng([SEED, zlib.crc32(task.encode())])
 
 
 def resample(
-    task: str, rows: Mapping[str, Statistics], resamples: int = RESAMPLES, seed: int = SEED
+    task: str, rows: Mapping[str, Statistics], resamples: int = RESAMPLES
 ) -> dict[str, np.ndarray]:
     """Score rows on the same draws of a task's documents.
 
@@ -57,7 +57,6 @@ def resample(
         task: Its name chooses the draws.
         rows: Statistics by row, all over the same documents.
         resamples: How many draws.
-        seed: Of the draws.
 
     Returns:
         By row, the metric on each draw, ``[R]``.
@@ -69,7 +68,7 @@ def resample(
     n = len(next(iter(rows.values())).documents)
     # One matrix of all rows' numbers: each draw's sums come from one product.
     numbers = np.concatenate([row.numbers for row in rows.values()], axis=1)  # [N, sum K]
-    draws = generator(task, seed)
+    draws = generator(task)
     step = max(1, _CHUNK // n)
     parts = []
     for start in range(0, resamples, step):

@@ -1,4 +1,4 @@
-"""The numbers of a table: a score or a mean of scores, and how it stands to the best single model.
+"""Tables and their numbers: a score or a mean, and how it stands to the best single model.
 
 A `Cell` keeps what it was made from: the runs, the documents, the metric on every resample. So a
 mean over tasks or languages is made of cells, and is tested as they are.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.analysis.report import bootstrap
 from trimix_lm_eval.analysis.report.statistics import Statistics, read_samples, statistics
@@ -68,11 +68,68 @@ class Cell:
     @property
     def better(self) -> bool:
         """Whether it is better than the reference."""
-        return (
-            self.delta is not None
-            and self.delta != 0
-            and (self.delta > 0) == (self.higher_is_better)
-        )
+        if not self.delta:
+            return False
+        return (self.delta > 0) == self.higher_is_better
+
+    @property
+    def point(self) -> str:
+        """The weights behind it, if they are one point."""
+        points = {run.weights.label() for run in self.runs if run.weights is not None}
+        return points.pop() if len(points) == 1 else ""
+
+
+#: By task, metric and file of a run.
+Cells = dict[tuple[str, str, str], Cell]
+
+
+class Column(NamedTuple):
+    """The head of a column.
+
+    Attributes:
+        title: Short.
+        tasks: One task, or those of a mean.
+        metric: Its name.
+        higher_is_better: Which way is up.
+        is_mean: Whether it is a mean.
+    """
+
+    title: str
+    tasks: tuple[str, ...]
+    metric: str
+    higher_is_better: bool
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of numbers.
+
+    Attributes:
+        name: Of the group or tag; unique in a system.
+        title: For people.
+        note: What is missing.
+        columns: The heads.
+        rows: With a cell, or None, for each column.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[TableRow, tuple[Cell | None, ...]], ...]
+
+    def column(self, place: int) -> list[Cell]:
+        """The numbers of a column."""
+        return [cell for _, cells in self.rows if (cell := cells[place]) is not None]
+
+    def best(self, column: int) -> list[Cell]:
+        """The best of a column: oracles do not count, nor limited runs beside whole ones."""
+        cells = [cells[column] for row, cells in self.rows if row.kind != "oracle"]
+        there = [cell for cell in cells if cell is not None]
+        whole = [cell for cell in there if not cell.reasons] or there
+        top = max((cell.goodness for cell in whole), default=0.0)
+        return [cell for cell in whole if cell.goodness == top] if len(whole) > 1 else []
 
 
 def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
@@ -140,15 +197,15 @@ def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
     """
     given = list(cells)
     read: dict[Any, Any] = {}
-    found: dict[int, Statistics | str] = {}
-    for place, cell in enumerate(given):
+    found: list[Statistics | str] = []
+    for cell in given:
         run = cell.runs[0]
         if run.path not in read:
             read[run.path] = read_samples(run, task)
         score = score_of(run, task, cell.metric, filter_name)
-        found[place] = statistics(read[run.path], score) if score else "no samples"
+        found.append(statistics(read[run.path], score) if score else "no samples")
     batches: dict[Any, dict[str, Statistics]] = {}
-    for place, it in found.items():
+    for place, it in enumerate(found):
         if not isinstance(it, str):
             batches.setdefault(it.documents, {})[str(place)] = it
     draws: dict[str, np.ndarray] = {}

@@ -8,28 +8,21 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from trimix_lm_eval.analysis.report.cells import Cell
 from trimix_lm_eval.analysis.report.model import Part, ReportData
+from trimix_lm_eval.analysis.report.plane import gaps
 from trimix_lm_eval.utils.paths import shown
 
 Line = dict[str, Any]
-
-#: The tables that there may be.
-NAMES = ("scores", "points", "choices", "gaps", "endings", "published", "runs", "problems")
 
 
 def csv_files(report: ReportData) -> dict[str, str]:
     """The tables as CSV by name of file, without those that would be empty."""
     found = {
-        "scores": [line for part in report.parts for line in _scores(part)],
-        "points": [line for part in report.parts for line in _points(part)],
-        "choices": [line for part in report.parts for line in _choices(part)],
-        "gaps": [line for part in report.parts for line in _gaps(part)],
-        "endings": [line for part in report.parts for line in _endings(part)],
-        "published": [line for part in report.parts for line in _published(part)],
-        "runs": list(_runs(report)),
-        "problems": [{"file": p.file, "problem": p.what} for p in report.problems],
+        name: [{"system": part.title, **line} for part in report.parts for line in lines(part)]
+        for name, lines in _OF_PARTS.items()
     }
+    found["runs"] = list(_runs(report))
+    found["problems"] = [{"file": p.file, "problem": p.what} for p in report.problems]
     return {f"{name}.csv": _text(lines) for name, lines in found.items() if lines}
 
 
@@ -55,7 +48,6 @@ def _scores(part: Part) -> Iterator[Line]:
                     continue
                 test = cell.test
                 yield {
-                    "system": part.title,
                     "table": table.name,
                     "row": row.key,
                     "kind": row.kind,
@@ -69,7 +61,7 @@ def _scores(part: Part) -> Iterator[Line]:
                     "stderr_from": cell.stderr_from,
                     "n": sum(cell.n) or None,
                     "of": sum(cell.of) or None,
-                    "point": point_of(cell),
+                    "point": cell.point,
                     "reference": cell.reference.key if cell.reference else None,
                     "delta": cell.delta,
                     "ci_low": test.low if test else None,
@@ -81,17 +73,10 @@ def _scores(part: Part) -> Iterator[Line]:
                 }
 
 
-def point_of(cell: Cell) -> str:
-    """The weights behind a number, if they are one point."""
-    points = {run.weights.label() for run in cell.runs if run.weights is not None}
-    return points.pop() if len(points) == 1 else ""
-
-
 def _points(part: Part) -> Iterator[Line]:
     for plane in part.planes:
         for weights, cell, nll, run in plane.points:
             yield {
-                "system": part.title,
                 "task": plane.task,
                 "metric": plane.metric,
                 "alpha": weights.alpha,
@@ -111,7 +96,6 @@ def _choices(part: Part) -> Iterator[Line]:
         for row, counts in plane.choices:
             for weights, count in counts:
                 yield {
-                    "system": part.title,
                     "task": plane.task,
                     "row": row.key,
                     "point": weights.label(),
@@ -121,10 +105,9 @@ def _choices(part: Part) -> Iterator[Line]:
 
 
 def _gaps(part: Part) -> Iterator[Line]:
-    for table, found in zip(part.tables, part.gaps, strict=True):
-        for row, column, cell, oracle, gap in found:
+    for table in part.tables:
+        for row, column, cell, oracle, gap in gaps(table):
             yield {
-                "system": part.title,
                 "table": table.name,
                 "row": row.key,
                 "column": column,
@@ -140,7 +123,6 @@ def _endings(part: Part) -> Iterator[Line]:
     for found in part.endings:
         for it in found:
             yield {
-                "system": part.title,
                 "task": it.task,
                 "row": it.row.key,
                 "texts": sum(it.counts.values()),
@@ -153,7 +135,6 @@ def _endings(part: Part) -> Iterator[Line]:
 def _published(part: Part) -> Iterator[Line]:
     for it in part.published:
         yield {
-            "system": part.title,
             "row": it.row.key,
             "what": it.what,
             "ours": it.ours,
@@ -163,6 +144,19 @@ def _published(part: Part) -> Iterator[Line]:
             "citation": it.citation,
             "files": "; ".join(run.file for run in it.cell.runs),
         }
+
+
+#: The tables that each system may have.
+_OF_PARTS = {
+    "scores": _scores,
+    "points": _points,
+    "choices": _choices,
+    "gaps": _gaps,
+    "endings": _endings,
+    "published": _published,
+}
+#: All tables that there may be.
+NAMES = (*_OF_PARTS, "runs", "problems")
 
 
 def _runs(report: ReportData) -> Iterator[Line]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from trimix_lm_eval.analysis.report.cells import Table
 from trimix_lm_eval.analysis.report.systems import TableRow
-from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 
 

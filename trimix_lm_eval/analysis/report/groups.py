@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimix_lm_eval.analysis.report.cells import Cell, cell_of, compared
+from trimix_lm_eval.analysis.report.cells import Cell, Cells, Column, Table, cell_of, compared
 from trimix_lm_eval.analysis.report.systems import System, TableRow
-from trimix_lm_eval.analysis.report.table import Cells, Column, Table
 from trimix_lm_eval.analysis.results import MetricValue, Run
 
 _NOTE = (

@@ -7,12 +7,13 @@ a mean is taken only over all tasks of a column, or of equal metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from os.path import commonprefix
 from typing import NamedTuple
 
 from trimix_lm_eval.tasklib.catalog import shipped
+from trimix_lm_eval.tasklib.languages import ENGLISH
 
 
 class Mean(NamedTuple):
@@ -50,20 +51,6 @@ class Layout(NamedTuple):
     note: str
 
 
-class Across(NamedTuple):
-    """A table of means over tables (languages) that have the same columns.
-
-    Attributes:
-        title: For people.
-        parts: Names of the layouts.
-        columns: Titles of the `Mean` columns that all parts have.
-    """
-
-    title: str
-    parts: tuple[str, ...]
-    columns: tuple[str, ...]
-
-
 def layouts(
     tasks: Sequence[str], metrics: Mapping[str, str], groups: Mapping[str, Sequence[str]]
 ) -> list[Layout]:
@@ -80,21 +67,21 @@ def layouts(
     return [_layout(name, found[name], metrics) for name in sorted(found, key=_place)]
 
 
-def across(tables: Sequence[Layout]) -> list[Across]:
-    """The tables over tables: languages of one benchmark that have columns in common."""
+def across(tables: Sequence[Layout]) -> list[tuple[str, list[str]]]:
+    """The tables over tables, languages of one benchmark: each one's title, and names of these."""
     families: dict[str, list[Layout]] = {}
     for table in tables:
         parent = _home(table.name)
         if parent and table.means:
             families.setdefault(parent, []).append(table)
-    found = []
-    for parent, parts in families.items():
-        titles = [[mean.title for mean in part.means] for part in parts]
-        columns = tuple(t for t in titles[0] if all(t in others for others in titles))
-        if len(parts) > 1 and columns:
-            title = f"{_alias(parent)[0]}: mean over {', '.join(part.title for part in parts)}"
-            found.append(Across(title, tuple(part.name for part in parts), columns))
-    return found
+    return [
+        (
+            f"{_alias(parent)[0]}: mean over {', '.join(part.title for part in parts)}",
+            [part.name for part in parts],
+        )
+        for parent, parts in families.items()
+        if len(parts) > 1
+    ]
 
 
 def language(task: str) -> str:
@@ -158,8 +145,6 @@ def _columns(table: str) -> list[tuple[str, list[str]]]:
 
 
 def _title(name: str) -> str:
-    from trimix_lm_eval.tasklib.languages import ENGLISH
-
     before, after = _alias(name)
     title = before if after in ("", "Avg") else f"{before}: {after}"
     return f"{ENGLISH[title]} ({title})" if title in ENGLISH else title
@@ -178,16 +163,8 @@ def _members(group: str) -> list[str]:
 
 
 def leaves(group: str) -> list[str]:
-    """The tasks below a group, in order."""
-
-    def walk(name: str) -> Iterator[str]:
-        members = _members(name)
-        if not members:
-            yield name
-        for member in members:
-            yield from walk(member)
-
-    return list(walk(group)) if _members(group) else []
+    """The tasks below a group, in order; empty for a task."""
+    return [task for member in _members(group) for task in leaves(member) or [member]]
 
 
 @cache

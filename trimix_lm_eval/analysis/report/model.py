@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trimix_lm_eval.analysis.report.cells import Table
 from trimix_lm_eval.analysis.report.endings import Ending, endings
 from trimix_lm_eval.analysis.report.paper import Published, published
 from trimix_lm_eval.analysis.report.pictures import Picture, pictures
-from trimix_lm_eval.analysis.report.plane import Gap, Plane, gaps, planes
+from trimix_lm_eval.analysis.report.plane import Plane, planes
 from trimix_lm_eval.analysis.report.systems import SINGLE, System, systems
-from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.report.tables import tables
 from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.utils.progress import progress_bar
@@ -27,7 +27,6 @@ class Part:
         tables: Means over languages first.
         planes: By task, what there is of the plane of alpha and beta.
         pictures: Of each plane.
-        gaps: By table, what rows leave to its oracle.
         endings: By table, how generated texts ended.
         published: Published numbers beside ours.
     """
@@ -37,7 +36,6 @@ class Part:
     tables: list[Table]
     planes: list[Plane]
     pictures: list[list[Picture]]
-    gaps: list[list[Gap]]
     endings: list[list[Ending]]
     published: list[Published]
 
@@ -86,7 +84,6 @@ def _part(system: System, title: str) -> Part:
         made,
         found,
         drawn,
-        [list(gaps(table)) for table in made],
         endings(made),
         published(system, made),
     )

@@ -39,9 +39,13 @@ def _oracle_by_table(
     points: Sequence[TableRow], part: Layout, shown: Shown, plane: tuple[str, str]
 ) -> Iterator[TableRow]:
     last = part.means[-1]
-    whole = [row for row in points if row.runs.keys() >= set(last.tasks)]
-    scored = [(_mean_of(row.runs, part, shown), row) for row in whole]
-    there = {row.weights: (cell, row) for cell, row in scored if cell is not None}
+    metrics = {task: metric_of(last.by_score, task, shown) for task in last.tasks}
+    there: dict[Weights | None, tuple[Cell, TableRow]] = {}
+    for row in points:
+        if row.runs.keys() >= metrics.keys():
+            cell = mean([cell_of(row.runs[task], task, *metrics[task]) for task in last.tasks])
+            if cell is not None:
+                there[row.weights] = cell, row
     if len(there) > 1:
         best = max(there.values(), key=_goodness)[1]
         title = f"Upper bound, one point for {last.title}"
@@ -93,11 +97,6 @@ def candidates(
 
 def _goodness(candidate: tuple[Cell, TableRow]) -> float:
     return candidate[0].goodness
-
-
-def _mean_of(runs: Mapping[str, Run], part: Layout, shown: Shown) -> Cell | None:
-    last = part.means[-1]
-    return mean([cell_of(runs[t], t, *metric_of(last.by_score, t, shown)) for t in last.tasks])
 
 
 def metric_of(by_score: bool, task: str, shown: Shown) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.report import bootstrap
 from trimix_lm_eval.analysis.report.model import Part, ReportData
-from trimix_lm_eval.analysis.report.numbers import Scale, minus, p_value, scale
+from trimix_lm_eval.analysis.report.numbers import Scale, minus, p_value
 from trimix_lm_eval.analysis.report.paper import citations
 from trimix_lm_eval.analysis.report.plane import Plane
 from trimix_lm_eval.analysis.report.views import View, ending_views, gap_views, table_view
@@ -98,11 +98,7 @@ def _part(report: ReportData, number: int, part: Part) -> View:
             }
             for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
         ],
-        "gaps": [
-            view
-            for table, found in zip(part.tables, part.gaps, strict=True)
-            for view in gap_views(table, found)
-        ],
+        "gaps": [view for table in part.tables for view in gap_views(table)],
         "endings": [
             view
             for table, found in zip(part.tables, part.endings, strict=True)
@@ -122,16 +118,15 @@ def _part(report: ReportData, number: int, part: Part) -> View:
             for it in part.published
         ],
         "superseded": [
-            {"task": it.task, "old": report.number(it.old), "new": report.number(it.new)}
-            for it in system.superseded
+            {"task": task, "old": report.number(old), "new": report.number(new)}
+            for task, old, new in system.superseded
         ],
     }
 
 
 def _summary(plane: Plane) -> str:
     """The pictures' numbers in words."""
-    unit = scale(plane.metric, [point.cell.value for point in plane.points])
-    sentences = []
+    unit, sentences = plane.scale, []
     if plane.oracle:
         best = next(p for p in plane.points if p.weights == plane.oracle)
         sentences.append(
@@ -159,9 +154,6 @@ def _summary(plane: Plane) -> str:
 def _equals(p: float | None) -> str:
     text = p_value(p if p is not None and math.isfinite(p) else 1.0)
     return text if text.startswith("<") else f"= {text}"
-
-
-# ---------------------------------------------------------------- provenance
 
 
 def _data(file: View) -> View:

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from trimix_lm_eval.analysis.report.cells import Cell
+from trimix_lm_eval.analysis.report.cells import Cell, Column, Table
 from trimix_lm_eval.analysis.report.layout import language, leaves
 from trimix_lm_eval.analysis.report.systems import System, TableRow
-from trimix_lm_eval.analysis.report.table import Column, Table
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES
 
@@ -25,7 +24,6 @@ class Published(NamedTuple):
     """A published number and ours.
 
     Attributes:
-        source: Key of the citation.
         citation: Where the published number is from.
         row: Our row.
         what: The column or task.
@@ -35,7 +33,6 @@ class Published(NamedTuple):
         note: What differs: how our models were loaded, and why ours is not comparable.
     """
 
-    source: str
     citation: str
     row: TableRow
     what: str
@@ -52,21 +49,20 @@ _SHARES = ("acc", "rouge_l", "score")
 def published(system: System, tables: Sequence[Table]) -> list[Published]:
     """All published numbers that a system has counterparts for."""
     book = _book()
+    numbers = [it for table in tables for it in _numbers(table)]
     found = []
     for entry in book["means"]:
-        for table in tables:
-            for row, column, cell in _numbers(table):
-                value = entry["rows"].get(_name(row), {}).get(column.title)
-                if value is None or set(column.tasks) != set(_tasks(book, column.title)):
-                    continue
-                if _same(cell, entry):
-                    found.append(_published("paper", book, row, column.title, cell, value))
+        for row, column, cell in numbers:
+            value = entry["rows"].get(_name(row), {}).get(column.title)
+            if value is None or set(column.tasks) != set(_tasks(book, column.title)):
+                continue
+            if _same(cell, entry):
+                found.append(_published("paper", book, row, column.title, cell, value))
     for entry in book["tasks"]:
-        for table in tables:
-            for row, column, cell in _numbers(table):
-                value = None if column.is_mean else entry["scores"].get(column.tasks[0])
-                if value is not None and _name(row) == entry["row"] and _same(cell, entry):
-                    found.append(_published("rep", book, row, column.tasks[0], cell, value))
+        for row, column, cell in numbers:
+            value = None if column.is_mean else entry["scores"].get(column.tasks[0])
+            if value is not None and _name(row) == entry["row"] and _same(cell, entry):
+                found.append(_published("rep", book, row, column.tasks[0], cell, value))
     return found
 
 
@@ -126,7 +122,6 @@ def _sources_match(run: Run, entry: dict[str, Any]) -> bool:
 def _published(
     source: str, book: dict[str, Any], row: TableRow, what: str, cell: Cell, value: float
 ) -> Published:
-    share = cell.metric in _SHARES
     loaded = {
         f"{it.get('dtype')}{', ' + str(it['quantization']) if it.get('quantization') else ''}"
         for run in cell.runs
@@ -136,8 +131,8 @@ def _published(
     loaded |= {str(dtype or "unknown precision").removeprefix("torch.") for dtype in others}
     note = "; ".join([f"ours in {' and '.join(sorted(loaded))}", *cell.reasons])
     citation = " ".join(book["citations"][source].split())
-    ours = cell.value * (100 if share else 1)
-    return Published(source, citation, row, what, ours, cell, float(value), note)
+    ours = cell.value * (100 if cell.metric in _SHARES else 1)
+    return Published(citation, row, what, ours, cell, float(value), note)
 
 
 def _book() -> dict[str, Any]:

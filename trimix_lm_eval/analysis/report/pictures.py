@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from trimix_lm_eval.analysis.report.numbers import Scale, minus, scale
+from trimix_lm_eval.analysis.report.numbers import minus
 from trimix_lm_eval.analysis.report.plane import LEAST, ChosenPoints, Plane
 from trimix_lm_eval.fusion.weights import Weights
 
@@ -93,19 +93,17 @@ def _figure(
     return figure, axes[:panels]
 
 
-def _scale(plane: Plane) -> Scale:
-    return scale(plane.metric, [point.cell.value for point in plane.points])
-
-
-def _arrow(plane: Plane) -> str:
-    return "higher is better" if plane.higher_is_better else "lower is better"
+def _scores(plane: Plane) -> str:
+    """What to call an axis of scores."""
+    unit = f" {plane.scale.unit}" if plane.scale.unit else ""
+    return f"{plane.metric}{unit} ({'higher' if plane.higher_is_better else 'lower'} is better)"
 
 
 def _map(plane: Plane) -> Figure:
     """Scores by alpha (across) and beta (upwards); choices ringed, the oracle starred."""
     import numpy as np
 
-    shown, unit = plane.flat, _scale(plane)
+    shown, unit = plane.flat, plane.scale
     alphas = sorted({point.weights.alpha for point in shown})
     betas = sorted({point.weights.beta for point in shown})
     grid = np.full((len(betas), len(alphas)), np.nan)
@@ -117,21 +115,15 @@ def _map(plane: Plane) -> Figure:
     colours = "viridis" if plane.higher_is_better else "viridis_r"
     image = axes.imshow(grid, origin="lower", aspect="auto", cmap=colours)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    bar.set_label(_scores(plane))
     bar.outline.set_visible(False)
     for (row, column), value in np.ndenumerate(grid):
         if np.isfinite(value):
             red, green, blue, _ = image.cmap(image.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            axes.text(
-                column,
-                row,
-                f"{value:.{unit.decimals}f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="white" if dark else "black",
-            )
+            look: Any = {"ha": "center", "va": "center", "fontsize": 7}
+            text = f"{value:.{unit.decimals}f}"
+            axes.text(column, row, text, color="white" if dark else "black", **look)
     axes.set_xticks(range(len(alphas)), [f"{a:g}" for a in alphas])
     axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
     axes.set_xlabel("α (large_ins)")
@@ -187,17 +179,17 @@ def _on_map(weights: Weights, alphas: list[float], betas: list[float]) -> bool:
 
 def _nll(plane: Plane) -> Figure:
     """Each point's prompt NLL and score."""
-    unit, points = _scale(plane), plane.scattered
+    points, factor = plane.scattered, plane.scale.factor
     figure, (axes,) = _figure(3.7, 2.9)
     lowest = min(points, key=lambda point: point.nll or 0.0)
     looks = [
-        ("", BLUE, "o", 5, [point for point in points]),
+        ("", BLUE, "o", 5, points),
         ("lowest NLL", RED, "D", 6, [lowest]),
         ("oracle", ORANGE, "*", 11, [p for p in points if p.weights == plane.oracle]),
     ]
     handles: dict[str, Any] = {}
     for name, colour, marker, size, some in looks:
-        at = [p.nll for p in some], [p.cell.value * unit.factor for p in some]
+        at = [p.nll for p in some], [p.cell.value * factor for p in some]
         edge: Any = {"mec": "black" if name else "white", "mew": 0.6}
         (drawn,) = axes.plot(*at, marker, ms=size, color=colour, **edge)
         if name and some:
@@ -205,7 +197,7 @@ def _nll(plane: Plane) -> Figure:
     axes.margins(0.08)
     axes.grid(alpha=0.25)
     axes.set_xlabel("mean NLL per prompt token (nats)")
-    axes.set_ylabel(f"{plane.metric}{' ' + unit.unit if unit.unit else ''} ({_arrow(plane)})")
+    axes.set_ylabel(_scores(plane))
     rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
     axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
     _legend(axes, handles)
@@ -225,19 +217,11 @@ def _choices(plane: Plane) -> Figure:
 
 def _panel(axes: Any, choice: ChosenPoints) -> None:
     total = sum(count for _, count in choice.counts)
+    look: Any = {"color": BLUE, "alpha": 0.65, "edgecolor": "white", "linewidth": 0.6}
     for place, (weights, count) in enumerate(choice.counts):
-        share = count / total
-        axes.scatter(
-            weights.alpha,
-            weights.beta,
-            s=12 + 700 * share,
-            color=BLUE,
-            alpha=0.65,
-            edgecolor="white",
-            linewidth=0.6,
-        )
+        share, at = count / total, (weights.alpha, weights.beta)
+        axes.scatter(*at, s=12 + 700 * share, **look)
         if place < 3 and share >= 0.15:
-            at = (weights.alpha, weights.beta)
             axes.annotate(f"{share:.0%}", at, ha="center", va="center", fontsize=6.5)
     axes.set_xlim(-0.12, 1.12)
     axes.set_ylim(-0.12, 1.14)

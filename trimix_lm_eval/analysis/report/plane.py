@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from trimix_lm_eval.analysis.report.cells import Cell, cell_of
-from trimix_lm_eval.analysis.report.oracles import Shown, candidates
+from trimix_lm_eval.analysis.report.cells import Cell, Table, cell_of
+from trimix_lm_eval.analysis.report.numbers import Scale, scale
+from trimix_lm_eval.analysis.report.oracles import candidates
 from trimix_lm_eval.analysis.report.systems import System, TableRow
-from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import Weights, parse
 
@@ -88,18 +88,21 @@ class Plane:
         """The points whose prompt NLL is known."""
         return [point for point in self.points if point.nll is not None]
 
+    @property
+    def scale(self) -> Scale:
+        """How the scores are written."""
+        return scale(self.metric, [point.cell.value for point in self.points])
+
 
 def planes(system: System, tables: Sequence[Table]) -> list[Plane]:
     """The planes of a system's tasks that have fixed points or choices, in the tables' order."""
-    shown: Shown = {}
+    shown: dict[str, tuple[str, str]] = {}
     for table in tables:
-        for column in table.columns:
-            if not column.is_mean:
-                cells = [cells[table.columns.index(column)] for _, cells in table.rows]
-                run = next((c.runs[0] for c in cells if c is not None), None)
-                score = run.main(column.tasks[0]) if run else None
-                if score:
-                    shown = {**shown, column.tasks[0]: (score.metric, score.filter)}
+        for place, column in enumerate(table.columns):
+            cells = [] if column.is_mean else table.column(place)
+            score = cells[0].runs[0].main(column.tasks[0]) if cells else None
+            if score:
+                shown[column.tasks[0]] = score.metric, score.filter
     found = (_plane(system, task, which) for task, which in shown.items())
     return [plane for plane in found if plane.points or plane.choices]
 
@@ -127,7 +130,7 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
         if row.kind == "policy" and variant in (None, row.variant)
         if task in row.runs and (counts := _counts(row.runs[task], task))
     )
-    rho, p = _spearman([point for point in points if point.nll is not None])
+    rho, p = _spearman(points)
     return Plane(
         task,
         shown[0],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from trimix_lm_eval.analysis.results import SINGLE, Run
 from trimix_lm_eval.fusion.policies.fixed import Fixed, ProxyTuning
@@ -17,20 +17,6 @@ from trimix_lm_eval.fusion.weights import SOURCES, Weights
 
 #: The kinds of rows, in the order in which they are shown.
 KINDS = ("single", "other", "proxy", "policy", "fixed", "oracle")
-
-
-class Superseded(NamedTuple):
-    """A number that a later run of the same row and task replaces.
-
-    Attributes:
-        old: The run that is not shown.
-        new: The run that is.
-        task: The task.
-    """
-
-    old: Run
-    new: Run
-    task: str
 
 
 @dataclass
@@ -78,7 +64,7 @@ class System:
         adapted: By task, its small_cpt.
         rows: By key, without oracles.
         others: By key of a row of one of lm-eval's own models, that model's name in full.
-        superseded: What newer runs replaced.
+        superseded: Of numbers that newer runs of the same row replaced, the task, old and new run.
         runs: All of its runs, oldest first.
     """
 
@@ -86,7 +72,7 @@ class System:
     adapted: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     rows: dict[str, TableRow] = field(default_factory=dict)
     others: dict[str, str] = field(default_factory=dict)
-    superseded: list[Superseded] = field(default_factory=list)
+    superseded: list[tuple[str, Run, Run]] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
 
     def fits(self, run: Run) -> bool:
@@ -163,7 +149,7 @@ def _place(run: Run, system: System) -> None:
     row = system.rows[key]
     for task in run.scores:
         if task in row.runs:
-            system.superseded.append(Superseded(row.runs[task], run, task))
+            system.superseded.append((task, row.runs[task], run))
         row.runs[task] = run
     row.groups.update(dict.fromkeys(run.groups, run))
 
@@ -182,9 +168,8 @@ def _row(key: str, run: Run, system: System, twin: str) -> TableRow:
         known = {path for role in SOURCES for path in system.paths(role)}
         single = run.is_named_model(known)
         return TableRow(key, f"{run.label}{twin}", "other", single=single, variant=run.variant)
-    policy = str(run.policy)
-    kind = {ProxyTuning.name: "proxy", Fixed.name: "fixed"}.get(policy, "policy")
-    if policy in SINGLE:
+    kind = {ProxyTuning.name: "proxy", Fixed.name: "fixed"}.get(str(run.policy), "policy")
+    if run.policy in SINGLE:
         kind = "single"
     elif run.honesty == "oracle":
         kind = "oracle"

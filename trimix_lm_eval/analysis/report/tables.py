@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from trimix_lm_eval.analysis.report.cells import Cell, cell_of, compared, mean, resample
+from trimix_lm_eval.analysis.report.cells import (
+    Cell,
+    Cells,
+    Column,
+    Table,
+    cell_of,
+    compared,
+    mean,
+    resample,
+)
 from trimix_lm_eval.analysis.report.groups import group_table
-from trimix_lm_eval.analysis.report.layout import Across, Layout, across, layouts
+from trimix_lm_eval.analysis.report.layout import Layout, across, layouts
 from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
 from trimix_lm_eval.analysis.report.systems import System, TableRow
-from trimix_lm_eval.analysis.report.table import Cells, Column, Table
 from trimix_lm_eval.utils.progress import progress_bar
 
 
@@ -27,7 +35,7 @@ def tables(system: System) -> list[Table]:
     rows = {part.name: [*system.shown(part.tasks), *oracles(system, part, shown)] for part in plan}
     cells = _cells(plan, rows, shown)
     parts = [_table(part, rows[part.name], shown, cells) for part in plan]
-    over = [_across(it, parts) for it in across(plan)]
+    over = [_across(title, names, parts) for title, names in across(plan)]
     made = [table for table in [*over, *parts] if table.columns]
     groups = group_table(system, made, cells)
     return [*made, groups] if groups else made
@@ -72,52 +80,42 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
 
     rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
     columns, found = [], []
+
+    def add(title: str, tasks: tuple[str, ...], is_mean: bool, made: list[Cell | None]) -> None:
+        first = next((it for it in made if it is not None), None)
+        if first is not None:
+            columns.append(Column(title, tasks, first.metric, first.higher_is_better, is_mean))
+            found.append(compared(list(zip(rows, made, strict=True))))
+
     for task, title in zip(part.tasks, part.short, strict=True):
-        metric, _ = shown[task]
-        made = [(row, cell(row, task, metric)) for row in rows]
-        there = [it for _, it in made if it is not None]
-        if there:
-            columns.append(Column(title, (task,), metric, there[0].higher_is_better, False))
-            found.append(compared(made))
+        add(title, (task,), False, [cell(row, task, shown[task][0]) for row in rows])
     for it in part.means:
-        made = [
-            (row, mean([cell(row, t, metric_of(it.by_score, t, shown)[0]) for t in it.tasks]))
-            for row in rows
-        ]
-        there = [c for _, c in made if c is not None]
-        if there:
-            metric, better = there[0].metric, there[0].higher_is_better
-            columns.append(Column(it.title, it.tasks, metric, better, True))
-            found.append(compared(made))
+        metrics = [metric_of(it.by_score, task, shown)[0] for task in it.tasks]
+        pairs = list(zip(it.tasks, metrics, strict=True))
+        add(it.title, it.tasks, True, [mean([cell(row, *pair) for pair in pairs]) for row in rows])
     body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
     return Table(part.name, part.title, part.note, tuple(columns), body)
 
 
-def _across(plan: Across, parts: Sequence[Table]) -> Table:
-    """Means over tables of the rows that all of them have."""
-    used = [part for part in parts if part.name in plan.parts]
-    columns, found = [], []
+def _across(title: str, names: Sequence[str], parts: Sequence[Table]) -> Table:
+    """Means over the tables of these names, of the rows and the columns that all of them have."""
+    used = [part for part in parts if part.name in names]
     by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
     keys = [key for key in by_key[0] if all(key in others for others in by_key)]
-    rows = [by_key[0][key][0] for key in keys]
-    rows = [of_all(row, [others[row.key][0] for others in by_key]) for row in rows]
-    for title in plan.columns:
-        heads = [[c.title for c in part.columns if c.is_mean] for part in used]
-        if not all(title in titles for titles in heads):
-            continue
-        places = [
-            next(i for i, c in enumerate(part.columns) if c.is_mean and c.title == title)
-            for part in used
-        ]
+    rows = [of_all(by_key[0][key][0], [others[key][0] for others in by_key]) for key in keys]
+    columns, found = [], []
+    means = [{c.title: i for i, c in enumerate(part.columns) if c.is_mean} for part in used]
+    shared = [head for head in means[0] if all(head in others for others in means)]
+    for head in shared:
+        places = [places_of[head] for places_of in means]
         made = [
             mean([there[key][1][place] for there, place in zip(by_key, places, strict=True)])
             for key in keys
         ]
-        heads_of = [part.columns[place] for part, place in zip(used, places, strict=True)]
-        tasks = tuple(task for head in heads_of for task in head.tasks)
-        first = heads_of[0]
-        columns.append(Column(title, tasks, first.metric, first.higher_is_better, True))
+        heads = [part.columns[place] for part, place in zip(used, places, strict=True)]
+        tasks = tuple(task for it in heads for task in it.tasks)
+        columns.append(heads[0]._replace(tasks=tasks))
         found.append(compared(list(zip(rows, made, strict=True))))
     body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
     kept = tuple((row, cells) for row, cells in body if any(cell is not None for cell in cells))
-    return Table(f"across {' '.join(plan.parts)}", plan.title, "", tuple(columns), kept)
+    return Table(f"across {' '.join(names)}", title, "", tuple(columns), kept)

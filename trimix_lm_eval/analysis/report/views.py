@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 from string import ascii_lowercase
 from typing import Any
 
-from trimix_lm_eval.analysis.report.cells import Cell
-from trimix_lm_eval.analysis.report.csv_files import point_of
+from trimix_lm_eval.analysis.report.cells import Cell, Table
 from trimix_lm_eval.analysis.report.endings import Ending
 from trimix_lm_eval.analysis.report.model import ReportData
 from trimix_lm_eval.analysis.report.numbers import Scale, p_value, scale, stars
-from trimix_lm_eval.analysis.report.plane import Gap
+from trimix_lm_eval.analysis.report.plane import gaps
 from trimix_lm_eval.analysis.report.systems import KINDS, TableRow
-from trimix_lm_eval.analysis.report.table import Table
 from trimix_lm_eval.analysis.results import Run
 
 #: Columns that stand side by side before a table goes on below.
@@ -85,8 +83,7 @@ def _blocks(means: list[bool]) -> list[slice]:
 
 def _documents(table: Table, column: int) -> str:
     """How many documents a column is measured on."""
-    there = [cells[column] for _, cells in table.rows]
-    found = sorted({sum(cell.n) for cell in there if cell is not None} - {0})
+    found = sorted({sum(cell.n) for cell in table.column(column)} - {0})
     if not found:
         return "n not known"
     return f"n = {found[0]}" if len(found) == 1 else f"n = {found[0]} to {found[-1]}"
@@ -101,11 +98,10 @@ def _small(table: Table, row: TableRow) -> str:
 def _head(report: ReportData, table: Table, row: TableRow, cells: tuple[Cell | None, ...]) -> View:
     runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
     numbers = sorted(report.number(run) for run in runs)
-    first = KINDS.index(row.kind)
     return {
         "title": row.title,
         "kind": row.kind,
-        "group": "single" if first < KINDS.index("proxy") else row.kind,
+        "group": "single" if KINDS.index(row.kind) < KINDS.index("proxy") else row.kind,
         "small": _small(table, row),
         "models": list(_models(row, list(runs))),
         "runs": numbers,
@@ -122,7 +118,6 @@ def _models(row: TableRow, runs: list[Run]) -> Iterator[str]:
 
 
 def _cell(row: TableRow, cell: Cell, unit: Scale, best: bool, letters: Mapping[str, str]) -> View:
-    point = point_of(cell) if row.kind == "oracle" else ""
     return {
         "value": unit.text(cell.value),
         "stderr": "" if cell.stderr is None else unit.text(cell.stderr),
@@ -134,7 +129,7 @@ def _cell(row: TableRow, cell: Cell, unit: Scale, best: bool, letters: Mapping[s
         "best": best,
         "reference": cell.is_reference,
         "letter": letters.get("; ".join(cell.reasons), ""),
-        "point": point,
+        "point": cell.point if row.kind == "oracle" else "",
         "exact": f"{cell.value!r}",
     }
 
@@ -167,7 +162,7 @@ def _details(table: Table, scales: list[Scale]) -> Iterator[View]:
 
 
 def _scale(table: Table, column: int) -> Scale:
-    values = [cells[column].value for _, cells in table.rows if cells[column] is not None]  # type: ignore[union-attr]
+    values = [cell.value for cell in table.column(column)]
     return scale(table.columns[column].metric, values)
 
 
@@ -178,35 +173,24 @@ def _letter(place: int) -> str:
 
 def ending_views(table: Table, found: list[Ending]) -> Iterator[View]:
     """The share of texts that ran into the length limit: tables like the one they belong to."""
-    by = {(it.row.key, it.column): it for it in found}
-    heads = [c for c in table.columns if any(it.column == c.title for it in found)]
-    rows = [row for row, _ in table.rows if any(it.row is row for it in found)]
-    for block in _blocks([False] * len(heads)):
-        yield {
-            "title": table.title,
-            "columns": [column.title for column in heads[block]],
-            "rows": [
-                {
-                    "title": row.title,
-                    "small": _small(table, row),
-                    "cells": [
-                        f"{100 * it.length_share:.0f} % of {sum(it.counts.values())}"
-                        if (it := by.get((row.key, column.title)))
-                        else ""
-                        for column in heads[block]
-                    ],
-                }
-                for row in rows
-            ],
-        }
+    texts = {
+        (it.row.key, it.column): f"{100 * it.length_share:.0f} % of {sum(it.counts.values())}"
+        for it in found
+    }
+    return _beside(table, texts)
 
 
-def gap_views(table: Table, found: list[Gap]) -> Iterator[View]:
+def gap_views(table: Table) -> Iterator[View]:
     """What rows leave to the oracle: tables like the one that they belong to."""
-    by = {(gap.row.key, gap.column): gap for gap in found}
-    heads = [c for c in table.columns if any((row.key, c.title) in by for row, _ in table.rows)]
-    rows = [row for row, _ in table.rows if any((row.key, c.title) in by for c in heads)]
-    units = {c.title: _scale(table, table.columns.index(c)) for c in heads}
+    units = {column.title: _scale(table, place) for place, column in enumerate(table.columns)}
+    texts = {(it.row.key, it.column): units[it.column].signed(it.gap) for it in gaps(table)}
+    return _beside(table, texts)
+
+
+def _beside(table: Table, texts: Mapping[tuple[str, str], str]) -> Iterator[View]:
+    """A table with other texts in its cells, by key of the row and title of the column."""
+    heads = [c for c in table.columns if any((row.key, c.title) in texts for row, _ in table.rows)]
+    rows = [row for row, _ in table.rows if any((row.key, c.title) in texts for c in heads)]
     for block in _blocks([c.is_mean for c in heads]):
         yield {
             "title": table.title,
@@ -215,12 +199,7 @@ def gap_views(table: Table, found: list[Gap]) -> Iterator[View]:
                 {
                     "title": row.title,
                     "small": _small(table, row),
-                    "cells": [
-                        units[c.title].signed(gap.gap)
-                        if (gap := by.get((row.key, c.title)))
-                        else ""
-                        for c in heads[block]
-                    ],
+                    "cells": [texts.get((row.key, c.title), "") for c in heads[block]],
                 }
                 for row in rows
             ],
