@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.analysis.export import card, eval_results, model_index, refusals, table
+from trimix_lm_eval.analysis.export import push as upload
 from trimix_lm_eval.analysis.export.origins import relative, short, sources_of
 from trimix_lm_eval.analysis.results import Run, read
 from trimix_lm_eval.utils import io
@@ -59,9 +60,7 @@ def main(
     if (push or pull_request) and not repo:
         raise TrimixError("--push needs to know where to.", "name it: --repo owner/name")
     if push and repo:
-        from trimix_lm_eval.analysis.export.push import ready
-
-        ready(repo)
+        upload.ready(repo)
     runs, problems = read(places)
     refusals.accept(runs, problems)
     files = _files(runs, to, repo, say)
@@ -71,9 +70,7 @@ def main(
         io.write(path, text, "give another --output")
         say(f"wrote {relative(path)}")
     if push and repo:
-        from trimix_lm_eval.analysis.export.push import push as upload
-
-        say(f"uploaded: {upload(files, repo, yes=yes, pull_request=pull_request)}")
+        say(f"uploaded: {upload.push(files, repo, yes=yes, pull_request=pull_request)}")
     return list(written)
 
 

@@ -29,17 +29,12 @@ def files(rows: Sequence[ResultRow], model_name: str) -> dict[str, str]:
         Content by path, read back by huggingface_hub's parser and found the same.
     """
     import yaml
-
-    text = yaml.safe_dump(metadata(rows, model_name), sort_keys=False, allow_unicode=True)
-    check(yaml.safe_load(text), rows, model_name)
-    return {NAME: text}
-
-
-def metadata(rows: Sequence[ResultRow], model_name: str) -> dict[str, Any]:
-    """``{"model-index": …}``."""
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
-    return {"model-index": eval_results_to_model_index(model_name, results(rows))}
+    index = {"model-index": eval_results_to_model_index(model_name, results(rows))}
+    text = yaml.safe_dump(index, sort_keys=False, allow_unicode=True)
+    check(yaml.safe_load(text), rows, model_name)
+    return {NAME: text}
 
 
 def check(told: dict[str, Any], rows: Sequence[ResultRow], model_name: str) -> None:

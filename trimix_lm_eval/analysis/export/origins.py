@@ -26,7 +26,6 @@ class Origin(NamedTuple):
     """One source of a run.
 
     Attributes:
-        role: One of `SOURCES`.
         name: Its id on the Hub, or the name of its folder.
         commit: Of the repository; empty for a folder.
         digest: Of the folder's files; empty for a repository.
@@ -34,7 +33,6 @@ class Origin(NamedTuple):
         quantization: ``int8``, ``nf4``, or empty.
     """
 
-    role: str
     name: str
     commit: str
     digest: str
@@ -93,7 +91,7 @@ def _origin(run: Run, role: str) -> Origin:
     for key in ("subfolder", "gguf_file"):
         name += f"/{told[key]}" if told.get(key) else ""
     dtype, quantization = (str(told.get(key) or "") for key in ("dtype", "quantization"))
-    return Origin(role, name, commit, digest, dtype, quantization)
+    return Origin(name, commit, digest, dtype, quantization)
 
 
 def local_name(path: str) -> str:

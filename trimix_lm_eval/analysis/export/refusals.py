@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
-from trimix_lm_eval.analysis.export.origins import relative, sources_of, used
+from trimix_lm_eval.analysis.export.origins import relative, sources_of
 from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import Weights
@@ -28,7 +28,6 @@ _GRID = 4
 
 #: What a result that was chosen by its score is called.
 _ORACLES = ("upper bound", "oracle")
-
 
 #: So many results are named with a reason; of the others their number is told.
 _EXAMPLES = 2
@@ -71,15 +70,9 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
     Raises:
         TrimixError: With every reason, by file.
     """
-    refused = unreadable(problems)
-    passed = []
-    for run, why in assessed(runs):
-        if why:
-            refused.append(Refused(run.path, why))
-        else:
-            passed.append(run.path)
+    passed, refused = assessed(runs, problems)
     if refused:
-        named = " ".join(relative(path) for path in passed)
+        named = " ".join(relative(run.path) for run in passed)
         raise TrimixError(
             f"Nothing was exported: {len(refused)} of {len(refused) + len(passed)} results cannot "
             "be submitted.\n  - " + "\n  - ".join(lines(refused)),
@@ -130,8 +123,13 @@ def _line(what: str, places: Sequence[tuple[Path, str]]) -> str:
     return f"{head}\n      {told}{', '.join(shown)}"
 
 
-def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[Reason]]]:
-    """Of each run why it must not be submitted beside the others; empty if it may."""
+def assessed(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], list[Refused]]:
+    """The runs that may be submitted beside the others, and what must not be.
+
+    Args:
+        runs: What was read.
+        problems: What could not be.
+    """
     found = [(run, reasons(run)) for run in runs]
     fixed = [(run, why) for run, why in found if not why and run.policy == Fixed.name]
     tried: dict[tuple[str, ...], set[Weights | None]] = {}
@@ -146,7 +144,8 @@ def assessed(runs: Sequence[Run]) -> list[tuple[Run, list[Reason]]]:
                 "point of it by its score is tuning on the test split"
             )
             why.append(Reason(what, run.label))
-    return found
+    refused = [Refused(run.path, why) for run, why in found if why]
+    return [run for run, why in found if not why], unreadable(problems) + refused
 
 
 def _subjects(run: Run) -> Iterator[tuple[str, ...]]:
@@ -242,5 +241,5 @@ def _unknown(run: Run) -> Iterator[Reason]:
         elif not origin.revision:
             what = "unknown revision, neither a commit of the Hub nor a digest of local files"
             yield Reason(what, f"{role} ({origin.name})")
-    if not used(run):
+    if not found:
         yield Reason("damaged: it names no source")

@@ -43,12 +43,9 @@ def collect(folder: Path) -> tuple[list[Entry], list[refusals.Refused]]:
         rows += found
         left_out += refusals.unreadable(problems)
     runs, problems = read(below(folder))
-    left_out += refusals.unreadable(problems)
-    for run, why in refusals.assessed(runs):
-        if why:
-            left_out.append(refusals.Refused(run.path, why))
-        else:
-            rows += rows_of([run])
+    passed, refused = refusals.assessed(runs, problems)
+    rows += rows_of(passed)
+    left_out += refused
     # A run may be there both as JSON and as CSV, or be sent in twice.
     return _entries(dict.fromkeys(rows)), left_out
 
