@@ -17,12 +17,11 @@ from trimix_lm_eval import cli
 from trimix_lm_eval.analysis.explain import explain, explain_given, explain_text, page
 from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.run import _compared, _Record
-from trimix_lm_eval.analysis.explain.windows import of_continuation
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import NewTokens
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.windows import rolling_windows
+from trimix_lm_eval.utils.windows import continuation_windows, rolling_windows
 
 PROMPT = "The hen went to the བོད་ barn"
 POINT = Weights(0.3, 0.9, 0.5)
@@ -183,7 +182,7 @@ def test_continuations_longer_than_the_context(trio):
         assert total == pytest.approx(score.log_likelihood, abs=1e-3)
         assert Weights(it.alpha, it.beta) == score.choice.weights
     ids, target = model.codec.pair("The hen", LONG)
-    windows = of_continuation(model, ids.ids, target)
+    windows = continuation_windows(ids.ids, target, model.max_length)
     assert len(windows) > 2 and all(len(a) + len(b) - 1 <= 20 for a, b in windows)
     weights = scores[0].choice.weights.by_source()
     check_windows(three, windows, found[0].tokens, lambda t: weights)

@@ -11,7 +11,6 @@ import pytest
 
 from tests.analysis.test_export import TASK, submittable
 from tests.support.results_files import trimix_config, write_run
-from trimix_lm_eval.analysis.explain.samples import point_of
 from trimix_lm_eval.analysis.export import card, eval_results, model_index, refusals, table
 from trimix_lm_eval.analysis.leaderboard.entries import collect
 from trimix_lm_eval.analysis.report.csv_files import csv_files
@@ -52,7 +51,7 @@ def use(path):
     runs, problems = read([path])
     csv_files(assemble(runs, problems))
     for run in runs:
-        point_of(run, TASK)
+        run.task_points.get(TASK)
         if not refusals.reasons(run):
             rows = table.rows_of([run])
             model_index.files(rows, "mix")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval.analysis.explain.samples import Sample, point_of, read_run, read_sample
+from trimix_lm_eval.analysis.explain.samples import Sample, read_run, read_sample
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.run_config import model_arguments
 from trimix_lm_eval.utils import io
@@ -28,7 +28,7 @@ _ELSEWHERE = "name another file"
 
 
 class ExplainArguments(NamedTuple):
-    """What ``trimix explain`` is given.
+    """What ``trimix explain`` is given: one of `prompt`, `prompt_file` and `samples`.
 
     Attributes:
         model_args: As for ``lm_eval --model_args``; None takes those of the results beside the
@@ -78,7 +78,7 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     Raises:
         TrimixError: Something is missing, or cannot be explained.
     """
-    for path in (asked.output, asked.json):
+    for path in filter(None, (asked.output, asked.json)):
         _writable(path)
     subject = _subject(asked)
     from trimix_lm_eval.analysis.explain import page
@@ -105,11 +105,6 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
 
 def _subject(asked: ExplainArguments) -> _Subject:
     """Read prompt or sample; nothing heavy is loaded before these are known to be there."""
-    given = [asked.prompt, asked.prompt_file, asked.samples]
-    if sum(one is not None for one in given) != 1:
-        raise TrimixError(
-            "Nothing to explain, or too much.", "give one of --prompt, --prompt-file, --samples"
-        )
     if asked.samples is not None:
         return _logged(asked, Path(asked.samples).expanduser())
     prompt = asked.prompt if asked.prompt is not None else _text_of(str(asked.prompt_file))
@@ -144,7 +139,7 @@ def _logged(asked: ExplainArguments, path: Path) -> _Subject:
     recorded = {"model_args": run.config.get("model_args")} if run else {}
     arguments = model_arguments(recorded, asked.model_args)
     # A point that was chosen for the task holds under the run's own arguments only.
-    point = point_of(run, sample.task) if run and asked.model_args is None else None
+    point = run.task_points.get(sample.task) if run and asked.model_args is None else None
     prompt, _ = sample.pairs[0]
     pairs = sample.pairs if sample.kwargs is None else []
     title = f"{sample.task}, document {sample.doc}"
@@ -202,10 +197,8 @@ def _text_of(path: str) -> str:
         raise TrimixError(f"--prompt-file {path} cannot be read: {error}") from error
 
 
-def _writable(path: str | None) -> None:
+def _writable(path: str) -> None:
     """Find out before models are loaded."""
-    if path is None:
-        return
     file = Path(path).expanduser()
     if file.is_dir():
         raise TrimixError(f"{path} is a folder.", "name a file to write")

@@ -27,7 +27,7 @@ from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
-from trimix_lm_eval.utils.windows import Window
+from trimix_lm_eval.utils.windows import Window, continuation_windows
 
 #: How far two ways to the same log-likelihood may be apart, per token, in fp32.
 _ROUNDING = 1e-4
@@ -108,7 +108,7 @@ def explain_given(
     scores = {i: score for i, _, score in scored}
     explanations = []
     for i, (prompt, target) in enumerate(encoded):
-        parts = windows.of_continuation(model, prompt.ids, target)
+        parts = continuation_windows(prompt.ids, target, model.max_length)
         cut = len(prompt.ids) - len(parts[0][0]) if len(parts) == 1 else 0
         notes = [*_told(model, point, cut), *windows.told(model, parts)]
         vectors = [_vector(model, scores[i].choice)] * len(target)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis import results
-from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)")
@@ -66,11 +65,6 @@ def read_run(path: Path) -> results.Run | None:
         return None
     runs, _ = results.read([path.with_name(f"results_{name['date']}.json")])
     return runs[0] if runs else None
-
-
-def point_of(run: results.Run, task: str) -> Weights | None:
-    """The point that a run chose for a whole task; None if it chose otherwise."""
-    return run.task_points.get(task)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

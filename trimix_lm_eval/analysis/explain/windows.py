@@ -14,12 +14,7 @@ from trimix_lm_eval.fusion.collectors import Choice, prequential
 from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.windows import Window, continuation_windows, rolling_windows
-
-
-def of_continuation(model: TriMix, prompt: Sequence[int], target: Sequence[int]) -> list[Window]:
-    """The windows that a continuation is scored in: one, unless it is longer than the context."""
-    return continuation_windows(prompt, target, model.max_length)
+from trimix_lm_eval.utils.windows import Window, rolling_windows
 
 
 def of_text(model: TriMix, text: str) -> list[Window]:
