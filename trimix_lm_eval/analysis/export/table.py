@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import family, sources_of
@@ -183,21 +184,16 @@ def read_csv(path: Path) -> tuple[list[ResultRow], list[Problem]]:
 
 def _parse(line: list[str]) -> ResultRow:
     """One line; raises ValueError if it is damaged."""
-    told = dict(zip(COLUMNS, line, strict=True))
-    rest = {
-        name: text
-        for name, text in told.items()
-        if name not in ("shots", "n", "main", "higher_is_better", "value", "stderr")
+    told: dict[str, Any] = dict(zip(COLUMNS, line, strict=True))
+    told |= {
+        "shots": int(told["shots"]) if told["shots"] else None,
+        "n": int(told["n"]),
+        "main": _truth(told["main"]),
+        "higher_is_better": _truth(told["higher_is_better"]),
+        "value": _finite(told["value"]),
+        "stderr": _finite(told["stderr"]) if told["stderr"] else None,
     }
-    return ResultRow(
-        shots=int(told["shots"]) if told["shots"] else None,
-        n=int(told["n"]),
-        main=_truth(told["main"]),
-        higher_is_better=_truth(told["higher_is_better"]),
-        value=_finite(told["value"]),
-        stderr=_finite(told["stderr"]) if told["stderr"] else None,
-        **rest,
-    )
+    return ResultRow(**told)
 
 
 def _truth(text: str) -> bool:
