@@ -5,8 +5,8 @@ Imported by `cli`; imports `analysis.results`, `tasklib`, `fusion` and `utils`. 
 
 systems.py     runs of the same models, one row for each way to weight them
 layout.py      which tasks stand side by side, and which may be averaged
-statistics.py  bootstrap.py  cells.py   a number, its error, its test against the best model
-table.py  tables.py  groups.py          tables, and those of lm-eval's own groups
+statistics.py  bootstrap.py  cells.py   a number, its error and test; a table of them
+tables.py  groups.py                    all tables, and that of lm-eval's own groups
 oracles.py  endings.py                  the upper bounds in tables; how generated texts ended
 plane.py   paper.py                     alpha and beta; published numbers
 model.py       all of it together

@@ -224,16 +224,32 @@ def _with_draws(cell: Cell, found: Statistics | str, draws: np.ndarray | None) -
     return replace(cell, documents=found.documents, resampled=draws)
 
 
-def compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
+def compared_table(
+    name: str,
+    title: str,
+    note: str,
+    rows: Sequence[TableRow],
+    columns: Sequence[tuple[Column, Sequence[Cell | None]]],
+) -> Table:
+    """A `Table` of columns with a cell, or None, for each row, all compared with the reference."""
+    found = [_compared(list(zip(rows, cells, strict=True))) for _, cells in columns]
+    body = tuple((row, tuple(cells[i] for cells in found)) for i, row in enumerate(rows))
+    return Table(name, title, note, tuple(head for head, _ in columns), body)
+
+
+def _compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
     """Compare each cell of a column with the best single model on as many documents, run alike."""
     singles = [(row, cell) for row, cell in rows if row.single and cell is not None]
     found: list[Cell | None] = []
     for row, cell in rows:
-        seen = [(r, c) for r, c in singles if cell is not None and c.n == cell.n]
-        fitting = [(r, c) for r, c in seen if cell is not None and c.reasons == cell.reasons]
-        if cell is None or not fitting:
+        if cell is None:
+            found.append(None)
+            continue
+        seen = [(r, c) for r, c in singles if c.n == cell.n]
+        fitting = [(r, c) for r, c in seen if c.reasons == cell.reasons]
+        if not fitting:
             lacking = "under the same protocol" if seen else "on these documents"
-            found.append(cell and replace(cell, why_not=f"no single model {lacking}"))
+            found.append(replace(cell, why_not=f"no single model {lacking}"))
             continue
         best, its = max(fitting, key=lambda pair: pair[1].goodness)
         if best is row:
@@ -249,10 +265,11 @@ def compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]:
 
 
 def _test(cell: Cell, reference: Cell) -> tuple[bootstrap.Test | None, str]:
-    for one, whose in ((cell, ""), (reference, " of the best single model")):
-        if isinstance(one.resampled, str):
-            return None, one.resampled + (whose if one.resampled == "no samples" else "")
+    if isinstance(cell.resampled, str):
+        return None, cell.resampled
+    if isinstance(reference.resampled, str):
+        whose = " of the best single model" if reference.resampled == "no samples" else ""
+        return None, reference.resampled + whose
     if cell.documents != reference.documents:
         return None, "not available: not the same documents as the best single model's"
-    assert not isinstance(cell.resampled, str) and not isinstance(reference.resampled, str)
     return bootstrap.compare(cell.resampled, reference.resampled), ""

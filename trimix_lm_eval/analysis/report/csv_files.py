@@ -75,7 +75,7 @@ def _scores(part: Part) -> Iterator[Line]:
 
 def _points(part: Part) -> Iterator[Line]:
     for plane in part.planes:
-        for weights, cell, nll, run in plane.points:
+        for weights, cell, nll in plane.points:
             yield {
                 "task": plane.task,
                 "metric": plane.metric,
@@ -87,7 +87,7 @@ def _points(part: Part) -> Iterator[Line]:
                 "prompt_nll": nll,
                 "oracle": weights == plane.oracle,
                 "not_comparable": "; ".join(cell.reasons),
-                "file": run.file,
+                "file": cell.runs[0].file,
             }
 
 
@@ -128,7 +128,7 @@ def _endings(part: Part) -> Iterator[Line]:
                 "texts": sum(it.counts.values()),
                 **{reason: it.counts.get(reason, 0) for reason in ("stop", "eos", "length")},
                 "length_share": it.length_share,
-                "file": str(it.run.path),
+                "file": str(it.row.runs[it.task].path),
             }
 
 

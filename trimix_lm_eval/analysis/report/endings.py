@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Table
 from trimix_lm_eval.analysis.report.systems import TableRow
-from trimix_lm_eval.analysis.results import Run
 
 
 class Ending(NamedTuple):
@@ -21,14 +20,12 @@ class Ending(NamedTuple):
         column: What the table calls the task.
         task: Its name.
         counts: By ``finish_reason`` (``stop``, ``eos``, ``length``) the number of texts.
-        run: Where it comes from.
     """
 
     row: TableRow
     column: str
     task: str
     counts: dict[str, int]
-    run: Run
 
     @property
     def length_share(self) -> float:
@@ -52,8 +49,7 @@ def _of_table(table: Table, seen: set[tuple[str, str]]) -> Iterator[Ending]:
             continue
         for column in table.columns:
             task = column.tasks[0]
-            run = row.runs.get(task)
-            counts = run.finish_reasons(task) if run else {}
-            if run and counts and not column.is_mean and (row.key, task) not in seen:
+            counts = row.runs[task].finish_reasons(task) if task in row.runs else {}
+            if counts and not column.is_mean and (row.key, task) not in seen:
                 seen.add((row.key, task))
-                yield Ending(row, column.title, task, counts, run)
+                yield Ending(row, column.title, task, counts)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimix_lm_eval.analysis.report.cells import Cell, Cells, Column, Table, cell_of, compared
+from trimix_lm_eval.analysis.report.cells import Cell, Cells, Column, Table, cell_of, compared_table
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.results import MetricValue, Run
 
@@ -33,15 +33,13 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
     if not rows:
         return None
     columns = [
-        Column(name, tuple(leaves), score.metric, score.higher_is_better, True)
+        (
+            Column(name, tuple(leaves), score.metric, score.higher_is_better, True),
+            [_cell(row, name, score, cells) for row in rows],
+        )
         for name, (leaves, score) in heads.items()
     ]
-    found = [
-        compared([(row, _cell(row, column.title, heads[column.title][1], cells)) for row in rows])
-        for column in columns
-    ]
-    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
-    return Table("Groups", "Groups", _NOTE, tuple(columns), body)
+    return compared_table("Groups", "Groups", _NOTE, rows, columns)
 
 
 def _is_shown(run: Run, score: MetricValue, tables: Sequence[Table]) -> bool:
@@ -50,8 +48,7 @@ def _is_shown(run: Run, score: MetricValue, tables: Sequence[Table]) -> bool:
     for table in tables:
         for i, column in enumerate(table.columns):
             if column.is_mean and column.metric == score.metric and set(column.tasks) == leaves:
-                cells = [cells[i] for _, cells in table.rows]
-                mine = [cell for cell in cells if cell is not None and cell.runs == (run,)]
+                mine = [cell for cell in table.column(i) if cell.runs == (run,)]
                 return any(_equal(cell.value, score.value) for cell in mine)
     return False
 

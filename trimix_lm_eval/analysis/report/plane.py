@@ -24,13 +24,11 @@ class Point(NamedTuple):
         weights: The point.
         cell: Its score.
         nll: The mean NLL per prompt token under it, if a sweep recorded it.
-        run: Where the score is from.
     """
 
     weights: Weights
     cell: Cell
     nll: float | None
-    run: Run
 
 
 class ChosenPoints(NamedTuple):
@@ -120,7 +118,7 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
     for row in rows:
         cell = cell_of(row.runs[task], task, *shown)
         if cell is not None and row.weights is not None:
-            at[row.weights] = Point(row.weights, cell, nll.get(row.weights), row.runs[task])
+            at[row.weights] = Point(row.weights, cell, nll.get(row.weights))
     points = sorted(at.values(), key=lambda point: point.weights[:2])
     there = candidates(rows, task, shown)
     best = max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from trimix_lm_eval.analysis.report.cells import (
     Cell,
@@ -10,7 +11,7 @@ from trimix_lm_eval.analysis.report.cells import (
     Column,
     Table,
     cell_of,
-    compared,
+    compared_table,
     mean,
     resample,
 )
@@ -51,9 +52,6 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
     return found
 
 
-# ---------------------------------------------------------------- cells
-
-
 def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown: Shown) -> Cells:
     """Every number of every row, resampled."""
     wanted: dict[str, dict[tuple[str, str, str], Cell]] = {}
@@ -79,13 +77,13 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
         return cells.get((task, metric, str(row.runs[task].path))) if task in row.runs else None
 
     rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
-    columns, found = [], []
+    columns: list[tuple[Column, list[Cell | None]]] = []
 
     def add(title: str, tasks: tuple[str, ...], is_mean: bool, made: list[Cell | None]) -> None:
         first = next((it for it in made if it is not None), None)
         if first is not None:
-            columns.append(Column(title, tasks, first.metric, first.higher_is_better, is_mean))
-            found.append(compared(list(zip(rows, made, strict=True))))
+            head = Column(title, tasks, first.metric, first.higher_is_better, is_mean)
+            columns.append((head, made))
 
     for task, title in zip(part.tasks, part.short, strict=True):
         add(title, (task,), False, [cell(row, task, shown[task][0]) for row in rows])
@@ -93,8 +91,7 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
         metrics = [metric_of(it.by_score, task, shown)[0] for task in it.tasks]
         pairs = list(zip(it.tasks, metrics, strict=True))
         add(it.title, it.tasks, True, [mean([cell(row, *pair) for pair in pairs]) for row in rows])
-    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
-    return Table(part.name, part.title, part.note, tuple(columns), body)
+    return compared_table(part.name, part.title, part.note, rows, columns)
 
 
 def _across(title: str, names: Sequence[str], parts: Sequence[Table]) -> Table:
@@ -103,9 +100,9 @@ def _across(title: str, names: Sequence[str], parts: Sequence[Table]) -> Table:
     by_key = [{row.key: (row, cells) for row, cells in part.rows} for part in used]
     keys = [key for key in by_key[0] if all(key in others for others in by_key)]
     rows = [of_all(by_key[0][key][0], [others[key][0] for others in by_key]) for key in keys]
-    columns, found = [], []
     means = [{c.title: i for i, c in enumerate(part.columns) if c.is_mean} for part in used]
     shared = [head for head in means[0] if all(head in others for others in means)]
+    columns = []
     for head in shared:
         places = [places_of[head] for places_of in means]
         made = [
@@ -114,8 +111,6 @@ def _across(title: str, names: Sequence[str], parts: Sequence[Table]) -> Table:
         ]
         heads = [part.columns[place] for part, place in zip(used, places, strict=True)]
         tasks = tuple(task for it in heads for task in it.tasks)
-        columns.append(heads[0]._replace(tasks=tasks))
-        found.append(compared(list(zip(rows, made, strict=True))))
-    body = tuple((row, tuple(column[i] for column in found)) for i, row in enumerate(rows))
-    kept = tuple((row, cells) for row, cells in body if any(cell is not None for cell in cells))
-    return Table(f"across {' '.join(names)}", title, "", tuple(columns), kept)
+        columns.append((heads[0]._replace(tasks=tasks), made))
+    table = compared_table(f"across {' '.join(names)}", title, "", rows, columns)
+    return replace(table, rows=tuple((row, cells) for row, cells in table.rows if any(cells)))

@@ -97,14 +97,13 @@ def _small(table: Table, row: TableRow) -> str:
 
 def _head(report: ReportData, table: Table, row: TableRow, cells: tuple[Cell | None, ...]) -> View:
     runs = dict.fromkeys(run for cell in cells if cell for run in cell.runs)
-    numbers = sorted(report.number(run) for run in runs)
     return {
         "title": row.title,
         "kind": row.kind,
         "group": "single" if KINDS.index(row.kind) < KINDS.index("proxy") else row.kind,
         "small": _small(table, row),
         "models": list(_models(row, list(runs))),
-        "runs": numbers,
+        "runs": sorted(report.number(run) for run in runs),
     }
 
 
