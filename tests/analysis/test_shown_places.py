@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.analysis.test_export import submittable
+from tests.analysis.test_export import TASK, submittable
 from tests.support.results_files import trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.analysis.explain import explain, page
@@ -30,6 +30,7 @@ def machine(tmp_path, monkeypatch):
     demo = f"{home}/src/trimix_lm_eval/demo/small_base"
     told["sources"]["small_base"].update(path=demo, commit=None, digest="cd" * 8)
     told["data"] = {"a.zip": {"from": f"{home}/data/a.zip", "sha256": "0" * 64}}
+    told["finish_reasons"] = {TASK: {"stop": 1, "length": 1}}
     submittable(home / "results" / "demo", trimix=told)
     submittable(here / "results" / "other", trimix={**told, "policy": {"name": "ent"}})
     return home, here
@@ -62,6 +63,7 @@ def test_no_page_or_table_shows_where_it_was_made(machine):
     for name, text in made.items():
         assert str(home) not in text and str(here) not in text, name
 
+    assert TASK in made["report/endings.csv"]
     told = made["report/report.html"]
     for shown in ("…/models/large", "<code>small</code>", "demo/small_base", "…/data/a.zip"):
         assert shown in told, shown

@@ -128,7 +128,7 @@ def _endings(part: Part) -> Iterator[Line]:
                 "texts": sum(it.counts.values()),
                 **{reason: it.counts.get(reason, 0) for reason in ("stop", "eos", "length")},
                 "length_share": it.length_share,
-                "file": str(it.row.runs[it.task].path),
+                "file": it.row.runs[it.task].file,
             }
 
 
