@@ -14,7 +14,9 @@ from tests.conftest import byte_tokenizer
 from tests.support.naive import Naive
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.engine import probe
 from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.model_runner import ModelRunner
 from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.windows import rolling_windows
@@ -169,6 +171,29 @@ def test_out_of_memory_with_one_row_is_an_error_that_helps(model, small_memory):
     ):
         with pytest.raises(TrimixError, match="(?s)batch of one.*max_length"):
             ask()
+
+
+def no_room(*_):
+    """What PyTorch raises on a CPU: no OutOfMemoryError."""
+    torch.empty(2**45)
+
+
+def test_a_head_that_finds_no_memory_on_a_cpu_is_no_traceback(model, monkeypatch):
+    monkeypatch.setattr(ModelRunner, "compute_logits", no_room)
+    for ask in (
+        lambda: model.loglikelihood(PAIRS),
+        lambda: model.loglikelihood_rolling(TEXTS),
+        lambda: model.generate(["x"], max_new_tokens=3),
+    ):
+        with pytest.raises(TrimixError, match="(?s)batch of one.*DefaultCPUAllocator.*max_length"):
+            ask()
+
+
+def test_no_memory_for_the_trial_is_not_taken_for_a_model_that_cannot_do_it(model, monkeypatch):
+    source = model.fuser.ensemble.sources[0]
+    monkeypatch.setattr(ModelRunner, "forward", no_room)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        probe.load_runner("large_ins", source.model, source.vocab_size, False)
 
 
 # ---------------------------------------------------------------- sources that fail

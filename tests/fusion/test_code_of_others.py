@@ -155,6 +155,17 @@ def test_errors_that_are_not_the_policys_pass(answers, kind):
     assert "policy=mine" not in str(error.value)
 
 
+class Greedy(GridCollector):
+    def read(self, view, targets):
+        torch.empty(2**45)  # fails on every CPU, with a RuntimeError
+
+
+def test_a_collector_that_finds_no_memory_on_a_cpu_is_out_of_memory(answers):
+    _, score = answers(Mine, collector=lambda self, names: Greedy(names, self.grid))
+    with pytest.raises(TrimixError, match="^Out of memory with a batch of one: .*CPUAllocator"):
+        score()
+
+
 def test_memory_that_runs_out_in_a_collector_is_no_error_of_the_policy():
     for error in (MemoryError(), torch.OutOfMemoryError()):
         with pytest.raises(type(error)):

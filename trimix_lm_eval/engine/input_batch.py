@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.kv_cache import concat_caches
 from trimix_lm_eval.engine.model_runner import Ensemble
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory
 
 #: Entries of the attention mask of one chunk: 64 MiB in fp32.
 MASK_ENTRIES = 2**24
@@ -122,11 +122,9 @@ class InputBatch:
         source = self.ensemble.sources[which]
         try:
             return source.forward(self.table, start, self.caches[which], wanted)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:  # a model's own code may raise anything
-            if "can't allocate memory" in str(error):  # how PyTorch runs out of it on a CPU
-                raise MemoryError(str(error)) from error
+            if is_out_of_memory(error):
+                raise
             raise TrimixError(
                 f"The forward pass of {source.name} failed: {type(error).__name__}: {error}",
                 "what was finished is kept (--use_cache); try that model alone with --model hf",

@@ -9,10 +9,7 @@ from typing import TypeVar
 import torch
 
 from trimix_lm_eval.engine.model_runner import Ensemble
-from trimix_lm_eval.utils.errors import TrimixError, warn_once
-
-#: What running out of memory raises.
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory, warn_once
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +45,9 @@ def find_executable_batch_size(
         size = min(batch_size, ensemble.most_rows)
         try:
             result = work(items[start : start + size], size)
-        except OUT_OF_MEMORY as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             halve_batch_size(ensemble, size, error, evict)
         else:
             yield result

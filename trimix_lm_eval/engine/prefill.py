@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, release_memory
+from trimix_lm_eval.engine.memory import release_memory
 from trimix_lm_eval.engine.model_runner import (
     Ensemble,
     Fuser,
@@ -37,6 +37,7 @@ from trimix_lm_eval.engine.model_runner import (
 from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.utils.errors import is_out_of_memory
 
 #: A segment is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
@@ -365,7 +366,9 @@ class PrefixTree(NamedTuple):
                 start = node.start([segment], collectors)
                 batch, _ = prefill(ensemble, [segment], collectors, start)
             return PrefixNode(node, length, batch, collectors[0])
-        except OUT_OF_MEMORY:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             node.evict()
         release_memory()
         return node

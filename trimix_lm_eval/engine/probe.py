@@ -17,7 +17,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.input_batch import TokenTable
 from trimix_lm_eval.engine.kv_cache import FEW_QUERIES, install_attention, uninstall_attention
 from trimix_lm_eval.engine.model_runner import ModelRunner, unchanged
-from trimix_lm_eval.utils.errors import TrimixError, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory, warn_once
 
 #: Tokens beyond which no window is probed for.
 _LONGEST_WINDOW = 1024
@@ -130,10 +130,10 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor | None:
                 cache = cache.fork_shared(both, [table.own(row) for row in both], both)
                 table = table.fork_shared(both, both)
         return torch.cat([runner.compute_logits(states) for states in found[1:]])
-    except torch.OutOfMemoryError:
-        raise
-    except Exception:  # whatever a foreign forward raises means: it cannot be run this way
-        return None
+    except Exception as error:  # a foreign forward may raise anything
+        if is_out_of_memory(error):
+            raise
+        return None  # it cannot be run this way
 
 
 def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:

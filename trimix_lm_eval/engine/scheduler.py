@@ -21,7 +21,7 @@ import time
 import torch
 
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.memory import OUT_OF_MEMORY, halve_batch_size, release_memory
+from trimix_lm_eval.engine.memory import halve_batch_size, release_memory
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame, mean_choice
 from trimix_lm_eval.engine.prefill import (
     PrefixNode,
@@ -44,6 +44,7 @@ from trimix_lm_eval.engine.sequence import (
 from trimix_lm_eval.engine.spec_decode import DecodingStep, Speculation
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
+from trimix_lm_eval.utils.errors import is_out_of_memory
 
 #: Who drafts.
 DRAFTER = "small_cpt"
@@ -91,7 +92,9 @@ def generate(
             scheduler.schedule(size)
             more = bool(scheduler.running)
             scheduler.step(size)
-        except OUT_OF_MEMORY as error:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             if scheduler.num_rows > size and scheduler.max_forks > 1:
                 scheduler.max_forks //= 2
             else:  # there may be more rows than the next batch is to have

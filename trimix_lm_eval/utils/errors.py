@@ -60,6 +60,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the host.
+
+    Where PyTorch finds none on a CPU, it raises a plain RuntimeError.
+    """
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def warn_once(message: str) -> None:
     """Log a warning the first time this message is seen in the process."""
     if message not in _warned:

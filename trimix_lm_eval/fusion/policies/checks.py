@@ -15,7 +15,7 @@ from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.policies import base
 from trimix_lm_eval.fusion.policies.base import HONESTY, RECORDED, SCOPES, Policy
 from trimix_lm_eval.fusion.weights import SOURCES, Weights
-from trimix_lm_eval.utils.errors import TrimixError, first_line
+from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory
 
 #: What a policy of each scope must have of its own.
 _METHODS = {
@@ -173,10 +173,8 @@ def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
     What a user can fix, and what the engine answers to (memory that runs out), stay what they
     are; so does what goes wrong in a policy of this package, whose traceback is wanted.
     """
-    import torch
-
     ours = base._REGISTRY.get(cls.name) is cls
-    if ours or isinstance(error, (TrimixError, MemoryError, torch.OutOfMemoryError)):
+    if ours or isinstance(error, TrimixError) or is_out_of_memory(error):
         raise error
     what = f"{type(error).__name__}: {first_line(error)}"
     frame = extract_tb(error.__traceback__)[-1]
