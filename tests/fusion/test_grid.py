@@ -110,6 +110,11 @@ def test_two_or_four_sources(names):
     close(sources, torch.arange(6), vectors)
 
 
+def test_no_position_gives_no_number():
+    sources = [source[:0] for source in logits(3, 4, 60, 2.0, 1.0)]
+    assert grid_nll(sources, torch.arange(0), PAPER).shape == (len(PAPER), 0)
+
+
 def test_how_the_work_is_cut_does_not_matter(monkeypatch):
     sources = logits(6, 21, 5000, 3.0, 1.0)
     targets = torch.arange(21) * 100

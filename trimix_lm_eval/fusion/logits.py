@@ -164,13 +164,13 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
     Returns:
         ``[P, N]``, natural logarithm; what `grid_nll_one_by_one` gives, up to rounding.
     """
-    if len(logits) != 3 or len(points) < 4:
+    if len(logits) != 3 or len(points) < 4 or not len(targets):
         return grid_nll_one_by_one(logits, targets, points)
     on_cpu = logits[0].device.type == "cpu"
     rows = min(_ROWS, len(targets)) if on_cpu else len(targets)
     work = _Workspace(logits[0], points, rows, _BLOCK if on_cpu else logits[0].shape[1])
     parts = []
-    for start in range(0, len(targets), max(1, rows)):
+    for start in range(0, len(targets), rows):
         part = [source[start : start + rows] for source in logits]
         target = targets[start : start + rows]
         nll = _factored(part, target, points, work)
