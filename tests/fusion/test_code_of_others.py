@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
+from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.fusion.policies import GridPolicy, Policy, checks
 from trimix_lm_eval.fusion.policies.perplexity import GridCollector, PromptPerplexity
 from trimix_lm_eval.fusion.weights import PAPER_GRID, Weights
@@ -41,6 +43,12 @@ def two(value):
     return policies.parse_grid(value)
 
 
+class FailingFurtherDown(GridCollector):
+    def read(self, view, targets):
+        _, logits = next(view.chunks())
+        grid_nll(logits, targets, torch.ones(4, 2, 2))
+
+
 class FailingRead(GridCollector):
     def read(self, view, targets):
         fail()
@@ -60,9 +68,6 @@ class PerToken(Policy):
     name = "per_token"
     scope = "token"
     honesty = "label_free"
-
-    def points(self):
-        return ()
 
     def sources(self, available):
         return ("large_ins", "small_cpt")
@@ -110,6 +115,22 @@ def test_what_is_no_choice_of_weights_is_refused(answers, scope, returned, messa
     assert str(error.value).startswith(f"policy=mine ({PLACE}Mine): ")
 
 
+UNRECORDABLE = [
+    Choice(Weights(0.1, 0.9), nll=torch.tensor(1.5)),
+    Choice(Weights(0.1, 0.9), tokens=torch.tensor(3)),
+    Choice(Weights(0.1, 0.9), nlls=torch.tensor([1.0, 2.0])),
+    Choice(Weights(torch.tensor(0.1), 0.9)),
+]
+
+
+@pytest.mark.parametrize("choice", UNRECORDABLE)
+def test_a_choice_that_no_log_can_record_is_refused(answers, choice):
+    """At once, not where a line of the log or the end of a sweep stumbles over it."""
+    _, score = answers(Mine, made=lambda self, _: choice)
+    with pytest.raises(TrimixError, match="^policy=mine .*which cannot be used: Object of"):
+        score()
+
+
 def test_weights_that_are_no_numbers_are_refused(answers):
     """All sources are there, so that nothing else is wrong with them."""
     choice = Choice(Weights(0.1, float("nan")))
@@ -140,6 +161,50 @@ def test_an_error_of_the_policys_own_code_names_it(answers, cls, attributes, met
     said = f"policy={cls.name} ({PLACE}{cls.__name__}): {method} failed: KeyError: 'zz'"
     assert str(error.value).startswith(f"{said} (test_code_of_others.py, line ")
     assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_the_line_is_one_of_the_policy_even_if_it_fails_further_down(answers):
+    _, score = answers(Mine, collector=lambda self, names: FailingFurtherDown(names, self.grid))
+    with pytest.raises(TrimixError, match=r"\(test_code_of_others.py, line \d+\)"):
+        score()
+
+
+def test_a_method_need_not_be_a_function(answers):
+    _, score = answers(Mine, choose=functools.partial(fail))
+    with pytest.raises(TrimixError, match="^policy=mine .*: partial failed: KeyError: 'zz'"):
+        score()
+
+
+def of_shape(*shape, value=0.5):
+    return lambda self, logits, names: torch.full(shape or (len(logits[0]), len(names)), value)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (of_shape(2), "returned the shape (2,), no tensor of shape"),
+        (of_shape(1, 3), "returned the shape (1, 3), no tensor of shape"),
+        (lambda self, logits, names: [[0.5, 0.5]], "returned list, no tensor of shape"),
+        (of_shape(value=float("nan")), "returned NaN or infinite weights"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["loglikelihood", "rolling", "generate"])
+def test_weights_per_token_that_are_none_are_refused(answers, made, message, kind):
+    model, _ = answers(PerToken, token_weights=made)
+    ask = {
+        "loglikelihood": lambda: model.loglikelihood(PAIRS),
+        "rolling": lambda: model.loglikelihood_rolling(["The river in the other inn"]),
+        "generate": lambda: model.generate(["The river"], max_new_tokens=2),
+    }
+    with pytest.raises(TrimixError, match=re.escape(f"token_weights() {message}")) as error:
+        ask[kind]()
+    assert str(error.value).startswith(f"policy=per_token ({PLACE}PerToken): ")
+
+
+def test_a_policy_per_token_needs_no_points(answers):
+    """As docs/add_a_policy.md says: ``sources()`` instead."""
+    _, score = answers(PerToken, token_weights=of_shape())
+    assert [one.choice.weights for one in score()] == [Weights(0.5, 0.5, 0.5)] * 2
 
 
 @pytest.mark.parametrize("kind", [TrimixError, MemoryError, KeyboardInterrupt])
@@ -180,13 +245,16 @@ def test_an_error_of_a_policy_of_this_package_keeps_its_traceback():
 # ---------------------------------------------------------------- options
 
 
+VALUES = {"a": 1, "set": {1}, "list": [1], "deep": ([1],), "words": ("ab", "c"), "pair": (1, 2)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Optioned(Mine):
     """A policy whose option's check does what it says."""
 
     name = "optioned"
     honesty = "label_free"
-    k: object = option("a", "letter", "Which.", lambda _, v: {"a": 1, "set": {1}}[v])
+    k: object = option("a", "letter", "Which.", lambda _, v: VALUES[v])
 
 
 def test_a_check_that_fails_names_the_policy():
@@ -199,6 +267,40 @@ def test_a_value_that_no_file_can_record_is_refused():
     assert checks.built(Optioned, {"k": "a"}).k == 1
     with pytest.raises(TrimixError, match=r"policy=optioned .*option k is \{1\}.* no JSON value"):
         checks.built(Optioned, {"k": "set"})
+
+
+@pytest.mark.parametrize("value", ["list", "deep"])
+def test_a_value_that_a_run_cannot_compare_is_refused(value):
+    with pytest.raises(TrimixError, match=r"policy=optioned .*option k .* not hashable: "):
+        checks.built(Optioned, {"k": value})
+
+
+@pytest.mark.parametrize(("value", "recorded"), [("words", ["ab", "c"]), ("pair", [1, 2])])
+def test_a_tuple_is_recorded_as_a_list_of_what_it_holds(value, recorded):
+    assert checks.built(Optioned, {"k": value}).record()["k"] == recorded
+
+
+# ---------------------------------------------------------------- points and sources
+
+
+@pytest.mark.parametrize(
+    ("method", "made", "message"),
+    [
+        ("points", fail, "Mine.points failed: KeyError: 'zz' (test_code_of_others.py"),
+        ("points", lambda self: (), "points() returned (), no tuple of Weights"),
+        ("points", lambda self: [Weights(0.1, 0.9)], "points() returned [Weights("),
+        ("points", lambda self: ((0.1, 0.9),), "points() returned ((0.1, 0.9),), no"),
+        ("points", lambda self: (Weights("a", 0.9),), "Mine.sources failed: TypeError"),
+        ("sources", fail, "Mine.sources failed: KeyError: 'zz' (test_code_of_others.py"),
+        ("sources", lambda self, available: (), "sources() returned none"),
+        ("sources", lambda self, available: ["smal"], "sources() returned {'smal'}"),
+    ],
+)
+def test_points_and_sources_that_are_none_are_refused(monkeypatch, method, made, message):
+    monkeypatch.setattr(Mine, method, made)
+    with pytest.raises(TrimixError, match=re.escape(message)) as error:
+        checks.built(Mine, {})
+    assert str(error.value).startswith(f"policy=mine ({PLACE}Mine): ")
 
 
 # ---------------------------------------------------------------- collectors, before any model

@@ -17,6 +17,7 @@ configs make of these.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,21 +91,20 @@ def called(policy: Policy | None, method: Callable[..., T], *args: Any) -> T:
     try:
         return method(*args)
     except Exception as error:
-        checks.blame_policy(policy, method.__qualname__, error)
+        # What is callable need not be a function.
+        checks.blame_policy(policy, getattr(method, "__qualname__", type(method).__name__), error)
 
 
 def choice_of(policy: Policy, seen: Sequence[PromptCollector], names: tuple[str, ...]) -> Choice:
-    """What a policy chooses; what is no point of the sources ``names`` is an error that names it.
-
-    Args as of `Policy.choose`.
-    """
+    """What `Policy.choose` returns; what is no point of the sources ``names`` is an error."""
     choice = called(policy, policy.choose, seen)
     why = None
     if isinstance(choice, Choice) and isinstance(choice.weights, Weights):
         try:
+            json.dumps(choice)  # as the weights log will
             if math.isfinite(sum(source_vector(choice.weights, names))):
                 return choice
-        except (TypeError, TrimixError) as error:
+        except (TypeError, ValueError, TrimixError) as error:
             why = error
     raise checks.no_choice(policy, choice, why) from why
 
@@ -373,6 +373,8 @@ class Fuser:
         if processor.per_token is not None:
             policy = processor.per_token
             vectors = called(policy, policy.token_weights, logits, names)
+            if getattr(vectors, "shape", None) != (shape := (len(logits[0]), len(names))):
+                raise checks.no_token_weights(policy, vectors, shape)
         fused = fuse(logits, vectors)
         if processor.plausibility is not None:
             reference = logits[names.index(processor.reference)]
@@ -386,9 +388,11 @@ class Fuser:
         return list(source_vector(choice.weights, self.ensemble.names))
 
 
-def mean_choice(fuser: Fuser, used: Tensor) -> Choice:
+def mean_choice(fuser: Fuser, config: int, used: Tensor) -> Choice:
     """The mean weights of a policy per token, ``[N, S]`` over all sources, as one point."""
     mean = dict(zip(fuser.ensemble.names, used.double().mean(dim=0).tolist(), strict=True))
+    if not all(map(math.isfinite, mean.values())):
+        raise checks.not_finite(fuser.configs[config].policy)
     alpha, beta = mean.get("large_ins", 0.0), mean.get("small_cpt", 0.0)
     gamma = alpha + mean.get("large_base", 0.0)
     return Choice(Weights(round(alpha, 4), round(beta, 4), round(gamma, 4)))

@@ -329,7 +329,8 @@ class Scheduler:
         finished, drawn = fork.append(new)
         for branch, ids, reason in finished:
             for config, choice in branch.choices.items():
-                used = choice or mean_choice(self.fuser, (branch.used / branch.drawn)[None])
+                mean = (branch.used / branch.drawn)[None]
+                used = choice or mean_choice(self.fuser, config, mean)
                 self.finished.setdefault(sequence.index, set()).add(config)
                 output = CompletionOutput(ids, used, reason)
                 self.outputs.append((sequence.index, config, output))

@@ -340,7 +340,7 @@ def _score_options(
     for which, one in enumerate(found):
         split = zip(*(column.split(lengths) for column in one), strict=True)
         for (row, index, _), (logprobs, greedy, used) in zip(part, split, strict=True):
-            choice = choices[row][which] or mean_choice(fuser, used)
+            choice = choices[row][which] or mean_choice(fuser, which, used)
             score = Score(float(logprobs.double().sum()), bool(greedy.all()), choice)
             scores.append((index, which, score))
     return scores

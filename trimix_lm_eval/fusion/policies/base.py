@@ -81,7 +81,12 @@ class Policy:
         return 0
 
     def points(self) -> tuple[Weights, ...]:
-        """Every point that may be chosen, or the grid that a refined choice lies between."""
+        """Every point that may be chosen, or the grid that a refined choice lies between.
+
+        None where scope is ``token``: its weights are no points.
+        """
+        if self.scope == "token":
+            return ()
         raise NotImplementedError
 
     def sources(self, available: Iterable[str]) -> tuple[str, ...]:
@@ -117,11 +122,8 @@ class Policy:
     @property
     def options(self) -> dict[str, Any]:
         """The options as JSON values; a grid as a list of [alpha, beta, gamma or None]."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            name: [list(point) for point in value] if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
+        fields = dataclasses.fields(self)
+        return {field.name: _as_lists(getattr(self, field.name)) for field in fields}
 
     @classmethod
     def differing(cls, options: Mapping[str, Any]) -> list[str]:
@@ -205,6 +207,11 @@ def registered() -> tuple[type[Policy], ...]:
 def ours(policy: str) -> type[Policy] | None:
     """The class of a policy of this package, or None; imports nothing, whatever the name is."""
     return _REGISTRY.get(policy)
+
+
+def _as_lists(value: Any) -> Any:
+    """A value with lists in place of tuples, as JSON has them."""
+    return [_as_lists(x) for x in value] if isinstance(value, tuple) else value
 
 
 def place(cls: type) -> str:

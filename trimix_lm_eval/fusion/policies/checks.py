@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from traceback import extract_tb
@@ -109,7 +110,8 @@ def built(cls: type[Policy], options: Mapping[str, Any]) -> Policy:
     """A policy with its options, which results files can record.
 
     Raises:
-        TrimixError: A value is not one that its option takes, or is no JSON value.
+        TrimixError: A value is not one that its option takes, is no JSON value or not hashable; or
+            the points or sources of the policy are none.
     """
     try:
         policy = cls(**options)
@@ -117,14 +119,44 @@ def built(cls: type[Policy], options: Mapping[str, Any]) -> Policy:
         blame_class(cls, f"{cls.__qualname__}.__post_init__", error)
     for name, value in policy.options.items():
         try:
-            json.dumps(value)
+            json.dumps(value)  # for results files
+            hash(getattr(policy, name))  # a run compares policies
         except (TypeError, ValueError) as error:
             raise TrimixError(
-                f"{_called(cls)}: its option {name} is {value!r}, which is no JSON value, so that "
-                "no results file can record it.",
+                f"{_called(cls)}: its option {name} is {value!r}, which is no JSON value or not "
+                f"hashable: {first_line(error)}.",
                 "let the option's check make a number, text, truth value or tuple of these",
             ) from error
+    _check_points(policy)
     return policy
+
+
+def _check_points(policy: Policy) -> None:
+    """Ask for the points and the sources, which decide what is loaded, and check them.
+
+    Raises:
+        TrimixError: Asking fails, or what is returned is none.
+    """
+    cls = type(policy)
+    try:
+        points: Any = policy.points()
+    except Exception as error:
+        blame_class(cls, f"{cls.__qualname__}.points", error)
+    are_points = isinstance(points, tuple) and all(isinstance(p, Weights) for p in points)
+    if not are_points or (policy.scope != "token" and not points):
+        raise TrimixError(
+            f"{_called(cls)}: points() returned {repr(points)[:80]}, no tuple of Weights.",
+            "return every point that may be chosen, e.g. (Weights(0.1, 0.9),)",
+        )
+    try:
+        sources: Any = set(policy.sources(SOURCES))
+    except Exception as error:
+        blame_class(cls, f"{cls.__qualname__}.sources", error)
+    if not sources or not sources <= set(SOURCES):
+        raise TrimixError(
+            f"{_called(cls)}: sources() returned {sources or 'none'}.",
+            f"return some of {', '.join(SOURCES)}",
+        )
 
 
 def check_collector(policy: Policy, names: tuple[str, ...]) -> None:
@@ -177,7 +209,9 @@ def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
     if ours or isinstance(error, TrimixError) or is_out_of_memory(error):
         raise error
     what = f"{type(error).__name__}: {first_line(error)}"
-    frame = extract_tb(error.__traceback__)[-1]
+    frames = extract_tb(error.__traceback__)
+    own = getattr(sys.modules.get(cls.__module__), "__file__", None)  # not a line of torch's
+    frame = next((f for f in reversed(frames) if f.filename == own), frames[-1])
     raise TrimixError(
         f"{_called(cls)}: {method} failed: {what} ({Path(frame.filename).name}, line "
         f"{frame.lineno})",
@@ -189,12 +223,31 @@ def no_choice(policy: Policy, returned: Any, why: Exception | None) -> TrimixErr
     """The error for what `choose` returned, if it is no choice of weights of the sources."""
     if isinstance(returned, Choice) and isinstance(returned.weights, Weights):
         reason = first_line(why) if why else "they are not all finite numbers"
-        told = f"choose() returned {returned.weights}, which cannot be used: {reason}"
-        hint = "points() names every point that may be chosen, and decides what is loaded"
+        told = f"choose() returned {repr(returned)[:200]}, which cannot be used: {reason}"
+        hint = "choose one of points(), which decides what is loaded; give float(x), not a tensor"
     else:
         told = f"choose() returned {repr(returned)[:80]}, no Choice of Weights."
         hint = "return Choice(weights), weights being one of points()"
     return TrimixError(f"{_called(type(policy))}: {told}", hint)
+
+
+def no_token_weights(policy: Policy, returned: Any, shape: tuple[int, int]) -> TrimixError:
+    """The error for what `token_weights` returned, if it is no tensor of this shape."""
+    found = getattr(returned, "shape", None)
+    what = type(returned).__name__ if found is None else f"the shape {tuple(found)}"
+    return TrimixError(
+        f"{_called(type(policy))}: token_weights() returned {what}, no tensor of shape {shape}: "
+        "positions by sources.",
+        "return one weight for each position and source",
+    )
+
+
+def not_finite(policy: Policy) -> TrimixError:
+    """The error for weights per token that are NaN or infinite though the logits are finite."""
+    return TrimixError(
+        f"{_called(type(policy))}: token_weights() returned NaN or infinite weights.",
+        "look for a division by 0, or for the logarithm of 0",
+    )
 
 
 def _called(cls: type[Policy]) -> str:

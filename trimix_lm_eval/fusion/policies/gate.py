@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trimix_lm_eval.fusion.policies.base import Policy, present, register
-from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.options import option
 from trimix_lm_eval.utils.validation import number, one_of
@@ -51,10 +51,6 @@ class Gate(Policy):
         super().__post_init__()
         if self.host == self.scorer:
             raise TrimixError(f"host and scorer are both {self.host}.", "name two sources")
-
-    def points(self) -> tuple[Weights, ...]:
-        """None: weights are per token and per source."""
-        return ()
 
     def sources(self, available: Iterable[str]) -> tuple[str, ...]:
         """Host and scorer."""
