@@ -303,6 +303,15 @@ def test_points_and_sources_that_are_none_are_refused(monkeypatch, method, made,
     assert str(error.value).startswith(f"policy=mine ({PLACE}Mine): ")
 
 
+def test_a_number_of_prompts_that_lacks_its_property_is_refused(monkeypatch):
+    monkeypatch.setattr(Mine, "scope", "task")
+    monkeypatch.setattr(Mine, "task_prompts", lambda self: 3)
+    with pytest.raises(TrimixError, match="policy=mine .*: task_prompts is <bound method"):
+        checks.built(Mine, {})
+    monkeypatch.setattr(Mine, "task_prompts", 3)
+    assert checks.built(Mine, {}).task_prompts == 3
+
+
 # ---------------------------------------------------------------- collectors, before any model
 
 

@@ -173,6 +173,7 @@ BODY = HALF.partition("class Half(Policy):")[2]
         (HALF.replace('"half"', '".."'), "lacks a part: `name`.*begins with a letter"),
         (HALF.replace('"half"', '"7th"'), "lacks a part: `name`"),
         (HALF.replace('"half"', '"ppl"'), "a `name` of its own; 'ppl' is taken"),
+        (HALF.replace("    share", "    label = None\n    share"), "`label`, a text"),
         (f"class Half(Policy):{BODY}", "the decorator `@dataclasses.dataclass"),
         (HALF.replace('"""Half of each: the point (1/2, 1/2)."""', ""), "a docstring"),
         (HALF.replace('honesty = "label_free"', ""), "`honesty` of its own, one of label_free"),

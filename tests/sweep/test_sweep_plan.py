@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from trimix_lm_eval.fusion.weights import PAPER_GRID, Weights
 from trimix_lm_eval.sweep import plan, sweep
 from trimix_lm_eval.sweep.lm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.options import option
 
 TRIO = {"pretrained": "l", "small_cpt": "c", "small_base": "b"}
 
@@ -143,6 +145,25 @@ def test_a_policy_of_ones_own_is_swept_like_the_others(monkeypatch):
             return (Weights(0.5, 0.5),)
 
     assert "half" in [v.name for v in variants({"grid": "paper", "policies": "all"})]
+
+
+def test_an_option_that_is_a_tuple_of_anything_names_its_folder(monkeypatch):
+    monkeypatch.setattr("trimix_lm_eval.fusion.policies.base._REGISTRY", dict(_REGISTRY))
+
+    @register
+    @dataclasses.dataclass(frozen=True)
+    class Words(policies.Policy):
+        """Equal weights."""
+
+        name = "words"
+        k: object = option("a", "words", "Some.", lambda _, value: tuple(value))
+
+        def points(self):
+            return (Weights(0.5, 0.5),)
+
+    swept = [{"policy": "words", "k": given} for given in (["a"], ["b", "cd"], [1, 2])]
+    names = [re.sub("_[0-9a-f]{6}$", "", v.name) for v in variants({"policies": swept})]
+    assert names == ["words", "words_k=b_cd", "words_k=1_2"]
 
 
 # ---------------------------------------------------------------- settings

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
+from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
@@ -257,6 +258,8 @@ def _folder(policy: Policy, asked: Settings) -> str:
 
 def _text(value: Any) -> str:
     """An option's value; a grid as users write it."""
+    if isinstance(value, Weights):
+        return value.label()
     if isinstance(value, tuple):
-        return ";".join(point.label() for point in value)
+        return ";".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

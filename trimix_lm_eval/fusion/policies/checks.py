@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.policies import base
@@ -76,11 +76,13 @@ def load(place: str, name: str = "") -> type[Policy]:
 
 def lacking(cls: type[Policy]) -> Iterator[str]:
     """The parts that a policy does not have, in words."""
-    own = vars(cls)
+    own, label = vars(cls), cast(Any, cls.label)
     if not isinstance(cls.name, str) or not re.fullmatch(r"[^\W\d_][\w.-]*", cls.name):
         yield "`name`, a word that results and tables call it and that begins with a letter"
     elif "name" not in own or base._REGISTRY.get(cls.name, cls) is not cls:
         yield f"a `name` of its own; {cls.name!r} is taken"
+    if not isinstance(label, str):
+        yield "`label`, a text that tables call it"
     if "__dataclass_params__" not in own:
         yield "the decorator `@dataclasses.dataclass(frozen=True)`"
         return
@@ -147,6 +149,11 @@ def _check_points(policy: Policy) -> None:
         raise TrimixError(
             f"{_called(cls)}: points() returned {repr(points)[:80]}, no tuple of Weights.",
             "return every point that may be chosen, e.g. (Weights(0.1, 0.9),)",
+        )
+    if policy.scope == "task" and not isinstance(policy.task_prompts, int):
+        raise TrimixError(
+            f"{_called(cls)}: task_prompts is {repr(policy.task_prompts)[:80]}, no whole number.",
+            "write @property above it, or task_prompts = 32 in the class",
         )
     try:
         sources: Any = set(policy.sources(SOURCES))
