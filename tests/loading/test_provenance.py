@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import os
 
+import pytest
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from trimix_lm_eval.loading import provenance
 from trimix_lm_eval.loading.provenance import compared
 
 NOW = {
@@ -35,3 +41,49 @@ def test_what_no_number_depends_on(before):
 def test_what_numbers_depend_on(policy, named):
     differences = list(compared({**NOW, "policy": policy}, NOW))
     assert [line.split(" ")[0] for line in differences] == named
+
+
+def test_every_byte_of_a_model_counts(tmp_path):
+    """Same names, sizes and times: a weight in the middle of a large file, code of its own."""
+    size = 20 * 2**20
+    files = {
+        "model.safetensors": bytes(size),
+        "modeling_own.py": b"scale = 1",
+        "merges.txt": b"a b",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "README.md").write_text("no number depends on it")
+    first = provenance.digest(tmp_path)
+    (tmp_path / "README.md").write_text("nor on this")
+    assert provenance.digest(tmp_path) == first
+    found = {first}
+    for name, content in files.items():
+        file, stat = tmp_path / name, (tmp_path / name).stat()
+        with file.open("r+b") as stream:
+            stream.seek(len(content) // 2 + 1)
+            stream.write(b"2")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert file.stat().st_size == len(content)
+        found.add(provenance.digest(tmp_path))
+    assert len(found) == 4
+
+
+def test_how_a_tokenizer_cuts_counts(pico):
+    """Tokens and ids are the same in all of these."""
+    folder = pico("llama")["small_cpt"]
+    made = [AutoTokenizer.from_pretrained(folder) for _ in range(6)]
+    same, merges, spaces, marks, ends, used = made
+    state = json.loads(merges.backend_tokenizer.to_str())
+    state["model"]["merges"] = state["model"]["merges"][:-1]
+    merges = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(state)), bos_token="<s>", eos_token="</s>"
+    )
+    spaces.backend_tokenizer.normalizer = normalizers.Strip()
+    marks.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    ends.eos_token = "<pad>"
+    used(["a b", "c"], padding=True, truncation=True, max_length=5)
+    first = provenance.vocabulary_digest(same)
+    assert provenance.vocabulary_digest(used) == first
+    others = {provenance.vocabulary_digest(t) for t in (merges, spaces, marks, ends)}
+    assert len(others | {first}) == 5

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.paths import named
 
-#: How much of a large file is read, in so many pieces all over it: enough to tell two checkpoints
-#: apart within a second.
-_PIECE_BYTES, _PIECES = 2**18, 32
+#: Files of a model's folder that answers depend on: weights, tokenizer, config, code of its own.
+_KINDS = {".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py"}
+#: So many files are read side by side, a piece at a time: less time than loading takes.
+_READERS, _PIECE_BYTES = 8, 2**22
+#: A tokenizer that shows no definition is known by what it makes of this.
+_PROBE = "The hen's 12 eggs,\n\tབོད་སྐད། Übung 3.5% 你好 <|x|> naïve  e\u0301"
 
 
 def needed(asked: Settings, configs: Sequence[FusionConfig]) -> tuple[str, ...]:
@@ -88,9 +93,18 @@ def describe(
 
 
 def vocabulary_digest(tokenizer: Any) -> str:
-    """Identity of a tokenizer: its tokens and their ids."""
+    """Identity of a tokenizer: its tokens and their ids, and how it cuts texts into them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        cutting: Any = tokenizer.encode(_PROBE, add_special_tokens=False)
+    else:  # truncation and padding, which change with every call, are left out
+        names = ("normalizer", "pre_tokenizer", "model", "post_processor")
+        parts = [getattr(backend, name) for name in names]
+        cutting = [None if part is None else part.__getstate__().decode() for part in parts]
     pairs = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return text_digest(json.dumps(pairs))
+    added = [repr(one) for one in sorted(getattr(tokenizer, "added_tokens_decoder", {}).items())]
+    ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return text_digest(json.dumps([pairs, added, ends, cutting]))
 
 
 def model_identity(path: str, subfolder: str, commit: str | None) -> dict[str, str | None]:
@@ -109,24 +123,33 @@ def model_identity(path: str, subfolder: str, commit: str | None) -> dict[str, s
 
 
 def digest(folder: Path) -> str:
-    """Identity of a local model: names, sizes and samples of its files.
+    """Identity of a local model: names and contents of its files, every byte of them.
 
     Args:
         folder: Of a config, a tokenizer and weights.
     """
+    files = sorted(f for f in folder.iterdir() if f.suffix in _KINDS and f.is_file())
+    with ThreadPoolExecutor(_READERS) as pool:
+        contents = list(pool.map(_content, files))
     total = hashlib.sha256()
-    kinds = {".json", ".safetensors", ".bin", ".gguf", ".model"}
-    for file in sorted(f for f in folder.iterdir() if f.suffix in kinds):
-        size = file.stat().st_size
-        total.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= _PIECES * _PIECE_BYTES:
-                total.update(stream.read())
-                continue
-            for piece in range(_PIECES):
-                stream.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
-                total.update(stream.read(_PIECE_BYTES))
+    for file, content in zip(files, contents, strict=True):
+        total.update(f"{file.name}\0{content}\0".encode("utf-8", "surrogateescape"))
     return total.hexdigest()[:16]
+
+
+def _content(file: Path) -> str:
+    """The SHA-256 of a file; one that has not been written since is not read again."""
+    s = file.stat()
+    return _content_at(file, (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _content_at(file: Path, _: tuple[int, ...]) -> str:
+    total, piece = hashlib.sha256(), bytearray(_PIECE_BYTES)
+    with file.open("rb", buffering=0) as stream:
+        while size := stream.readinto(piece):
+            total.update(memoryview(piece)[:size])
+    return total.hexdigest()
 
 
 def text_digest(text: str) -> str:
