@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from lm_eval.api.model import hash_args
 from lm_eval.models.huggingface import HFLM
-from sqlitedict import SqliteDict
 
 from tests.support.running import answers, evaluate, model_args, program, spied_rows
 from trimix_lm_eval.engine import model_runner
-from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.utils.errors import TrimixError
 
 WORDS = ["the hen", "in the barn", "rivers", "སྐད་ཡིག", "x", "over there", "a rainy inn", "zq"]
@@ -92,9 +91,15 @@ def assert_same(got, want, names=TASKS):
     assert told(got) == told(want)
 
 
-def stored(cache) -> dict[str, object]:
-    with SqliteDict(f"{cache}_rank0.db") as db:
-        return dict(db)
+def stored(cache) -> dict[str, dict[str, object]]:
+    """Every table of the file."""
+    with closing(sqlite3.connect(f"{cache}_rank0.db")) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master")]
+        return {
+            name: dict(db.execute(f"SELECT key, value FROM {name}"))
+            for name in tables
+            if name in ("trimix", "unnamed")
+        }
 
 
 @pytest.mark.parametrize("policy", ["ppl", "ppl_task", "fixed", "gate"])
@@ -195,7 +200,7 @@ def test_a_file_of_another_model_is_refused(folders, tasks, tmp_path):
     assert stored(tmp_path / "cache") == before
 
 
-def test_sampled_texts_are_not_cached(folders, task_yaml, tmp_path):
+def test_sampled_texts_are_kept_as_they_were_drawn(folders, task_yaml, tmp_path, monkeypatch):
     folder = task_yaml(
         "sampled",
         DOCS[:4],
@@ -207,7 +212,9 @@ def test_sampled_texts_are_not_cached(folders, task_yaml, tmp_path):
         metric_list=[{"metric": "bypass"}],
     )
     first = run(folders, folder, tmp_path / "cache", names=["sampled"])
-    again = run(folders, folder, tmp_path / "cache", names=["sampled"])
+    with spied_rows(monkeypatch) as shapes:
+        again = run(folders, folder, tmp_path / "cache", names=["sampled"])
+    assert shapes == []
     assert answers(first, "sampled") == answers(again, "sampled")
     assert any(a != b for a, b in answers(first, "sampled")), "two draws of one prompt are equal"
 
@@ -219,10 +226,10 @@ DYING = """
 import json, os, signal, sys
 from tests.support.running import evaluate
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.harness.lm import TriMixLM
+from trimix_lm_eval.harness.response_cache import ResponseCache
 
 spec = json.loads(sys.argv[1])
-extend, finish, calls = InputBatch.extend, TriMixLM._finish, 0
+extend, keep, calls = InputBatch.extend, ResponseCache.keep, 0
 log = os.open(spec["finished"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
 def dying(self, *args):
@@ -232,17 +239,17 @@ def dying(self, *args):
         os.kill(os.getpid(), spec["signal"])
     return extend(self, *args)
 
-def noting(self, kind, request, *args):
-    finish(self, kind, request, *args)
-    os.write(log, (json.dumps([kind, request.args]) + "\\n").encode())
+def noting(self, key, answer):
+    keep(self, key, answer)
+    os.write(log, (json.dumps(key) + "\\n").encode())
 
-InputBatch.extend, TriMixLM._finish = dying, noting
+InputBatch.extend, ResponseCache.keep = dying, noting
 evaluate("trimix", spec["folder"], spec["tasks"], model_args=spec["args"], use_cache=spec["cache"])
 """
 
 
 def die(folders, tasks, tmp_path, after, number, **arguments):
-    """Run until a signal; returns the process and the (kind, arguments) it had finished."""
+    """Run until a signal; returns the process and the keys of what it had finished."""
     finished = tmp_path / "finished.jsonl"
     spec = {
         "folder": str(tasks),
@@ -274,14 +281,11 @@ def test_a_run_that_was_ended_is_taken_up(folders, tasks, tmp_path, monkeypatch,
     else:
         assert ended.returncode != 0 and "interrupted; with --use_cache" in ended.stderr
     assert 4 <= len(finished) < 48 + 5 + 6
-    found = stored(tmp_path / "cache")
-    assert "trimix:fingerprint" in found
-    if number == signal.SIGINT:  # after SIGKILL the last batch may not have reached the disk
-        for kind, args in finished:
-            assert hash_args(kind, args) in found
+    found = stored(tmp_path / "cache")["trimix"]
+    assert {*finished, "fingerprint"} <= set(found)
     if policy == "ppl_task":
-        points = {k: v for k, v in found.items() if k.startswith("trimix:task-point:")}
-        assert points, "a score was stored before the point it was made with"
+        points = [key for key in found if key.startswith("point:")]
+        assert points, "an answer was kept before the point it was made with"
 
     with spied_rows(monkeypatch) as shapes:
         resumed = run(folders, tasks, tmp_path / "cache", policy=policy, weights_log=log)
@@ -294,7 +298,7 @@ def test_a_run_that_was_ended_is_taken_up(folders, tasks, tmp_path, monkeypatch,
 
 
 def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path, task_yaml):
-    """A file that holds answers at one point refuses documents that would have had a say in it."""
+    """Documents that would have had a say in it get a point, and answers, of their own."""
     fields = {
         "output_type": "multiple_choice",
         "doc_to_text": "{{q}}",
@@ -315,8 +319,11 @@ def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path, task
     folder = task_yaml("choice", DOCS[:2], **fields)
     run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
     folder = task_yaml("choice", DOCS[:2] + DOCS[other : other + 2], **fields)
-    with pytest.raises(TrimixError, match="point for choice was chosen from other prompts"):
-        run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
+    both = run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
+    args = model_args(folders, batch_size=2, **arguments)
+    want = evaluate("trimix", folder, ["choice"], model_args=args)
+    assert told(want)[1]["choice"] != points[0]
+    assert_same(both, want, ["choice"])
 
 
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
@@ -329,22 +336,16 @@ def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, mon
             raise error("device-side assert triggered")
         return hidden(self, *args)
 
-    finished = []
-    finish = TriMixLM._finish
-
-    def noting(self, kind, request, *args):
-        finish(self, kind, request, *args)
-        finished.append((kind, request.args))
-
     with monkeypatch.context() as patch:
         patch.setattr(model_runner.ModelRunner, "forward", failing)
-        patch.setattr(TriMixLM, "_finish", noting)
         with pytest.raises(TrimixError, match="small_cpt.*device-side assert"):
             # The trial at loading counts too: three sources, three pieces each.
             run(folders, tasks, tmp_path / "cache", names=["choice"])
-    assert finished
-    found = stored(tmp_path / "cache")
-    assert all(hash_args(kind, args) in found for kind, args in finished)
-    resumed = run(folders, tasks, tmp_path / "cache", names=["choice"])
-    whole = evaluate("trimix", tasks, ["choice"], model_args=model_args(folders, batch_size=2))
+    assert len(stored(tmp_path / "cache")["trimix"]) > 4
+    with spied_rows(monkeypatch) as shapes:
+        resumed = run(folders, tasks, tmp_path / "cache", names=["choice"])
+    rest = len(shapes)
+    with spied_rows(monkeypatch) as shapes:
+        whole = evaluate("trimix", tasks, ["choice"], model_args=model_args(folders, batch_size=2))
+    assert 0 < rest < len(shapes)
     assert_same(resumed, whole, ["choice"])

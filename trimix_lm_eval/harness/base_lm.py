@@ -13,6 +13,8 @@ from lm_eval.api.model import TemplateLM
 from trimix_lm_eval import __version__
 from trimix_lm_eval.engine import request, scorer
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils import distributed, errors
@@ -53,6 +55,15 @@ class Tally(NamedTuple):
                 total.nlls | part.nlls,
             )
         return total
+
+
+def label(policy: Policy, weights: Weights) -> str:
+    """A point of a grid by its name; any other to the nearest tenth."""
+    if weights not in policy.points():
+        alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
+        gamma = None if weights.gamma is None else round(weights.gamma, 1)
+        weights = Weights(alpha, beta, None if gamma == alpha else gamma)
+    return weights.label()
 
 
 class TextLM(TemplateLM):

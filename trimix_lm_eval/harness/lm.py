@@ -1,7 +1,7 @@
 """`TriMixLM`: lm-eval's requests in, the engine's answers out. No mathematics here.
 
 A request of lm-eval (`Instance`) becomes token ids (`loading.codec`) and goes to the engine's
-scheduler or scorer, without a layer in between. What a run has finished is handed to lm-eval's
+scheduler or scorer, without a layer in between. What a run has finished is handed to the response
 cache and to the weights log at once, so that Ctrl-C or a crash loses no more than the batch in
 hand.
 
@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,15 @@ from trimix_lm_eval.engine.model_runner import NotFinite
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import GenerationRequest
-from trimix_lm_eval.fusion.collectors import Choice
-from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM
-from trimix_lm_eval.harness.response_cache import Guard, TaskPoint
+from trimix_lm_eval.harness import request_cache
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
+from trimix_lm_eval.harness.response_cache import (
+    CachedAnswer,
+    ResponseCache,
+    TaskPoint,
+    answer_keys,
+)
 from trimix_lm_eval.harness.task_weights import TaskWeights
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import Points, TriMix
@@ -47,6 +51,8 @@ from trimix_lm_eval.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+    from trimix_lm_eval.fusion.collectors import Choice
 
 _READ = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 #: Names that other backends know: accepted where they change nothing, with this value.
@@ -62,6 +68,9 @@ _NEUTRAL: dict[str, Any] = {
     "use_cache": True,
 }
 
+#: Of each request as it is finished: its place, the result, the choice, why its text ended.
+Found = Iterator[tuple[int, Any, "Choice | None", "str | None"]]
+
 
 @register_model("trimix")
 class TriMixLM(TextLM):
@@ -76,6 +85,7 @@ class TriMixLM(TextLM):
 
     def __init__(self, **arguments: Any) -> None:
         errors.install_excepthook()
+        request_cache.install()
         env = distributed.join()
         device = usable(arguments.pop("device", None))
         if env.world > 1:
@@ -85,12 +95,11 @@ class TriMixLM(TextLM):
         self._log = WeightsLog(asked.weights_log, env.rank, env.world)
         super().__init__(TriMix.from_settings(asked, device), env)
         self.description = self.model.describe()
-        self.guard: Guard | None = None
+        self.response_cache: ResponseCache | None = None
         self.policy = self.model.fuser.configs[0].policy
         self.task_points: dict[str, TaskPoint] = {}
         self.task_weights = TaskWeights(self.model, env.rank, env.world, self.task_points)
-        #: By task and document: labels that earlier runs of a cache file chose, and weights.
-        self.chosen: dict[tuple[str, int], str] = {}
+        #: By task and document; of several requests the last one's.
         self.weights: dict[tuple[str, int], Weights] = {}
         self.finish_reasons: dict[Identity, str] = {}
         run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
@@ -104,7 +113,6 @@ class TriMixLM(TextLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         model = self.model
-        names = identified(requests)
         points = self._points(requests)
         wanted = []
         for i, request in enumerate(requests):
@@ -116,32 +124,32 @@ class TriMixLM(TextLM):
             and len(one.prompt.ids) + len(one.continuation) - 1 > model.max_length
             for one in wanted
         )
-        scores = scorer.score(model.fuser, wanted, model.batch_size, model.max_length)
-        results: list[Any] = [None] * len(requests)
-        for i, _, score in self._progress(scores, requests, "loglikelihood", disable_tqdm):
-            results[i] = (score.log_likelihood, score.is_greedy)
-            self._finish("loglikelihood", requests[i], names[i], results[i], score.choice)
-        return results
+
+        def score(todo: Sequence[int]) -> Found:
+            some = [wanted[i] for i in todo]
+            scores = scorer.score(model.fuser, some, model.batch_size, model.max_length)
+            for i, _, one in scores:
+                yield todo[i], (one.log_likelihood, one.is_greedy), one.choice, None
+
+        return self._answers("loglikelihood", requests, points, score, disable_tqdm)
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Score whole texts; see `LM.loglikelihood_rolling`."""
-        names = identified(requests)
-        scores = self.model.iter_rolling([r.args[0] for r in requests])
-        results: list[Any] = [None] * len(requests)
-        what = "loglikelihood_rolling"
-        for i, _, score in self._progress(scores, requests, what, disable_tqdm):
-            results[i] = score.log_likelihood
-            self._finish(what, requests[i], names[i], results[i], score.choice)
-        return results
+
+        def score(todo: Sequence[int]) -> Found:
+            for i, _, one in self.model.iter_rolling([requests[i].args[0] for i in todo]):
+                yield todo[i], one.log_likelihood, one.choice, None
+
+        return self._answers("loglikelihood_rolling", requests, None, score, disable_tqdm)
 
     @torch.inference_mode()
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continue prompts; see `LM.generate_until`."""
         model = self.model
-        names = identified(requests)
         points = self._points(requests)
+        names = identified(requests)
         params = sampling_params(requests, names, self.tokenizer, model.settings.seed)
         prompts = [
             Prompt(*model.codec.prompt(request.args[0]), points[i] if points else None)
@@ -157,59 +165,60 @@ class TriMixLM(TextLM):
             len(one.prompt.ids) < len(prompt.ids)
             for one, prompt in zip(wanted, prompts, strict=True)
         )
-        outputs = scheduler.generate(model.fuser, wanted, model.batch_size, model.speculation)
-        results: list[Any] = [None] * len(requests)
-        for i, _, output in self._progress(outputs, requests, "generate_until", disable_tqdm):
-            results[i] = model.codec.completion(output.token_ids, params[i].stop)
-            self._finish(
-                "generate_until",
-                requests[i],
-                names[i],
-                results[i],
-                output.choice,
-                output.finish_reason,
-                cached=params[i].temperature == 0,
-            )
-        return results
 
-    def _progress(
-        self, found: Iterator[Any], requests: Sequence[Instance], what: str, disable: bool
-    ) -> Iterator[Any]:
-        """Pass results on under a progress bar; name the document if one cannot be had."""
-        off = disable or self.rank != 0
-        with naming(requests):
-            if off:
-                yield from found
-            else:
-                yield from progress_bar(found, f"trimix {what}", total=len(requests))
+        def generate(todo: Sequence[int]) -> Found:
+            some = [wanted[i] for i in todo]
+            outputs = scheduler.generate(model.fuser, some, model.batch_size, model.speculation)
+            for i, _, output in outputs:
+                text = model.codec.completion(output.token_ids, params[todo[i]].stop)
+                yield todo[i], text, output.choice, output.finish_reason
 
-    def _finish(
+        return self._answers("generate_until", requests, points, generate, disable_tqdm)
+
+    def _answers(
         self,
         kind: str,
-        request: Instance,
-        name: Identity,
-        result: Any,
-        choice: Choice | None,
-        finish_reason: str | None = None,
-        cached: bool = True,
-    ) -> None:
-        """Put a finished request where nothing can lose it."""
-        if cached:
-            self.cache_hook.add_partial(kind, request.args, result)
-        counted = counts(request, name)
-        if finish_reason is not None and counted:
-            self.finish_reasons[name] = finish_reason
-            if self.guard is not None and cached:
-                self.guard.keep_finish_reason(name, finish_reason)
-        if choice is None:
-            return
-        task, doc = str(request.task_name), int(request.doc_id or 0)
-        if self.weights.get((task, doc)) != choice.weights:
-            self.weights[task, doc] = choice.weights
-            if self.guard is not None:
-                self.guard.keep_chosen(task, doc, label(self.policy, choice.weights))
-        if counted and self._log.stream is not None:
-            self._log.write(name, kind, choice, finish_reason)
+        requests: Sequence[Instance],
+        points: Sequence[Points] | None,
+        make: Callable[[Sequence[int]], Found],
+        quiet: bool,
+    ) -> list[Any]:
+        """Take what the response cache has, make the rest, and keep it as it finishes.
+
+        Args:
+            kind: Name of lm-eval's method.
+            requests: Of the call.
+            points: Of each request's task, where the policy chooses by task.
+            make: From the places of requests, what is found of them.
+            quiet: Show no progress bar.
+        """
+        names, cache = identified(requests), self.response_cache
+        keys = answer_keys(kind, requests, names, points) if cache else []
+        made: list[CachedAnswer | None] = [None] * len(requests)
+        if cache is not None:
+            made = [cache.answer(key) for key in keys]
+        # Options of a question share the choice of its weights: they are scored together.
+        lacking = {name[:2] for name, answer in zip(names, made, strict=True) if answer is None}
+        todo = [i for i, name in enumerate(names) if name[:2] in lacking]
+        with naming([requests[i] for i in todo]):
+            found: Iterable[Any] = make(todo) if todo else ()
+            if not quiet and self.rank == 0:
+                done = len(requests) - len(todo)
+                found = progress_bar(found, f"trimix {kind}", total=len(requests), initial=done)
+            for i, result, choice, reason in found:
+                made[i] = answer = CachedAnswer(result, choice and choice.weights, reason)
+                if cache is not None:
+                    cache.keep(keys[i], answer)
+                if choice is not None and self._log.stream and counts(requests[i], names[i]):
+                    self._log.write(names[i], kind, choice, reason)
+        # In the order of the requests, whichever finished first.
+        answers = [answer for answer in made if answer is not None]
+        for request, name, answer in zip(requests, names, answers, strict=True):
+            if answer.finish_reason is not None and counts(request, name):
+                self.finish_reasons[name] = answer.finish_reason
+            if answer.weights is not None and counts(request, name):
+                self.weights[str(request.task_name), int(request.doc_id or 0)] = answer.weights
+        return [answer.result for answer in answers]
 
     def _truncated(self, cut: Iterable[bool]) -> None:
         """Count the requests whose contexts are cut."""
@@ -221,7 +230,7 @@ class TriMixLM(TextLM):
         """The point of each request's task, where the policy chooses by task."""
         if self.policy.scope != "task":
             return None
-        return self.task_weights.of(requests, self.guard)
+        return self.task_weights.of(requests, self.response_cache)
 
     # ---------------------------------------------------------------- lm-eval's cache and results
 
@@ -232,22 +241,19 @@ class TriMixLM(TextLM):
             TrimixError: It holds another run's answers.
         """
         super().set_cache_hook(cache_hook)
-        self.guard = guard = Guard(cache_hook.dbdict)
-        guard.claim(self.description)
-        for points in distributed.exchanged(guard.task_points(), self.world_size):
-            for task, point in points.items():
-                self.task_points[task] = point
-                guard.keep_task_point(task, point)
-        for task, doc, chosen in guard.chosen():
-            self.chosen[task, doc] = chosen
-        self.finish_reasons |= guard.finish_reasons()
+        store = cache_hook.dbdict
+        if store is None:
+            self.response_cache = None
+            return
+        cache = ResponseCache(store.filename, store.tablename)
+        cache.claim(self.description)
+        self.response_cache = cache
 
     def tally(self) -> Tally:
         """What this process has counted."""
         model = self.model
-        new = {at: label(self.policy, weights) for at, weights in self.weights.items()}
-        stats = model.speculation.stats
-        return Tally(self.chosen | new, self.finish_reasons, model.truncated, stats, {})
+        chosen = {at: label(self.policy, weights) for at, weights in self.weights.items()}
+        return Tally(chosen, self.finish_reasons, model.truncated, model.speculation.stats, {})
 
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""
@@ -388,12 +394,3 @@ def naming(requests: Sequence[Instance]) -> Iterator[None]:
         at = requests[error.at]
         where = f"Task {at.task_name}, document {at.doc_id}, option {at.idx}"
         raise TrimixError(f"{where}. {error}") from error
-
-
-def label(policy: Policy, weights: Weights) -> str:
-    """A point of a grid by its name; any other to the nearest tenth."""
-    if weights not in policy.points():
-        alpha, beta = round(weights.alpha, 1), round(weights.beta, 1)
-        gamma = None if weights.gamma is None else round(weights.gamma, 1)
-        weights = Weights(alpha, beta, None if gamma == alpha else gamma)
-    return weights.label()

@@ -1,23 +1,35 @@
-"""A guard for lm-eval's response cache.
+"""Answers of a run, kept in the file that lm-eval opens for ``--use_cache``.
 
-lm-eval keys ``--use_cache`` on the request alone, so two weightings that share a file would return
-each other's scores in silence. `Guard` writes a fingerprint into the file and refuses another's.
+lm-eval keys an answer on the arguments of its request alone. Here an answer depends on more: on
+what its weights were chosen from (the other options of its question, or the point of its task), and
+a text that is drawn on which request and which repeat it answers. So `ResponseCache` keeps answers
+itself, in a table of its own, by keys that hold all of it. lm-eval's own table stays empty: it
+finds nothing there and hands on every request.
+
+A fingerprint in the file stands for models and settings; a file of others is refused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping, Sequence
-from typing import Any, NamedTuple
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.provenance import compared, text_digest
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
 
-_FINGERPRINT = "trimix:fingerprint"
-_TASK_POINT = "trimix:task-point:"
-_CHOSEN = "trimix:chosen:"
-_FINISHED = "trimix:finished:"
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+_FINGERPRINT = "fingerprint"
+#: Another version of these may answer otherwise.
+_MADE_BY = ("trimix-lm-eval", "transformers", "torch")
+_HINT = "give this run a --use_cache path of its own, or delete that file"
 
 
 class TaskPoint(NamedTuple):
@@ -44,15 +56,38 @@ class TaskPoint(NamedTuple):
         return len(self.drawn) >= most and place > max(self.drawn)
 
 
-class Guard:
-    """Our own entries in lm-eval's response cache.
+class CachedAnswer(NamedTuple):
+    """What is known of a finished request.
 
-    Args:
-        store: The cache file, opened by lm-eval; None without ``--use_cache``.
+    Attributes:
+        result: What lm-eval gets.
+        weights: The point that it was made with; None where nothing was scored.
+        finish_reason: Why a generated text ended; None for other kinds of request.
     """
 
-    def __init__(self, store: MutableMapping[str, Any] | None = None) -> None:
-        self.store: MutableMapping[str, Any] = {} if store is None else store
+    result: Any
+    weights: Weights | None
+    finish_reason: str | None
+
+
+class ResponseCache:
+    """Our table in a file of lm-eval's response cache.
+
+    Every row is written at once, so that a process that is killed loses nothing that it finished,
+    and with a checksum, so that a damaged row counts as none.
+
+    Args:
+        path: The file.
+        table: lm-eval's table in it.
+    """
+
+    def __init__(self, path: str, table: str) -> None:
+        self.path, self._table = path, table
+        self._rows: dict[str, Any] = {}
+        with self._telling():
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            self._db.execute("PRAGMA synchronous = OFF")  # as lm-eval; a crash of Python is safe
 
     def claim(self, description: dict[str, Any]) -> None:
         """Make the file ours, or make sure that it was.
@@ -61,67 +96,156 @@ class Guard:
             description: See `provenance.describe`; paths do not count, digests and commits do.
 
         Raises:
-            TrimixError: It holds the answers of another model, or of this one weighted otherwise.
+            TrimixError: It holds the answers of another model, or of this one weighted otherwise,
+                or it is damaged.
         """
-        mine = json.loads(json.dumps(description))
-        theirs = self.store.get(_FINGERPRINT)
-        where = getattr(self.store, "filename", "the cache file")
-        hint = "give this run a --use_cache path of its own, or delete that file"
-        if theirs is None:
-            if len(self.store):
-                raise TrimixError(f"{where} holds the answers of a model other than trimix.", hint)
-            self.store[_FINGERPRINT] = mine
-            return
+        made_by = {name: version(name).split("+")[0] for name in _MADE_BY}
+        mine = json.loads(json.dumps({**description, "versions": made_by}))
+        with self._telling():
+            (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if sound != "ok":
+                raise sqlite3.DatabaseError(sound.splitlines()[-1])
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
+            if "trimix" in tables:
+                self._rows = dict(self._db.execute("SELECT key, value FROM trimix"))
+                self._compare(mine)
+            else:
+                self._refuse_others()
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS trimix (key TEXT PRIMARY KEY, value TEXT NOT NULL)"
+            )
+            self._db.execute(f'DELETE FROM "{self._table}"')
+            # lm-eval puts every answer there as well when a run ends.
+            self._db.execute(
+                f'CREATE TRIGGER IF NOT EXISTS trimix_keeps_answers AFTER INSERT ON "{self._table}"'
+                f' BEGIN DELETE FROM "{self._table}" WHERE key = new.key; END'
+            )
+            self._write(_FINGERPRINT, mine)
+            self._db.execute("COMMIT")
+
+    def _compare(self, mine: dict[str, Any]) -> None:
+        theirs = self._read(_FINGERPRINT)
+        if not isinstance(theirs, dict):
+            raise sqlite3.DatabaseError("it does not say whose answers it holds")
         differences = list(compared(theirs, mine))
         if differences:
-            shown = "; ".join(differences[:5])
             raise TrimixError(
-                f"{where} holds the answers of another run: {_short(theirs)}. This run is "
-                f"{_short(mine)}. They differ in {shown}.",
-                hint,
+                f"{self.path} holds the answers of another run: {_short(theirs)}. This run is "
+                f"{_short(mine)}. They differ in {'; '.join(differences[:5])}.",
+                _HINT,
             )
 
-    @property
-    def is_file(self) -> bool:
-        """Whether there is a cache file, with answers that outlive this process."""
-        return not isinstance(self.store, dict)
+    def _refuse_others(self) -> None:
+        rows = f'SELECT 1 FROM "{self._table}"'
+        if self._db.execute(f"{rows} WHERE key = 'trimix:fingerprint'").fetchone():
+            raise TrimixError(
+                f"{self.path} holds the answers of an earlier version of trimix, kept without what "
+                "they depend on.",
+                _HINT,
+            )
+        if self._db.execute(rows).fetchone():
+            raise TrimixError(f"{self.path} holds the answers of a model other than trimix.", _HINT)
 
-    def task_points(self) -> dict[str, TaskPoint]:
-        """The stored points of ``ppl_task``, by task."""
-        found = self._under(_TASK_POINT)
-        return {t: TaskPoint(Weights(*point), dict(drawn)) for t, (point, drawn) in found.items()}
+    # ---------------------------------------------------------------- answers
 
-    def keep_task_point(self, task: str, chosen: TaskPoint) -> None:
-        """Store a task's point before any request is scored with it."""
-        self.store[_TASK_POINT + task] = (tuple(chosen.weights), chosen.drawn)
+    def answer(self, key: str) -> CachedAnswer | None:
+        """The answer that is kept by a key of `answer_keys`; None if there is none."""
+        kept = self._read(key)
+        if kept is None:
+            return None
+        result, weights, finish_reason = kept
+        return CachedAnswer(
+            tuple(result) if isinstance(result, list) else result,
+            None if weights is None else Weights(*weights),
+            finish_reason,
+        )
 
-    def chosen(self) -> Iterator[tuple[str, int, str]]:
-        """The labels that earlier runs of this file chose: (task, document, label)."""
-        for key, label in self._under(_CHOSEN).items():
-            task, _, doc = key.rpartition(":")
-            yield task, int(doc), label
+    def keep(self, key: str, answer: CachedAnswer) -> None:
+        """Keep an answer, as soon as it is known.
 
-    def keep_chosen(self, task: str, doc: int, label: str) -> None:
-        """Store the label chosen for a document."""
-        self.store[f"{_CHOSEN}{task}:{doc}"] = label
+        Raises:
+            TrimixError: The file cannot be written.
+        """
+        self._write(key, answer)
 
-    def finish_reasons(self) -> dict[tuple[Any, ...], str]:
-        """Why texts of earlier runs of this file ended, by what tells their requests apart."""
-        found = self._under(_FINISHED)
-        return {tuple(json.loads(name)): str(reason) for name, reason in found.items()}
-
-    def keep_finish_reason(self, name: Sequence[Any], reason: str) -> None:
-        """Store why the text of a request ended.
+    def point(self, task: str, drawn: dict[int, str]) -> Weights | None:
+        """The point that was chosen for a task from these prompts; None if there is none.
 
         Args:
-            name: What tells the request from all others, as JSON can write it.
-            reason: Its ``finish_reason``.
+            task: Its name.
+            drawn: See `TaskPoint`.
         """
-        self.store[_FINISHED + json.dumps(name)] = reason
+        kept = self._read(_point_key(task, drawn))
+        return None if kept is None else Weights(*kept)
 
-    def _under(self, prefix: str) -> dict[str, Any]:
-        keys = [key for key in self.store if key.startswith(prefix)]
-        return {key.removeprefix(prefix): self.store[key] for key in keys}
+    def keep_point(self, task: str, chosen: TaskPoint) -> None:
+        """Keep a task's point, before any request is answered with it."""
+        self._write(_point_key(task, chosen.drawn), chosen.weights)
+
+    # ---------------------------------------------------------------- rows
+
+    def _read(self, key: str) -> Any:
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        checksum, _, text = str(row).partition(" ")
+        if checksum != text_digest(key + text):
+            warn_once(f"{self.path} is damaged: what cannot be read counts as not answered.")
+            return None
+        return json.loads(text)
+
+    def _write(self, key: str, value: Any) -> None:
+        text = json.dumps(value)
+        row = self._rows[key] = f"{text_digest(key + text)} {text}"
+        with self._telling():
+            self._db.execute("REPLACE INTO trimix VALUES (?, ?)", (key, row))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say which file it is that SQLite cannot read or write."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise TrimixError(
+                f"{self.path} cannot be used: {first_line(error)}.",
+                "if another run uses it, or the disk is full, wait or make room and start again; "
+                "if it is damaged, delete it",
+            ) from error
+
+
+def answer_keys(
+    kind: str,
+    requests: Sequence[Instance],
+    names: Sequence[tuple[Any, ...]],
+    points: Sequence[Any] | None,
+) -> list[str]:
+    """What each answer depends on, beside models and settings, as a key.
+
+    Args:
+        kind: Name of lm-eval's method.
+        requests: All of a call: what one is an option of is among them.
+        names: From `lm.identified`, which begin with what a request is an option of; the seed of a
+            text that is drawn follows from it, and repeats are told apart.
+        points: The point of each request's task, where the policy chooses by task.
+    """
+    arguments = [json.dumps(request.args) for request in requests]
+    options: dict[tuple[Any, ...], dict[str, None]] = {}
+    for name, text in zip(names, arguments, strict=True):
+        options.setdefault(name[:2], {})[text] = None
+    together = {question: _digest(*texts) for question, texts in options.items()}
+    return [
+        _digest(kind, name, text, together[name[:2]], points[i] if points else None)
+        for i, (name, text) in enumerate(zip(names, arguments, strict=True))
+    ]
+
+
+def _point_key(task: str, drawn: dict[int, str]) -> str:
+    return f"point:{_digest(task, sorted(drawn.items()))}"
+
+
+def _digest(*parts: Any) -> str:
+    return sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _short(description: dict[str, Any]) -> str:

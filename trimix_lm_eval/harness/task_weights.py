@@ -1,8 +1,7 @@
 """One point per task: prompts are drawn, a policy chooses by them, and the point is kept.
 
-Only policies whose scope is a task need this. A point is stored before any request is scored with
-it, and read again on resume: then only the remaining requests arrive, and their prompts would
-choose otherwise.
+Only policies whose scope is a task need this. A response cache keeps a point by the prompts that it
+was chosen from, before any request is answered with it, and a resumed run reads it again.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from trimix_lm_eval.harness.response_cache import Guard, TaskPoint
+from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.harness.response_cache import ResponseCache, TaskPoint
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading.codec import seed_for
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.utils import distributed
-from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -67,39 +66,40 @@ class TaskWeights(NamedTuple):
     world: int
     points: dict[str, TaskPoint]
 
-    def of(self, requests: Sequence[Instance], guard: Guard | None) -> list[Points]:
+    def of(self, requests: Sequence[Instance], cache: ResponseCache | None) -> list[Points]:
         """The point of each request's task, chosen now where there is none yet.
 
         Args:
             requests: On every process those that are its own.
-            guard: Of the cache file in which points are kept; None without one.
-
-        Raises:
-            TrimixError: The cache file's point was chosen from other prompts.
+            cache: In which points are kept; None without one.
         """
         most = self.model.fuser.configs[0].policy.task_prompts
         arrived = prompts(requests, self.model.settings.seed)
         for task, found in arrived.items():
             point = self.points.get(task)
             if point and not all(point.fits(p, t, most) for p, t in found.items()):
-                if guard is not None and guard.is_file:
-                    raise TrimixError(
-                        f"The cache file's point for {task} was chosen from other prompts (another "
-                        "--limit, num_fewshot, chat template or system instruction).",
-                        "give this run a --use_cache path of its own",
-                    )
                 del self.points[task]
-        if set(arrived) - set(self.points):  # on every process alike: see set_cache_hook
-            self._choose(arrived, most, guard)
+        if set(arrived) - set(self.points):
+            self._choose(arrived, most, cache)
         return [(self.points[str(request.task_name)].weights,) for request in requests]
 
-    def _choose(self, arrived: dict[str, dict[int, str]], most: int, guard: Guard | None) -> None:
-        """Draw prompts over all processes, choose on each of them alike, and store."""
+    def _choose(
+        self, arrived: dict[str, dict[int, str]], most: int, cache: ResponseCache | None
+    ) -> None:
+        """Draw prompts over all processes, choose on each of them alike, and keep the point."""
         new = {task: found for task, found in arrived.items() if task not in self.points}
-        for task, some in drawn(new, most, self.world).items():
-            title = None if self.rank else f"trimix {task}: weights"
-            choice = self.model.choose_for_task(list(some.values()), title=title)
-            point = TaskPoint(choice.weights, {p: text_digest(t) for p, t in some.items()})
-            self.points[task] = point
-            if guard is not None:
-                guard.keep_task_point(task, point)
+        texts = drawn(new, most, self.world)
+        read = {t: {p: text_digest(x) for p, x in some.items()} for t, some in texts.items()}
+        known: dict[str, Weights] = {}
+        if cache is not None:
+            mine = {task: cache.point(task, some) for task, some in read.items()}
+            for part in distributed.exchanged(mine, self.world):  # one may have lost its file
+                known |= {task: weights for task, weights in part.items() if weights is not None}
+        for task, some in texts.items():
+            weights = known.get(task)
+            if weights is None:
+                title = None if self.rank else f"trimix {task}: weights"
+                weights = self.model.choose_for_task(list(some.values()), title=title).weights
+            self.points[task] = point = TaskPoint(weights, read[task])
+            if cache is not None:
+                cache.keep_point(task, point)

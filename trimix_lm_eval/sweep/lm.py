@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import task_weights
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
 from trimix_lm_eval.harness.lm import (
     counts,
     identified,
-    label,
     naming,
     question_of,
     sampling_params,
