@@ -297,35 +297,6 @@ def test_a_run_that_was_ended_is_taken_up(folders, tasks, tmp_path, monkeypatch,
         assert len(keys) == len(set(keys)) == 48 + 5 + 6
 
 
-def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path, task_yaml):
-    """Documents that would have had a say in it get a point, and answers, of their own."""
-    fields = {
-        "output_type": "multiple_choice",
-        "doc_to_text": "{{q}}",
-        "doc_to_choice": "choices",
-        "doc_to_target": "a",
-        "target_delimiter": "",
-        "metric_list": [{"metric": "acc"}],
-    }
-    grid = ";".join(f"{a / 10}:{b / 10}" for a in range(2, 8) for b in range(2, 8))
-    arguments = {"policy": "ppl_task", "grid": grid}
-    points = {}
-    for first in range(0, 16, 2):
-        folder = task_yaml("choice", DOCS[first : first + 2], **fields)
-        got = evaluate("trimix", folder, ["choice"], model_args=model_args(folders, **arguments))
-        points[first] = told(got)[1]["choice"]
-    assert len(set(points.values())) > 1, "the prompts all choose alike: this proves nothing"
-    other = next(first for first in points if points[first] != points[0])
-    folder = task_yaml("choice", DOCS[:2], **fields)
-    run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
-    folder = task_yaml("choice", DOCS[:2] + DOCS[other : other + 2], **fields)
-    both = run(folders, folder, tmp_path / "cache", names=["choice"], **arguments)
-    args = model_args(folders, batch_size=2, **arguments)
-    want = evaluate("trimix", folder, ["choice"], model_args=args)
-    assert told(want)[1]["choice"] != points[0]
-    assert_same(both, want, ["choice"])
-
-
 @pytest.mark.parametrize("error", [RuntimeError, ValueError])
 def test_a_source_that_fails_mid_run_loses_nothing(folders, tasks, tmp_path, monkeypatch, error):
     hidden, calls = model_runner.ModelRunner.forward, []

@@ -151,6 +151,32 @@ def test_other_options_or_data_are_other_answers(folders, tmp_path):
     assert [x for x, _ in got] == pytest.approx([x for x, _ in want], rel=1e-5)
 
 
+def test_a_task_point_is_not_taken_over_by_other_prompts(folders, tmp_path):
+    """Documents that would have had a say in it get a point, and answers, of their own."""
+    arguments = {"policy": "ppl_task", "grid": GRID}
+    model = loaded(folders, **arguments)
+    contexts = [*CONTEXTS, "rivers, rivers", "x", "zq and the barn"]
+    some = [options_of("t", doc, [(c, o) for o in OPTIONS]) for doc, c in enumerate(contexts)]
+
+    def scored(lm, docs):
+        got = lm.loglikelihood([one for doc in docs for one in some[doc]])
+        return [x for x, _ in got]
+
+    points, want = {}, {}
+    for doc in range(len(some)):
+        want[doc] = scored(model, [doc])
+        points[doc] = model.task_points["t"].weights
+    other = next(doc for doc in points if points[doc] != points[0])
+    want[other] = scored(model, [0, other])
+    both = model.task_points["t"].weights
+    assert len({points[0], points[other]}) == 2
+    for docs, point in (([0], points[0]), ([0, other], both), ([0], points[0])):
+        lm = loaded(folders, **arguments)
+        got = scored(CachingLM(lm, str(tmp_path / "cache.db")), docs)
+        assert lm.task_points["t"].weights == point
+        assert got == pytest.approx(want[docs[-1]], rel=1e-5)
+
+
 def test_acc_mutual_info_is_the_same_from_the_cache(folders, task_yaml, tmp_path):
     rows = [
         {"q": context, "choices": OPTIONS, "a": i % 2} for i, context in enumerate(CONTEXTS * 2)
