@@ -269,7 +269,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(texts, "_sha256", refused)
+    monkeypatch.setattr(texts, "sha256", refused)
     with pytest.raises(TrimixError, match="text: .*a.txt cannot be read: Permission denied"):
         texts.sources((TextPlace(str(tmp_path / "a.txt")),), "text", "text")
 

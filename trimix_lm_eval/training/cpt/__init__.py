@@ -14,7 +14,8 @@ plan.py         rows, batches and steps
 corpus.py       all of this together, done once and kept
 base.py         the model to go on from, before it is loaded
 measure.py      bits per byte of held-out text, as lm-eval measures it
-checkpoints.py  which checkpoint is whole
+seals.py        checksums of what a later run reads back
+checkpoints.py  which checkpoint to go on from
 trainer.py      transformers' Trainer: order of the rows, held-out bits per byte, progress
 saving.py       the model's folder: weights, tokenizer, card
 card.py         the card

@@ -1,7 +1,7 @@
-"""Which checkpoint is whole: one that was sealed after its last file was written.
+"""Which checkpoint to go on from: the newest that is whole.
 
-A process can be killed at any moment, also while it writes a checkpoint or deletes an old one. A
-seal names every file with its size, so that whatever lacks one, or has it in part, is passed over.
+A process can be killed at any moment, also while it writes a checkpoint or deletes an old one, and
+a disk can damage what was written: a checkpoint is sealed after its last file (see `seals`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from trimix_lm_eval.utils import io
-
-_SEAL = "sealed.json"
+from trimix_lm_eval.training.cpt import seals
+from trimix_lm_eval.utils.errors import TrimixError
 
 
 def seal(checkpoint: Path) -> None:
@@ -23,22 +22,62 @@ def seal(checkpoint: Path) -> None:
     Args:
         checkpoint: Its folder, all files of which are written.
     """
-    io.write_json(checkpoint / _SEAL, _files(checkpoint))
+    seals.seal(checkpoint)
 
 
 def newest(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps; what is not whole is deleted.
+    """The whole checkpoint with the most steps; newer ones, which are not whole, are deleted.
+
+    One that was killed before its seal is nothing unusual. One that is damaged is named.
 
     Args:
         folder: Of the checkpoints.
+
+    Raises:
+        TrimixError: The best one, of which the finished model would be made, is damaged.
     """
-    whole = []
-    for checkpoint in _checkpoints(folder):
-        if _is_whole(checkpoint):
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return max(whole, key=steps_of, default=None)
+    for checkpoint in sorted(_checkpoints(folder), key=steps_of, reverse=True):
+        found = seals.faults(checkpoint)
+        if found == []:
+            best = _best(checkpoint)
+            # One that is gone was deleted for a better one, which is trained again.
+            if best and (folder / best).is_dir():
+                check_best(folder / best)
+            return checkpoint
+        if found:
+            bad = checkpoint / found[0]
+            print(f"warning: {bad} is damaged: that checkpoint is not used", flush=True)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def check_best(best: Path) -> None:
+    """See whether the best checkpoint, which is the trained model, is there and whole.
+
+    transformers takes the last weights in place of one that is gone, and says so in a warning only.
+
+    Args:
+        best: Its folder.
+
+    Raises:
+        TrimixError: It is not.
+    """
+    found = seals.faults(best)
+    if found == []:
+        return
+    raise TrimixError(
+        f"{best / (found or [seals.SEAL])[0]} is damaged or gone, and that checkpoint is the best.",
+        f"bring it back from a copy, or delete {best.parent} to train from the beginning",
+    )
+
+
+def _best(checkpoint: Path) -> str:
+    """The name of the best checkpoint when this one was written; empty if it does not say."""
+    state = checkpoint / "trainer_state.json"
+    if not state.exists():
+        return ""
+    found = json.loads(state.read_text(encoding="utf-8")).get("best_model_checkpoint")
+    return Path(found).name if found else ""
 
 
 def steps_of(checkpoint: Path) -> int:
@@ -50,21 +89,3 @@ def _checkpoints(folder: Path) -> Iterator[Path]:
     for path in folder.glob("checkpoint-*"):
         if re.fullmatch(r"checkpoint-\d+", path.name):
             yield path
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        sealed = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    there = _files(checkpoint)
-    return all(there.get(name) == size for name, size in sealed.items())
-
-
-def _files(checkpoint: Path) -> dict[str, int]:
-    """Sizes by path, but for the seal."""
-    return {
-        path.relative_to(checkpoint).as_posix(): path.stat().st_size
-        for path in checkpoint.rglob("*")
-        if path.is_file() and not path.name.startswith(_SEAL)
-    }

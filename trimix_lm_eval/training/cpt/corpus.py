@@ -4,8 +4,9 @@
     <output>/cpt/data/held_out.jsonl, test.jsonl      documents
     <output>/cpt/data/dropped.jsonl                   every line that is not used, and why
     <output>/cpt/data/report.json                     the account
+    <output>/cpt/data/sealed.json                     checksums of all these, see `seals`
 
-The folder appears when all of it is there.
+The folder appears when all of it is there. One that is damaged is made again, from the same text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from trimix_lm_eval.training.cpt import holdout, texts
+from trimix_lm_eval.training.cpt import holdout, seals, texts
 from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, write_dropped
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.packing import Packer, Rows
@@ -26,6 +27,8 @@ from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
 
+#: What training and measuring depend on.
+_DECIDING = ("text.tokens", "english.tokens", "held_out.jsonl", "test.jsonl")
 _NEAR = "near held-out text"
 _LEAST = 4  # documents that are held out, whatever the share: one or two tell little
 _SOME = 64  # documents of English that are tokenized before their tokens are counted
@@ -55,12 +58,12 @@ class Read(NamedTuple):
     Attributes:
         text: Of the language.
         english: Of English.
-        kept_out: Identities of the held-out files, by key of the config.
+        kept_out: The held-out files, by key of the config.
     """
 
     text: list[texts.Source]
     english: list[texts.Source]
-    kept_out: dict[str, str]
+    kept_out: dict[str, texts.Source]
 
     def identity(self) -> dict[str, Any]:
         """What of it the weights depend on.
@@ -72,7 +75,20 @@ class Read(NamedTuple):
         found: dict[str, Any] = {
             key: [one.sha256 or one.name for one in some] for key, some in known.items()
         }
-        return {**found, **self.kept_out}
+        return {**found, **{f"{key} file": one.sha256 for key, one in self.kept_out.items()}}
+
+    def check_unchanged(self) -> None:
+        """See whether the files are what they were when they were found.
+
+        Raises:
+            TrimixError: One has changed, so that nobody knows what was read.
+        """
+        for source in (*self.text, *self.english, *self.kept_out.values()):
+            if source.path and seals.sha256(source.path) != source.sha256:
+                raise TrimixError(
+                    f"{source.name} has changed while it was read.",
+                    "run the same command again when nothing writes to it any more",
+                )
 
 
 def look(config: Config) -> Read:
@@ -84,7 +100,7 @@ def look(config: Config) -> Read:
     kept_out = {}
     for key, path in (("held_out", config.held_out), ("test", config.test)):
         if isinstance(path, Path):
-            kept_out[f"{key} file"] = texts.source_of(path, config.text_field, key).sha256
+            kept_out[key] = texts.source_of(path, config.text_field, key)
     return Read(
         texts.sources(config.text, config.text_field, "text", [config.output]),
         texts.sources(config.english, config.text_field, "english", [config.output]),
@@ -113,7 +129,7 @@ def load(config: Config, length: int, filler: int) -> Corpus | None:
 
 
 def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> None:
-    """Read, clean, hold out, tokenize.
+    """Read, clean, hold out, tokenize: once, or again if what was made is damaged.
 
     Args:
         config: Of the run.
@@ -123,9 +139,40 @@ def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int
         world: Processes of the run.
 
     Raises:
-        TrimixError: A file cannot be read, or no text is left.
+        TrimixError: A file cannot be read, or no text is left; or a run has begun with prepared
+            text that is damaged and cannot be made again.
     """
-    folder, new = config.work / "data", config.work / "data.new"
+    folder = config.work / "data"
+    damaged = seals.faults(folder) if folder.is_dir() else None
+    if damaged == []:
+        return
+    if folder.is_dir():
+        name = (damaged or [seals.SEAL])[0]
+        print(f"warning: {folder / name} is damaged or missing: the text is prepared again")
+    new = _made(config, found, tokenizer, length, world)
+    if folder.is_dir():
+        begun = any((config.work / name).exists() for name in ("before.json", "checkpoints"))
+        if begun and not _as_before(folder, new):
+            raise TrimixError(
+                f"{folder} is damaged, and what is made of the text now is something else.",
+                f"delete {config.work} to begin again",
+            )
+        shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def _as_before(old: Path, new: Path) -> bool:
+    """Whether each file made again is what was sealed, or what lies there."""
+    known, now = seals.sealed(old), seals.sealed(new)
+    return all(
+        known.get(name) == now[name] or not seals.changed(old, {name: now[name]})
+        for name in _DECIDING
+    )
+
+
+def _made(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> Path:
+    """Prepare the text beside its place; returns the folder."""
+    new = config.work / "data.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
@@ -135,7 +182,9 @@ def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int
         wanted = plan(config, length, rows, world).english_rows * length
         _english(config, found.english, tokenizer, new, dropped, wanted, report, decontaminators)
     io.write_json(new / "report.json", report)
-    new.rename(folder)
+    found.check_unchanged()
+    seals.seal(new)
+    return new
 
 
 def _text(

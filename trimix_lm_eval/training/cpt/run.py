@@ -1,11 +1,12 @@
 """The whole of ``trimix cpt``: prepare the text once, train from where training stopped, save.
 
     <output>/                      the model, when it is finished
-    <output>/cpt/run.json          what the weights depend on
+    <output>/cpt/run.json          what the weights depend on, a record (see `seals`)
     <output>/cpt/data/             see `corpus`
     <output>/cpt/checkpoints/      of the Trainer, until the model is finished
     <output>/cpt/measured.json     bits per byte of held-out text, before and after
     <output>/cpt/log.json          the Trainer's log
+    <output>/cpt/finished.json     a record: those numbers, and checksums of the model's files
 
 Every part is written beside its place and moved there when all of it is there, and none is made
 twice: the same command goes on from any end, kill -9 included.
@@ -27,7 +28,7 @@ from transformers.utils import logging
 
 from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.training.cpt import base as bases
-from trimix_lm_eval.training.cpt import card, checkpoints, corpus, report, saving, trainer
+from trimix_lm_eval.training.cpt import card, checkpoints, corpus, report, saving, seals, trainer
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
@@ -45,6 +46,8 @@ _DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", 
 
 #: What the extra `cpt` installs.
 _EXTRA = ("peft", "tensorboard")
+
+_FINISHED = "finished.json"
 
 Measured = dict[str, dict[str, float]]
 
@@ -77,15 +80,13 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
             _say(report.of_corpus(data.report, config))
             _say(report.of_english(data.report, planned))
             _say(report.of_plan(planned, config))
-        if not (config.work / "finished.json").exists():
+        if not (config.work / _FINISHED).exists():
             bases.check_memory(base, config)
             with _memory_named(config):
                 _train(config, base, planned, data, place)
-        elif place.rank == 0:
-            _tidy(config)
         if place.rank == 0:
-            _say(report.of_result(_read(config.work / "measured.json")))
-            _say([f"the model is in {config.output}: small_cpt={config.output}"])
+            _tidy(config)
+            _say(_of_finished(config))
     return config.output
 
 
@@ -150,8 +151,7 @@ def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> 
         "batch": plan(config, length, 1, place.world).batch,
     }
     _claim(config, identity)
-    if not (config.work / "data").is_dir():
-        corpus.prepare(config, found, base.tokenizer, length, place.world)
+    corpus.prepare(config, found, base.tokenizer, length, place.world)
 
 
 def _claim(config: Config, identity: Mapping[str, Any]) -> None:
@@ -162,16 +162,21 @@ def _claim(config: Config, identity: Mapping[str, Any]) -> None:
     """
     file = config.work / "run.json"
     hint = "give this run another output, or delete that folder"
-    if file.exists() and (config.work / "data").is_dir():
-        differences = list(compared(_read(file), json.loads(json.dumps(identity))))
-        if differences:
-            shown = "; ".join(differences[:5])
-            raise TrimixError(f"{config.output} holds another run: {shown}.", hint)
+    known = seals.read_record(file)
+    differences = list(compared(known, json.loads(json.dumps(identity)))) if known else []
+    if known and not differences:
         return
+    if (config.work / "data").is_dir():
+        if known is None:
+            raise TrimixError(
+                f"{file} is damaged or missing: nothing tells what {config.output} holds.", hint
+            )
+        shown = "; ".join(differences[:5])
+        raise TrimixError(f"{config.output} holds another run: {shown}.", hint)
     others = sorted(path.name for path in config.output.iterdir() if path != config.work)
     if others:
         raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", hint)
-    io.write_json(file, identity)
+    seals.write_record(file, identity)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -202,11 +207,11 @@ def _train(
     }
     model = bases.load(base, config)
     bases.quiet_about_ties(model)
-    before = config.work / "before.json"
-    if not before.exists():
-        found = _measure(model, windows, planned, place)
+    before = seals.read_record(config.work / "before.json")
+    if before is None:
+        before = _measure(model, windows, planned, place)
         if place.rank == 0:
-            io.write_json(before, found)
+            seals.write_record(config.work / "before.json", before)
     logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
     training = trainer.make(
         config, planned, data, saving.adapted(model, config), windows["held_out"], place
@@ -221,10 +226,13 @@ def _train(
         training.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     training.save_model(str(best))
     step, log = training.state.best_global_step or 0, training.state.log_history
+    best_checkpoint = training.state.best_model_checkpoint
     del model, training
     if place.rank == 0:
+        if best_checkpoint:
+            checkpoints.check_best(Path(best_checkpoint))
         io.write_json(config.work / "log.json", log)
-        _finish(config, base, planned, data, windows, step)
+        _finish(config, base, planned, data, windows, before, step)
 
 
 def _measure(
@@ -247,6 +255,7 @@ def _finish(
     planned: TrainingPlan,
     data: Corpus,
     windows: Mapping[str, Windows],
+    before: Mapping[str, float],
     step: int,
 ) -> None:
     """Save the model, measured as saved, with its card."""
@@ -254,16 +263,36 @@ def _finish(
     model = saving.trained(base, config, best)
     saving.save(model, base, new)
     after = _measure(model, windows, planned, DistributedEnv())
-    before = _read(config.work / "before.json")
     measured: Measured = {
         name: {"before": before[name], "after": number} for name, number in after.items()
     }
     text = card.write(config, base, planned, data.report, measured, step)
     io.write(new / card.NAME, text)
     io.write_json(config.work / "measured.json", measured)
+    files = {name: one for name, one in seals.contents(new).items() if name != card.NAME}
     saving.move(new, config.output)
-    io.write_json(config.work / "finished.json", {"step": step})
-    _tidy(config)
+    seals.write_record(
+        config.work / _FINISHED, {"step": step, "measured": measured, "files": files}
+    )
+
+
+def _of_finished(config: Config) -> Iterator[str]:
+    """What there is to say of a finished model.
+
+    Raises:
+        TrimixError: What was written down of it is damaged.
+    """
+    file = config.work / _FINISHED
+    finished = seals.read_record(file)
+    again = f"delete {file} to train the model again"
+    if finished is None:
+        raise TrimixError(
+            f"{file} is damaged, which tells of the finished model in {config.output}.", again
+        )
+    yield from report.of_result(finished["measured"])
+    yield f"the model is in {config.output}: small_cpt={config.output}"
+    for name in seals.changed(config.output, finished["files"]):
+        yield f"warning: {config.output / name} is not as it was when it was finished; {again}"
 
 
 def _tidy(config: Config) -> None:
@@ -278,7 +307,3 @@ def _tidy(config: Config) -> None:
 def _say(lines: Any) -> None:
     for line in lines:
         print(line, flush=True)
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))

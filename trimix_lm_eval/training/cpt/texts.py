@@ -8,7 +8,6 @@ the Hub are read by that library.
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.loading import hub
 from trimix_lm_eval.training.cpt.lines import Line, of_rows, of_text, split
+from trimix_lm_eval.training.cpt.seals import sha256
 from trimix_lm_eval.utils.errors import TrimixError, first_line, unknown
 
 _ROWS = (".jsonl", ".ndjson", ".json")
@@ -160,12 +160,12 @@ def sources(
             continue
         for path in _files(place.where, key, made):
             try:
-                size, sha256 = path.stat().st_size, _sha256(path)
+                size, digest = path.stat().st_size, sha256(path)
             except OSError as error:
                 raise TrimixError(
                     f"{key}: {path} cannot be read: {error.strerror}.", "see to its permissions"
                 ) from error
-            found.append(Source(str(path), place, path, column, size, sha256))
+            found.append(Source(str(path), place, path, column, size, digest))
     return found
 
 
@@ -215,14 +215,6 @@ def _suffix(path: Path) -> str:
     while suffixes and suffixes[-1] in _PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
-
-
-def _sha256(path: Path) -> str:
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            total.update(block)
-    return total.hexdigest()
 
 
 def _of_file(path: Path, field: str | None) -> Iterator[Line]:
