@@ -3,6 +3,7 @@
 Imported by `cli` and `training.new_language`. Adapters and TensorBoard need the extra `cpt`.
 
 config.py       the YAML: every key, its default (the recipe of the paper's models), its checks
+names.py        texts and paths as users give them
 texts.py        where text comes from: files and folders, the Hub; places -> lines of bytes
 lines.py        bytes -> lines, none of them longer than a mebibyte in memory
 scripts.py      which scripts letters are of

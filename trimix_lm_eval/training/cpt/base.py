@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
+from pickle import PickleError
 from typing import Any, NamedTuple
 
 import torch
@@ -13,13 +15,18 @@ from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.preflight.access import Files, locate
 from trimix_lm_eval.loading.preflight.configs import load_config
 from trimix_lm_eval.loading.preflight.report import context_of, load_tokenizer
-from trimix_lm_eval.loading.provenance import model_identity, vocabulary_digest
+from trimix_lm_eval.loading.provenance import vocabulary_digest
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.utils.errors import TrimixError, warn_once
+from trimix_lm_eval.training.cpt.seals import sha256
+from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
 
 #: Bytes per weight that is trained: itself, its gradient and AdamW's two sums, in fp32.
 _TRAINED, _FROZEN = 16, 4
+#: Files of a folder that decide nothing: what people read.
+_FOR_PEOPLE = (".md", ".gitattributes", ".gitignore")
+#: Tokens of the shortest row.
+_SHORTEST = 8
 
 
 class Base(NamedTuple):
@@ -42,9 +49,11 @@ class Base(NamedTuple):
     dtype: str
 
     def identity(self) -> dict[str, Any]:
-        """What tells this base from others."""
+        """What tells this base from others: its commit, or of a folder the content of all files."""
+        folder = Path(self.spec.path)
         return {
-            **model_identity(self.spec.path, "", self.files.commit),
+            "commit": self.files.commit,
+            "digest": _digest(folder) if folder.is_dir() else None,
             "tokenizer": vocabulary_digest(self.tokenizer),
         }
 
@@ -78,25 +87,69 @@ def find(config: Config) -> Base:
             "give the checkpoint that it was made from",
         )
     tokenizer = load_tokenizer(spec, files)
+    if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
+        raise TrimixError(
+            f"The tokenizer of {config.base} has neither a BOS nor an EOS token: nothing can stand "
+            "before a text or end it.",
+            "name one in its tokenizer_config.json: bos_token or eos_token",
+        )
+    context = context_of(loaded, tokenizer)
+    if context < _SHORTEST:
+        raise TrimixError(
+            f"The context of {config.base} is {context} tokens, as its config.json has it.",
+            "correct max_position_embeddings there",
+        )
     # Documents are longer than the context, and are meant to be.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     stored = str(memory.stored_dtype(loaded)).removeprefix("torch.")
-    return Base(spec, files, loaded, tokenizer, context_of(loaded, tokenizer), stored)
+    return Base(spec, files, loaded, tokenizer, context, stored)
 
 
 def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
-    """Load weights in fp32.
+    """Load weights in fp32, all of them from the files.
 
     Args:
         base: Of the run.
         config: Of the run.
         source: A folder of trained weights; None is the base itself.
+
+    Raises:
+        TrimixError: A file is damaged, or a tensor is in none of them.
     """
-    if source is not None:
-        more: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-        return AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, **more)
-    arguments = base.files.arguments(base.spec)
-    return AutoModelForCausalLM.from_pretrained(base.spec.path, dtype=torch.float32, **arguments)
+    if source is None:
+        where, more = base.spec.path, base.files.arguments(base.spec)
+    else:
+        where, more = str(source), {"trust_remote_code": config.trust_remote_code}
+    again = "copy or download its files again"
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            where, dtype=torch.float32, output_loading_info=True, **more
+        )
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # pickle, safetensors and transformers have errors of their own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the system, which names the file
+        # What pickle says of a damaged file is advice to run whatever is in it.
+        reason = "the file is damaged" if isinstance(error, PickleError) else first_line(error)
+        raise TrimixError(f"The weights in {where} cannot be loaded: {reason}", again) from error
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise TrimixError(
+            f"The weights in {where} lack {len(missing)} tensors, first {missing[0]}: random "
+            "numbers would stand in their place.",
+            again,
+        )
+    return model
+
+
+def _digest(folder: Path) -> str:
+    """A short identity of a local model, by the content of its files."""
+    total = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.endswith(_FOR_PEOPLE):
+            total.update(f"{file.name}\0{sha256(file)}\0".encode())
+    return total.hexdigest()[:16]
 
 
 def quiet_about_ties(model: Any) -> None:

@@ -9,6 +9,8 @@ is looked at, so that a mistake in it costs no time.
 from __future__ import annotations
 
 import dataclasses
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.loading.settings import DEMO
+from trimix_lm_eval.training.cpt import names
 from trimix_lm_eval.training.cpt.texts import TextPlace, read_places
 from trimix_lm_eval.utils import io, paths
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
 from trimix_lm_eval.utils.validation import number, one_of, texts, truth, whole
-from trimix_lm_eval.utils.validation import text as plain_text
 
 REPORTERS = ("tensorboard", "wandb")
 
@@ -30,29 +32,43 @@ REPORTERS = ("tensorboard", "wandb")
 FREE = ("license", "report_to", "micro_batch", "gradient_checkpointing")
 
 
-def _path(key: str, value: Any) -> Path:
-    return Path(plain_text(key, value)).expanduser()
+#: What YAML reads as a text, though it is a number: it wants ``5.0e-2`` for ``5e-2``.
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.?(nan|inf)", re.IGNORECASE)
+#: Digits that tell ratios apart; with an exponent, a fraction would have billions.
+_RATIO = re.compile(r"\d{1,20}(\.\d{0,20})?(/\d{1,20})?")
 
 
 def _held_out(key: str, value: Any) -> float | Path:
     """A file, or a share of the documents."""
-    if isinstance(value, str):
-        return _path(key, value)
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return names.path(key, value)
     return number(key, value, 1e-6, 0.5, hint=", or name a file")
+
+
+def _revision(key: str, value: Any) -> str:
+    """A branch, tag or commit; YAML reads some commits as numbers."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return names.text(key, str(value) if is_number else value)
 
 
 def _ratio(key: str, value: Any) -> Fraction:
     """Rows of the language for one of English: 4, 0.5, 4:1."""
     wrong = TrimixError(
-        f"{key}={value!r} is not a ratio.",
+        f"{key}={reprlib.repr(value)} is not a ratio.",
         "give the rows of the language for one of English, from 0.01 to 100: 4, or 4:1",
     )
-    first, _, second = str(value).partition(":")
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
+        raise wrong
+    if isinstance(value, int | float) and not 0 <= value <= 1000:  # nor NaN
+        raise wrong
+    parts = [part.strip() for part in str(value).split(":")]
+    if len(parts) > 2 or not all(map(_RATIO.fullmatch, parts)):
+        raise wrong
     try:
-        ratio = Fraction(first) / Fraction(second or "1")
+        ratio = Fraction(parts[0]) / Fraction(parts[-1] if len(parts) == 2 else "1")
     except (ValueError, ZeroDivisionError) as error:
         raise wrong from error
-    if isinstance(value, bool) or not Fraction(1, 100) <= ratio <= 100:
+    if not Fraction(1, 100) <= ratio <= 100:
         raise wrong
     return ratio
 
@@ -75,13 +91,13 @@ class Config:
         REQUIRED,
         "Hub id or folder",
         "The model to go on from; `demo` is the shipped small_base.",
-        plain_text,
+        names.text,
     )
     output: Path = option(
         REQUIRED,
         "folder",
         "Gets the trained model; what it was made from lies in its subfolder `cpt`.",
-        lambda key, value: _path(key, value).resolve(),
+        names.absolute,
     )
     text: tuple[TextPlace, ...] = option(
         REQUIRED,
@@ -90,16 +106,16 @@ class Config:
         "`{file: rows.jsonl, field: content}`.",
         read_places,
     )
-    base_revision: str = option("main", "text", "Branch, tag or commit of the base.")
+    base_revision: str = option("main", "text", "Branch, tag or commit of the base.", _revision)
     language: str = option(
         "",
         "text",
         "A code such as `swh_Latn`: tells which script to expect, and the card.",
-        plain_text,
+        names.text,
     )
-    license: str = option("", "text", "Of the text, for the card.", plain_text)
+    license: str = option("", "text", "Of the text, for the card.", names.text)
     text_field: str = option(
-        "text", "text", "Column of JSONL, Parquet and the Hub that holds the text.", plain_text
+        "text", "text", "Column of JSONL, Parquet and the Hub that holds the text.", names.text
     )
     held_out: float | Path = option(
         0.05,
@@ -112,7 +128,7 @@ class Config:
         None,
         "file",
         "Is not trained on and decides nothing: measured before and after.",
-        _path,
+        names.path,
     )
     english: tuple[TextPlace, ...] = option((), "as `text`", "Mixed into the text.", read_places)
     ratio: Fraction = option(
@@ -123,9 +139,9 @@ class Config:
     )
     max_bytes: int | None = option(
         None,
-        "whole number >= 1",
+        "whole number from 1 to 1000000000000000",
         "Read no more of the text than this; all of it, unless given.",
-        partial(whole, least=1),
+        partial(whole, least=1, most=10**15),
     )
     deduplicate: bool = option(
         True, "true or false", "Whether lines that are there already are dropped.", truth
@@ -133,30 +149,33 @@ class Config:
     nfc: bool = option(False, "true or false", "Whether training text is normalised to NFC.", truth)
     sequence_length: int = option(
         2048,
-        "whole number >= 8",
+        "whole number from 8 to 10000000",
         "Tokens per row, if the model's context allows.",
-        partial(whole, least=8),
+        partial(whole, least=8, most=10**7),
     )
     batch_tokens: int = option(
         2**20,
-        "whole number >= 8",
+        "whole number from 8 to 10000000000",
         "Tokens per optimizer step, over all processes.",
-        partial(whole, least=8),
+        partial(whole, least=8, most=10**10),
     )
     micro_batch: int = option(
         8,
-        "whole number >= 1",
+        "whole number from 1 to 100000",
         "Most rows per forward pass on one device.",
-        partial(whole, least=1),
+        partial(whole, least=1, most=10**5),
     )
     epochs: float = option(
-        1.0, "number >= 1e-06", "How often the text is read.", partial(number, least=1e-6)
+        1.0,
+        "number from 1e-06 to 1e+06",
+        "How often the text is read.",
+        partial(number, least=1e-6, most=1e6),
     )
     steps: int | None = option(
         None,
-        "whole number >= 1",
+        "whole number from 1 to 1000000000",
         "Optimizer steps; given, they take the place of `epochs`.",
-        partial(whole, least=1),
+        partial(whole, least=1, most=10**9),
     )
     learning_rate: float = option(
         3e-5,
@@ -173,18 +192,20 @@ class Config:
         "Share of the steps in which the learning rate rises.",
         partial(number, least=0.0, most=1.0),
     )
-    weight_decay: float = option(0.1, "number >= 0", "Of AdamW.", partial(number, least=0.0))
+    weight_decay: float = option(
+        0.1, "number from 0 to 10", "Of AdamW.", partial(number, least=0.0, most=10.0)
+    )
     lora_rank: int = option(
         0,
-        "whole number >= 0",
+        "whole number from 0 to 100000",
         "Of adapters that are trained in place of the weights; 0 trains the weights.",
-        partial(whole, least=0),
+        partial(whole, least=0, most=10**5),
     )
     lora_alpha: int | None = option(
         None,
-        "whole number >= 1",
+        "whole number from 1 to 1000000",
         "Scale of the adapters; twice their rank, unless given.",
-        partial(whole, least=1),
+        partial(whole, least=1, most=10**6),
     )
     precision: str = option(
         "auto",
@@ -206,15 +227,15 @@ class Config:
     )
     evaluations: int = option(
         20,
-        "whole number >= 1",
+        "whole number from 1 to 1000000",
         "How often held-out text is measured and a checkpoint written.",
-        partial(whole, least=1),
+        partial(whole, least=1, most=10**6),
     )
     patience: int = option(
         5,
-        "whole number >= 0",
+        "whole number from 0 to 1000000",
         "Stop after so many evaluations that are no better than the best; 0 never does.",
-        partial(whole, least=0),
+        partial(whole, least=0, most=10**6),
     )
     report_to: tuple[str, ...] = option(
         (), f"some of {', '.join(f'`{one}`' for one in REPORTERS)}", "Who logs the run.", _reporters

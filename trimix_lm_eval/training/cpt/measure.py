@@ -1,6 +1,10 @@
 """Bits per byte of documents, as lm-eval's rolling ``bits_per_byte`` measures them.
 
 The windows are lm-eval's own; sums are taken in fp32. Several processes share the windows.
+
+A BOS is never scored. Tokenizers of Llama and Gemma put one before each text by themselves, and a
+text may begin with one: it is then the context of the text, as it is where the tokenizer adds none.
+lm-eval's ``hf`` puts a second one before it and scores the first: some nats a document.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.training.cpt.packing import IGNORED
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.windows import Window, rolling_windows
 
 
@@ -57,10 +62,18 @@ class Windows(NamedTuple):
         found = [
             window
             for document in documents
-            for window in rolling_windows(codec.encode(document), codec.prefix_id, length)
+            for window in rolling_windows(_scored(codec, document), codec.prefix_id, length)
         ]
         found.sort(key=lambda window: -len(window[0]) - len(window[1]))
         return cls(found, sum(len(document.encode()) for document in documents))
+
+
+def _scored(codec: TextCodec, document: str) -> list[int]:
+    """The tokens that are predicted: none of what stands before the text."""
+    ids = codec.encode(document)
+    while ids and ids[0] == codec.prefix_id:
+        del ids[0]
+    return ids
 
 
 @torch.no_grad()
@@ -74,6 +87,9 @@ def measure(
         windows: Of the documents.
         rows: Windows per forward pass.
         place: Of this process among those that take part.
+
+    Raises:
+        TrimixError: The model's weights give no numbers.
     """
     place = place or DistributedEnv()
     training = model.training
@@ -87,6 +103,12 @@ def measure(
     model.train(training)
     parts = distributed.exchanged((nll, tokens), place.world)
     nll, tokens = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    if not math.isfinite(nll):
+        raise TrimixError(
+            f"The model predicts text with a log-likelihood of {-nll}: its weights have become too "
+            "large, or the base has some that are no numbers.",
+            "begin again with a smaller learning_rate (and see whether the base is whole)",
+        )
     return Measured(nll / max(1, tokens), nll / math.log(2) / max(1, windows.bytes))
 
 

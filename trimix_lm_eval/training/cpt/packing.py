@@ -45,9 +45,11 @@ class Packer:
         for batch in _batches(documents):
             found = self._tokenizer(batch, add_special_tokens=False, verbose=False)["input_ids"]
             for ids in found:
-                np.asarray([*self._begin, *ids, *self._end], dtype=_TYPE).tofile(self._stream)
+                begin = [] if ids[:1] == self._begin else self._begin  # the text may have its own
+                row = [*begin, *ids, *self._end]
+                self._stream.write(np.asarray(row, dtype=_TYPE).tobytes())
                 self.text_tokens += len(ids)
-                self.tokens += len(ids) + len(self._begin) + len(self._end)
+                self.tokens += len(row)
 
     def close(self) -> None:
         """End the file."""

@@ -60,9 +60,7 @@ def plan(config: Config, length: int, rows: int, world: int) -> TrainingPlan:
     """
     english = english_rows(rows, config.ratio) if config.english else 0
     each = max(1, math.ceil(config.batch_tokens // length / world))
-    micro = max(
-        size for size in range(1, each + 1) if each % size == 0 and size <= config.micro_batch
-    )
+    micro = max(size for size in range(1, min(each, config.micro_batch) + 1) if each % size == 0)
     batch = each * world
     steps = config.steps or max(1, math.ceil(config.epochs * (rows + english) / batch))
     return TrainingPlan(

@@ -15,7 +15,6 @@ twice: the same command goes on from any end, kill -9 included.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -37,12 +36,11 @@ from trimix_lm_eval.training.cpt.measure import Windows, measure
 from trimix_lm_eval.training.cpt.plan import TrainingPlan, plan
 from trimix_lm_eval.utils import distributed, io
 from trimix_lm_eval.utils.distributed import DistributedEnv
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, first_line
 
-#: What the system says of a disk that is full or not for us to write on.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST)
-#: What safetensors and torch make of the same; the latter in two ways, by where the disk ends.
-_DISK_TEXTS = ("(os error 28)", "(os error 122)", "PytorchStreamWriter failed", "unexpected pos")
+#: What safetensors and torch make of a disk that is full, or of a file that is too large for it;
+#: the latter in two ways, by where the disk ends.
+_DISK_TEXTS = ("(os error ", "PytorchStreamWriter failed", "unexpected pos")
 
 #: What the extra `cpt` installs.
 _EXTRA = ("peft", "tensorboard")
@@ -69,7 +67,7 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
     place = distributed.join()
     base = bases.find(config)
     length = min(config.sequence_length, base.context)
-    with _alone(config, place):
+    with _disk_named(config), _alone(config, place):
         if place.rank == 0:
             _prepare(config, base, length, place)
         distributed.wait(place.world)
@@ -116,27 +114,37 @@ def _alone(config: Config, place: DistributedEnv) -> Iterator[None]:
         return
     from filelock import FileLock, Timeout
 
+    config.work.mkdir(parents=True, exist_ok=True)
     try:
-        config.work.mkdir(parents=True, exist_ok=True)
         with FileLock(config.work / ".lock", timeout=0):
             yield
     except Timeout as error:
         raise TrimixError(
             f"{config.output} is in use by another run.", "wait for it, or give another output"
         ) from error
+
+
+@contextlib.contextmanager
+def _disk_named(config: Config) -> Iterator[None]:
+    """Say of which file the system says what: a full disk, no permission, a folder that is gone."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # nobody reads what is printed: no matter of files
     except Exception as error:
         if not _of_disk(error):
             raise
         raise TrimixError(
-            f"{config.output} cannot be written: {error}.",
-            "make room, see to its permissions, or give another output",
+            f"{config.output} cannot be written: {first_line(error)}.",
+            "make room, see to its permissions, or give another output; the same command goes on "
+            "from what is there",
         ) from error
 
 
 def _of_disk(error: Exception) -> bool:
-    """Whether something could not be written."""
+    """Whether the system, not a library, refuses to read or write."""
     if isinstance(error, OSError):
-        return error.errno in _DISK
+        return error.errno is not None
     return any(text in str(error) for text in _DISK_TEXTS)
 
 

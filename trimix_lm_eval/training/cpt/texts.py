@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.loading import hub
+from trimix_lm_eval.training.cpt import names
 from trimix_lm_eval.training.cpt.lines import Line, of_rows, of_text, split
 from trimix_lm_eval.training.cpt.seals import sha256
 from trimix_lm_eval.utils.errors import TrimixError, first_line, unknown
@@ -72,11 +75,11 @@ def read_places(key: str, value: Any) -> tuple[TextPlace, ...]:
 
 def _place(key: str, value: Any) -> TextPlace:
     if isinstance(value, str) and value:
-        return TextPlace(value)
+        return TextPlace(names.text(key, value))
     kinds = [kind for kind in _KEYS if isinstance(value, Mapping) and kind in value]
     if len(kinds) != 1:
         raise TrimixError(
-            f"{key} has {value!r} in it.",
+            f"{key} has {reprlib.repr(value)} in it.",
             "write paths, or mappings such as {hub: owner/name, config: ug} or "
             "{file: rows.jsonl, field: content}",
         )
@@ -86,7 +89,9 @@ def _place(key: str, value: Any) -> TextPlace:
     for name, one in value.items():
         if not isinstance(one, bool if name == "streaming" else str):
             hint = "write true or false" if name == "streaming" else "write it as a text"
-            raise TrimixError(f"{name} of a place in {key} is {one!r}.", hint)
+            raise TrimixError(f"{name} of a place in {key} is {reprlib.repr(one)}.", hint)
+        if name != "streaming":
+            names.text(f"{name} of a place in {key}", one)
     given = {name: one for name, one in value.items() if name not in _KEYS}
     return TextPlace(value[kinds[0]], kinds[0] == "hub", **given)
 
@@ -125,7 +130,9 @@ class Source(NamedTuple):
                 yield from _of_table(_table(self.path, _TABLES[suffix]), self.field)
             else:
                 yield from _of_file(self.path, self.field if suffix in _ROWS else None)
-        except (OSError, EOFError, ValueError) as error:  # pyarrow's are ValueErrors
+        except (TrimixError, MemoryError):
+            raise
+        except Exception as error:  # those who unpack and decode have errors of their own
             hint = "see to its permissions, or copy or unpack it again"
             raise TrimixError(
                 f"{self.name} cannot be read: {first_line(error)}.",
@@ -165,7 +172,7 @@ def sources(
                 raise TrimixError(
                     f"{key}: {path} cannot be read: {error.strerror}.", "see to its permissions"
                 ) from error
-            found.append(Source(str(path), place, path, column, size, digest))
+            found.append(Source(names.writable(str(path)), place, path, column, size, digest))
     return found
 
 
@@ -188,11 +195,11 @@ def source_of(path: Path, field: str, key: str) -> Source:
 
 def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
     """The files of a path, a folder or a pattern."""
-    path = Path(where).expanduser()
+    path = names.path(key, where)
     if path.is_dir():
         kinds = (".txt", *_ROWS, *_TABLES)
-        found = [file for file in sorted(path.rglob("*")) if _suffix(file) in kinds]
-    elif path.is_file():
+        found = [file for file in _below(path, key) if _suffix(file) in kinds]
+    elif path.exists():
         found = [path]
     else:
         found = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
@@ -200,6 +207,11 @@ def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
         ours = {one.resolve() for one in made}
         found = [one for one in found if ours.isdisjoint([one.resolve(), *one.resolve().parents])]
     files = [file for file in found if file.is_file()]
+    if not files and found:
+        raise TrimixError(
+            f"{key}: {found[0]} is no regular file.",
+            "text is read more than once, which devices and pipes do not allow: give a file",
+        )
     if not files:
         raise TrimixError(
             f"{key}: there is no file {where}.",
@@ -207,6 +219,22 @@ def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
             "for .txt, .jsonl and .parquet; a data set on the Hub is {hub: owner/name}",
         )
     return files
+
+
+def _below(folder: Path, key: str) -> list[Path]:
+    """The files in a folder and in those below it, in order.
+
+    Raises:
+        TrimixError: One may not be read: part of the text would be missing.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise TrimixError(
+            f"{key}: {error.filename} cannot be read: {error.strerror}.", "see to its permissions"
+        ) from error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(Path(where, name) for where, _, files in walked for name in files)
 
 
 def _suffix(path: Path) -> str:

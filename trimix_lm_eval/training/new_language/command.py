@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import config as configs
-from trimix_lm_eval.training.cpt import corpus, holdout, texts
+from trimix_lm_eval.training.cpt import corpus, holdout, names, texts
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.cleaning import Cleaner
 from trimix_lm_eval.training.new_language import codes, skeleton
@@ -68,7 +69,7 @@ def main(asked: NewLanguageArguments) -> int:
         0.
     """
     folder, written = write(asked)
-    relative = os.path.relpath(folder)
+    relative = _shown(folder)
     print(*(f"wrote {os.path.join(relative, name)}" for name in written), sep="\n")
     shown = shlex.quote(relative)
     print("\nNow:\n")
@@ -85,6 +86,14 @@ def main(asked: NewLanguageArguments) -> int:
     return 0
 
 
+def _shown(folder: Path) -> str:
+    """A folder as seen from the current one, if that is still there."""
+    try:
+        return os.path.relpath(folder)
+    except OSError:
+        return str(folder)
+
+
 def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     """Write the files.
 
@@ -98,7 +107,10 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
         TrimixError: Something is wrong that the user can fix. Then nothing is written.
     """
     language = _language(asked)
-    folder = (asked.output or Path(asked.code)).expanduser().resolve()
+    for key, given in (("--large", asked.large), ("--license", asked.license)):
+        if given:
+            names.text(key, given)
+    folder = names.absolute("--output", str(asked.output or asked.code))
     config = configs.read(
         {
             "base": asked.base,
@@ -111,17 +123,19 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     large = _large(asked)
     base = bases.find(config)
     made = [folder / name for name in _MADE]
-    english = texts.sources(tuple(map(texts.TextPlace, asked.english)), "text", "--english", made)
-    found = texts.sources(config.text, asked.text_field, "--text", made)
+    english = texts.sources(
+        texts.read_places("--english", list(asked.english)), config.text_field, "--english", made
+    )
+    found = texts.sources(config.text, config.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
     needs = memory.estimate(base.spec, base.config, base.files, "cpu")
     facts = skeleton.Facts(
         language,
         re.sub(r"\W", "_", asked.code),
         folder,
-        [str(source.path.resolve()) for source in found if source.path],
-        asked.text_field,
-        [str(source.path.resolve()) for source in english if source.path],
+        _paths(found),
+        config.text_field,
+        _paths(english),
         asked.license,
         _local(asked.base),
         _local(large),
@@ -145,13 +159,14 @@ def _language(asked: NewLanguageArguments) -> Language:
             f"{asked.code!r} cannot be part of a task's name.",
             "give a code of letters, digits, '_' and '-', e.g. swh_Latn",
         )
+    name = names.text("--name", asked.name) if asked.name else ""
     known = codes.known().get(asked.code)
     if known:
-        return known._replace(name=asked.name or known.name)
+        return known._replace(name=name or known.name)
     near = ", ".join(f"{one.code} ({one.name})" for one in codes.near(asked.code))
     hint = f"; near it: {near}" if near else ""
     print(f"note: {asked.code} is not a code of FLORES-200, so no benchmark has it{hint}")
-    return Language(asked.code, asked.name or asked.code, ())
+    return Language(asked.code, name or asked.code, ())
 
 
 def _large(asked: NewLanguageArguments) -> str:
@@ -190,18 +205,42 @@ def _read(found: list[texts.Source], base: Base, code: str) -> tuple[list[str], 
     return test, round(per_byte * rest)
 
 
+def _paths(found: list[texts.Source]) -> list[str]:
+    """Where the files are, from wherever it is asked."""
+    return [names.text("a path", str(one.path.resolve())) for one in found if one.path]
+
+
 def _local(model: str) -> str:
     """A model's name; of a folder, from wherever it is used."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    return str(Path(model).resolve()) if os.path.isdir(model) else model
 
 
 def _put(made: dict[str, str], folder: Path, force: bool) -> None:
-    """Write files, unless some are there."""
+    """Write files, unless some are there: all of them, or none if anything goes wrong.
+
+    They are written beside the folder, and moved there at once. Into a folder that is there
+    already they are moved one by one.
+    """
     there = [name for name in made if (folder / name).exists()]
     if there and not force:
         raise TrimixError(
             f"{folder} has {', '.join(there[:3])}{' …' if len(there) > 3 else ''} already.",
             "give another --output, or --force to write over them",
         )
-    for name, content in made.items():
-        io.write(folder / name, content, "see to its permissions, or give --output")
+    hint = "see to its permissions, or give --output"
+    there_already = folder.exists()
+    new = folder / ".new" if there_already else folder.with_name(f".{folder.name}.new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        for name, content in made.items():
+            io.write(new / name, content, hint)
+        if not there_already:
+            new.rename(folder)
+            return
+        for name in made:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).replace(folder / name)
+    except OSError as error:
+        raise io.not_written(folder, error, hint) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

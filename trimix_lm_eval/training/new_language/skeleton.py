@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,9 +98,18 @@ def _main_variants(benchmark: str) -> Iterator[Variant]:
 
 def _render(template: str, facts: Facts, **more: Any) -> str:
     given = {**facts._asdict(), "demo": facts.base == DEMO, **more}
-    return templates.render(_TEMPLATES / template, {"yaml": _scalar}, **given)
+    filters = {"yaml": _scalar, "comment": _comment}
+    return templates.render(_TEMPLATES / template, filters, **given)
 
 
 def _scalar(value: Any) -> str:
-    """A value as YAML reads it back: texts in quotes where they need them."""
-    return json.dumps(str(value), ensure_ascii=False)
+    """A value as YAML reads it back: a text in quotes, on one line, whatever is in it."""
+    import yaml
+
+    text: str = yaml.safe_dump(str(value), default_style='"', allow_unicode=True, width=math.inf)
+    return text.rstrip("\n")
+
+
+def _comment(value: Any) -> str:
+    """A text as part of a comment, which no line break in it can end."""
+    return _scalar(value)[1:-1]
