@@ -283,6 +283,12 @@ def read(given: str | Path | Mapping[str, Any]) -> Config:
         TrimixError: Something in it is missing, unknown, or not what it should be.
     """
     content = dict(given) if isinstance(given, Mapping) else io.read_yaml(Path(given))
+    try:
+        repr(content)
+    except ValueError as error:  # of a hexadecimal number, which YAML reads at any length
+        raise TrimixError(
+            "The config has a number of thousands of digits.", "give a smaller one"
+        ) from error
     accepted = [one.name for one in OPTIONS]
     for key in content:
         if key not in accepted:

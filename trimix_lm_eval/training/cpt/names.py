@@ -56,7 +56,7 @@ def path(key: str, value: Any) -> Path:
         found = Path(given).expanduser()
         found.exists()
     except (OSError, RuntimeError) as error:  # the latter of a user that there is not
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise TrimixError(
             f"{key}: {_short(given)} is no path here: {reason}.", "correct the path"
         ) from error

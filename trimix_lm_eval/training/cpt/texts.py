@@ -249,7 +249,9 @@ def _of_file(path: Path, field: str | None) -> Iterator[Line]:
     """The lines of a text, or, where a field is named, of the rows of JSONL."""
     import fsspec
 
-    with fsspec.open(str(path), "rb", compression="infer") as stream:
+    # By itself fsspec takes .zst for text where the library for it is not installed.
+    packed = "zstd" if path.suffix.lower() == ".zst" else "infer"
+    with fsspec.open(str(path), "rb", compression=packed) as stream:
         yield from of_text(stream) if field is None else of_rows(stream, field)
 
 
