@@ -105,11 +105,50 @@ report_to: none
         ({"precision": "fp16"}, "accepted: auto, bf16, fp32"),
         ({"report_to": ["tensorbord"]}, "Did you mean 'tensorboard'"),
         ({"min_learning_rate": 1e-3}, "more than learning_rate"),
+        ({"epochs": 1e308}, "from 1e-06 to 1e\\+06"),
+        ({"epochs": float("nan")}, "epochs=nan is not a number"),
+        ({"steps": 10**400}, "from 1 to 1000000000"),
+        ({"batch_tokens": 2**63}, "from 8 to 10000000000"),
+        ({"evaluations": float("inf")}, "evaluations=inf is not a whole number"),
+        ({"max_bytes": 1 << 20_000}, "a number of thousands of digits"),
+        ({"ratio": "1e999999999"}, "'1e999999999' is not a ratio"),
+        ({"ratio": [1, 2]}, "is not a ratio"),
+        ({"ratio": float("nan")}, "ratio=nan is not a ratio"),
+        ({"held_out": "nan"}, "held_out='nan' is not a number"),
+        ({"held_out": "9e-1"}, "held_out='9e-1' is out of range"),
+        ({"held_out": [0.1]}, r"held_out=\[0.1\] is not a number"),
+        ({"text": "a\0b"}, "has '\\\\x00' in it"),
+        ({"text": {"file": "a.txt", "field": "b\ud800"}}, "field of a place in text="),
+        ({"language": "swh\udcff"}, "characters in UTF-8"),
+        ({"license": "mit\nbase: other"}, "license=.* has '\\\\n' in it"),
+        ({"output": "~nosuchuser/out"}, "is no path here: Could not determine home"),
+        ({"test": "x" * 300}, "test: xx.* is no path here: File name too long"),
+        ({"base_revision": [1]}, "base_revision=.* is not a text"),
     ],
 )
 def test_mistakes_are_named(changed, message):
     with pytest.raises(TrimixError, match=message):
         read(**changed)
+
+
+@pytest.mark.parametrize("written", ["5e-2", "0.05", "5.e-2", ".05", "'5E-2'"])
+def test_a_share_is_a_number_however_it_is_written(tmp_path, written):
+    (tmp_path / "c.yaml").write_text(f"base: demo\noutput: o\ntext: a\nheld_out: {written}\n")
+    assert configs.read(tmp_path / "c.yaml").held_out == 0.05
+    assert read(held_out="./5e-2").held_out == Path("5e-2")
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(TrimixError, match="output: out leads nowhere"):
+        read()
+
+
+def test_the_largest_batch_is_planned_at_once():
+    made = plan(read(batch_tokens=10**10, micro_batch=10**5, epochs=1e6), 8, 10**6, 1)
+    assert made.micro * made.accumulation == made.batch == 10**10 // 8
 
 
 @pytest.mark.parametrize(("written", "ratio"), [("1:1", 1), ("4:1", 4), ("1:30", Fraction(1, 30))])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
+import os
 import tracemalloc
 
 import pytest
@@ -283,6 +285,46 @@ def test_damaged_files_are_named(tmp_path):
         (source,) = texts.sources((TextPlace(str(tmp_path / name)),), "text", "text")
         with pytest.raises(TrimixError, match=f"{name} cannot be read"):
             list(source.lines())
+
+
+@pytest.mark.parametrize("module", [gzip, lzma])
+def test_packed_files_that_are_damaged_inside_are_named(tmp_path, module):
+    data = bytearray(module.compress("".join(map(chr, range(40, 9000))).encode()))
+    data[len(data) // 2 : len(data) // 2 + 40] = b"\xff" * 40
+    file = tmp_path / f"a.txt.{'gz' if module is gzip else 'xz'}"
+    file.write_bytes(data)
+    (source,) = texts.sources((TextPlace(str(file)),), "text", "text")
+    with pytest.raises(TrimixError, match="cannot be read"):
+        list(source.lines())
+
+
+def test_devices_and_pipes_are_no_text(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    for where in ("/dev/zero", str(tmp_path / "a.txt")):
+        with pytest.raises(TrimixError, match="is no regular file"):
+            texts.sources((TextPlace(where),), "text", "text")
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    listed = os.scandir
+
+    def refused(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(TrimixError, match="text: .*sub cannot be read: Permission denied"):
+        texts.sources((TextPlace(str(tmp_path)),), "text", "text")
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    with open(os.fsencode(tmp_path) + b"/\xff\n.txt", "w") as stream:
+        stream.write("one")
+    (source,) = texts.sources((TextPlace(str(tmp_path)),), "text", "text")
+    assert source.name == f"{tmp_path}/\\udcff\\n.txt"
+    assert [line.data for line in source.lines()] == [b"one"]
 
 
 # ---------------------------------------------------------------- held-out text

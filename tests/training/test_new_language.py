@@ -23,8 +23,8 @@ from trimix_lm_eval.tasklib import belebele, sib200
 from trimix_lm_eval.tasklib.languages import ENGLISH
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt import train
-from trimix_lm_eval.training.new_language import NewLanguageArguments, codes, write
-from trimix_lm_eval.utils import paths
+from trimix_lm_eval.training.new_language import NewLanguageArguments, codes, skeleton, write
+from trimix_lm_eval.utils import io, paths
 from trimix_lm_eval.utils.errors import TrimixError
 
 pytestmark = pytest.mark.slow
@@ -164,6 +164,64 @@ def test_mistakes_are_named_and_nothing_is_written(asked, tmp_path, more, messag
     with pytest.raises(TrimixError, match=message):
         write(asked()._replace(**more))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a # b: c", '"quoted" \\ back', "{{ 7 }} {% raw %}", "- x", "'", "\N{BYTE ORDER MARK}é😀"],
+)
+def test_a_name_is_a_text_whatever_is_in_it(asked, name):
+    folder, written = write(asked(name=name, license=name, large=name, base=str(_base())))
+    plain, _ = write(asked(output=folder.with_name("plain"), large="x", base=str(_base())))
+    for file in written:
+        if file.endswith(".yaml"):
+            assert read(folder / file).keys() == read(plain / file).keys(), file
+    assert configs.read(folder / "cpt.yaml").license == name
+    assert read(folder / "model.yaml")["model_args"]["pretrained"] == name
+    (task,) = folder.glob("tasks/*sib200_swh_Latn.yaml")
+    assert read(task)["dataset_kwargs"]["select"]["language_name"] == name
+
+
+def _base() -> Path:
+    return paths.demo_dir() / "small_base"
+
+
+@pytest.mark.parametrize("key", ["name", "license", "large", "base", "text_field"])
+@pytest.mark.parametrize("bad", ["a\nkey: 1", "a\rb", "a\0", "a\u2028b: c", "a\x85b", "\ud800"])
+def test_texts_of_several_lines_are_refused(asked, tmp_path, key, bad):
+    with pytest.raises(TrimixError, match=r"has .* in it.\n  -> give one line"):
+        write(asked()._replace(**{key: bad}))
+    assert not (tmp_path / "new").exists()
+
+
+def test_comments_and_values_hold_any_folder(asked, tmp_path):
+    """Such a folder is refused where it is asked for; the templates do not rely on that."""
+    assert skeleton._comment("a\nb: c") == "a\\nb: c"
+    for text in ("a\nb", "\x85\u2028\x7f\0", '"', "\\", "😀", " x ", "a" * 999):
+        assert yaml.safe_load(skeleton._scalar(text)) == text and "\n" not in skeleton._scalar(text)
+
+
+def test_the_folder_is_there_as_a_whole_or_not_at_all(asked, tmp_path, monkeypatch):
+    real, left = io.write, 3
+
+    def full(path, *more):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise TrimixError(f"{path} cannot be written: No space left on device.")
+        real(path, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(TrimixError, match="No space left"):
+        patch.setattr(io, "write", full)
+        write(asked())
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    folder, _ = write(asked())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    left = 3
+    with monkeypatch.context() as patch, pytest.raises(TrimixError, match="No space left"):
+        patch.setattr(io, "write", full)
+        write(asked(force=True, license="mit"))
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_what_is_there_is_not_written_over(asked, capsys):
