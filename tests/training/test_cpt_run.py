@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import yaml
 from filelock import FileLock
 from lm_eval.models.huggingface import HFLM
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from tests.support import quick_python
 from tests.support.cpt_runs import ENGLISH, config, difference, weights, write_text
@@ -410,6 +413,31 @@ def test_a_full_disk_is_named_whoever_finds_it(small_base, tmp_path, monkeypatch
         train(config(small_base, tmp_path))
 
 
+@pytest.mark.parametrize("size", [20_000, 60_000, 120_000, 200_000])
+def test_files_that_may_not_grow_further_are_named(small_base, tmp_path, size):
+    """As on a full disk, with the system itself refusing: text, weights, optimizer in turn."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    given = config(small_base, tmp_path, steps=1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(TrimixError, match="out/?.* cannot be written: .*"):
+            train(given)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    train(given)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_named(small_base, tmp_path, monkeypatch):
+    """Whatever errno the system has for it."""
+
+    def fails(*args, **kwargs):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "out/cpt/x")
+
+    monkeypatch.setattr(trainer, "make", fails)
+    with pytest.raises(TrimixError, match="out cannot be written: .*No such file.*out/cpt/x"):
+        train(config(small_base, tmp_path))
+
+
 def test_other_faults_are_not_taken_for_a_full_disk(small_base, tmp_path, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("a fault of ours")
@@ -460,6 +488,57 @@ def test_a_model_that_does_not_fit(small_base, tmp_path, monkeypatch):
     with pytest.raises(TrimixError, match="needs .* GiB on cpu .*\n  -> lora_rank: 16"):
         train(given)
     train({**given, "lora_rank": 2, "output": str(tmp_path / "lora"), "steps": 1})
+
+
+def test_a_base_whose_files_are_damaged_is_refused(small_base, tmp_path):
+    def copied(name, change):
+        folder = Path(shutil.copytree(small_base, tmp_path / name))
+        change(folder)
+        return {"base": str(folder), "output": str(tmp_path / f"{name}-out")}
+
+    def truncate(folder):
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1000])
+
+    def lose(folder):
+        tensors = load_file(folder / "model.safetensors")
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def pickled(folder):
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(b"no pickle")
+
+    def unmarked(folder):
+        file = folder / "tokenizer_config.json"
+        known = json.loads(file.read_text())
+        file.write_text(json.dumps({**known, "bos_token": None, "eos_token": None}))
+
+    def negative(folder):
+        file = folder / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "max_position_embeddings": -1}))
+
+    def no_numbers(folder):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"] *= float("nan")
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    for change, message in (
+        (truncate, "weights in .*truncate cannot be loaded"),
+        (lose, "lack 1 tensors, first model.layers.1.mlp.up_proj.weight"),
+        (pickled, "weights in .*pickled cannot be loaded: the file is damaged"),
+        (unmarked, "neither a BOS nor an EOS token"),
+        (negative, "The context of .* is -1 tokens"),
+        (no_numbers, "predicts text with a log-likelihood of nan"),
+    ):
+        with pytest.raises(TrimixError, match=message) as caught:
+            train({**config(small_base, tmp_path), **copied(change.__name__, change)})
+        assert "weights_only" not in str(caught.value)
+
+
+def test_tied_weights_are_not_missing(pico, tmp_path):
+    train(config(pico("qwen2", padded=False)["small_base"], tmp_path, steps=1))
+    assert (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_gpu_that_runs_out_of_memory(small_base, tmp_path, monkeypatch):
