@@ -3,8 +3,9 @@
 Imported by `cli` and `training.new_language`. Adapters and TensorBoard need the extra `cpt`.
 
 config.py       the YAML: every key, its default (the recipe of the paper's models), its checks
-names.py        texts and paths as users give them
-texts.py        where text comes from: files and folders, the Hub; places -> lines of bytes
+values.py       values as users give them
+places.py       what the config says of where text is
+texts.py        files and folders, the Hub: places -> lines of bytes
 lines.py        bytes -> lines, none of them longer than a mebibyte in memory
 scripts.py      which scripts letters are of
 cleaning.py     lines -> documents; what is dropped, why, and where it can be read
@@ -12,12 +13,14 @@ holdout.py      which documents are held out; training text that is too near to 
 packing.py      documents -> token ids on disk, in rows of one length
 mixing.py       rows of the language and of English in an exact ratio, each in its place
 plan.py         rows, batches and steps
+inputs.py       what a run reads, known by its content
 corpus.py       all of this together, done once and kept
 base.py         the model to go on from, before it is loaded
 measure.py      bits per byte of held-out text, as lm-eval measures it
 seals.py        checksums of what a later run reads back
 checkpoints.py  which checkpoint to go on from
 trainer.py      transformers' Trainer: order of the rows, held-out bits per byte, progress
+folder.py       whose the run's folder is; what a full disk is called
 saving.py       the model's folder: weights, tokenizer, card
 card.py         the card
 report.py       what was read and what came of it, for reading

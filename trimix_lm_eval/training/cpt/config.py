@@ -9,8 +9,6 @@ is looked at, so that a mistake in it costs no time.
 from __future__ import annotations
 
 import dataclasses
-import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.loading.settings import DEMO
-from trimix_lm_eval.training.cpt import names
-from trimix_lm_eval.training.cpt.texts import TextPlace, read_places
+from trimix_lm_eval.training.cpt import values
+from trimix_lm_eval.training.cpt.places import TextPlace, read_places
 from trimix_lm_eval.utils import io, paths
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
@@ -30,47 +28,6 @@ REPORTERS = ("tensorboard", "wandb")
 
 #: What may change between two runs into one folder: the weights do not depend on it.
 FREE = ("license", "report_to", "micro_batch", "gradient_checkpointing")
-
-
-#: What YAML reads as a text, though it is a number: it wants ``5.0e-2`` for ``5e-2``.
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?\.?(nan|inf)", re.IGNORECASE)
-#: Digits that tell ratios apart; with an exponent, a fraction would have billions.
-_RATIO = re.compile(r"\d{1,20}(\.\d{0,20})?(/\d{1,20})?")
-
-
-def _held_out(key: str, value: Any) -> float | Path:
-    """A file, or a share of the documents."""
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        return names.path(key, value)
-    return number(key, value, 1e-6, 0.5, hint=", or name a file")
-
-
-def _revision(key: str, value: Any) -> str:
-    """A branch, tag or commit; YAML reads some commits as numbers."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return names.text(key, str(value) if is_number else value)
-
-
-def _ratio(key: str, value: Any) -> Fraction:
-    """Rows of the language for one of English: 4, 0.5, 4:1."""
-    wrong = TrimixError(
-        f"{key}={reprlib.repr(value)} is not a ratio.",
-        "give the rows of the language for one of English, from 0.01 to 100: 4, or 4:1",
-    )
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
-        raise wrong
-    if isinstance(value, int | float) and not 0 <= value <= 1000:  # nor NaN
-        raise wrong
-    parts = [part.strip() for part in str(value).split(":")]
-    if len(parts) > 2 or not all(map(_RATIO.fullmatch, parts)):
-        raise wrong
-    try:
-        ratio = Fraction(parts[0]) / Fraction(parts[-1] if len(parts) == 2 else "1")
-    except (ValueError, ZeroDivisionError) as error:
-        raise wrong from error
-    if not Fraction(1, 100) <= ratio <= 100:
-        raise wrong
-    return ratio
 
 
 def _reporters(key: str, value: Any) -> tuple[str, ...]:
@@ -91,13 +48,13 @@ class Config:
         REQUIRED,
         "Hub id or folder",
         "The model to go on from; `demo` is the shipped small_base.",
-        names.text,
+        values.text,
     )
     output: Path = option(
         REQUIRED,
         "folder",
         "Gets the trained model; what it was made from lies in its subfolder `cpt`.",
-        names.absolute,
+        values.absolute,
     )
     text: tuple[TextPlace, ...] = option(
         REQUIRED,
@@ -106,36 +63,38 @@ class Config:
         "`{file: rows.jsonl, field: content}`.",
         read_places,
     )
-    base_revision: str = option("main", "text", "Branch, tag or commit of the base.", _revision)
+    base_revision: str = option(
+        "main", "text", "Branch, tag or commit of the base.", values.revision
+    )
     language: str = option(
         "",
         "text",
         "A code such as `swh_Latn`: tells which script to expect, and the card.",
-        names.text,
+        values.text,
     )
-    license: str = option("", "text", "Of the text, for the card.", names.text)
+    license: str = option("", "text", "Of the text, for the card.", values.text)
     text_field: str = option(
-        "text", "text", "Column of JSONL, Parquet and the Hub that holds the text.", names.text
+        "text", "text", "Column of JSONL, Parquet and the Hub that holds the text.", values.text
     )
     held_out: float | Path = option(
         0.05,
         "number from 1e-06 to 0.5, or file",
         "Share of the documents, or a file of them, whose bits per byte decide which checkpoint "
         "is kept and when training stops.",
-        _held_out,
+        values.share_or_file,
     )
     test: Path | None = option(
         None,
         "file",
         "Is not trained on and decides nothing: measured before and after.",
-        names.path,
+        values.path,
     )
     english: tuple[TextPlace, ...] = option((), "as `text`", "Mixed into the text.", read_places)
     ratio: Fraction = option(
         Fraction(4),
         "number from 0.01 to 100, or `4:1`",
         "Rows of the language for one of English.",
-        _ratio,
+        values.ratio,
     )
     max_bytes: int | None = option(
         None,

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TextIO
 from trimix_lm_eval.training.cpt import holdout, seals, texts
 from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, write_dropped
 from trimix_lm_eval.training.cpt.config import Config
+from trimix_lm_eval.training.cpt.inputs import Inputs
 from trimix_lm_eval.training.cpt.packing import Packer, Rows
 from trimix_lm_eval.training.cpt.plan import plan
 from trimix_lm_eval.utils import io
@@ -52,62 +53,6 @@ class Corpus(NamedTuple):
     report: dict[str, Any]
 
 
-class Read(NamedTuple):
-    """What there is to be read.
-
-    Attributes:
-        text: Of the language.
-        english: Of English.
-        kept_out: The held-out files, by key of the config.
-    """
-
-    text: list[texts.Source]
-    english: list[texts.Source]
-    kept_out: dict[str, texts.Source]
-
-    def identity(self) -> dict[str, Any]:
-        """What of it the weights depend on.
-
-        Of the Hub's data sets the name, not the commit: text is read once, and a run that has been
-        read for must go on where the Hub cannot be reached.
-        """
-        known = {"text": self.text, "english": self.english}
-        found: dict[str, Any] = {
-            key: [one.sha256 or one.name for one in some] for key, some in known.items()
-        }
-        return {**found, **{f"{key} file": one.sha256 for key, one in self.kept_out.items()}}
-
-    def check_unchanged(self) -> None:
-        """See whether the files are what they were when they were found.
-
-        Raises:
-            TrimixError: One has changed, so that nobody knows what was read.
-        """
-        for source in (*self.text, *self.english, *self.kept_out.values()):
-            if source.path and seals.sha256(source.path) != source.sha256:
-                raise TrimixError(
-                    f"{source.name} has changed while it was read.",
-                    "run the same command again when nothing writes to it any more",
-                )
-
-
-def look(config: Config) -> Read:
-    """Find the sources of a run.
-
-    Raises:
-        TrimixError: Something is not there.
-    """
-    kept_out = {}
-    for key, path in (("held_out", config.held_out), ("test", config.test)):
-        if isinstance(path, Path):
-            kept_out[key] = texts.source_of(path, config.text_field, key)
-    return Read(
-        texts.sources(config.text, config.text_field, "text", [config.output]),
-        texts.sources(config.english, config.text_field, "english", [config.output]),
-        kept_out,
-    )
-
-
 def load(config: Config, length: int, filler: int) -> Corpus | None:
     """What was made before; None if nothing was.
 
@@ -128,7 +73,7 @@ def load(config: Config, length: int, filler: int) -> Corpus | None:
     )
 
 
-def prepare(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> None:
+def prepare(config: Config, found: Inputs, tokenizer: Any, length: int, world: int) -> None:
     """Read, clean, hold out, tokenize: once, or again if what was made is damaged.
 
     Args:
@@ -170,7 +115,7 @@ def _as_before(old: Path, new: Path) -> bool:
     )
 
 
-def _made(config: Config, found: Read, tokenizer: Any, length: int, world: int) -> Path:
+def _made(config: Config, found: Inputs, tokenizer: Any, length: int, world: int) -> Path:
     """Prepare the text beside its place; returns the folder."""
     new = config.work / "data.new"
     shutil.rmtree(new, ignore_errors=True)

@@ -15,7 +15,6 @@ twice: the same command goes on from any end, kill -9 included.
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -25,9 +24,18 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.training.cpt import base as bases
-from trimix_lm_eval.training.cpt import card, checkpoints, corpus, report, saving, seals, trainer
+from trimix_lm_eval.training.cpt import (
+    card,
+    checkpoints,
+    corpus,
+    folder,
+    inputs,
+    report,
+    saving,
+    seals,
+    trainer,
+)
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
@@ -36,11 +44,7 @@ from trimix_lm_eval.training.cpt.measure import Windows, measure
 from trimix_lm_eval.training.cpt.plan import TrainingPlan, plan
 from trimix_lm_eval.utils import distributed, io
 from trimix_lm_eval.utils.distributed import DistributedEnv
-from trimix_lm_eval.utils.errors import TrimixError, first_line
-
-#: What safetensors and torch make of a disk that is full, or of a file that is too large for it;
-#: the latter in two ways, by where the disk ends.
-_DISK_TEXTS = ("(os error ", "PytorchStreamWriter failed", "unexpected pos")
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: What the extra `cpt` installs.
 _EXTRA = ("peft", "tensorboard")
@@ -67,7 +71,7 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
     place = distributed.join()
     base = bases.find(config)
     length = min(config.sequence_length, base.context)
-    with _disk_named(config), _alone(config, place):
+    with folder.disk_named(config), folder.alone(config, place):
         if place.rank == 0:
             _prepare(config, base, length, place)
         distributed.wait(place.world)
@@ -106,51 +110,9 @@ def _check_libraries(config: Config) -> None:
             raise TrimixError(f"{why}, which is not here.", f"pip install {extra}")
 
 
-@contextlib.contextmanager
-def _alone(config: Config, place: DistributedEnv) -> Iterator[None]:
-    """Keep other runs out of the folder; the system lets go of it when this process ends."""
-    if place.rank:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    config.work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(config.work / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise TrimixError(
-            f"{config.output} is in use by another run.", "wait for it, or give another output"
-        ) from error
-
-
-@contextlib.contextmanager
-def _disk_named(config: Config) -> Iterator[None]:
-    """Say of which file the system says what: a full disk, no permission, a folder that is gone."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise  # nobody reads what is printed: no matter of files
-    except Exception as error:
-        if not _of_disk(error):
-            raise
-        raise TrimixError(
-            f"{config.output} cannot be written: {first_line(error)}.",
-            "make room, see to its permissions, or give another output; the same command goes on "
-            "from what is there",
-        ) from error
-
-
-def _of_disk(error: Exception) -> bool:
-    """Whether the system, not a library, refuses to read or write."""
-    if isinstance(error, OSError):
-        return error.errno is not None
-    return any(text in str(error) for text in _DISK_TEXTS)
-
-
 def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> None:
     """Make sure that the folder is this run's, and that the text is prepared."""
-    found = corpus.look(config)
+    found = inputs.look(config)
     identity = {
         **config.identity(),
         "base files": base.identity(),
@@ -158,33 +120,8 @@ def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> 
         "row": length,
         "batch": plan(config, length, 1, place.world).batch,
     }
-    _claim(config, identity)
+    folder.claim(config, identity)
     corpus.prepare(config, found, base.tokenizer, length, place.world)
-
-
-def _claim(config: Config, identity: Mapping[str, Any]) -> None:
-    """Make the folder this run's.
-
-    Raises:
-        TrimixError: It holds something else.
-    """
-    file = config.work / "run.json"
-    hint = "give this run another output, or delete that folder"
-    known = seals.read_record(file)
-    differences = list(compared(known, json.loads(json.dumps(identity)))) if known else []
-    if known and not differences:
-        return
-    if (config.work / "data").is_dir():
-        if known is None:
-            raise TrimixError(
-                f"{file} is damaged or missing: nothing tells what {config.output} holds.", hint
-            )
-        shown = "; ".join(differences[:5])
-        raise TrimixError(f"{config.output} holds another run: {shown}.", hint)
-    others = sorted(path.name for path in config.output.iterdir() if path != config.work)
-    if others:
-        raise TrimixError(f"{config.output} holds {others[0]}, which no such run has made.", hint)
-    seals.write_record(file, identity)
 
 
 # --- training ----------------------------------------------------------------------------------

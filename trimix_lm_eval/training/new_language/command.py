@@ -16,7 +16,7 @@ from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import config as configs
-from trimix_lm_eval.training.cpt import corpus, holdout, names, texts
+from trimix_lm_eval.training.cpt import corpus, holdout, places, texts, values
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.cleaning import Cleaner
 from trimix_lm_eval.training.new_language import codes, skeleton
@@ -109,8 +109,8 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     language = _language(asked)
     for key, given in (("--large", asked.large), ("--license", asked.license)):
         if given:
-            names.text(key, given)
-    folder = names.absolute("--output", str(asked.output or asked.code))
+            values.text(key, given)
+    folder = values.absolute("--output", str(asked.output or asked.code))
     config = configs.read(
         {
             "base": asked.base,
@@ -124,7 +124,7 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     base = bases.find(config)
     made = [folder / name for name in _MADE]
     english = texts.sources(
-        texts.read_places("--english", list(asked.english)), config.text_field, "--english", made
+        places.read_places("--english", list(asked.english)), config.text_field, "--english", made
     )
     found = texts.sources(config.text, config.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
@@ -159,7 +159,7 @@ def _language(asked: NewLanguageArguments) -> Language:
             f"{asked.code!r} cannot be part of a task's name.",
             "give a code of letters, digits, '_' and '-', e.g. swh_Latn",
         )
-    name = names.text("--name", asked.name) if asked.name else ""
+    name = values.text("--name", asked.name) if asked.name else ""
     known = codes.known().get(asked.code)
     if known:
         return known._replace(name=name or known.name)
@@ -207,7 +207,7 @@ def _read(found: list[texts.Source], base: Base, code: str) -> tuple[list[str], 
 
 def _paths(found: list[texts.Source]) -> list[str]:
     """Where the files are, from wherever it is asked."""
-    return [names.text("a path", str(one.path.resolve())) for one in found if one.path]
+    return [values.text("a path", str(one.path.resolve())) for one in found if one.path]
 
 
 def _local(model: str) -> str:
