@@ -167,6 +167,50 @@ def test_another_model_or_another_definition_of_a_task_is_refused(done, tasks, p
         sweep({**done, "include_path": str(copied)})
 
 
+DAMAGES = {
+    "cut": lambda data: data[:-100],
+    "empty": lambda data: b"",
+    "a digit": lambda data: data.replace(b"0.", b"1.", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("pattern", ["results_*.json", "samples_free_*.jsonl"])
+def test_finished_results_that_were_damaged_are_named(done, whole, tmp_path, pattern, damage):
+    """No row of the table is lost, and no other number shown in its place."""
+    copied = {**done, "output_path": str(tmp_path / "copied")}
+    shutil.copytree(done["output_path"], copied["output_path"])
+    (file,) = (tmp_path / "copied" / "ppl_task").rglob(pattern)
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    with pytest.raises(TrimixError, match=rf"ppl_task is finished.*{file.name} is not as it was"):
+        sweep(copied)
+
+
+def test_finished_results_of_an_earlier_version_are_refused_by_name(done, tmp_path):
+    copied = {**done, "output_path": str(tmp_path / "copied")}
+    shutil.copytree(done["output_path"], copied["output_path"])
+    file = tmp_path / "copied" / "ppl" / "fingerprint.json"
+    then = json.loads(file.read_text(encoding="utf-8"))
+    del then["files"]
+    for task in then["tasks"].values():
+        del task["content"], task["exemplars"], task["code"]
+    file.write_text(json.dumps(then), encoding="utf-8")
+    with pytest.raises(TrimixError, match=r"ppl holds results of an earlier version.*cannot be"):
+        sweep(copied)
+    for nonsense in ("[]", "[" * 100_000, "\0"):
+        file.write_text(nonsense, encoding="utf-8")
+        with pytest.raises(TrimixError, match="ppl is in the way"):
+            sweep(copied)
+
+
+def test_files_that_somebody_adds_to_results_do_not_take_their_place(done, tmp_path):
+    copied = {**done, "output_path": str(tmp_path / "copied")}
+    shutil.copytree(done["output_path"], copied["output_path"])
+    files = sweep(copied)
+    (files[0].parent / "results_0.json").write_text("{}", encoding="utf-8")
+    assert sweep(copied) == files
+
+
 def test_what_is_in_the_way_is_left_alone(asked):
     place = Path(asked["output_path"]) / "ppl"
     place.mkdir(parents=True)
@@ -178,7 +222,7 @@ def test_what_is_in_the_way_is_left_alone(asked):
     shutil.rmtree(place)
     files = sweep(asked)
     files[0].unlink()
-    with pytest.raises(TrimixError, match=r"its results_\*\.json is gone"):
+    with pytest.raises(TrimixError, match=r"its \S+/results_\S+\.json is gone"):
         sweep(asked)
 
 
@@ -291,6 +335,22 @@ def test_an_error_keeps_what_is_done(asked, whole, monkeypatch):
         assert task == "free" and sum(counts.values()) == one["n-samples"]["free"]["effective"]
 
 
+def test_answers_that_changed_places_are_made_anew(asked, whole, monkeypatch, told):
+    """Three scores of an interrupted sweep are each other's: no number of the rerun is."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TriMix, "iter_generate", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            sweep(asked)
+    with sqlite3.connect(hidden(asked) / "rank0.sqlite") as db:
+        rows = db.execute("SELECT variant, request, answer FROM answers").fetchall()[3:6]
+        for (variant, request, _), (_, _, answer) in zip(rows, rows[1:] + rows[:1], strict=True):
+            change = "UPDATE answers SET answer = ? WHERE variant = ? AND request = ?"
+            db.execute(change, (answer, variant, request))
+    db.close()
+    assert by_variant(sweep(asked)) == whole
+    assert told().count("(3 answers not as written)") == 1
+
+
 def test_answers_of_journals_of_before_texts_told_why_they_end():
     choice = [[0.1, 0.9, None], 2.5, 7, None]
     old = Answer.decoded(json.dumps(["a text", choice]))
@@ -350,6 +410,16 @@ def test_a_folder_that_cannot_be_written(asked, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(TrimixError, match="(?s)cannot be made.*another output_path"):
         sweep({**asked, "output_path": str(tmp_path / "file" / "out")})
+
+
+def test_more_processes_than_documents(asked, monkeypatch):
+    """lm-eval cannot do that: one of them would have nothing to answer."""
+    with pytest.raises(TrimixError, match="(?s)choice has 1 document for 2 processes.*at most 1"):
+        run._check_share({"choice": 1}, 2)
+    seen = []
+    monkeypatch.setattr(run, "_check_share", lambda counts, world: seen.append((counts, world)))
+    sweep({**asked, "tasks": ["choice", "free"], "limit": 2, "samples": None})
+    assert seen == [({"choice": 2, "free": 2}, 1)]
 
 
 def test_a_weights_log_that_cannot_be_written_costs_no_loading(asked, loads, tmp_path):

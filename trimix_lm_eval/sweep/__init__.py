@@ -5,6 +5,7 @@ Imported by `cli` only; imports `harness`, `analysis` and what is below them, ne
 block.py        the ``sweep:`` block of a run config
 plan.py         what is to be run: settings, and in each the same variants
 tasks.py        lm-eval's tasks, loaded once
+content.py      what their results depend on: documents, exemplars, code
 fingerprint.py  what a variant's numbers depend on
 journal.py      every answer on disk as soon as it is known
 answers.py      requests and answers as the journal has them

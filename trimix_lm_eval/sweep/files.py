@@ -1,15 +1,21 @@
 """A variant's folder of results: written beside its place, moved there when all of it is there.
 
-    <output_path>/<setting>/<variant>/fingerprint.json      what the numbers depend on
+    <output_path>/<setting>/<variant>/fingerprint.json      what the numbers depend on, and the
+                                                            digests of the other files
     <output_path>/<setting>/<variant>/<model>/results_<date>.json, samples_<task>_<date>.jsonl
 
-What lies in the place is finished, and never written over.
+What lies in the place is finished, and never written over. It is read again before it counts as
+there: a file that is gone, or not as it was written, is an error that names it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +24,13 @@ from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 _FINGERPRINT = "fingerprint.json"
+#: In the fingerprint, beside what the numbers depend on: the digest of each file.
+_FILES = "files"
+_RESULTS = re.compile(r"/results_[^/]*\.json$")
 
 
 def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
-    """Whether a variant's results are there.
+    """Whether a variant's results are there, all of them as they were written.
 
     Args:
         folder: Its place.
@@ -29,31 +38,65 @@ def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
         output: The sweep's ``output_path``: who is refused one variant is refused all of them.
 
     Raises:
-        TrimixError: Something else is there.
+        TrimixError: Something else is there, or something has happened to it.
     """
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return False
     hint = f"give this sweep another output_path than {output}, or move away what is in there"
-    try:
-        theirs = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    theirs = _fingerprint(folder)
+    if theirs is None:
         raise TrimixError(
             f"{folder} is in the way: it holds no results of a sweep that can be read.", hint
-        ) from error
-    differences = list(compared(theirs, identity))
-    if differences:
-        shown = "; ".join(differences[:5])
-        raise TrimixError(f"{folder} holds the results of another sweep: {shown}.", hint)
-    if not results_of(folder):
-        raise TrimixError(
-            f"{folder} is finished, but its results_*.json is gone.", "delete that folder"
         )
+    written = theirs.pop(_FILES, None)
+    if not isinstance(written, dict):
+        raise TrimixError(
+            f"{folder} holds results of an earlier version, which did not note what documents they "
+            "are of: whether they are those of today cannot be told.",
+            hint,
+        )
+    differences = list(islice(compared(theirs, identity), 5))
+    if differences:
+        shown = "; ".join(differences)
+        raise TrimixError(f"{folder} holds the results of another sweep: {shown}.", hint)
+    for name, digest in written.items():
+        try:
+            same = _digest(folder / name) == digest
+            reason = "is not as it was written"
+        except FileNotFoundError:
+            same, reason = False, "is gone"
+        except OSError as error:
+            same, reason = False, f"cannot be read: {error.strerror or error}"
+        if not same:
+            raise TrimixError(
+                f"{folder} is finished, but its {name} {reason}.",
+                "delete that folder: the same command makes its results anew",
+            )
     return True
 
 
-def results_of(folder: Path) -> list[Path]:
-    """The results files of a variant: one, unless somebody added to it."""
-    return sorted(folder.glob("*/results_*.json"))
+def results_of(folder: Path) -> Path:
+    """The results file of a finished variant, whatever somebody may have added to it.
+
+    Raises:
+        TrimixError: It has none any more.
+    """
+    written = (_fingerprint(folder) or {}).get(_FILES)
+    for name in written if isinstance(written, dict) else ():
+        if _RESULTS.search(name):
+            return folder / name
+    raise TrimixError(
+        f"The results in {folder} are gone.", "delete that folder, and run the same command again"
+    )
+
+
+def _fingerprint(folder: Path) -> dict[str, Any] | None:
+    """What a folder's fingerprint says; None if it cannot be read."""
+    try:
+        found = json.loads((folder / _FINGERPRINT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write(
@@ -82,8 +125,13 @@ def write(
         tracker.save_results_aggregated(results=results, samples=samples or None)
         for task in samples:
             tracker.save_results_samples(task_name=task, samples=samples[task])
-        io.write_json(staging_dir / _FINGERPRINT, identity)
         _check(staging_dir, samples)
+        written = {
+            file.relative_to(staging_dir).as_posix(): _digest(file)
+            for file in sorted(staging_dir.rglob("*"))
+            if file.is_file()
+        }
+        io.write_json(staging_dir / _FINGERPRINT, {**identity, _FILES: written})
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging_dir.rename(folder)
     except (OSError, ValueError) as error:
@@ -101,7 +149,7 @@ def clear(staging_dir: Path) -> None:
 
 def _check(staging_dir: Path, samples: dict[str, Any]) -> None:
     """Read back what lm-eval wrote: it logs an error of writing, and goes on."""
-    files = results_of(staging_dir)
+    files = sorted(staging_dir.glob("*/results_*.json"))
     if not files:
         raise ValueError("lm-eval wrote no results file")
     json.loads(files[0].read_text(encoding="utf-8"))
@@ -113,3 +161,7 @@ def _check(staging_dir: Path, samples: dict[str, Any]) -> None:
             lines = sum(line.endswith(b"\n") for line in stream)
         if lines != len(documents):
             raise ValueError(f"{file.name} is not whole")
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

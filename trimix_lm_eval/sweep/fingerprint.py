@@ -58,7 +58,8 @@ def identities(
         "chat_template": text_digest(str(report.tokenizer.chat_template))
         if config.apply_chat_template
         else None,
-        "tasks": tasks.digests(),
+        "tasks": tasks.digests,
+        "groups": tasks.groups(),
         "data": {name: used["sha256"] for name, used in tasks.data.items()},
     }
     made = (_of_variant(variant, specs) | common for variant in setting.variants)

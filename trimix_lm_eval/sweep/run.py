@@ -25,6 +25,7 @@ from trimix_lm_eval.sweep.plan import Plan, Setting
 from trimix_lm_eval.sweep.tasks import LoadedTasks, manager_for
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
+from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
 
 #: Models by what they were loaded from.
@@ -72,6 +73,9 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
     work = [one._replace(missing=m) for one, m in zip(work, missing, strict=True)]
     if place.rank == 0:
         _say(planned, work)
+    for one in work:
+        if one.missing:
+            _check_share(one.tasks.counts, place.world)
     if any(missing):
         hidden = planned.output / f".{planned.name}.sweep"
         digests = {fingerprint.digest(one.identities[i]) for one in work for i in one.missing}
@@ -88,7 +92,7 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
         journal.remove()
     if place.rank:
         return []
-    return [files.results_of(folder)[0] for one in work for folder in one.folders]
+    return [files.results_of(folder) for one in work for folder in one.folders]
 
 
 def look(config: str | Path | Mapping[str, Any]) -> list[str]:
@@ -106,7 +110,7 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
         if not any(report is one.report for report in reports):
             reports.append(one.report)
             lines += one.report.lines()
-        counts = {name: task["documents"] for name, task in one.tasks.digests().items()}
+        counts = {name: task["documents"] for name, task in one.tasks.digests.items()}
         told = ", ".join(f"{name} ({count} documents)" for name, count in counts.items())
         where = one.setting.folder or "results"
         ready = len(one.folders) - len(one.missing)
@@ -140,6 +144,16 @@ def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
             if not files.finished(folder, identity, planned.output)
         ]
         yield Work(setting, report, folders, tasks, identities, missing)
+
+
+def _check_share(counts: Mapping[str, int], world: int) -> None:
+    """Refuse what lm-eval cannot divide: each process needs a document of each task."""
+    for name, count in counts.items():
+        if count < world:
+            raise TrimixError(
+                f"{name} has {count} document{'s'[: count != 1]} for {world} processes.",
+                f"start at most {count}, or raise limit" if count else "raise limit",
+            )
 
 
 def _device(setting: Setting, place: DistributedEnv) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.analysis.results import Run, read
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: More columns than a terminal shows are left to the report.
 _COLUMNS = 6
@@ -17,8 +18,17 @@ def lines(written: Sequence[Path]) -> Iterator[str]:
 
     Args:
         written: Results files, in the order in which they are shown.
+
+    Raises:
+        TrimixError: One cannot be read.
     """
-    runs = {run.path: run for run in read(written)[0]}
+    found, problems = read(written)
+    for problem in problems:
+        raise TrimixError(
+            f"{problem.path} cannot be used: {problem.what}.",
+            "delete its folder, and run the same command again",
+        )
+    runs = {run.path: run for run in found}
     by_setting: dict[str, list[Run]] = {}
     for run in (runs[path] for path in written if path in runs):
         by_setting.setdefault(run.trimix["sweep"]["setting"], []).append(run)

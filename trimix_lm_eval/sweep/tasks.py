@@ -15,6 +15,7 @@ from typing import Any
 from trimix_lm_eval import _autoload
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.provenance import text_digest
+from trimix_lm_eval.sweep import content
 from trimix_lm_eval.sweep.plan import Setting
 from trimix_lm_eval.sweep.quiet import named_prompts_bar
 from trimix_lm_eval.tasklib import places
@@ -32,9 +33,12 @@ class LoadedTasks:
         task_index: Where lm-eval found what.
         loaded: Tasks and groups by name.
         data: The benchmarks' files that were read for them, see `places.USED`.
+        counts: By task, how many documents are evaluated.
+        digests: By task, its number of documents, and the identities of its definition and of what
+            it reads.
 
     Raises:
-        TrimixError: A task does not exist, or cannot be loaded.
+        TrimixError: A task does not exist, cannot be loaded, or lacks a document asked for.
     """
 
     def __init__(self, manager: Any, setting: Setting) -> None:
@@ -55,6 +59,11 @@ class LoadedTasks:
             for key, value in setting.config.metadata.items()
             if key not in setting.config.model_args
         }
+        self.counts: dict[str, int] = {}
+        # Now, since tasks change when they are evaluated.
+        self.digests = {
+            name: self._digest(name, task, setting.config) for name, task in self._all.items()
+        }
         for name, task in self._all.items():
             _build_once(name, task)
 
@@ -74,11 +83,25 @@ class LoadedTasks:
         for name, metadata in self._metadata.items():
             self._all[name].config.metadata = metadata | dict(model_args) | self._of_run
 
-    def digests(self) -> dict[str, Any]:
-        """By task, its number of documents and the identity of its definition."""
+    def _digest(self, name: str, task: Any, config: Any) -> dict[str, Any]:
+        documents = task.eval_docs
+        samples = (config.samples or {}).get(name)
+        wanted = content.evaluated(documents, config.limit, samples, name)
+        self.counts[name] = len(wanted)
         return {
-            name: {"documents": len(task.eval_docs), "definition": _definition(task)}
-            for name, task in self._all.items()
+            "documents": len(documents),
+            "definition": _definition(task.dump_config()),
+            "content": content.digest_of(wanted),
+            "exemplars": content.digest_of(content.exemplars(task, config.num_fewshot)),
+            "code": content.code(task),
+        }
+
+    def groups(self) -> dict[str, str]:
+        """By group, the identity of its definition: which tasks it has, and their average."""
+        found = self.loaded.get("groups") or {}
+        return {
+            name: _definition({"tasks": group.child_names, "metrics": group.aggregate_metric_list})
+            for name, group in found.items()
         }
 
 
@@ -112,10 +135,10 @@ def _loaded(manager: Any, names: list[str]) -> Any:
         raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
 
 
-def _definition(task: Any) -> str:
+def _definition(config: Mapping[str, Any]) -> str:
     """Identity of prompts, filters, metrics and the source of their functions."""
     # The metadata tell where things lie, too; what a run says of them is told apart.
-    kept = {key: value for key, value in task.dump_config().items() if key != "metadata"}
+    kept = {key: value for key, value in config.items() if key != "metadata"}
     text = json.dumps(kept, sort_keys=True, default=str)
     # A function that has no source to show is printed with its place in memory.
     return text_digest(re.sub(r" at 0x[0-9a-f]+", "", text))
