@@ -65,7 +65,12 @@ def _read(path: str) -> dict[str, Any]:
     run = run_config.load(path)
     if "sweep" in run:
         raise TrimixError(f"{path} is a sweep.", f"check it with `trimix sweep {path} --check`")
-    run_config.configured(run, path)
+    made = run_config.configured(run, path)
+    run_config.usable(made.device)
+    if made.gen_kwargs:
+        from trimix_lm_eval.harness.lm import read_gen_kwargs
+
+        read_gen_kwargs(made.gen_kwargs, "", 0)
     return run
 
 

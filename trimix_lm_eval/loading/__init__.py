@@ -6,6 +6,7 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     settings.py      flat arguments -> `Settings`, each option declared once
     source_spec.py   the sources' part of them: `SourceSpec`, one per model
     run_config.py    run configs of lm-eval, read and checked before anything is run
+    run_values.py    what each of their keys may be
     hub.py           read from the Hub, and say why something cannot be had
     preflight/       what would stop a run, found before any weight is loaded
     models.py        one source: spec -> model in memory

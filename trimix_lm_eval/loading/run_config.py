@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from trimix_lm_eval.loading import run_values
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, unknown
 from trimix_lm_eval.utils.io import read_yaml
 from trimix_lm_eval.utils.paths import model_configs_dir
@@ -50,10 +51,14 @@ def configured(run: Mapping[str, Any], where: str) -> Any:
         raise TrimixError(
             f"model_args is {run['model_args']!r}.", "write name=value,name=value, or a mapping"
         )
+    task_names(run.get("tasks"))
+    run_values.check(run)
     try:
-        return EvaluatorConfig(**copy.deepcopy(dict(run)))._configure()
-    except (TypeError, ValueError) as error:
+        made = EvaluatorConfig(**copy.deepcopy(dict(run)))._configure()
+    except (OSError, TypeError, ValueError) as error:
         raise TrimixError(f"lm-eval refuses {where}: {error}", "correct the file") from error
+    run_values.check_samples(made.samples)
+    return made
 
 
 def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str, Any]:
@@ -91,13 +96,14 @@ def task_names(given: Any) -> list[str]:
     """The names under ``tasks`` in a run config, whether they exist or not.
 
     Raises:
-        TrimixError: One of them is no text.
+        TrimixError: One of them is no text, or empty.
     """
-    entries = [given] if isinstance(given, str) else list(given or [])
+    entries = [] if given is None else given if isinstance(given, list | tuple) else [given]
     for entry in entries:
-        if not isinstance(entry, str):
+        if not isinstance(entry, str) or not all(map(str.strip, entry.split(","))):
             raise TrimixError(
-                f"tasks has {entry!r} in it.", "list names of tasks, or paths to YAML"
+                f"tasks has {run_values.shown(entry)} in it.",
+                "list names of tasks, or paths to YAML",
             )
     return [name.strip() for entry in entries for name in entry.split(",")]
 
@@ -123,9 +129,21 @@ def usable(device: str | None) -> str | None:
 
     Returns:
         The same; None where it is lm-eval's default and there is no GPU.
+
+    Raises:
+        TrimixError: It names no device.
     """
     import torch
 
+    if device is None:
+        return None
+    try:
+        torch.device(str(device))
+    except RuntimeError as error:
+        raise TrimixError(
+            f"device is {run_values.shown(device)}, which names no device.",
+            "give one such as cuda:0 or cpu",
+        ) from error
     if device in ("cuda", "cuda:0") and not torch.cuda.is_available():
         return None
     return device

@@ -24,6 +24,7 @@ from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.loading.run_values import MOST_SEED, is_text, shown
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.options import Option, checked
 from trimix_lm_eval.utils.validation import number, whole
@@ -91,10 +92,10 @@ def read(given: Any, name: str) -> Block:
 
 
 def _name(key: str, given: Any) -> str:
-    if not isinstance(given, str) or not re.fullmatch(r"[\w][\w. +-]*", given):
+    if not isinstance(given, str) or not re.fullmatch(r"[\w][\w. +-]{0,99}", given):
         raise TrimixError(
-            f"{key} is {given!r}, which cannot be part of a file's name.",
-            "write letters, digits, '.', '-' and '_'",
+            f"{key} is {shown(given)}, which cannot be part of a file's name.",
+            "write at most 100 letters, digits, '.', '-' and '_'",
         )
     return given
 
@@ -104,7 +105,10 @@ def _several(key: str, value: Any) -> list[Any]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise TrimixError(f"{key} is an empty list.", f"give it values, or leave {key} out")
-    return list(dict.fromkeys(values)) if all(map(_plain, values)) else values
+    if not all(map(_plain, values)):
+        return values
+    # By type, too: true is not the 1 that it equals.
+    return list({(type(value), value): value for value in values}.values())
 
 
 def _plain(value: Any) -> bool:
@@ -117,9 +121,9 @@ def _languages(key: str, given: Any) -> tuple[dict[str, str], ...]:
     for value in [] if given is None else _several(key, given):
         filled = value if isinstance(value, dict) else {"language": value}
         words = [*filled, *filled.values()]
-        if not filled or not all(isinstance(word, str) and word for word in words):
+        if not filled or not all(map(is_text, words)):
             raise TrimixError(
-                f"{key} has {value!r} in it.",
+                f"{key} has {shown(value)} in it.",
                 "write codes (no: in quotes, which YAML takes for false), or a mapping from "
                 "placeholders to codes, e.g. {language: bo, flores: bod_Tibt}",
             )
@@ -215,7 +219,7 @@ def _shots(key: str, given: Any) -> tuple[int | None, ...]:
 
 
 def _seeds(key: str, given: Any) -> tuple[int, ...]:
-    return tuple(whole(key, value, 0) for value in _several(key, given))
+    return tuple(whole(key, value, 0, MOST_SEED) for value in _several(key, given))
 
 
 #: The keys of the block.

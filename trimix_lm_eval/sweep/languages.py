@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -45,7 +46,7 @@ def parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str,
         for language in block.languages:
             name = language.get("language") or "_".join(language.values())
             filled = {key: _fill(run.get(key), language) for key in holes}
-            yield re.sub(r"[^\w.+-]+", "_", name), filled
+            yield folder_name(name), filled
         return
     names = [
         name
@@ -53,6 +54,14 @@ def parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str,
         for name in run_config.task_names(_fill(run.get("tasks"), language))
     ]
     yield "", {"tasks": list(dict.fromkeys(names)), "model_args": run.get("model_args")}
+
+
+def folder_name(name: str) -> str:
+    """A name as one folder: whatever it is, not hidden, not above, and not too long."""
+    safe = re.sub(r"^\.+|[^\w.=+-]+", "_", name)[:80]
+    if safe == name:
+        return name
+    return f"{safe}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 def _placeholders(value: Any) -> Iterator[str]:

@@ -11,8 +11,6 @@ The config without its ``sweep:`` block, and with a variant's ``model_args``, is
 from __future__ import annotations
 
 import copy
-import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +20,7 @@ from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import run_config, settings
+from trimix_lm_eval.loading.run_values import is_text, shown
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
 from trimix_lm_eval.sweep import languages, quiet
@@ -136,15 +135,16 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
     """What is wrong with the config beside the block, or does not go with it."""
     if run.get("model") != "trimix":
         raise TrimixError(
-            f"model is {run.get('model')!r}, not 'trimix'.", f"write `model: trimix` in {where}"
+            f"model is {shown(run.get('model'))}, not 'trimix'.",
+            f"write `model: trimix` in {where}",
         )
     for key, reason in _UNUSED.items():
         if run.get(key):
             raise TrimixError(f"{key} is of no use to a sweep: {reason}.", f"leave {key} out")
     output = run.get("output_path")
-    if not isinstance(output, str) or not output or output.endswith(".json"):
+    if not isinstance(output, str) or not is_text(output) or output.endswith(".json"):
         raise TrimixError(
-            f"output_path is {output!r}; a sweep writes many files.", "name a folder for them"
+            f"output_path is {shown(output)}; a sweep writes many files.", "name a folder for them"
         )
     arguments = run_config.model_arguments(run, None)
     for key, values in _swept(block).items():
@@ -250,10 +250,7 @@ def _folder(policy: Policy, asked: Settings) -> str:
         name = policy.name + "".join(f"_{key}={_text(value)}" for key, value in changed.items())
     if asked.plausibility:
         name += f"_plausibility={asked.plausibility:g}"
-    safe = re.sub(r"[^\w.=+-]+", "_", name)[:80]
-    if safe == name:
-        return name
-    return f"{safe}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return languages.folder_name(name)
 
 
 def _text(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.harness.lm import read_gen_kwargs
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.run_config import usable
@@ -123,6 +124,7 @@ def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
     manager = manager_for(planned.settings[0].config.include_path)
     reports: dict[str, preflight.PreflightReport] = {}
     for setting in planned.settings:
+        read_gen_kwargs(setting.config.gen_kwargs or {}, "", 0)
         asked = setting.variants[0].settings
         used = {name for v in setting.variants for name in v.policy.sources(asked.sources)}
         if setting.part not in reports:

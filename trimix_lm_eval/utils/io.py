@@ -19,6 +19,9 @@ from trimix_lm_eval.utils.errors import TrimixError
 #: What the system says of a disk, or a user's share of one, that is full.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
+#: Of a YAML file: values in all, lists in lists, bits of a number.
+_MOST_VALUES, _MOST_DEPTH, _MOST_BITS = 10**6, 50, 10_000
+
 
 def write(path: Path, content: str | bytes, hint: str = "see to its permissions") -> None:
     """Write a file, and make the folders that it needs.
@@ -82,13 +85,36 @@ def read_yaml(path: Path, hint: str = "correct the file or its path") -> dict[st
             content = yaml.load(file, _loader())
     except OSError as error:
         raise TrimixError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter of dates that there are not
+    # ValueError of dates that there are not, RecursionError of thousands of brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise TrimixError(f"{path} is not YAML: {error}", hint) from error
+    if not _is_of_use(content):
+        raise TrimixError(
+            f"{path} holds a number of thousands of digits, or lists in lists without end.", hint
+        )
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise TrimixError(f"{path} is no mapping.", hint)
     return content
+
+
+def _is_of_use(content: Any) -> bool:
+    """Whether YAML is no larger than what people write, its aliases written out.
+
+    A number that Python refuses to print cannot even be named in a message.
+    """
+    left = [(content, 0)]
+    for _ in range(_MOST_VALUES):
+        if not left:
+            return True
+        value, depth = left.pop()
+        if depth > _MOST_DEPTH or (isinstance(value, int) and value.bit_length() > _MOST_BITS):
+            return False
+        inside = value if isinstance(value, list) else ()
+        inside = [*value, *value.values()] if isinstance(value, dict) else inside
+        left += ((one, depth + 1) for one in inside)
+    return False
 
 
 @cache
