@@ -24,10 +24,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import trimix_lm_eval
 from trimix_lm_eval.utils.errors import TrimixError
 
-_PACKAGE = Path(trimix_lm_eval.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 #: What is in these folders changes with a version only.
 _INSTALLED = (
     _PACKAGE,

@@ -34,13 +34,33 @@ def join() -> DistributedEnv:
     from accelerate import PartialState
 
     # The first rank to finish waits for the slowest, however long that takes.
-    state = PartialState(not torch.cuda.is_available(), timeout=timedelta(weeks=52))
+    timeout = timedelta(weeks=52)
+    _forget_attempts(timeout)
+    state = PartialState(not torch.cuda.is_available(), timeout=timeout)
     # A process that ends with its communication threads alive aborts, and its launcher ends
     # the others with it.
     atexit.register(state.destroy_process_group)
     device = "cpu" if state.device.type == "cpu" else str(state.device)
     # process_index, not local_process_index: on several nodes the local one repeats.
     return DistributedEnv(state.process_index, state.num_processes, device)
+
+
+def _forget_attempts(timeout: timedelta) -> None:
+    """After a restart by torchrun, find each other under names of this attempt.
+
+    Its store lives on, and may still have the addresses of the processes before.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or torch.distributed.is_initialized():
+        return
+    store, rank, world = next(torch.distributed.rendezvous("env://", timeout=timeout))
+    torch.distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        store=torch.distributed.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=world,
+        timeout=timeout,
+    )
 
 
 def concatenated(tensor: torch.Tensor, world: int) -> torch.Tensor:
