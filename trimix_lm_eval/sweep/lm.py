@@ -239,8 +239,9 @@ class SweepLM(TextLM):
     def _note(self, kind: str, one: KeyedRequest, answer: Answer) -> None:
         """Take down what an answer says of its weights and of its end."""
         request, (_, choice, reason) = one.request, answer
-        counted = counts(request, one.name)
-        if reason is not None and counted:
+        if not counts(request, one.name):
+            return
+        if reason is not None:
             self._finish_reasons[one.name] = reason
         if choice is None:
             return
@@ -250,8 +251,7 @@ class SweepLM(TextLM):
         prompted = kind != "loglikelihood_rolling"
         if prompted and choice.nlls is not None and policy.prompt_nll:
             self._nlls.setdefault((task, doc), choice.nlls)
-        if counted:
-            self._log.write(one.name, kind, choice, reason)
+        self._log.write(one.name, kind, choice, reason)
 
     def tally(self) -> Tally:
         """What this process has counted for the variant."""
