@@ -29,3 +29,10 @@ def test_a_value_that_is_missing_is_an_error(tmp_path):
 def test_lines_of_blocks_only_leave_no_trace(tmp_path):
     text = "a\n  {% if it %}\nb\n  {% endif %}\nc\n"
     assert filled(tmp_path, "card.md", text, it=True) == "a\nb\nc\n"
+
+
+def test_one_policy_for_what_a_page_may_load():
+    assert templates.security_policy() == "default-src 'none'"
+    assert templates.security_policy("img", "style") == (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    )
