@@ -864,6 +864,12 @@ def test_output_folder(tmp_path):
     (mine / "gaps.csv").write_text("of an earlier report\n")
     write([results], mine)
     assert (mine / "data.csv").read_text() == "a\n" and not (mine / "gaps.csv").exists()
+    kept = results.read_text()
+    (mine / "report.md").unlink()
+    (mine / "report.md").symlink_to(results)
+    with pytest.raises(TrimixError, match="are the same file"):
+        write([results], mine)
+    assert results.read_text() == kept
     with pytest.raises(TrimixError, match="is a file"):
         write([results], results)
     with pytest.raises(TrimixError, match="cannot be written: Not a directory"):

@@ -234,6 +234,15 @@ def test_what_is_there_is_not_written_over(asked, capsys):
     assert (folder / "cpt.yaml").read_text() != "mine"
 
 
+def test_the_text_is_not_written_over(asked):
+    """With --force neither: the test documents are a tenth of what would be lost."""
+    folder, _ = write(asked())
+    mine = (folder / "test.jsonl").read_text()
+    with pytest.raises(TrimixError, match="test.jsonl are the same file"):
+        write(asked(force=True)._replace(text=[str(folder / "test.jsonl")]))
+    assert (folder / "test.jsonl").read_text() == mine
+
+
 def test_what_it_made_before_is_no_text(asked, tmp_path):
     here = asked()._replace(text=[str(tmp_path)], force=True)
     folder, _ = write(here)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -94,3 +95,33 @@ def test_yaml_that_is_none_is_one_message(tmp_path):
         io.read_yaml(tmp_path / "a.yaml")
     with pytest.raises(TrimixError, match="No such file.*\n  -> look again"):
         io.read_yaml(tmp_path / "none.yaml", "look again")
+
+
+def test_outputs_that_are_inputs_are_refused(tmp_path):
+    (tmp_path / "a").write_text("a")
+    os.link(tmp_path / "a", tmp_path / "hard")
+    (tmp_path / "soft").symlink_to("a")
+    (tmp_path / "ahead").symlink_to("new")
+    a, new = tmp_path / "a", tmp_path / "new"
+    for place in (a, tmp_path / "hard", tmp_path / "soft", tmp_path / "no" / ".." / "a"):
+        with pytest.raises(TrimixError, match="--output and --text are the same file"):
+            io.keep_inputs([("--output", place)], [("--text", a)])
+    for place in (new, tmp_path / "ahead"):
+        with pytest.raises(TrimixError, match="--json and --output are the same file"):
+            io.keep_inputs([("--output", new), ("--json", place)], [])
+    null = Path(os.devnull)
+    io.keep_inputs([("x", null), ("y", null), ("z", new)], [("w", a), ("v", null)])
+    io.keep_inputs([("x", Path("a\0")), ("y", Path("y" * 300))], [("w", a)])
+
+
+def test_a_place_is_tried_before_the_work(tmp_path):
+    io.check_place(tmp_path / "new" / "a")
+    io.check_place(Path(os.devnull))
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"], "and nothing is left there"
+    (tmp_path / "file").write_text("kept")
+    io.check_place(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "kept"
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("", "x" * 300, "x" * 252, "a\0", "\ud800", "file/a", "loop/a"):
+        with pytest.raises(TrimixError):
+            io.check_place(tmp_path / name)

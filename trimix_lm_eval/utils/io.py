@@ -10,6 +10,8 @@ import contextlib
 import errno
 import json
 import os
+import stat
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,80 @@ def write(path: Path, content: str | bytes, hint: str = "see to its permissions"
             raise
     except OSError as error:
         raise not_written(path, error, hint) from error
+
+
+def check_place(path: Path, hint: str = "see to its permissions") -> None:
+    """See that `write` can write to a place, before the work whose result goes there.
+
+    Args:
+        path: The place. The folders that it needs are made.
+        hint: What a user can do if it cannot be written to.
+
+    Raises:
+        TrimixError: It is a folder, has a name that no file can have, or is not for us to write.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise TrimixError(f"{path} is a folder.", "name a file to write")
+        if target.exists() and not target.is_file():
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise not_written(path, error, hint) from error
+    except ValueError as error:
+        raise TrimixError(
+            f"{path!s:.200} cannot be written: no file can have such a name.", hint
+        ) from error
+
+
+def keep_inputs(outputs: Iterable[tuple[str, Path]], inputs: Iterable[tuple[str, Path]]) -> None:
+    """See that nothing that is to be written takes the place of what is read, or of one another.
+
+    Args:
+        outputs: What each file to write is called in messages, and its place.
+        inputs: The same of what is read.
+
+    Raises:
+        TrimixError: Two of them are one file, whatever paths and links lead to it.
+    """
+    written = list(outputs)
+    known = list(inputs)
+    for name, path in written:
+        for other, there in known:
+            if _same_file(path, there):
+                raise TrimixError(
+                    f"{name} and {other} are the same file, {path}.",
+                    f"give {name} another place: what is written there replaces the file",
+                )
+        known.append((name, path))
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, there or not yet; devices and pipes take any number."""
+    try:
+        found, second = os.stat(one), os.stat(other)
+        return stat.S_ISREG(found.st_mode) and os.path.samestat(found, second)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            return os.path.realpath(one) == os.path.realpath(other)
+        return False
+
+
+def is_device(path: Path) -> bool:
+    """Whether a path is a device that may give bytes without end; a terminal ends its input."""
+    try:
+        if not stat.S_ISCHR(os.stat(path).st_mode):
+            return False
+        with path.open("rb", buffering=0) as stream:
+            return not stream.isatty()
+    except (OSError, ValueError):
+        return False
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -148,6 +148,8 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     files = skeleton.files(facts)
     rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
     files["test.jsonl"] = "".join(rows)
+    read = [(str(s.path), s.path) for s in (*found, *english) if s.path]
+    io.keep_inputs([(name, folder / name) for name in files], read)
     _put(files, folder, asked.force)
     return folder, sorted(files)
 
