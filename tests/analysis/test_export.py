@@ -393,6 +393,23 @@ def add_task(name):
     return change
 
 
+def test_a_recipe_runs_no_code_because_a_results_file_says_so(tmp_path):
+    """What a reader has to trust is named in a comment, and not switched on."""
+    told = trimix_config("ppl", trust_remote_code=True, weights_log="x")
+    path = submittable(tmp_path, trimix=told)
+    args = {"pretrained": "org/large_ins", "trust_remote_code": True, "dtype": "float32"}
+    args |= {"large_trust_remote_code": True, "use_fast": False, "token": "hf_x"}
+    changed(path, lambda content: content["config"].update(model_args=args))
+    _, recipe = export.main([path], "card", tmp_path / "out")
+    content = yaml.safe_load(recipe.read_text())["model_args"]
+    assert content["pretrained"] == "org/large_ins" and content["dtype"] == "float32"
+    assert not {"trust_remote_code", "large_trust_remote_code", "weights_log"} & set(content)
+    assert "to be added by who trusts it: large_trust_remote_code, trust_remote_code, use_fast" in (
+        recipe.read_text()
+    )
+    assert "hf_x" not in recipe.read_text()
+
+
 def test_model_index_reads_back(tmp_path):
     tasks = (TASK, f"{TASK}_ll")
     path = submittable(tmp_path, tasks=tasks)

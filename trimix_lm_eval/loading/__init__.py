@@ -7,6 +7,7 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     source_spec.py   the sources' part of them: `SourceSpec`, one per model
     run_config.py    run configs of lm-eval, read and checked before anything is run
     run_values.py    what each of their keys may be
+    recorded.py      the arguments in a results file, and which of them may be used again
     hub.py           read from the Hub, and say why something cannot be had
     preflight/       what would stop a run, found before any weight is loaded
     models.py        one source: spec -> model in memory
