@@ -42,7 +42,7 @@ from trimix_lm_eval.harness.task_weights import TaskWeights
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading import settings
-from trimix_lm_eval.loading.codec import seed_for
+from trimix_lm_eval.loading.codec import seed_for, whole_characters
 from trimix_lm_eval.loading.run_config import usable
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils import distributed, errors, validation
@@ -322,7 +322,7 @@ def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingP
     """
     try:
         values: dict[str, Any] = dict(normalize_gen_kwargs(dict(kwargs)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TrimixError(
             f"generation_kwargs cannot be read: {error}",
             "max_gen_toks is a whole number, temperature a number; --gen_kwargs overrides a task",
@@ -346,7 +346,7 @@ def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingP
         do_sample = validation.truth("generation argument do_sample", do_sample or "false")
     return SamplingParams(
         max_new_tokens=_whole("max_gen_toks", values["max_gen_toks"] if most is None else most, 1),
-        stop=tuple(str(s) for s in stop),
+        stop=tuple(whole_characters(str(s)) for s in stop),
         temperature=_number("temperature", kwargs.get("temperature"), 1.0) if do_sample else 0.0,
         top_k=_whole("top_k", values.get("top_k", 0), 0),
         top_p=_top_p(values.get("top_p")),

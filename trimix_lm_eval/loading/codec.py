@@ -155,7 +155,7 @@ class TextCodec:
 def seed_for(seed: int, *parts: object) -> int:
     """A seed that depends on what a request is, not on when it is run."""
     text = "\x1f".join([str(seed), *map(str, parts)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:6], "big")
 
 
 def whole_characters(text: str) -> str:
