@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
+import os
+import pickle
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +24,8 @@ from trimix_lm_eval.analysis.explain.run import _compared, _Record
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import NewTokens
 from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.loading import recorded, settings
+from trimix_lm_eval.loading.source_spec import PREFIXES
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.windows import continuation_windows, rolling_windows
 
@@ -570,3 +576,252 @@ def test_the_command_on_the_demo(tmp_path):
     assert it["prompt"] == "The old king <i>went" and len(it["tokens"]) == 6
     html = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "The old king &lt;i&gt;went" in html
+
+
+# ---------------------------------------------------------------- files of others
+
+CODE = "open({canary!r}, 'w').close()\n"
+
+
+@pytest.fixture
+def hostile(pico, tmp_path, monkeypatch):
+    """A model's folder with code of its own, and a module that only imports write a canary for."""
+    canary = tmp_path / "canary"
+    folder = tmp_path / "model"
+    shutil.copytree(pico("llama")["large_ins"], folder)
+    for name in ("modeling_x", "configuration_x", "tokenization_x"):
+        (folder / f"{name}.py").write_text(CODE.format(canary=str(canary)))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "configuration_x.C",
+        "AutoModelForCausalLM": "modeling_x.M",
+        "AutoTokenizer": ["tokenization_x.T", None],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "evil_policy_17.py").write_text(CODE.format(canary=str(canary)))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    return SimpleNamespace(folder=folder, canary=canary)
+
+
+OWN_CODE = {"trust_remote_code": True, "large_trust_remote_code": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (OWN_CODE, "left out: large_trust_remote_code, trust_remote_code of results_"),
+        ({"policy": "evil_policy_17:P"}, "code is not imported because a results file names it"),
+        ({"policy": ["evil_policy_17:P"]}, "is no installed policy"),
+        ({"weights_log": "{canary}"}, "left out: weights_log of results_"),
+        (
+            {"attn_implementation": "evil/kernel", "use_fast": False},
+            "left out: attn_implementation",
+        ),
+        ({"cache_dir": "{canary}", "token": "hf_x"}, "left out: cache_dir, token of results_"),
+        ({"optimum": "newton"}, "refine=quadratic"),
+    ],
+)
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_results_file_switches_nothing_on(hostile, tmp_path, capsys, more, message, as_text):
+    """No code runs, no file is written, and what was left out is said in one line."""
+    more = {
+        k: str(v).format(canary=hostile.canary) if k != "policy" else v for k, v in more.items()
+    }
+    given = {"pretrained": str(hostile.folder), "policy": "fixed", "alpha": 1, "beta": 0, **more}
+    sample = {**GENERATED, **RESPONSE}
+    file = log(tmp_path, sample, flat(given) if as_text else given)
+    words = ["explain", "--samples", str(file), "--doc", "3", "--output", str(tmp_path / "x.html")]
+    cli.main(words)  # the model needs code of its own, which is refused
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
+    assert not hostile.canary.exists()
+    assert not (tmp_path / "x.html").exists() or message.startswith("left out")
+
+
+def test_every_argument_is_one_that_a_results_file_may_give_or_not():
+    """Who adds an argument decides about it."""
+    never = {"trust_remote_code", "attn_implementation", "weights_log"}
+    assert set(recorded.OF_SOURCES) | set(recorded.OF_RUNS) | never == {
+        one.name for one in (*settings.SOURCE_OPTIONS, *settings.RUN_OPTIONS)
+    }
+    every = dict.fromkeys(recorded.OF_EVERY_POLICY - {"policy", "large_ins"}, 1)
+    found = recorded.read({**every, "policy": "gate", "scorer": "small_cpt", "more": 1}, "x.json")
+    left_out = {"more", "weights_log"}
+    left_out |= {
+        p + name for p in PREFIXES for name in ("trust_remote_code", "attn_implementation")
+    }
+    assert set(found.left_out) == left_out
+    assert found.arguments == {k: v for k, v in every.items() if k not in left_out} | {
+        "policy": "gate",
+        "scorer": "small_cpt",
+    }
+
+
+@pytest.mark.parametrize(
+    "given", [5, ["pretrained=x"], "{" * 100_000, '{"a"', '{"1": 2} 3', "a=" * 3]
+)
+def test_arguments_that_are_none(tmp_path, capsys, given):
+    file = log(tmp_path, {**GENERATED, **RESPONSE}, given)
+    words = ["explain", "--samples", str(file), "--doc", "3", "--output", str(tmp_path / "x.html")]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "error: " in said and "Traceback" not in said
+
+
+def test_pickles_run_nothing(hostile, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(hostile.canary), "w")
+
+    (hostile.folder / "model.safetensors").unlink()
+    torch.save({"x": Evil()}, hostile.folder / "pytorch_model.bin")
+    config = json.loads((hostile.folder / "config.json").read_text())
+    del config["auto_map"]
+    (hostile.folder / "config.json").write_text(json.dumps(config))
+    given = {"pretrained": str(hostile.folder), "policy": "fixed", "alpha": 1, "beta": 0}
+    file = log(tmp_path, {**GENERATED, **RESPONSE}, given)
+    words = ["explain", "--samples", str(file), "--doc", "3", "--output", str(tmp_path / "x.html")]
+    with contextlib.suppress(pickle.UnpicklingError):
+        assert cli.main(words) == 1
+    assert not hostile.canary.exists()
+
+
+# ---------------------------------------------------------------- samples of any kind
+
+
+def test_half_characters_are_replaced_and_told(pico, tmp_path, capsys):
+    arguments = model_args(pico("llama"), policy="fixed", alpha=0.1, beta=0.9, dtype="float32")
+    kwargs = "{'until': ['\\ud800'], 'max_gen_toks': 2}"
+    sample = {
+        "arguments": {"gen_args_0": {"arg_0": "The hen \udcff went", "arg_1": kwargs}},
+        "resps": [["\ud800"]],
+        "target": "\udfff",
+    }
+    file = log(tmp_path, sample, arguments)
+    found, html = asked(tmp_path, "--samples", str(file), "--doc", "3")
+    (it,) = found["explanations"]
+    assert it["prompt"] == "The hen \ufffd went" and "is shown, as U+FFFD" in it["notes"][0]
+    assert found["facts"] == {"right answer, as logged": "\ufffd"} and "The hen \ufffd went" in html
+    found, html = asked(
+        tmp_path,
+        *("--prompt", "The\udcff", "--continuation", " hen\udcff", "--model_args", flat(arguments)),
+    )
+    (it,) = found["explanations"]
+    assert (it["prompt"], it["text"]) == ("The\ufffd", " hen\ufffd") and it["notes"]
+
+
+PARTS = (
+    None,
+    True,
+    5,
+    1e400,
+    -1,
+    "",
+    "a",
+    "{",
+    "\ud800",
+    [],
+    [[]],
+    [["a"]],
+    {},
+    {"arg_0": "a"},
+    {"a": 1},
+)
+LOGGED = {
+    "resps": PARTS,
+    "arguments": PARTS,
+    "target": PARTS,
+    "arguments.gen_args_0": PARTS,
+    "arguments.gen_args_0.arg_0": PARTS,
+    "arguments.gen_args_0.arg_1": (
+        *PARTS,
+        *("{1: 2}", "[]", "5", "(" * 100_000, "{'until': 5}", "{'until': [None, 5, {}]}"),
+        *(
+            f"{{'max_gen_toks': {x}}}"
+            for x in ("1e400", "-1", "'x'", "[1]", "10**5", "1" + "0" * 400)
+        ),
+        *(f"{{'do_sample': True, 'temperature': {x}}}" for x in ("1e400", "{}", "'x'", "-1")),
+        {"max_gen_toks": 2, "top_k": 1e400, "do_sample": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("place", LOGGED)
+def test_values_of_other_kinds_end_in_one_message(trio, tmp_path, capsys, monkeypatch, place):
+    """Every field of a logged sample, with every kind of value: a page, or one message."""
+    model = trio("llama").weighted("fixed", alpha=0.1, beta=0.9, max_length=12)
+    monkeypatch.setattr("trimix_lm_eval.llm.TriMix.from_settings", lambda *_: model)
+    for value in LOGGED[place]:
+        sample = {
+            "arguments": {"gen_args_0": {"arg_0": "ab", "arg_1": "{'max_gen_toks': 1}"}},
+            "resps": [["a"]],
+        }
+        *above, last = place.split(".")
+        at = sample
+        for name in above:
+            at = at[name]
+        at[last] = value
+        file = log(tmp_path, sample, {"pretrained": "x"})
+        words = ["--samples", str(file), "--doc", "3", "--output", str(tmp_path / "x.html")]
+        code = cli.main(["explain", *words])
+        said = capsys.readouterr().err
+        assert (code == 0) != ("error: " in said), (value, said)
+
+
+# ---------------------------------------------------------------- the files that are written
+
+
+def test_nothing_that_is_read_is_written_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = log(tmp_path, {**GENERATED, **RESPONSE}, {"pretrained": "demo"})
+    results = next(tmp_path.glob("results_*"))
+    (tmp_path / "prompt.txt").write_text("The hen")
+    (tmp_path / "link.txt").symlink_to("prompt.txt")
+    os.link(tmp_path / "prompt.txt", tmp_path / "hard.txt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    demo = ["--model_args", "pretrained=demo"]
+    for words in (
+        [*demo, "--prompt", "x", "--output", "f", "--json", "f"],
+        [*demo, "--prompt", "x", "--output", "f", "--json", "./sub/../f"],
+        [*demo, "--prompt-file", "prompt.txt", "--output", "prompt.txt"],
+        [*demo, "--prompt-file", "prompt.txt", "--json", "link.txt"],
+        [*demo, "--prompt-file", "hard.txt", "--output", "prompt.txt"],
+        ["--samples", str(file), "--doc", "3", "--output", file.name],
+        ["--samples", str(file), "--doc", "3", "--json", results.name],
+    ):
+        assert cli.main(["explain", *words]) == 1
+        assert "are the same file" in capsys.readouterr().err, words
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 252, "a\0b", "loop/x", "~nosuchuser/\0"])
+@pytest.mark.parametrize("option", ["--output", "--json", "--prompt-file", "--samples"])
+def test_names_that_no_file_can_have(tmp_path, capsys, monkeypatch, option, name):
+    """Told before any model is loaded."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    loaded = []
+    monkeypatch.setattr("trimix_lm_eval.llm.TriMix.from_settings", loaded.append)
+    words = ["--prompt", "x", "--model_args", "pretrained=demo", "--output", "o.html"]
+    if option in ("--prompt-file", "--samples"):
+        words = ["--doc", "0", *words[2:]] if option == "--samples" else words[2:]
+    assert cli.main(["explain", *words, option, name]) == 1
+    assert capsys.readouterr().err.startswith("error: ") and not loaded
+
+
+@pytest.mark.parametrize("option", ["--prompt-file", "--samples"])
+def test_devices_that_never_end(tmp_path, capsys, option):
+    words = ["explain", option, "/dev/zero", "--model_args", "pretrained=demo"]
+    words += ["--doc", "0"] if option == "--samples" else []
+    assert cli.main([*words, "--output", str(tmp_path / "x.html")]) == 1
+    assert "/dev/zero is a device" in capsys.readouterr().err
+
+
+def test_the_page_may_load_nothing(trio):
+    model = trio("llama").weighted("fixed", speculative="off", **FIXED)
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=1))
+    assert (
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+    ) in page.render(about(model), [it])

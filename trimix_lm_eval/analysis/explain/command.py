@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trimix_lm_eval.analysis.explain.samples import Sample, read_run, read_sample
+from trimix_lm_eval.analysis.explain.samples import (
+    Sample,
+    read_run,
+    read_sample,
+    results_beside,
+)
 from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.loading import recorded
+from trimix_lm_eval.loading.codec import whole_characters
 from trimix_lm_eval.loading.run_config import model_arguments
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.explain.records import Explanation
+    from trimix_lm_eval.analysis.results import Run
     from trimix_lm_eval.engine.sampler import SamplingParams
     from trimix_lm_eval.llm import TriMix
 
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 #: New tokens where nobody names a number.
 _NEW_TOKENS = 64
 _ELSEWHERE = "name another file"
+_REPLACED = "What is no character (half a surrogate pair) was read, and is shown, as U+FFFD."
 
 
 class ExplainArguments(NamedTuple):
@@ -32,7 +43,7 @@ class ExplainArguments(NamedTuple):
 
     Attributes:
         model_args: As for ``lm_eval --model_args``; None takes those of the results beside the
-            samples.
+            samples that name models and say how their numbers come about, see `recorded`.
         prompt: A text to continue.
         prompt_file: A file with one.
         continuation: Given texts to be explained after the prompt, in place of a generated one.
@@ -55,14 +66,15 @@ class ExplainArguments(NamedTuple):
 
 
 class _Subject(NamedTuple):
-    """What is to be explained."""
+    """What is to be explained, in whole characters."""
 
     title: str
     prompt: str
     pairs: list[tuple[str, str]]
     model_args: dict[str, Any]
-    sample: Sample | None
-    point: Weights | None
+    sample: Sample | None = None
+    point: Weights | None = None
+    notes: tuple[str, ...] = ()
 
 
 def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
@@ -78,8 +90,7 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     Raises:
         TrimixError: Something is missing, or cannot be explained.
     """
-    for path in filter(None, (asked.output, asked.json)):
-        _writable(path)
+    _check_places(asked)
     subject = _subject(asked)
     from trimix_lm_eval.analysis.explain import page
     from trimix_lm_eval.llm import TriMix
@@ -93,20 +104,42 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     if sample and not sample.whole:
         facts.append(("right answer, as logged", sample.target))
     about = page.About(subject.title, facts, model.describe())
-    io.write(Path(asked.output).expanduser(), page.render(about, explanations), _ELSEWHERE)
-    print(f"wrote {asked.output}")
+    _write(asked.output, page.render(about, explanations))
     if asked.json:
-        io.write(
-            Path(asked.json).expanduser(), page.as_json(about, explanations) + "\n", _ELSEWHERE
-        )
-        print(f"wrote {asked.json}")
+        _write(asked.json, page.as_json(about, explanations) + "\n")
     return 0
+
+
+def _check_places(asked: ExplainArguments) -> None:
+    """See that what will be written can be, and takes the place of nothing that is read."""
+    outputs = [("--output", _path(asked.output))]
+    outputs += [("--json", _path(asked.json))] if asked.json else []
+    inputs = [("--prompt-file", _path(asked.prompt_file))] if asked.prompt_file else []
+    if asked.samples:
+        samples = _path(asked.samples)
+        results = results_beside(samples)
+        inputs.append(("--samples", samples))
+        inputs += [("the results file", results)] if results else []
+    io.keep_inputs(outputs, inputs)
+    for _, path in outputs:
+        io.check_place(path, _ELSEWHERE)
+
+
+def _path(given: str) -> Path:
+    """A path as it was given; of a user that there is not, ``~user`` is a folder's name."""
+    return Path(os.path.expanduser(given))
+
+
+def _write(place: str, text: str) -> None:
+    """Write a file and say so; names of files may hold what is no character, too."""
+    io.write(_path(place), whole_characters(text), _ELSEWHERE)
+    print(f"wrote {place}")
 
 
 def _subject(asked: ExplainArguments) -> _Subject:
     """Read prompt or sample; nothing heavy is loaded before these are known to be there."""
     if asked.samples is not None:
-        return _logged(asked, Path(asked.samples).expanduser())
+        return _logged(asked, _path(asked.samples))
     prompt = asked.prompt if asked.prompt is not None else _text_of(str(asked.prompt_file))
     if not prompt:
         raise TrimixError("The prompt is empty: there is nothing to continue.", "give some text")
@@ -118,7 +151,7 @@ def _subject(asked: ExplainArguments) -> _Subject:
         )
     pairs = [(prompt, continuation) for continuation in asked.continuation]
     title = "A given text" if pairs else "A generated text"
-    return _Subject(title, prompt, pairs, model_arguments({}, asked.model_args), None, None)
+    return _whole(_Subject(title, prompt, pairs, model_arguments({}, asked.model_args)))
 
 
 def _logged(asked: ExplainArguments, path: Path) -> _Subject:
@@ -130,23 +163,56 @@ def _logged(asked: ExplainArguments, path: Path) -> _Subject:
             "--continuation goes with --prompt: a logged sample has its own.", "leave it out"
         )
     sample = read_sample(path, asked.doc)
-    run = read_run(path)
-    if asked.model_args is None and (run is None or not run.trimix):
-        raise TrimixError(
-            f"No results file of a trimix run is beside {path}, and no models are named.",
-            "add --model_args pretrained=…,small_cpt=…,small_base=…",
-        )
-    recorded = {"model_args": run.config.get("model_args")} if run else {}
-    arguments = model_arguments(recorded, asked.model_args)
-    # A point that was chosen for the task holds under the run's own arguments only.
-    point = run.task_points.get(sample.task) if run and asked.model_args is None else None
+    point = None
+    if asked.model_args is not None:
+        arguments = model_arguments({}, asked.model_args)
+    else:
+        run = read_run(path)
+        if run is None or not run.trimix:
+            raise TrimixError(
+                f"No results file of a trimix run is beside {path}, and no models are named.",
+                "add --model_args pretrained=…,small_cpt=…,small_base=…",
+            )
+        arguments = _recorded(run)
+        # A point that was chosen for the task holds under the run's own arguments only.
+        point = run.task_points.get(sample.task)
     prompt, _ = sample.pairs[0]
     pairs = sample.pairs if sample.kwargs is None else []
     title = f"{sample.task}, document {sample.doc}"
-    return _Subject(title, prompt, pairs, arguments, sample, point)
+    return _whole(_Subject(title, prompt, pairs, arguments, sample, point))
+
+
+def _recorded(run: Run) -> dict[str, Any]:
+    """The run's arguments, without those that only a user's own word can give; these are told."""
+    found = recorded.read(run.config.get("model_args"), run.path.name)
+    if found.left_out:
+        print(
+            f"left out: {', '.join(found.left_out)[:200]} of {run.path.name}, which anybody may "
+            "have written; to use what you trust, give all arguments with --model_args",
+            file=sys.stderr,
+        )
+    return found.arguments
+
+
+def _whole(subject: _Subject) -> _Subject:
+    """The same in whole characters, which the tokenizer is given and files can hold."""
+    changed = subject._replace(
+        title=whole_characters(subject.title),
+        prompt=whole_characters(subject.prompt),
+        pairs=[(whole_characters(a), whole_characters(b)) for a, b in subject.pairs],
+    )
+    return subject if changed == subject else changed._replace(notes=(_REPLACED,))
 
 
 def _explained(
+    model: TriMix, subject: _Subject, asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs
+) -> list[Explanation]:
+    """Generate or take the text, explain it, and note what was replaced in it."""
+    found = _explanations(model, subject, asked, read_gen_kwargs)
+    return [dataclasses.replace(one, notes=(*subject.notes, *one.notes)) for one in found]
+
+
+def _explanations(
     model: TriMix, subject: _Subject, asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs
 ) -> list[Explanation]:
     """Generate or take the text, and explain it."""
@@ -183,7 +249,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
     try:
         return dict(json.loads(text) if text.startswith("{") else simple_parse_args_string(text))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrimixError(
             f"--gen_kwargs cannot be read: {error}", "write max_gen_toks=64, or a JSON object"
         ) from error
@@ -191,18 +257,9 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _text_of(path: str) -> str:
     """The text of a file; the newline with which editors end one is no part of it."""
+    if io.is_device(_path(path)):
+        raise TrimixError(f"--prompt-file {path} is a device.", "name a file of text")
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return _path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
         raise TrimixError(f"--prompt-file {path} cannot be read: {error}") from error
-
-
-def _writable(path: str) -> None:
-    """Find out before models are loaded."""
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise TrimixError(f"{path} is a folder.", "name a file to write")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise io.not_written(file, error, _ELSEWHERE) from error

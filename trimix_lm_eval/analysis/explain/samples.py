@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis import results
+from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)")
@@ -54,22 +55,36 @@ def read_sample(path: Path, doc: int) -> Sample:
         known.append(line.get("doc_id"))
         if line.get("doc_id") == doc:
             return _sample(path, line, doc)
-    there = ", ".join(map(str, known[:12])) + (" …" if len(known) > 12 else "")
+    there = ", ".join(f"{one!s:.20}" for one in known[:12]) + (" …" if len(known) > 12 else "")
     raise TrimixError(f"{path} has no document {doc}.", f"it has: {there or 'none'}")
 
 
-def read_run(path: Path) -> results.Run | None:
-    """The results beside a file of samples; None if there are none that can be read."""
+def results_beside(path: Path) -> Path | None:
+    """The results file that belongs to a file of samples by its name; None if that tells none."""
     name = _NAME.fullmatch(path.stem)
-    if not name:
+    return path.with_name(f"results_{name['date']}.json") if name else None
+
+
+def read_run(path: Path) -> results.Run | None:
+    """The results beside a file of samples; None if there are none.
+
+    Raises:
+        TrimixError: There are some, which cannot be read.
+    """
+    file = results_beside(path)
+    if file is None or not file.is_file():
         return None
-    runs, _ = results.read([path.with_name(f"results_{name['date']}.json")])
+    runs, problems = results.read([file])
+    if problems:
+        raise TrimixError(f"{file} {problems[0].what}.", "correct the file, or give --model_args")
     return runs[0] if runs else None
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The samples, one after the other."""
     hint = "name a samples_….jsonl of a run with --log_samples"
+    if io.is_device(path):
+        raise TrimixError(f"{path} is a device.", hint)
     try:
         with path.open(encoding="utf-8") as stream:
             for number, text in enumerate(stream, start=1):
@@ -79,7 +94,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                         raise ValueError(f"line {number} is no object")
                     yield line
     except OSError as error:
-        raise TrimixError(f"{path} cannot be read: {error.strerror or error}.", hint) from error
+        raise TrimixError(
+            f"{path!s:.200} cannot be read: {error.strerror or error}.", hint
+        ) from error
     except (ValueError, RecursionError) as error:
         raise TrimixError(f"{path} holds no samples: {error}", hint) from error
 
@@ -99,19 +116,22 @@ def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:
         first = responses[0][0]
         options = isinstance(first, list)  # (log-likelihood, whether greedy)
         kwargs = None if options or len(requests[0]) < 2 else _kwargs(requests[0][1])
-    except (TypeError, ValueError, KeyError, IndexError, SyntaxError) as error:
+        size = 2 if options and all(len(request) == 2 for request in requests) else 1
+        texts = [[_text(part) for part in request[:size]] for request in requests]
+        # Where there is no context, the whole text is what is scored.
+        pairs = [
+            (context, continuation) for context, continuation in (["", *t][-2:] for t in texts)
+        ]
+        response = None if kwargs is None else _text(first)
+    except (TypeError, ValueError, LookupError, SyntaxError, MemoryError, RecursionError) as error:
         raise TrimixError(
-            f"Document {doc} of {path} is not written as lm-eval writes samples: {error!r}",
+            f"Document {doc} of {path} is not written as lm-eval writes samples: {error!r:.200}",
             "give its text with --prompt",
         ) from error
-    target = str(line.get("target", ""))
+    target = f"{line.get('target', '')!s:.10000}"
     if kwargs is not None:
-        return Sample(task, doc, target, [(str(requests[0][0]), "")], kwargs, str(first))
-    if options and all(len(request) == 2 for request in requests):
-        pairs = [(str(context), str(continuation)) for context, continuation in requests]
-        return Sample(task, doc, target, pairs, None, None)
-    texts = [("", str(request[0])) for request in requests]
-    return Sample(task, doc, target, texts, None, None, whole=True)
+        return Sample(task, doc, target, [(texts[0][0], "")], kwargs, response)
+    return Sample(task, doc, target, pairs, None, None, whole=size == 1)
 
 
 def _listed(given: Any, name: str) -> list[Any]:
@@ -119,6 +139,14 @@ def _listed(given: Any, name: str) -> list[Any]:
     return given if isinstance(given, list) else [given[f"{name}_{i}"] for i in range(len(given))]
 
 
+def _text(given: Any) -> str:
+    """A text, and nothing that would have to be made one."""
+    if not isinstance(given, str):
+        raise TypeError(f"{given!r:.80} is no text")
+    return given
+
+
 def _kwargs(given: Any) -> dict[str, Any]:
     """Generation arguments, which lm-eval logs as the text of a dictionary."""
-    return dict(ast.literal_eval(given) if isinstance(given, str) else given)
+    found = dict(ast.literal_eval(given) if isinstance(given, str) else given)
+    return {_text(name): value for name, value in found.items()}
