@@ -10,11 +10,13 @@ import os
 import pickle
 import re
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.analysis.test_export import submittable
 from tests.support.results_files import trimix_config, write_run
 from tests.support.running import flat, model_args, program
 from trimix_lm_eval import cli
@@ -667,6 +669,28 @@ def test_arguments_that_are_none(tmp_path, capsys, given):
     assert cli.main(words) == 1
     said = capsys.readouterr().err
     assert "error: " in said and "Traceback" not in said
+
+
+def test_what_reads_results_runs_nothing_either(hostile, tmp_path, monkeypatch):
+    """Report, leaderboard and each format of an export."""
+    monkeypatch.chdir(tmp_path)
+    told = trimix_config("evil", honesty="label_free", **{"class": "evil_policy_17:P"})
+    results = submittable(tmp_path / "r", trimix=told)
+    whole = json.loads(results.read_text())
+    whole["config"]["model_args"] = {
+        **OWN_CODE,
+        "policy": "evil_policy_17:P",
+        "weights_log": str(hostile.canary),
+    }
+    results.write_text(json.dumps(whole))
+    pages = [["report", "r"], ["leaderboard", "r"]]
+    for words in [*pages, *(["export", "r", "--to", to] for to in ("csv", "card"))]:
+        assert cli.main([*words, "--output", f"out_{words[0]}_{words[-1]}"]) == 0
+    assert not hostile.canary.exists() and "evil_policy_17" not in sys.modules
+    assert (tmp_path / "out_leaderboard_r" / "index.html").is_file()
+    (recipe,) = (tmp_path / "out_export_card" / "recipes").iterdir()
+    assert "# policy=evil_policy_17:P is code that does not come with" in recipe.read_text()
+    assert "trust_remote_code: " not in recipe.read_text()
 
 
 def test_pickles_run_nothing(hostile, tmp_path):
