@@ -43,7 +43,6 @@ from trimix_lm_eval.loading.provenance import describe, needed
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
-from trimix_lm_eval.utils.windows import rolling_windows
 
 #: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
 _AUTO_ON_CPU = 8
@@ -191,6 +190,7 @@ class TriMix:
             dtypes,
             self.max_length,
             self.tokenizer,
+            self.codec.puts_bos,
         )
 
     # ---------------------------------------------------------------- what users call
@@ -295,8 +295,7 @@ class TriMix:
     @torch.inference_mode()
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
         """Yield (index, fusion config, score of the whole text) as soon as each is known."""
-        encoded, prefix = [self.codec.encode(text) for text in texts], self.codec.prefix_id
-        documents = [rolling_windows(ids, prefix, self.max_length) for ids in encoded]
+        documents = [self.codec.windows(text, self.max_length) for text in texts]
         yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
 
     @torch.inference_mode()

@@ -1,7 +1,10 @@
-"""The codec between text and token ids: contexts, continuations, completions.
+"""The codec between text and token ids: contexts, continuations, whole texts, completions.
 
 Splits texts into tokens exactly as lm-eval's ``hf`` model does, so that the two score the same
-tokens (invariant 1); each text is looked at on its own, not by the first of its batch.
+tokens (invariant 1); each text is looked at on its own, not by the first of its batch. One thing is
+other than in ``hf``, on purpose: a BOS at the beginning of what is scored is never scored, whether
+the tokenizer put it there or the text has it. In ``hf`` it is predicted after the prefix token,
+which is BOS, too, and costs each document some nats that say nothing of the text.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from trimix_lm_eval.fusion.exemplars import answer_spans
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
+from trimix_lm_eval.utils.windows import Window, rolling_windows
 
 
 class TokenizedPrompt(NamedTuple):
@@ -48,7 +52,7 @@ class TextCodec:
         self.prefix_token_id = asked.prefix_token_id
         self.add_bos_token = asked.add_bos_token
         self.think_end_token = asked.think_end_token
-        self._last: tuple[str | None, TokenizedPrompt] = (None, TokenizedPrompt(()))
+        self._last: tuple[str, TokenizedPrompt] = ("", TokenizedPrompt(()))
 
     @property
     def prefix_id(self) -> int:
@@ -57,6 +61,12 @@ class TextCodec:
             if token is not None:
                 return int(token)
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def puts_bos(self) -> bool:
+        """Whether the tokenizer, as it is used, puts a BOS before a text by itself."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and self.encode("a")[:1] == [bos]
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """Token ids, each text looked at on its own: no second BOS where it begins with one."""
@@ -75,7 +85,8 @@ class TextCodec:
     def _special(self, text: str, add_special_tokens: bool | None = None) -> dict[str, bool]:
         if add_special_tokens is not None:
             return {"add_special_tokens": add_special_tokens}
-        if text.startswith(self.tokenizer.decode([self.prefix_id])):
+        starts = (self.tokenizer.decode([self.prefix_id]), self.tokenizer.bos_token)
+        if any(start and text.startswith(start) for start in starts):
             return {"add_special_tokens": False}
         if self.add_bos_token is not None:
             return {"add_special_tokens": self.add_bos_token}
@@ -83,10 +94,15 @@ class TextCodec:
 
     def prompt(self, text: str) -> TokenizedPrompt:
         """A context as token ids, with what the policies may see."""
+        found = self._context(text)
+        return found if found.ids else TokenizedPrompt((self.prefix_id,))
+
+    def _context(self, text: str) -> TokenizedPrompt:
+        """The tokens of a context, which may be none."""
         if text != self._last[0]:  # the options of a question come one after another
             ids = self.encode(text) if text else []
             mask = self._prompt_mask(text, len(ids)) if ids else None
-            self._last = (text, TokenizedPrompt(tuple(ids) or (self.prefix_id,), mask))
+            self._last = (text, TokenizedPrompt(tuple(ids), mask))
         return self._last[1]
 
     def _prompt_mask(self, text: str, length: int) -> tuple[bool, ...] | None:
@@ -114,28 +130,53 @@ class TextCodec:
         return mask if any(mask[1:]) else None
 
     def pair(self, context: str, continuation: str) -> tuple[TokenizedPrompt, tuple[int, ...]]:
-        """Split a pair into tokens as lm-eval does (`TemplateLM.loglikelihood`)."""
+        """Split a pair into tokens as lm-eval does (`TemplateLM.loglikelihood`).
+
+        A BOS that has nothing before it but the prefix token or another BOS is no part of the
+        continuation, which is scored.
+        """
         if not context:
             target = self.encode(continuation, add_special_tokens=False)
             if target and target[0] == self.prefix_id:
-                return TokenizedPrompt(tuple(target[:1])), tuple(target[1:])
-            return TokenizedPrompt((self.prefix_id,)), tuple(target)
+                target = target[1:]
+            return TokenizedPrompt((self.prefix_id,)), tuple(self._without_bos(target))
         stripped = context.rstrip()
         if not stripped:
             # White space alone: nothing is left of the context once it moves to the continuation.
             return self.pair("", context + continuation)
         continuation = context[len(stripped) :] + continuation
-        prompt = self.prompt(stripped)
+        ids, mask = self._context(stripped)
         whole = self.encode(stripped + continuation)
-        target = whole[len(prompt.ids) :]
-        if not target and continuation:
+        if len(whole) <= len(ids) and continuation:
             # A token spans the border: give it to the continuation, so that it is not lost.
-            shared = common_length(prompt.ids, whole)
-            mask = prompt.prompt_mask[:shared] if prompt.prompt_mask else None
-            ids = prompt.ids[:shared] or (self.prefix_id,)
-            prompt = prompt._replace(ids=ids, prompt_mask=mask or None)
-            target = whole[shared:]
-        return prompt, tuple(target)
+            ids = ids[: common_length(ids, whole)]
+            mask = mask[: len(ids)] if mask and ids else None
+        rest: Sequence[int] = whole[len(ids) :]
+        if not self._without_bos(ids):
+            rest = self._without_bos(rest)
+        return TokenizedPrompt(ids or (self.prefix_id,), mask), tuple(rest)
+
+    def windows(self, text: str, max_length: int) -> list[Window]:
+        """Cut a whole text into the windows that it is scored in; a BOS that it begins with is not.
+
+        Args:
+            text: The text.
+            max_length: The context length in tokens.
+
+        Returns:
+            See `rolling_windows`: none for a text that has no tokens but BOS.
+        """
+        return rolling_windows(self._without_bos(self.encode(text)), self.prefix_id, max_length)
+
+    def _without_bos(self, ids: Sequence[int]) -> Sequence[int]:
+        """The tokens behind the BOS that they begin with; where there is no BOS, EOS stands for it.
+
+        All of them, where there are several: a BOS is never predicted after a BOS.
+        """
+        tokenizer = self.tokenizer
+        bos = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        first = next((i for i, token in enumerate(ids) if token != bos), len(ids))
+        return ids[first:]
 
     def completion(self, ids: Sequence[int], stop: Iterable[str]) -> str:
         """The text of generated token ids, before the first stop string."""

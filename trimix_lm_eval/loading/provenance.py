@@ -48,6 +48,7 @@ def describe(
     dtypes: Mapping[str, str],
     max_length: int,
     tokenizer: Any,
+    puts_bos: bool = False,
 ) -> dict[str, Any]:
     """What a run's numbers depend on, as JSON values.
 
@@ -58,6 +59,8 @@ def describe(
         dtypes: Of each source's weights, by role.
         max_length: Context length in tokens.
         tokenizer: The common tokenizer.
+        puts_bos: Whether it puts a BOS before a text by itself: rolling log-likelihoods are then
+            other than those of lm-eval's ``hf``, which scores that BOS.
 
     Returns:
         ``sources`` (path, of the shipped trio ``demo/<role>``, revision, commit or digest of the
@@ -77,6 +80,7 @@ def describe(
             "quantization": spec.quantization,
         }
     masked = config.plausibility is not None
+    bos = {"leading_bos": "not scored, unlike in hf"} if puts_bos else {}
     return {
         "sources": sources,
         "policy": config.policy.record(),
@@ -89,6 +93,7 @@ def describe(
         "enable_thinking": asked.enable_thinking,
         "think_end_token": asked.think_end_token,
         "seed": asked.seed,
+        **bos,
     }
 
 

@@ -14,7 +14,7 @@ from trimix_lm_eval.fusion.collectors import Choice, prequential
 from trimix_lm_eval.fusion.logits import grid_nll
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.windows import Window, rolling_windows
+from trimix_lm_eval.utils.windows import Window
 
 
 def of_text(model: TriMix, text: str) -> list[Window]:
@@ -23,7 +23,7 @@ def of_text(model: TriMix, text: str) -> list[Window]:
     Raises:
         TrimixError: It has no tokens.
     """
-    windows = rolling_windows(model.codec.encode(text), model.codec.prefix_id, model.max_length)
+    windows = model.codec.windows(text, model.max_length)
     if not windows:
         raise TrimixError("The text is empty: it has no tokens to explain.")
     return windows

@@ -23,7 +23,7 @@ from trimix_lm_eval.training.cpt.packing import IGNORED
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.windows import Window, rolling_windows
+from trimix_lm_eval.utils.windows import Window
 
 
 class Measured(NamedTuple):
@@ -59,21 +59,9 @@ class Windows(NamedTuple):
             length: Tokens that a model sees at once.
         """
         codec = TextCodec(tokenizer, Settings({}), (), len(tokenizer))
-        found = [
-            window
-            for document in documents
-            for window in rolling_windows(_scored(codec, document), codec.prefix_id, length)
-        ]
+        found = [window for document in documents for window in codec.windows(document, length)]
         found.sort(key=lambda window: -len(window[0]) - len(window[1]))
         return cls(found, sum(len(document.encode()) for document in documents))
-
-
-def _scored(codec: TextCodec, document: str) -> list[int]:
-    """The tokens that are predicted: none of what stands before the text."""
-    ids = codec.encode(document)
-    while ids and ids[0] == codec.prefix_id:
-        del ids[0]
-    return ids
 
 
 @torch.no_grad()
