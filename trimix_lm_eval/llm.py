@@ -31,13 +31,14 @@ from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import FinishReason, GenerationRequest
 from trimix_lm_eval.engine.spec_decode import Speculation
+from trimix_lm_eval.engine.thinking import ThinkingCriteria
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import preflight, settings
-from trimix_lm_eval.loading.codec import TextCodec, seed_for
+from trimix_lm_eval.loading.codec import TextCodec, check_token_ids, seed_for
 from trimix_lm_eval.loading.models import load_model
 from trimix_lm_eval.loading.provenance import describe, needed
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
@@ -61,11 +62,13 @@ class Completion(NamedTuple):
         choice: The weights that made it; where they are per token, their mean.
         finish_reason: Why it ended: ``stop`` (a stop string), ``eos`` (an end-of-text or other stop
             token) or ``length`` (``max_new_tokens`` reached, or the context full).
+        unfinished_thought: Whether it ended before its thinking did: it is empty then.
     """
 
     text: str
     choice: Choice
     finish_reason: FinishReason
+    unfinished_thought: bool = False
 
 
 class TriMix:
@@ -94,6 +97,8 @@ class TriMix:
         self.batch_size = _batch_size(asked, fuser.ensemble.device.type)
         #: By config, the tokens that end a text: the tokenizer's, and those its sources declare.
         self.stop_token_ids = _stop_token_ids(tokenizer, fuser)
+        end = asked.think_end_token
+        self.thinking = None if end is None else ThinkingCriteria(tokenizer, end)
 
     @classmethod
     def from_pretrained(cls, large_ins: str, **arguments: Any) -> TriMix:
@@ -146,12 +151,7 @@ class TriMix:
         models = {} if kept is None else kept
         report = preflight.check(asked, names, device, models)
         tokenizer = report.tokenizer
-        if (asked.prefix_token_id or 0) >= report.vocab_size:
-            raise TrimixError(
-                f"prefix_token_id={asked.prefix_token_id} is no token: the vocabulary has "
-                f"{report.vocab_size}.",
-                "leave it out to take BOS, or EOS where there is none",
-            )
+        check_token_ids(asked, report.vocab_size)
         if asked.add_bos_token is not None:
             tokenizer.add_bos_token = asked.add_bos_token
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -318,8 +318,9 @@ class TriMix:
         self.warn_truncated()
         outputs = scheduler.generate(self.fuser, requests, self.batch_size, self.speculation)
         for i, which, output in outputs:
-            text = self.codec.completion(output.token_ids, prompts[i][1].stop)
-            yield i, which, Completion(text, output.choice, output.finish_reason)
+            ids, choice, reason, answer = output
+            text = self.codec.completion(ids, prompts[i][1].stop, answer)
+            yield i, which, Completion(text, choice, reason, answer is None)
 
     def request(
         self, text: str, params: SamplingParams, points: Points = None
@@ -331,7 +332,7 @@ class TriMix:
         """
         prompt = Prompt(*self.codec.prompt(text), points)
         made = GenerationRequest.fitted(
-            prompt, params, self.stop_token_ids, self.tokenizer, self.max_length
+            prompt, params, self.stop_token_ids, self.tokenizer, self.max_length, self.thinking
         )
         self.truncated += len(made.prompt.ids) < len(prompt.ids)
         return made

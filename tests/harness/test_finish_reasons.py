@@ -58,16 +58,22 @@ def test_repeats_count_and_padding_does_not(folders):
     assert sum(lm.get_model_info()["trimix"]["finish_reasons"]["gen"].values()) == 2
 
 
-def test_a_resumed_run_counts_what_the_cache_answers(folders, tmp_path):
-    def run(some):
-        lm = loaded(folders)
-        CachingLM(lm, str(tmp_path / "cache.db")).generate_until(some)
-        return lm.get_model_info()["trimix"]["finish_reasons"]
+@pytest.mark.parametrize("more", [{}, {"think_end_token": "a"}])
+def test_a_resumed_run_counts_what_the_cache_answers(folders, tmp_path, more):
+    def counted(lm):
+        told = lm.get_model_info()["trimix"]
+        return told["finish_reasons"], told["unfinished_thoughts"]
 
-    whole = loaded(folders)
+    def run(some):
+        lm = loaded(folders, **more)
+        CachingLM(lm, str(tmp_path / "cache.db")).generate_until(some)
+        return counted(lm)
+
+    whole = loaded(folders, **more)
     whole.generate_until(requests([]), disable_tqdm=True)
     run(requests([])[:2])
-    assert run(requests([])) == whole.get_model_info()["trimix"]["finish_reasons"]
+    assert run(requests([])) == counted(whole)
+    assert bool(counted(whole)[1]) == bool(more)
 
 
 def test_processes_add_up(folders):

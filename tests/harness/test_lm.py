@@ -383,7 +383,8 @@ def test_thinking_is_cut_and_the_template_is_told(folders, tmp_path):
     assert lm.apply_chat_template(history).endswith("[assistant]False")
     lm = TriMixLM(**model_args(chat, think_end_token="</think>"))
     assert lm.apply_chat_template(history).endswith("[assistant]")
-    assert lm.model.codec.cut("so long </think>  yes. no", ["."]) == "yes"
+    ids = lm.tok_encode("so long </think>  yes. no")
+    assert lm.model.codec.completion(ids, ["."], (len("so long </think>"), 0)) == "yes"
 
 
 def test_repeats_of_a_sample_differ_and_can_be_had_again(folders, task_yaml):

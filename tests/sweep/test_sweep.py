@@ -116,6 +116,31 @@ def _numbers(resps):
     return [float(one[0] if isinstance(one, list) else one) for one in first]
 
 
+def test_thinking_ends_as_in_plain_runs(folders, tmp_path):
+    """At what these models often say; some texts have an answer, and some are cut off before."""
+    asked = config(
+        folders,
+        write_tasks(tmp_path / "tasks", ["free"]),
+        tmp_path / "out",
+        tasks=["free"],
+        sweep={"policies": ["large_ins", "small_cpt"]},
+    )
+    asked["model_args"]["think_end_token"] = "a"
+    asked["gen_kwargs"] = {"max_gen_toks": 12}
+    for _ in range(2):  # the second time from the journal
+        files = sweep(asked)
+    (setting,) = plan.read(asked).settings
+    counts = []
+    for file, variant in zip(files, setting.variants, strict=True):
+        got, want = written(file), plain(setting, variant)
+        for mine, theirs in zip(got["samples"]["free"], want["samples"]["free"], strict=True):
+            assert mine["resps"] == theirs["resps"]
+        for key in ("finish_reasons", "unfinished_thoughts"):
+            assert got["config"]["trimix"][key] == want["config"]["trimix"][key]
+        counts.append(got["config"]["trimix"]["unfinished_thoughts"]["free"])
+    assert 0 < sum(counts) < 2 * len(DOCS), counts
+
+
 def test_settings_are_as_independent_as_runs(folders, tmp_path):
     """Shots and seeds: tasks, exemplars and draws of one leave no trace in the next."""
     asked = config(

@@ -9,6 +9,7 @@ rolling.py       log-likelihoods of whole texts, in windows
 logprobs.py      log-probabilities of given tokens under all fusion configs at once
 scheduler.py     generation: sequences that run, wait, fork and finish
 sequence.py      a text in the making, and when it stops
+thinking.py      where the thinking of a text ends and its answer begins
 spec_decode.py   drafts by the small model: propose, verify, draft length
 sampler.py       the next token of each row
 prefill.py       prompts through all sources, shared prefixes once; policies look on and choose

@@ -332,7 +332,7 @@ class Scheduler:
                 mean = (branch.used / branch.drawn)[None]
                 used = choice or mean_choice(self.fuser, config, mean)
                 self.finished.setdefault(sequence.index, set()).add(config)
-                output = CompletionOutput(ids, used, reason)
+                output = CompletionOutput(ids, used, reason, branch.answer)
                 self.outputs.append((sequence.index, config, output))
         return fork, drawn
 

@@ -7,6 +7,10 @@ reports as ``stop`` is told apart here, a stop token being ``eos``:
     eos     an end-of-text or other stop token came; it is not part of the text
     stop    the token completed a stop string
     length  ``max_new_tokens`` tokens are there, or the context is full
+
+Of a model that thinks before it answers, stop strings count in the answer only (see `thinking`).
+
+Longer than most modules: requests, texts in the making and finished ones share what stopping needs.
 """
 
 from __future__ import annotations
@@ -21,12 +25,15 @@ from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.prefill import cut
 from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.engine.sampler import Draw, SamplingParams
+from trimix_lm_eval.engine.thinking import AnswerStart, ThinkingCriteria
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: Why a text ended.
 FinishReason = Literal["stop", "eos", "length"]
+#: Behind the reason, where the text ended before its thinking did.
+_UNFINISHED = "/thinking"
 
 
 class StopStringCriteria:
@@ -42,11 +49,21 @@ class StopStringCriteria:
         # A token holds at least one byte, so this many tokens hold any stop string that ends here.
         self.tail = max((len(s.encode()) for s in self.stop), default=0) + 4
 
-    def __call__(self, token_ids: list[int]) -> bool:
-        """Whether the last token completed a stop string."""
+    def __call__(self, token_ids: list[int], answer: AnswerStart | None = None) -> bool:
+        """Whether the last token completed a stop string.
+
+        Args:
+            token_ids: All new tokens.
+            answer: Where the answer begins behind the thinking; None where there is none.
+        """
         if not self.stop:
             return False
-        text = self.tokenizer.decode(token_ids[-self.tail :], skip_special_tokens=False)
+        start = max(0, len(token_ids) - self.tail)
+        if answer is not None and start <= answer.start:
+            text = self.tokenizer.decode(token_ids[answer.start :], skip_special_tokens=False)
+            text = text[answer.skip :].lstrip()
+        else:
+            text = self.tokenizer.decode(token_ids[start:], skip_special_tokens=False)
         return any(s in text for s in self.stop)
 
 
@@ -60,13 +77,17 @@ class GenerationRequest(NamedTuple):
         stop_strings: Told all new tokens after each one; True ends the text (see
             `StopStringCriteria`). The default looks for none.
         max_length: Context length, which prompt and new tokens fill at most; None knows no limit.
+        thinking: Of a model that thinks before it answers, what tells where the answer begins.
+        answer: Where the answer begins, as far as the prompt says; None if thinking comes first.
     """
 
     prompt: Prompt
     params: SamplingParams
     stop_token_ids: tuple[frozenset[int], ...]
-    stop_strings: abc.Callable[[list[int]], bool] = StopStringCriteria(None, ())
+    stop_strings: abc.Callable[..., bool] = StopStringCriteria(None, ())
     max_length: int | None = None
+    thinking: ThinkingCriteria | None = None
+    answer: AnswerStart | None = AnswerStart()
 
     @property
     def max_new_tokens(self) -> int:
@@ -84,6 +105,7 @@ class GenerationRequest(NamedTuple):
         stop_token_ids: tuple[frozenset[int], ...],
         tokenizer: Any,
         max_length: int,
+        thinking: ThinkingCriteria | None = None,
     ) -> GenerationRequest:
         """A request whose prompt leaves room for all new tokens: it is cut from the left.
 
@@ -93,6 +115,7 @@ class GenerationRequest(NamedTuple):
             stop_token_ids: By fusion config, the token ids that end its text.
             tokenizer: Turns ids into text.
             max_length: Context length in tokens.
+            thinking: Of a model that thinks before it answers.
 
         Raises:
             TrimixError: The new tokens leave no room for a prompt.
@@ -106,7 +129,9 @@ class GenerationRequest(NamedTuple):
                 "models allow it",
             )
         stop_strings = StopStringCriteria(tokenizer, params.stop)
-        return cls(cut(prompt, room), params, stop_token_ids, stop_strings, max_length)
+        answer = AnswerStart() if thinking is None or thinking.over(prompt.ids) else None
+        prompt = cut(prompt, room)
+        return cls(prompt, params, stop_token_ids, stop_strings, max_length, thinking, answer)
 
 
 class CompletionOutput(NamedTuple):
@@ -116,11 +141,13 @@ class CompletionOutput(NamedTuple):
         token_ids: The new tokens, without the stop token.
         choice: The weights that were used; where they are per token, their mean.
         finish_reason: Why it ended: ``eos``, ``stop`` or ``length``.
+        answer: Where the answer begins in it; None if it ended before its thinking did.
     """
 
     token_ids: list[int]
     choice: Choice
     finish_reason: FinishReason
+    answer: AnswerStart | None = AnswerStart()
 
 
 class NewTokens(NamedTuple):
@@ -162,6 +189,7 @@ class Branch:
         choices: By index of the config, what its policy chose; None where weights are per token.
         used: ``[S]`` sum of the weights in force.
         drawn: Tokens in that sum.
+        answer: Where the answer begins in its text, once that is finished; None if nowhere.
     """
 
     fusion: ResolvedFusion
@@ -169,6 +197,7 @@ class Branch:
     choices: dict[int, Choice | None]
     used: Tensor
     drawn: int = 0
+    answer: AnswerStart | None = AnswerStart()
 
     def note(self, weights: Tensor) -> None:
         """Count the weights ``[S]`` of a token, where they are the token's own."""
@@ -194,6 +223,7 @@ class Sequence:
         branches: At least one while the text is not finished.
         token_ids: New tokens so far.
         fork_point: Where it can be taken up again; None if it will not have to be.
+        answer: Where the answer begins; None as long as the thinking goes on.
     """
 
     index: int
@@ -201,6 +231,11 @@ class Sequence:
     branches: list[Branch]
     token_ids: list[int] = dataclasses.field(default_factory=list)
     fork_point: ForkPoint | None = None
+    answer: AnswerStart | None = None
+
+    def __post_init__(self) -> None:
+        if not self.token_ids:
+            self.answer = self.request.answer
 
     @property
     def num_cached(self) -> int:
@@ -243,23 +278,46 @@ class Sequence:
                 branch.note(weights[id(branch)][drawn - 1])
             ended = [b for b in self.branches if token in b.stop_token_ids]
             if ended:
-                finished += [(branch, list(self.token_ids), "eos") for branch in ended]
+                finished += self._finished(ended, "eos")
                 self.branches = [b for b in self.branches if token not in b.stop_token_ids]
             if not self.branches:
                 return finished, drawn
             self.token_ids.append(token)
             reason = self._finish_reason()
             if reason is not None:
-                finished += [(branch, self.token_ids, reason) for branch in self.branches]
+                finished += self._finished(self.branches, reason)
                 self.branches = []
                 return finished, drawn
         return finished, len(new.token_ids)
 
+    def _finished(
+        self, branches: abc.Sequence[Branch], reason: FinishReason
+    ) -> list[tuple[Branch, list[int], FinishReason]]:
+        for branch in branches:
+            branch.answer = self.answer
+        return [(branch, list(self.token_ids), reason) for branch in branches]
+
     def _finish_reason(self) -> FinishReason | None:
         """Why the text ends with its last token; None if it goes on."""
-        if self.request.stop_strings(self.token_ids):
+        thinking, stops = self.request.thinking, self.request.stop_strings
+        if thinking is None:
+            stopped = stops(self.token_ids)
+        else:
+            self.answer = thinking.advance(self.token_ids, self.answer)
+            stopped = self.answer is not None and stops(self.token_ids, self.answer)
+        if stopped:
             return "stop"
         return "length" if self.remaining_tokens <= 0 else None
+
+
+def recorded(finish_reason: FinishReason, unfinished_thought: bool) -> str:
+    """Why a text ended, and whether before its thinking did, in the one word kept for counting."""
+    return finish_reason + (_UNFINISHED if unfinished_thought else "")
+
+
+def told(word: str) -> tuple[str, bool]:
+    """The ``finish_reason`` in what `recorded` wrote, and whether the thinking was unfinished."""
+    return word.removesuffix(_UNFINISHED), word.endswith(_UNFINISHED)
 
 
 def grouped(texts: abc.Sequence[abc.Sequence[int]]) -> list[tuple[list[int], list[int]]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lm_eval.api.model import TemplateLM
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.engine import request, scorer
+from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.weights import Weights
@@ -19,6 +20,9 @@ from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils import distributed, errors
 from trimix_lm_eval.utils.distributed import DistributedEnv
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 #: What tells a request from all others: task, document, option, and which repetition it is.
 Identity = tuple[str | None, int | None, int, int]
@@ -29,7 +33,7 @@ class Tally(NamedTuple):
 
     Attributes:
         chosen: By task and document, the label of the point.
-        finish_reasons: By request (its task first), why its text ended.
+        finish_reasons: By request (its task first), why its text ended, see `recorded`.
         truncated: Requests whose context was cut.
         stats: What came of drafting.
         nlls: By task and document, the mean NLL of the prompt under every point of the grid; a
@@ -111,8 +115,12 @@ class TextLM(TemplateLM):
         for (task, _), label in tally.chosen.items():
             histogram.setdefault(task, Counter())[label] += 1
         ends: dict[str, Counter[str]] = {}
-        for (name, *_), reason in tally.finish_reasons.items():
+        thoughts: dict[str, int] = {}
+        for (name, *_), word in tally.finish_reasons.items():
+            reason, unfinished = told(word)
             ends.setdefault(str(name), Counter())[reason] += 1
+            if model.thinking is not None:
+                thoughts[str(name)] = thoughts.get(str(name), 0) + unfinished
         commit = model.report.commits.get("large_ins") if "large_ins" in names else None
         return {
             "model_num_parameters": sum(s.model.num_parameters() for s in sources),
@@ -124,6 +132,7 @@ class TextLM(TemplateLM):
                 **description,
                 "weights_chosen": {t: dict(c.most_common()) for t, c in sorted(histogram.items())},
                 "finish_reasons": {t: dict(sorted(c.items())) for t, c in sorted(ends.items())},
+                "unfinished_thoughts": dict(sorted(thoughts.items())),
                 "task_points": {
                     task: point.weights.label() for task, point in sorted(task_points.items())
                 },
@@ -247,3 +256,17 @@ class TextLM(TemplateLM):
         )
         found = {i: score for i, _, score in scores}
         return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]
+
+
+def refuse_thinking(requests: Sequence[Instance]) -> None:
+    """Refuse log-likelihood requests where thinking is switched on, as lm-eval's ``hf`` does.
+
+    Raises:
+        TrimixError: Always: the options would be scored in place of the thinking.
+    """
+    tasks = ", ".join(sorted({str(one.task_name) for one in requests}))
+    raise errors.TrimixError(
+        f"enable_thinking=true is not for log-likelihood tasks ({tasks}): their options would be "
+        "scored in place of the thinking.",
+        "run these tasks without it, or with enable_thinking=false",
+    )

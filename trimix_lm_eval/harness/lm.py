@@ -28,10 +28,10 @@ from trimix_lm_eval.engine import scheduler, scorer
 from trimix_lm_eval.engine.model_runner import NotFinite
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
-from trimix_lm_eval.engine.sequence import GenerationRequest
+from trimix_lm_eval.engine.sequence import GenerationRequest, recorded
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import request_cache
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label, refuse_thinking
 from trimix_lm_eval.harness.response_cache import (
     CachedAnswer,
     ResponseCache,
@@ -113,6 +113,8 @@ class TriMixLM(TextLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         model = self.model
+        if model.settings.enable_thinking:
+            refuse_thinking(requests)
         points = self._points(requests)
         wanted = []
         for i, request in enumerate(requests):
@@ -157,7 +159,7 @@ class TriMixLM(TextLM):
         ]
         wanted = [
             GenerationRequest.fitted(
-                prompt, how, model.stop_token_ids, self.tokenizer, model.max_length
+                prompt, how, model.stop_token_ids, self.tokenizer, model.max_length, model.thinking
             )
             for prompt, how in zip(prompts, params, strict=True)
         ]
@@ -170,8 +172,9 @@ class TriMixLM(TextLM):
             some = [wanted[i] for i in todo]
             outputs = scheduler.generate(model.fuser, some, model.batch_size, model.speculation)
             for i, _, output in outputs:
-                text = model.codec.completion(output.token_ids, params[todo[i]].stop)
-                yield todo[i], text, output.choice, output.finish_reason
+                text = model.codec.completion(output.token_ids, params[todo[i]].stop, output.answer)
+                reason = recorded(output.finish_reason, output.answer is None)
+                yield todo[i], text, output.choice, reason
 
         return self._answers("generate_until", requests, points, generate, disable_tqdm)
 

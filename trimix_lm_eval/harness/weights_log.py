@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.harness.base_lm import Identity
 from trimix_lm_eval.utils.errors import TrimixError
@@ -46,7 +47,7 @@ class WeightsLog:
                 together they stand for one request, in whatever order the lines come.
             kind: Name of lm-eval's method.
             choice: The weights that were used, and what they were chosen by.
-            finish_reason: Why a generated text ended; None writes none.
+            finish_reason: Why a generated text ended, as `recorded`; None writes none.
         """
         if self.stream is None:
             return
@@ -66,6 +67,7 @@ class WeightsLog:
             "prompt_tokens": choice.tokens,
         }
         if finish_reason is not None:
-            line["finish_reason"] = finish_reason
+            line["finish_reason"], unfinished = told(finish_reason)
+            line |= {"unfinished_thought": True} if unfinished else {}
         self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()

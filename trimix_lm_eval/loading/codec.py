@@ -178,19 +178,56 @@ class TextCodec:
         first = next((i for i, token in enumerate(ids) if token != bos), len(ids))
         return ids[first:]
 
-    def completion(self, ids: Sequence[int], stop: Iterable[str]) -> str:
-        """The text of generated token ids, before the first stop string."""
-        return self.cut(str(self.tokenizer.decode(ids, skip_special_tokens=True)), stop)
+    def completion(
+        self, ids: Sequence[int], stop: Iterable[str], answer: tuple[int, int] | None = (0, 0)
+    ) -> str:
+        """The answer in generated token ids, before the first stop string.
 
-    def cut(self, text: str, stop: Iterable[str]) -> str:
-        """The text before the first stop string, after what ends the thinking."""
-        think_end = self.think_end_token
-        if think_end:
-            text = text.split(think_end)[-1].lstrip()
+        Args:
+            ids: The new tokens.
+            stop: The stop strings.
+            answer: Index of the token with which the answer begins, behind the thinking, and how
+                many characters of it belong to the thinking; None if the thinking has not ended,
+                so that there is no answer (see `engine.sequence`).
+        """
+        if answer is None:
+            warn_once(
+                "A text ended before its thinking did, so its answer is empty; results count such "
+                "texts under config.trimix.unfinished_thoughts. Raise max_gen_toks; for a model "
+                "that does not think, leave think_end_token out."
+            )
+            return ""
+        start, skip = answer
+        text = str(self.tokenizer.decode(ids[start:], skip_special_tokens=True))[skip:]
+        if self.think_end_token is not None:
+            text = text.lstrip()
         for term in stop:
             if term:
                 text = text.split(term)[0]
         return text
+
+
+def check_token_ids(asked: Settings, vocab_size: int) -> None:
+    """Check that the tokens which settings name by their ids exist.
+
+    Args:
+        asked: The settings.
+        vocab_size: Token ids that all sources know.
+
+    Raises:
+        TrimixError: One does not.
+    """
+    for name, hint in (
+        ("prefix_token_id", "leave it out to take BOS, or EOS where there is none"),
+        (
+            "think_end_token",
+            "give the text that ends the thinking, or the id of its token",
+        ),
+    ):
+        token = getattr(asked, name)
+        if isinstance(token, int) and token >= vocab_size:
+            what = f"{name}={token} is no token: the vocabulary has {vocab_size}."
+            raise TrimixError(what, hint)
 
 
 def seed_for(seed: int, *parts: object) -> int:

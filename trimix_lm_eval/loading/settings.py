@@ -7,6 +7,7 @@ No tensor and no model is touched, so that a mistake in an argument costs no tim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +25,7 @@ from trimix_lm_eval.loading.source_spec import (
 )
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean
 from trimix_lm_eval.utils.options import checked, option, options_of
-from trimix_lm_eval.utils.validation import number, one_of, truth, whole
+from trimix_lm_eval.utils.validation import number, one_of, text, truth, whole
 
 __all__ = ["DEMO", "RUN_OPTIONS", "SOURCE_OPTIONS", "Settings", "SourceSpec", "parse"]
 
@@ -45,6 +46,13 @@ def _draft_length(name: str, value: Any) -> str | int:
     if text in ("off", "false"):
         return "off"
     return whole(name, value, 0, hint=", auto or off") or "off"
+
+
+def _token(name: str, value: Any) -> str | int:
+    """The text of a token, or its id: a number, or the digits of one, as for ``hf``."""
+    if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        return text(name, value)
+    return whole(name, value, 0, hint=", the id of a token, or a text")
 
 
 @dataclass(frozen=True)
@@ -120,12 +128,18 @@ class Settings:
         None, "file", "A JSONL file that receives the weights of every request."
     )
     enable_thinking: bool | None = option(
-        None, "true or false", "Passed to the chat template if given.", truth
-    )
-    think_end_token: str | None = option(
         None,
-        "text",
-        "What ends the thinking part of an answer; all up to it is dropped.",
+        "true or false",
+        "Passed to the chat template if given; `true` needs `think_end_token`, and is not for "
+        "log-likelihood tasks.",
+        truth,
+    )
+    think_end_token: str | int | None = option(
+        None,
+        "text, or the id of a token",
+        "What ends the thinking part of a generated text. All up to the first one is dropped, and "
+        "stop strings count behind it only; a text without it has an empty answer.",
+        _token,
     )
 
 
@@ -153,6 +167,13 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
     for name in given:
         if name not in run:
             raise _unknown_argument(name, policy)
+    if run.get("enable_thinking") and "think_end_token" not in run:
+        raise TrimixError(
+            "enable_thinking=true without think_end_token: the thinking would be taken for the "
+            "answer.",
+            "add think_end_token=, the text or the id of the token that ends the thinking, e.g. "
+            "think_end_token=</think> for Qwen3",
+        )
     return Settings(sources, policy, options, **run)
 
 

@@ -13,9 +13,10 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trimix_lm_eval.engine.sequence import recorded
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import task_weights
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label, refuse_thinking
 from trimix_lm_eval.harness.lm import (
     counts,
     identified,
@@ -99,6 +100,8 @@ class SweepLM(TextLM):
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
+        if self.model.settings.enable_thinking:
+            refuse_thinking(requests)
         return [(value, greedy) for value, greedy in self._answers("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
@@ -184,7 +187,8 @@ class SweepLM(TextLM):
         else:
             prompts = [(one.request.args[0], one.params) for one in group if one.params is not None]
             for i, variant, made in model.iter_generate(prompts, self._points_for(which, requests)):
-                yield i, variant, Answer(made.text, made.choice, made.finish_reason).encoded()
+                reason = recorded(made.finish_reason, made.unfinished_thought)
+                yield i, variant, Answer(made.text, made.choice, reason).encoded()
 
     # ---------------------------------------------------------------- one point per task
 

@@ -73,11 +73,13 @@ def explain(
     explained = tuple(_drafted(*measured, *draft) for measured, draft in pairs)
     cut = len(model.codec.prompt(prompt).ids) - len(request.prompt.ids)
     notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
+    if made.answer is None:
+        notes.append("The text ended before its thinking did: it has no answer.")
     kind = "sampled" if how.temperature else "greedy"
     likelihood = _log_likelihood(explained)
     plain = _explanation(model, prompt, explained, made.choice, notes, likelihood)
     account = record.account(explained)
-    text = model.codec.completion(made.token_ids, how.stop)
+    text = model.codec.completion(made.token_ids, how.stop, made.answer)
     return dataclasses.replace(
         plain, text=text, kind=kind, finish_reason=made.finish_reason, drafting=account
     )
