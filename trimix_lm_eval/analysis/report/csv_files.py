@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trimix_lm_eval.analysis.report.model import Part, ReportData
 from trimix_lm_eval.analysis.report.plane import gaps
+from trimix_lm_eval.utils import csv_text
 from trimix_lm_eval.utils.paths import shown
 
 Line = dict[str, Any]
@@ -27,13 +26,9 @@ def csv_files(report: ReportData) -> dict[str, str]:
 
 
 def _text(lines: Sequence[Line]) -> str:
-    """One table; floats keep all their digits, and what is no number is left empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: None if _is_nan(it) else it for name, it in line.items()})
-    return text.getvalue()
+    """One table; what is no number is left empty."""
+    cells = ([None if _is_nan(it) else it for it in line.values()] for line in lines)
+    return csv_text.text(list(lines[0]), cells)
 
 
 def _is_nan(value: object) -> bool:
