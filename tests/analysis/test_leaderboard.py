@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import os
 import re
 import subprocess
 from html import unescape
@@ -19,6 +21,7 @@ from trimix_lm_eval.analysis.leaderboard.page import COLUMNS
 
 MATH = "trimix_milic_bo_math"
 EVIL = '"><img src=x onerror=alert(1)></script><script>document.title="taken"</script>'
+SPACED = "  two  blanks,\n a line end, \t a tab "
 needs_browser = pytest.mark.usefixtures("chromium")
 
 
@@ -108,6 +111,68 @@ def test_nothing_to_show(tmp_path, capsys, make):
     assert cli.main(["leaderboard", str(tmp_path / "results"), "--output", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "index.html").exists()
+
+
+ODD = ("=1+1", "+a", "@x", "-b", "\tc", "\rd", "'=e", "-1", " f  g\n\n h ", "i\ud800", "j\0")
+
+
+def test_odd_names_come_back_from_csv(tmp_path):
+    """Formulas are none, halves of characters are question marks, and one run is one entry."""
+    path = submittable(tmp_path / "in")
+    for name in ODD:
+        changed(path, add_task(name))
+    changed(path, lambda content: content["results"].pop(TASK))
+    before, problems = entries.collect(tmp_path)
+    assert not problems
+    (written,) = export.main([path], "csv", tmp_path / "sent")
+    tasks = [line[0] for line in csv.reader(written.open(newline=""))][1:]
+    assert [task for task in tasks if task[0] in "=+-@\t\r"] == ["-1"]
+    after, problems = entries.collect(tmp_path)
+    assert after == before and not problems
+    assert {e.row.task for e in after} == {*ODD[:-2], "i?", "j\0"}
+    assert cli.main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "site")]) == 0
+
+
+def test_placeholders_in_csv_of_others_are_left_out(tmp_path, capsys):
+    (written,) = export.main([submittable(tmp_path / "in")], "csv", tmp_path / "sent")
+    good = written.read_text()
+    for number, (old, new) in enumerate(
+        [(",acc,", ",bypass,"), (",0.75,", ",-1,"), (",204,", ",0,"), (",2026-", ",20x6-")]
+    ):
+        assert old in good
+        (tmp_path / f"sent/{number}.csv").write_text(good.replace(old, new))
+    found, left_out = entries.collect(tmp_path)
+    assert len(found) == 1 and len(left_out) == 4
+    assert "a placeholder: --predict_only" in str(left_out[0].reasons[0])
+
+
+def test_an_index_of_somebody_s_is_kept(tmp_path, capsys):
+    submittable(tmp_path / "in")
+    index = tmp_path / "site/index.html"
+    index.parent.mkdir()
+    index.write_text("mine")
+    command = ["leaderboard", str(tmp_path / "in"), "--output", str(index.parent)]
+    assert cli.main(command) == 1
+    assert "index.html is there already" in capsys.readouterr().err
+    assert index.read_text() == "mine"
+    index.unlink()
+    assert cli.main(command) == 0 and cli.main([*command, "--title", "another"]) == 0
+    assert "<title>another</title>" in index.read_text()
+
+
+def test_a_file_that_cannot_be_used_ends_nothing(tmp_path, capsys):
+    path = submittable(tmp_path / "in")
+    text = path.read_text()
+    path.with_name("results_date.json").write_text(text.replace("1790000000.0", "1" + "0" * 400))
+    path.with_name("results_half.json").write_text(text.replace(TASK, "\\ud800"))
+    path.with_name("results_twice.json").write_text(text.replace('"date"', '"date": 1, "date"'))
+    path.with_name("results_loop.json").symlink_to(path.with_name("results_loop.json"))
+    os.mkfifo(path.with_name("pipe.csv"))
+    assert cli.main(["leaderboard", str(path.parent), "--output", str(tmp_path / "site")]) == 0
+    out, err = capsys.readouterr()
+    assert "3 results; 3 left out" in out and err.count("left out: ") == 3
+    for name in ("results_twice.json", "results_loop.json", "pipe.csv"):
+        assert name in err
 
 
 def test_page_is_one_file_that_asks_for_nothing(page):
@@ -214,6 +279,21 @@ def test_state_in_the_address(opened, state, count):
     assert browser.value("document.getElementById('count').textContent") == told
     assert browser.value("document.getElementById('none').hidden") == (count > 0)
     assert browser.value("document.title") == "TriMix leaderboard"
+
+
+@needs_browser
+def test_white_space_in_names_is_kept_by_the_filters(browser, tmp_path):
+    """A browser takes it out of an option's text, which then is the value of no row."""
+    path = submittable(tmp_path, tasks=(TASK, MATH))
+    changed(path, add_task(SPACED))
+    changed(path, lambda content: content["results"].pop(TASK))
+    assert cli.main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "site")]) == 0
+    browser.open(tmp_path / "site/index.html", "")
+    browser.value("""{const s = document.getElementById('task'); s.selectedIndex = 1;
+                     s.dispatchEvent(new Event('input', {bubbles: true}))}""")
+    assert [row[0].split() for row in browser.value(SEEN)] == [SPACED.split()]
+    browser.open(tmp_path / "site/index.html", f"task={quote(SPACED)}")
+    assert [row[0].split() for row in browser.value(SEEN)] == [SPACED.split()]
 
 
 @needs_browser

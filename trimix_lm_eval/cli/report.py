@@ -33,10 +33,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write a report, and say what was written and what could not be used."""
     from trimix_lm_eval.analysis.report import write
+    from trimix_lm_eval.utils.paths import printable
 
     written = write(args.results, args.output, args.force)
     for problem in written.problems:
-        print(f"problem: {problem.path} {problem.what}")
+        print(f"problem: {printable(f'{problem.path} {problem.what}')}")
     if written.superseded:
         print(f"{written.superseded} numbers were replaced by newer runs; the report lists them")
     pictures = [path for path in written.files if path.suffix == ".png"]

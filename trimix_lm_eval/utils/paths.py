@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 _PACKAGE = Path(__file__).resolve().parent.parent
 #: The folder of a model of the trio, on whatever machine and in whatever version.
 _OF_DEMO = re.compile(r".*/trimix_lm_eval/(?:loading/)?demo/(\w+)/?")
+#: What drives a terminal.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _WITH_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
@@ -48,14 +50,22 @@ def shown(path: str | Path, parts: int = 2) -> str:
         parts: How much is left of a path outside of the current folder: so many of its last parts
             at most, behind ``…/``.
     """
-    text = named(str(path))
+    text = named(printable(str(path)))
     if not (text.startswith(("/", "~", "\\")) or _WITH_DRIVE.match(text)):
         return text
     try:
         return PurePath(text).relative_to(Path.cwd()).as_posix()
-    except ValueError:
+    except (OSError, ValueError):  # the former where the current folder is gone
         last = [part for part in re.split(r"[\\/]", text) if part]
         return "/".join(["…", *last[max(1, len(last) - parts) :]])
+
+
+def printable(text: str) -> str:
+    """A text that is safe in a message: what is no character, or drives a terminal, becomes ``?``.
+
+    Names of files may hold half characters (where they are not UTF-8), line ends and escapes.
+    """
+    return _CONTROL.sub("?", text.encode("utf-8", "replace").decode())
 
 
 def _shipped(name: str) -> Path:

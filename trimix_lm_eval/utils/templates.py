@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,18 @@ def render(template: Path, filters: Mapping[str, Callable[..., Any]], /, **value
         filters: By the name that they have in the template.
         **values: By the name that they have in the template.
     """
+    made = _environment(template.parent, tuple(filters.items())).get_template(template.name)
+    # A half of a character, as names of files and command lines may hold, cannot be written.
+    return made.render(**values).encode("utf-8", "replace").decode()
+
+
+@cache
+def _environment(folder: Path, filters: tuple[tuple[str, Callable[..., Any]], ...]) -> Any:
+    """The environment of a folder's templates, each of which is compiled once."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -44,4 +53,4 @@ def render(template: Path, filters: Mapping[str, Callable[..., Any]], /, **value
     )
     environment.filters.update(filters)
     environment.globals["security_policy"] = security_policy
-    return environment.get_template(template.name).render(**values)
+    return environment

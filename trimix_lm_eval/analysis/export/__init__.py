@@ -20,7 +20,7 @@ from trimix_lm_eval.analysis.export import card, eval_results, model_index, refu
 from trimix_lm_eval.analysis.export import push as upload
 from trimix_lm_eval.analysis.export.origins import relative, short, sources_of
 from trimix_lm_eval.analysis.results import Run, read
-from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 
 FORMATS = ("eval-results", "model-index", "card", "csv")
@@ -65,27 +65,13 @@ def main(
     refusals.accept(runs, problems)
     files = _files(runs, to, repo, say)
     written = {output / name: text for name, text in files.items()}
-    _keep_others(written)
+    outputs.keep_others(written)
     for path, text in written.items():
         io.write(path, text, "give another --output")
         say(f"wrote {relative(path)}")
     if push and repo:
         say(f"uploaded: {upload.push(files, repo, yes=yes, pull_request=pull_request)}")
     return list(written)
-
-
-def _keep_others(files: Mapping[Path, str]) -> None:
-    """Make sure that no file would be replaced by one with other content.
-
-    Raises:
-        TrimixError: One would: it may hold what a user has added by hand.
-    """
-    for path, text in files.items():
-        if path.exists() and (path.is_dir() or path.read_bytes() != text.encode()):
-            raise TrimixError(
-                f"{relative(path)} is there already, with other content.",
-                "give another --output, or move it away",
-            )
 
 
 def _files(

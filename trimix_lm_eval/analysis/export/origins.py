@@ -6,6 +6,7 @@ folder only the last part of its path is told: the rest is about the machine tha
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.settings import DEMO
-from trimix_lm_eval.utils.paths import model_configs_dir, named
+from trimix_lm_eval.utils.paths import model_configs_dir, named, printable
 
 HUB = "https://huggingface.co"
 #: The family of what `model_configs/` does not know.
@@ -141,6 +142,8 @@ def slug(text: str) -> str:
 def relative(path: Path) -> str:
     """A file as messages name it: from here if it is below, else in full."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+        # Not path.resolve(), which of a circle of links is an error.
+        shown = str(PurePath(os.path.realpath(path)).relative_to(os.getcwd()))
+    except (OSError, ValueError):
+        shown = str(path)
+    return printable(shown)

@@ -22,6 +22,7 @@ from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 #: So many points of the same models are a grid.
 _GRID = 4
@@ -120,7 +121,7 @@ def _line(what: str, places: Sequence[tuple[Path, str]]) -> str:
     count = len(by_path)
     told = f"{count} results, for example " if count > _EXAMPLES else ""
     head = str(Reason(what, subjects[0])) if len(subjects) == 1 else what
-    return f"{head}\n      {told}{', '.join(shown)}"
+    return f"{printable(head)}\n      {told}{printable(', '.join(shown))}"
 
 
 def assessed(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], list[Refused]]:

@@ -17,8 +17,14 @@ from typing import Any
 
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import family, sources_of
-from trimix_lm_eval.analysis.results import MetricValue, Problem, Run
+from trimix_lm_eval.analysis.results import MetricValue, Problem, Run, text_of
+from trimix_lm_eval.analysis.results.results_file import is_number
+from trimix_lm_eval.analysis.results.scores import no_score
 from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.utils import csv_text
+
+#: How dates are written.
+_ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
@@ -140,24 +146,18 @@ def _row(run: Run, score: MetricValue) -> ResultRow:
 
 def iso(seconds: object) -> str:
     """A time of lm-eval's in ISO 8601, UTC; empty if it is none."""
-    if not isinstance(seconds, (int, float)):
+    if not is_number(seconds):
         return ""
     try:
         at = datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, OSError, ValueError):
         return ""
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{at.year:04}{at.strftime(_ISO.removeprefix('%Y'))}"
 
 
 def write_csv(rows: Sequence[ResultRow]) -> str:
     """The rows as CSV; floats keep all their digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        values = (getattr(row, name) for name in COLUMNS)
-        writer.writerow("" if value is None else value for value in values)
-    return text.getvalue()
+    return csv_text.text(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows))
 
 
 def read_csv(path: Path) -> tuple[list[ResultRow], list[Problem]]:
@@ -167,23 +167,24 @@ def read_csv(path: Path) -> tuple[list[ResultRow], list[Problem]]:
         The rows, and a problem for the file or for each line that is none.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = list(csv.reader(io.StringIO(text_of(path), newline=""), strict=True))
+    except ValueError as error:
+        return [], [Problem(path, str(error))]
+    except csv.Error as error:
         return [], [Problem(path, f"cannot be read: {error}")]
     if not lines or tuple(lines[0]) != COLUMNS:
         return [], [Problem(path, "is no CSV of `trimix export`: its first line differs")]
     rows, problems = [], []
     for number, line in enumerate(lines[1:], 2):
         try:
-            rows.append(_parse(line))
+            rows.append(_parse([csv_text.plain(cell) for cell in line]))
         except ValueError as error:
             problems.append(Problem(path, f"line {number} is damaged: {error}"))
     return rows, problems
 
 
 def _parse(line: list[str]) -> ResultRow:
-    """One line; raises ValueError if it is damaged."""
+    """One line; raises ValueError if it is damaged, or if its number is no score."""
     told: dict[str, Any] = dict(zip(COLUMNS, line, strict=True))
     told |= {
         "shots": int(told["shots"]) if told["shots"] else None,
@@ -193,6 +194,12 @@ def _parse(line: list[str]) -> ResultRow:
         "value": _finite(told["value"]),
         "stderr": _finite(told["stderr"]) if told["stderr"] else None,
     }
+    if told["n"] <= 0 or (told["stderr"] or 0) < 0:
+        raise ValueError("it has a number of documents or a standard error below 0, or no document")
+    if why := no_score(told["metric"], told["value"]):
+        raise ValueError(f"{told['metric']} of {told['task']} is {why}")
+    if told["date"]:
+        datetime.strptime(told["date"], _ISO)
     return ResultRow(**told)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from trimix_lm_eval.analysis.export import refusals
 from trimix_lm_eval.analysis.export.origins import relative
 from trimix_lm_eval.analysis.leaderboard import entries, page
-from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
 
 
@@ -37,7 +37,8 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
         The exit code, 0.
 
     Raises:
-        TrimixError: There is nothing to show, or it cannot be written.
+        TrimixError: There is nothing to show, or it cannot be written, or an ``index.html`` is
+            there that no leaderboard wrote.
     """
     if not folder.is_dir():
         raise TrimixError(f"{folder} is no folder.", "name one with exported results")
@@ -50,7 +51,8 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
             + (f" ({len(left_out)} were left out, see above)." if left_out else "."),
             "put CSV files of `trimix export --to csv` there, or complete results*.json",
         )
-    path = output / "index.html"
-    io.write(path, page.render(found, title), "give another --output")
+    path, text = output / "index.html", page.render(found, title)
+    outputs.keep_others({path: text}, page.COMMAND)
+    io.write(path, text, "give another --output")
     print(f"wrote {relative(path)}: {len(found)} results; {len(left_out)} left out")
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trimix_lm_eval.analysis.export import refusals
 from trimix_lm_eval.analysis.export.table import ResultRow, read_csv, rows_of
-from trimix_lm_eval.analysis.results import below, read
+from trimix_lm_eval.analysis.results import find, read
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,21 @@ def collect(folder: Path) -> tuple[list[Entry], list[refusals.Refused]]:
     """
     rows: list[ResultRow] = []
     left_out: list[refusals.Refused] = []
-    for path in sorted(folder.rglob("*.csv")):
+    tables, unread = find(folder, ".csv")
+    for path in tables:
         found, problems = read_csv(path)
         rows += found
         left_out += refusals.unreadable(problems)
-    runs, problems = read(below(folder))
-    passed, refused = refusals.assessed(runs, problems)
+    files, _ = find(folder, ".json", "results")
+    runs, problems = read(files)
+    passed, refused = refusals.assessed(runs, [*unread, *problems])
     rows += rows_of(passed)
     left_out += refused
     # A run may be there both as JSON and as CSV, or be sent in twice.
-    return _entries(dict.fromkeys(rows)), left_out
+    return group(dict.fromkeys(rows)), left_out
 
 
-def _entries(rows: Iterable[ResultRow]) -> list[Entry]:
+def group(rows: Iterable[ResultRow]) -> list[Entry]:
     """Group the metrics of one task in one run, and find the best of each task."""
     grouped: dict[tuple[object, ...], list[ResultRow]] = {}
     for row in rows:

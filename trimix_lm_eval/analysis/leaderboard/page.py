@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from trimix_lm_eval.analysis.export.origins import HUB, hub_url, short
 from trimix_lm_eval.analysis.export.table import ResultRow
 from trimix_lm_eval.analysis.leaderboard.entries import Entry
-from trimix_lm_eval.utils import templates
+from trimix_lm_eval.utils import outputs, templates
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+
+#: Which command the page says that it is of.
+COMMAND = "trimix leaderboard"
 
 _HERE = Path(__file__).parent
 
@@ -76,6 +79,7 @@ def render(entries: Sequence[Entry], title: str) -> str:
         hub_url=hub_url,
         data_url=data_url,
         title=title,
+        generator=Markup(outputs.generator(COMMAND)),
         entries=entries,
         columns=COLUMNS,
         filters=choices,
@@ -88,9 +92,7 @@ def render(entries: Sequence[Entry], title: str) -> str:
 
 def shown(row: ResultRow, name: str) -> str:
     """What a filter compares: the text in the column."""
-    if name == "policy":
-        return row.setting
-    return str(getattr(row, name)) or "unknown"
+    return str(row.setting if name == "policy" else getattr(row, name)) or "unknown"
 
 
 def breakable(name: str) -> Markup:

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trimix_lm_eval.analysis.results import Problem, read
-from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.report.model import ReportData
 
 #: Tells a folder that an earlier report wrote from one that holds something else.
 _MARK = "report.html"
+_COMMAND = "trimix report"
 _ELSEWHERE = "name another folder with --output"
 
 
@@ -64,7 +66,7 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
     _check(output, force)
     runs, problems = read(places)
     if not runs:
-        lines = [f"{p.path} {p.what}" for p in problems] or ["no files were named"]
+        lines = [printable(f"{p.path} {p.what}") for p in problems] or ["no files were named"]
         raise TrimixError(
             "None of the files can be reported on:\n  " + "\n  ".join(lines),
             "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
@@ -85,10 +87,18 @@ def _check(output: Path, force: bool) -> None:
     """See that no files of somebody's are mixed with a report, before anything is read."""
     if output.exists() and not output.is_dir():
         raise TrimixError(f"{output} is a file.", "name a folder with --output")
-    if output.is_dir() and any(output.iterdir()) and not ((output / _MARK).is_file() or force):
+    mine = force or outputs.is_page_of(output / _MARK, _COMMAND)
+    if output.is_dir() and not mine and _holds_files(output):
         raise TrimixError(
             f"{output} holds files, but no report.", "name another folder, or add --force"
         )
+
+
+def _holds_files(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError as error:
+        raise io.not_written(folder, error, _ELSEWHERE) from error
 
 
 def _contents(report: ReportData) -> dict[str, bytes]:
@@ -107,13 +117,12 @@ def _contents(report: ReportData) -> dict[str, bytes]:
         **{places[name]: png for name, png in pictures.items()},
         **{name: _bytes(text) for name, text in csv_files(report).items()},
         "report.md": _bytes(render(report, "page.md.j2", places)),
-        _MARK: _bytes(render(report, "page.html.j2")),
+        _MARK: _bytes(render(report, "page.html.j2", generator=outputs.generator(_COMMAND))),
     }
 
 
 def _bytes(text: str) -> bytes:
-    """UTF-8; half characters, which JSON allows in names, become question marks."""
-    return text.encode("utf-8", "replace")
+    return text.encode()
 
 
 def _need(*libraries: str) -> None:

@@ -25,16 +25,25 @@ from trimix_lm_eval.utils import templates
 from trimix_lm_eval.utils.paths import shown
 
 
-def render(report: ReportData, template: str, pictures: Mapping[str, str] | None = None) -> str:
+def render(
+    report: ReportData,
+    template: str,
+    pictures: Mapping[str, str] | None = None,
+    generator: str = "",
+) -> str:
     """Fill a template.
 
     Args:
         report: What to say.
         template: ``page.html.j2`` or ``page.md.j2``.
         pictures: For Markdown, the pictures' files by `picture_name`; HTML holds them.
+        generator: For HTML, the tag that says which command wrote it.
     """
+    from markupsafe import Markup
+
     file = Path(__file__).with_name(template)
-    return templates.render(file, {"md": markdown}, **_report(report), files=pictures or {})
+    values = {**_report(report), "files": pictures or {}, "generator": Markup(generator)}
+    return templates.render(file, {"md": markdown}, **values)
 
 
 def markdown(text: object) -> str:

@@ -8,6 +8,7 @@ What differs nonetheless (quantization, a limit) is said beside the number.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,6 +136,7 @@ def _published(
     return Published(citation, row, what, ours, cell, float(value), note)
 
 
+@cache
 def _book() -> dict[str, Any]:
     text = (Path(__file__).parent / "paper.yaml").read_text(encoding="utf-8")
     book: dict[str, Any] = yaml.safe_load(text)

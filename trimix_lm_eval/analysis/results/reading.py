@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.analysis.results.results_file import MetricValue, Problem, is_number, mapping
+from trimix_lm_eval.analysis.results.files import Problem, find, json_of, text_of
+from trimix_lm_eval.analysis.results.results_file import MetricValue, is_number, mapping
 from trimix_lm_eval.analysis.results.run import Run
-
-#: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
-_LESS_IS_BETTER = {
-    "perplexity",
-    "word_perplexity",
-    "byte_perplexity",
-    "bits_per_byte",
-    "brier_score",
-    "ter",
-    "likelihood_diff",
-    "pct_stereotype",
-}
+from trimix_lm_eval.analysis.results.scores import scores
 
 
 def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
@@ -35,23 +24,25 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
         The runs, oldest first, and what could not be used.
     """
     files: dict[str, Path] = {}
-    empty = []
+    problems = []
     for place in places:
-        there = below(place) if place.is_dir() else [place]
-        if not there:
-            empty.append(Problem(place, "no results*.json below this folder"))
+        there, unread = find(place, ".json", "results") if place.is_dir() else ([place], [])
+        problems += unread
+        if not there and not unread:
+            problems.append(Problem(place, "no results*.json below this folder"))
         # A file counts once, by whatever paths it is reached.
-        files.update((os.path.realpath(file), file) for file in there)
+        files.update((_identity(file), file) for file in there)
     found = [_read(path) for path in files.values()]
     runs = [it for it in found if isinstance(it, Run)]
-    problems = [it for it in found if isinstance(it, Problem)]
-    return sorted(runs, key=_age), [*problems, *empty]
+    damaged = [it for it in found if isinstance(it, Problem)]
+    return sorted(runs, key=_age), [*damaged, *problems]
 
 
-def below(folder: Path) -> list[Path]:
-    """The results files below a folder, but for hidden ones: there a sweep is still writing."""
-    files = ((file, file.relative_to(folder)) for file in folder.rglob("results*.json"))
-    return sorted(file for file, at in files if not any(x.startswith(".") for x in at.parts))
+def _identity(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # of a NUL, which no path can have
+        return str(path)
 
 
 def _age(run: Run) -> tuple[float, str]:
@@ -62,15 +53,9 @@ def _age(run: Run) -> tuple[float, str]:
 
 def _read(path: Path) -> Run | Problem:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        return Problem(path, f"cannot be read: {error.strerror or error}")
-    except UnicodeDecodeError:
-        return Problem(path, "is not text")
-    except (ValueError, RecursionError) as error:
-        if not path.stat().st_size:
-            return Problem(path, "is empty")
-        return Problem(path, f"is not JSON, or not all of it is there ({error})")
+        raw = json_of(text_of(path))
+    except ValueError as error:
+        return Problem(path, str(error))
     if not isinstance(raw, dict) or not isinstance(raw.get("results"), dict):
         return Problem(path, "is JSON, but no results file of lm-eval: it has no 'results'")
     try:
@@ -81,67 +66,41 @@ def _read(path: Path) -> Run | Problem:
 
 def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
     groups = mapping(raw.get("groups"))
-    scores: dict[str, list[MetricValue]] = {}
+    of_tasks: dict[str, list[MetricValue]] = {}
     lost: list[str] = []
     for task, values in raw["results"].items():
         # A group repeats what its tasks have; one that aggregates is listed under `groups`, too.
         if isinstance(values, dict) and task not in groups:
             counts = mapping(mapping(raw.get("n-samples")).get(task))
-            found = list(_scores(raw, str(task), values, counts))
-            lost += _lost(str(task), values)
+            found, not_scores = scores(raw, task, values, counts)
+            lost += not_scores
             if found:
-                scores[str(task)] = found
-    if not scores:
+                of_tasks[task] = found
+    if not of_tasks:
         return Problem(path, "; ".join(["holds no numbers of any task", *lost]))
-    run = Run(path, raw, scores, {}, tuple(lost))
-    for name, values in groups.items():
-        leaves = [scores[task][0] for task in run.leaves(name)]
-        counts = {"effective": sum(s.n for s in leaves), "original": sum(s.of for s in leaves)}
-        found = list(_scores(raw, name, values, counts)) if isinstance(values, dict) else []
-        if leaves and found:
-            run.groups[name] = found
+    run = Run(path, raw, of_tasks, {}, tuple(lost))
+    lost += _add_groups(run, groups)
+    run = Run(path, raw, of_tasks, run.groups, tuple(lost))
     # Whatever a damaged file would let fail later fails here, where it has a name.
     _ = run.label, run.sources, run.variant, run.grid
-    _ = [run.deviations(name) for name in (*scores, *run.groups)]
+    _ = [run.deviations(name) for name in (*run.scores, *run.groups)]
     return run
 
 
-def _directions(raw: dict[str, Any], task: str) -> dict[str, bool]:
-    """Which way is up, where the file says it: for the task, or in the task's YAML."""
-    listed = mapping(mapping(raw.get("configs")).get(task)).get("metric_list")
-    metrics = [mapping(metric) for metric in (listed if isinstance(listed, list) else [])]
-    in_yaml = {str(metric.get("metric")): metric.get("higher_is_better") for metric in metrics}
-    above = mapping(mapping(raw.get("higher_is_better")).get(task))
-    told = [*in_yaml.items(), *above.items()]  # the later wins
-    return {metric: way for metric, way in told if isinstance(way, bool)}
-
-
-def _lost(task: str, values: dict[str, Any]) -> Iterator[str]:
-    """Metrics that are no number, as a mask or a broken model gives them."""
-    for key, value in values.items():
-        metric, comma, _ = key.partition(",")
-        no_number = isinstance(value, float) and not math.isfinite(value)
-        if comma and no_number and not metric.endswith("_stderr"):
-            yield f"{metric} of {task} is {value}"
-
-
-def _scores(
-    raw: dict[str, Any], task: str, values: dict[str, Any], counts: dict[str, Any]
-) -> Iterator[MetricValue]:
-    """The metrics of one task or group: lm-eval writes them as ``metric,filter``."""
-    better = _directions(raw, task)
-    for key, value in values.items():
-        metric, comma, name = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not is_number(value):
+def _add_groups(run: Run, groups: dict[str, Any]) -> Iterator[str]:
+    """Take the groups in whose tasks all have numbers; the others are named, a phrase each."""
+    for name, values in groups.items():
+        if not isinstance(values, dict):
             continue
-        stderr: Any = values.get(f"{metric}_stderr,{name}")
-        yield MetricValue(
-            task,
-            metric,
-            name,
-            float(value),
-            float(stderr) if is_number(stderr) else None,
-            better.get(metric, metric not in _LESS_IS_BETTER),
-            int(counts.get("effective") or 0),
-            int(counts.get("original") or 0),
-        )
+        leaves = [run.scores[task][0] for task in run.leaves(name)]
+        counts = {"effective": sum(s.n for s in leaves), "original": sum(s.of for s in leaves)}
+        # Where the file does not tell how many documents its tasks have, it may have some.
+        found, lost = scores(run.raw, name, values, counts if counts["effective"] else {})
+        yield from lost
+        missing = [task for task in run.below(name) if not run.below(task)]
+        missing = [task for task in missing if task not in run.scores]
+        if found and (missing or not leaves):
+            whose = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+            yield f"the group {name} is without numbers of {whose or 'all of its tasks'}"
+        elif found:
+            run.groups[name] = found

@@ -2,46 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
+from trimix_lm_eval.analysis.results.files import FILE_PARTS, json_of, text_of
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of, point_of
 from trimix_lm_eval.fusion.weights import Weights, parse
 from trimix_lm_eval.utils import paths
 
-#: What is shown of a results file outside of the current folder: of a sweep its setting, variant
-#: and model.
-FILE_PARTS = 4
-
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number, and no more than a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def mapping(value: Any) -> dict[str, Any]:
     """What should be an object in a file that anybody may have written; empty if it is not."""
     return value if isinstance(value, dict) else {}
-
-
-class Problem(NamedTuple):
-    """A file that could not be used.
-
-    Attributes:
-        path: The file.
-        what: What is wrong, in a sentence.
-    """
-
-    path: Path
-    what: str
-
-    @property
-    def file(self) -> str:
-        """The file, as pages and tables show it."""
-        return paths.shown(self.path, FILE_PARTS)
 
 
 class MetricValue(NamedTuple):
@@ -77,7 +61,7 @@ class ResultsFile:
         raw: All of it, as lm-eval wrote it.
         scores: Of every task (not group) its metrics, in the order of the file.
         groups: The same of every group that lm-eval aggregates; its documents are its tasks'.
-        lost: What the file gives as NaN or infinite, and is therefore not among the scores.
+        lost: What stands in the place of a score and is none, a phrase each.
     """
 
     path: Path
@@ -209,8 +193,8 @@ class ResultsFile:
         """The logged samples of a task, by document; None if there are none beside the file.
 
         Raises:
-            OSError: They cannot be read.
-            ValueError: They are no samples, or not all of them are there (so do `KeyError` and
+            OSError: The system cannot look for them.
+            ValueError: They cannot be read, or not all of them are there (so do `KeyError` and
                 `TypeError`, of lines that are JSON but no samples).
         """
         date = self.path.stem.removeprefix("results_")
@@ -218,8 +202,8 @@ class ResultsFile:
         if "/" in task or not file.is_file():
             return None
         # Not splitlines(): texts may hold the other line ends that Unicode knows.
-        lines = file.read_text(encoding="utf-8").split("\n")
-        found = [json.loads(line) for line in lines if line.strip()]
+        lines = text_of(file).split("\n")
+        found = [json_of(line) for line in lines if line.strip()]
         return sorted(found, key=lambda sample: int(sample["doc_id"]))
 
     @property

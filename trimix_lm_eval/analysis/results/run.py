@@ -125,7 +125,7 @@ class Run(ResultsFile):
         """Of `deviations` that a task or group was not measured on all of its documents."""
         score, limit = self.main(task), self.config.get("limit")
         if score and score.of:
-            return [f"{score.n} of {score.of} documents"] if score.n < score.of else []
+            return [f"{score.n} of {score.of} documents"] if score.n != score.of else []
         if not limit:
             return []
         return [f"limit {limit:g}" if is_number(limit) else f"limit {limit}"]
