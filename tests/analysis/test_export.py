@@ -410,6 +410,42 @@ def test_a_recipe_runs_no_code_because_a_results_file_says_so(tmp_path):
     assert "hf_x" not in recipe.read_text()
 
 
+def add_filters(content):
+    """As gsm8k has them: the numbers of one metric under two filters, and one that both lack."""
+    values = content["results"][TASK]
+    for key in ("acc,none", "acc_stderr,none"):
+        values[key.replace("none", "strict-match")] = values.pop(key)
+    values |= {"acc,flexible-extract": 0.9, "acc_stderr,flexible-extract": 0.01}
+
+
+def test_filters_of_a_task_are_named(tmp_path):
+    """Each in CSV, index and card; an entry of .eval_results has room for one, and says which."""
+    path = changed(submittable(tmp_path / "run"), add_filters)
+    rows, _ = table.read_csv(*export.main([path], "csv", tmp_path / "out"))
+    by_filter = {row.filter: (row.value, row.main) for row in rows}
+    assert by_filter == {"strict-match": (0.75, True), "flexible-extract": (0.9, False)}
+    said = []
+    (entry,) = export.main([path], "eval-results", tmp_path / "out", say=said.append)
+    (found,) = parse_eval_result_entries(yaml.safe_load(entry.read_text()))
+    assert found.value == 0.75 and found.notes.startswith("acc (strict-match), ")
+    assert f"{TASK} by its filter strict-match, not flexible-extract" in said[0]
+    index, card, _ = (
+        *export.main([path], "model-index", tmp_path / "out"),
+        *export.main([path], "card", tmp_path / "out"),
+    )
+    _, results = model_index_to_eval_results(yaml.safe_load(index.read_text())["model-index"])
+    names = {"acc, strict-match (ppl)": 0.75, "acc, flexible-extract (ppl)": 0.9}
+    assert {it.metric_name: it.metric_value for it in results} == names
+    text = card.read_text()
+    assert "acc (strict-match)" in text and "acc (flexible-extract)" in text
+    assert f"{TASK} by its filter" not in text
+    found, _ = entries.collect(tmp_path)
+    assert [(e.row.filter, e.best, e.others) for e in found] == [
+        ("flexible-extract", True, ()),
+        ("strict-match", True, ()),
+    ]
+
+
 def test_model_index_reads_back(tmp_path):
     tasks = (TASK, f"{TASK}_ll")
     path = submittable(tmp_path, tasks=tasks)
@@ -541,6 +577,38 @@ def test_text_in_a_card_is_no_markup(tmp_path):
     assert "a\\|b\\<script\\>\\`x\\` model: hf" in body
     assert yaml.safe_load(recipe.read_text())["model"] == "trimix"
     assert yaml.safe_load(recipe.read_text())["tasks"] == [TASK, evil]
+
+
+def test_a_name_does_not_end_the_card_s_block_of_code(tmp_path):
+    evil = "a\n````\n<script>alert(1)</script>"
+    path = changed(submittable(tmp_path / "run"), add_task(evil))
+    readme, _ = export.main([path], "card", tmp_path / "out")
+    _, _, body = readme.read_text().split("---\n", 2)
+    lines = body.splitlines()
+    start = lines.index("`````yaml")
+    inside = lines[start + 1 : lines.index("`````", start)]
+    assert any("<script>" in line for line in inside)
+    assert not any("<script>" in line for line in lines if line not in inside)
+
+
+@pytest.mark.parametrize(
+    ("to", "words", "said"),
+    [
+        ("x" * 300, (), "cannot be written: File name too long"),
+        ("a\0b", (), "no path of a file"),
+        ("out", ("--repo", "x\udcff/y\n# z"), "'x?/y?# z' is no id of a repository"),
+    ],
+)
+def test_places_that_there_are_not(tmp_path, monkeypatch, capsys, to, words, said):
+    submittable(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    commands = [["export", "in", "--to", "csv", "--output", to, *words]]
+    if not words:
+        commands += [["leaderboard", "in", "--output", to], ["report", "in", "--output", to]]
+    for command in commands:
+        assert cli.main(command) == 1, command
+        assert said in capsys.readouterr().err
+    assert os.listdir() == ["in"]
 
 
 def test_a_card_is_of_one_model(tmp_path):

@@ -595,6 +595,86 @@ def test_groups_are_shown_as_lm_eval_aggregates_them(tmp_path):
         assert "as the group has it" in (tmp_path / "out" / name).read_text()
 
 
+STRICT, FLEXIBLE = "strict-match", "flexible-extract"
+
+
+def filtered_run(folder, number, config, answers, group=()):
+    """A run whose tasks have two filters: by task, what strict and flexible make of its texts."""
+    documents = {task: strict for task, (strict, _) in answers.items()}
+    ends = {task: {"eos": len(strict)} for task, strict in documents.items()}
+    config = {**config, "finish_reasons": ends}
+    path = write_run(folder, documents, trimix=config, stamp=stamp(number), date=1.79e9 + number)
+    if group:
+        aggregate(path, "g", group)
+    whole = json.loads(path.read_text())
+    flexible = {task: plain.mean(values) for task, (_, values) in answers.items()}
+    flexible["g"] = 0.123
+    for part in (whole["results"], whole.get("groups", {})):
+        for task, values in part.items():
+            for key in ("acc,none", "acc_stderr,none"):
+                values[key.replace("none", STRICT)] = values.pop(key)
+            values[f"acc,{FLEXIBLE}"] = flexible[task]
+    path.write_text(json.dumps(whole))
+    for task, (_, values) in answers.items():
+        file = path.with_name(f"samples_{task}_{stamp(number)}.jsonl")
+        strict = [{**json.loads(x), "filter": STRICT} for x in file.read_text().splitlines()]
+        both = [*strict, *({**x, "filter": FLEXIBLE, "acc": values[x["doc_id"]]} for x in strict)]
+        file.write_text("".join(json.dumps(x) + "\n" for x in both))
+    return path
+
+
+def test_each_filter_of_a_task_is_a_column_with_its_name(tmp_path, monkeypatch):
+    """In tables, means, planes, upper bounds and ends; each with the oracle that is its own."""
+    monkeypatch.setattr("trimix_lm_eval.analysis.report.model.pictures", lambda plane: [])
+    points = {(0.1, 0.1): (0.2, 0.9), (0.1, 0.9): (0.6, 0.4), (0.9, 0.1): (0.4, 0.5)}
+    runs = [(trimix_config("large_ins"), (0.5, 0.6)), (trimix_config("ppl"), (0.3, 0.7))]
+    runs += [(fixed(*point), shares) for point, shares in points.items()]
+    for number, (config, shares) in enumerate(runs):
+        answers = {t: [coins(f"{number}{t}{s}", s) for s in shares] for t in ("t", "u")}
+        filtered_run(tmp_path / "in", number, config, answers, group=["t", "u"])
+    write([tmp_path / "in"], tmp_path / "out")
+    lines = table(tmp_path / "out")
+    columns = {line["column"]: (line["filter"], line["tasks"]) for line in lines}
+    of_tasks = {f"{t} ({name})": (name, t) for t in "tu" for name in (STRICT, FLEXIBLE)}
+    means = {f"mean of 2 ({name})": (name, "t u") for name in (STRICT, FLEXIBLE)}
+    # The strict mean of the group is that of ours; its flexible number is no mean.
+    assert columns == {**of_tasks, **means, f"g ({FLEXIBLE})": (FLEXIBLE, "t u")}
+    by = {(line["row"], line["column"]): line for line in lines}
+    for run, key in (("large_ins", 0), ("ppl", 1)):
+        for place, name in enumerate((STRICT, FLEXIBLE)):
+            line = by[run, f"t ({name})"]
+            mine = coins(f"{key}t{runs[key][1][place]}", runs[key][1][place])
+            assert float(line["value"]) == pytest.approx(plain.mean(mine))
+            assert run == "large_ins" or float(line["p"]) > 0, "each is tested on its own samples"
+    best = {c: by["oracle by task", c]["point"] for c in of_tasks if c.startswith("t")}
+    assert best == {f"t ({STRICT})": "0.1:0.9", f"t ({FLEXIBLE})": "0.1:0.1"}
+    for name, point in ((STRICT, "0.1:0.9"), (FLEXIBLE, "0.1:0.1")):
+        line = by[f"oracle by table ({name})", f"mean of 2 ({name})"]
+        assert line["point"] == point
+    found = table(tmp_path / "out", "points")
+    assert {(x["task"], x["filter"]) for x in found} == set(product("tu", (STRICT, FLEXIBLE)))
+    oracle = {(x["task"], x["filter"]): x["beta"] for x in found if x["oracle"] == "True"}
+    assert oracle["t", STRICT] == "0.9" and oracle["t", FLEXIBLE] == "0.1"
+    assert len(table(tmp_path / "out", "endings")) == 2 * len(runs)
+    assert {x["column"] for x in table(tmp_path / "out", "gaps")} >= set(of_tasks)
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert f"t ({FLEXIBLE})" in text.replace("<wbr>", "") and f"t ({STRICT})" in text
+
+
+def test_a_filter_that_only_some_runs_have_is_named_too(tmp_path):
+    """A newer run of another filter does not hide what the older ones have."""
+    filtered_run(tmp_path, 0, trimix_config("ppl"), {"t": [coins(1, 0.4), coins(2, 0.6)]})
+    write_run(tmp_path, {"t": coins(3, 0.5)}, trimix=trimix_config("ent"), stamp=stamp(1))
+    runs, _ = read([tmp_path])
+    (part,) = assemble(runs, []).parts
+    (made,) = part.tables
+    titles = [f"t ({STRICT})", f"t ({FLEXIBLE})", "t (none)"]
+    assert [column.title for column in made.columns] == titles
+    shown = {row.key: [cell is not None for cell in cells] for row, cells in made.rows}
+    assert shown == {"ppl": [True, True, False], "ent": [False, False, True]}
+
+
 def test_a_group_that_is_no_mean_is_not_tested(tmp_path):
     for number, name in enumerate(["large_ins", "ppl"]):
         documents = {task: coins(f"{name}{task}", 0.5) for task in "ab"}

@@ -144,11 +144,11 @@ def test_numbers_without_end(tmp_path):
     """A date of 10**400 or a million digits is none; the other files are read nonetheless."""
     path = write_run(tmp_path, {"t": [1.0]}, stamp="good", samples=False)
     text = path.read_text().replace("1790000000.0", "@")
-    for number, date in enumerate(["1" + "0" * 400, "9" * 1_000_000, "-" + "9" * 5000, "1e999"]):
+    for number, date in enumerate(["1" + "0" * 400, "9" * 1_000_000, "-" + "9" * 5000, "1e300"]):
         path.with_name(f"results_{number}.json").write_text(text.replace("@", date))
     runs, problems = read([tmp_path])
     assert len(runs) == 5 and not problems and runs[-1].path == path
-    assert {table.iso(run.raw["date"]) for run in runs[:-1]} == {""}
+    assert {run.date for run in runs[:-1]} == {None}
     path.write_text(text.replace("@", "1").replace('"acc,none": 1.0', f'"acc,none": {10**400}'))
     assert "acc of t is inf" in read([path])[1][0].what
 

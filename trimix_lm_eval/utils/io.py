@@ -37,7 +37,10 @@ def write(path: Path, content: str | bytes, hint: str = "see to its permissions"
         TrimixError: It cannot be written. What was there before is still there.
     """
     data = content.encode() if isinstance(content, str) else content
-    target = Path(os.path.realpath(path))
+    try:
+        target = Path(os.path.realpath(path))
+    except ValueError as error:  # a NUL
+        raise TrimixError(f"{str(path)!r} is no path of a file: {error}.", hint) from error
     part = target.with_name(f"{target.name}.part")
     try:
         if target.exists() and not target.is_file():

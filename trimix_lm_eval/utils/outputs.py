@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def is_page_of(path: Path, command: str) -> bool:
         TrimixError: It cannot be read.
     """
     try:
-        if not path.is_file():
+        if not os.path.isfile(path):
             return False
         with path.open("rb") as file:
             return generator(command).encode() in file.read(_HEAD)
@@ -47,8 +48,8 @@ def keep_others(files: Mapping[Path, str], command: str = "") -> None:
     """
     for path, text in files.items():
         try:
-            there = path.exists() or path.is_symlink()
-            same = path.is_file() and path.read_bytes() == text.encode()
+            there = os.path.lexists(path)
+            same = os.path.isfile(path) and path.read_bytes() == text.encode()
         except OSError as error:
             raise TrimixError(
                 f"{shown(path)} cannot be looked at: {error.strerror or error}.",

@@ -22,6 +22,7 @@ from trimix_lm_eval.analysis.export.origins import relative, short, sources_of
 from trimix_lm_eval.analysis.results import Run, read
 from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.paths import printable
 
 FORMATS = ("eval-results", "model-index", "card", "csv")
 
@@ -59,8 +60,8 @@ def main(
         raise unknown("format", to, FORMATS)
     if (push or pull_request) and not repo:
         raise TrimixError("--push needs to know where to.", "name it: --repo owner/name")
-    if push and repo:
-        upload.ready(repo)
+    if repo is not None:
+        upload.ready(repo, push)
     runs, problems = read(places)
     refusals.accept(runs, problems)
     files = _files(runs, to, repo, say)
@@ -85,7 +86,10 @@ def _files(
     if to == "eval-results":
         texts, left_out = eval_results.files(rows)
         if left_out:
-            say(f"left out, for their data is no data set of the Hub: {', '.join(left_out)}")
+            names = printable(", ".join(left_out))
+            say(f"left out, for their data is no data set of the Hub: {names}")
+        if told := eval_results.filters_left_out(rows):
+            say(f"an entry has one number; submitted: {printable('; '.join(told))}")
         return texts
     name = repo.rpartition("/")[2] if repo else _name(runs)
     if to == "model-index":

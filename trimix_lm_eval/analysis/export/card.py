@@ -5,6 +5,7 @@ Metadata through huggingface_hub's ModelCardData, the text from `card.md`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def _body(
         sources.update(sources_of(run))
     return templates.render(
         _TEMPLATE,
-        {"cell": _cell, "code": _code},
+        {"cell": _cell, "code": _code, "fence": _fence},
         title=model_name,
         sources=sources,
         # The trio of the demo ships with the package.
@@ -128,9 +129,14 @@ def _data(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
 def _cell(value: Any) -> str:
     """A text that stays inside its cell of a Markdown table and is no markup."""
     text = " ".join(str(value).split())
-    for sign in "\\`*_[]<>|":
+    for sign in "\\`*_[]<>|&$~":
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def _fence(text: str) -> str:
+    """Backticks around a block of code, more than any line of it has."""
+    return "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _code(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from trimix_lm_eval.analysis.export.origins import short, slug
 from trimix_lm_eval.analysis.export.table import ResultRow
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResultEntry
@@ -52,8 +53,8 @@ def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
             grouped.setdefault(name, []).append(entry(row))
     if not grouped:
         raise TrimixError(
-            f"Nothing to write: {', '.join(left_out)} measure no data set of the Hub, and an entry "
-            "of .eval_results must name one.",
+            f"Nothing to write: {printable(', '.join(left_out))} measure no data set of the Hub, "
+            "and an entry of .eval_results must name one.",
             "choose another format: --to model-index, card or csv",
         )
     texts = {}
@@ -63,6 +64,18 @@ def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
         if parse_eval_result_entries(yaml.safe_load(texts[name])) != entries:
             raise RuntimeError(f"{name} does not read back as it was written")
     return texts, left_out
+
+
+def filters_left_out(rows: Sequence[ResultRow]) -> list[str]:
+    """Of tasks with several filters, which one is submitted and which are not, a phrase each."""
+    told = []
+    for row in (row for row in rows if row.main and row.dataset):
+        measure = (row.task, row.metric, row.setting, row.run)
+        alike = [it for it in rows if (it.task, it.metric, it.setting, it.run) == measure]
+        others = dict.fromkeys(it.filter for it in alike if it.filter != row.filter)
+        if others:
+            told.append(f"{row.task} by its filter {row.filter}, not {', '.join(others)}")
+    return list(dict.fromkeys(told))
 
 
 def entry(row: ResultRow) -> EvalResultEntry:

@@ -64,12 +64,17 @@ def results(rows: Sequence[ResultRow]) -> list[EvalResult]:
             dataset_split=row.split or None,
             dataset_revision=row.dataset_revision or None,
             metric_type=row.metric,
-            metric_name=f"{row.metric} ({row.setting})",
+            metric_name=f"{_metric(row)} ({row.setting})",
             metric_value=row.value,
             metric_args=_arguments(row),
         )
         for row in rows
     ]
+
+
+def _metric(row: ResultRow) -> str:
+    """The metric with its filter: by its name huggingface_hub tells a number from others."""
+    return row.metric if row.filter == "none" else f"{row.metric}, {row.filter}"
 
 
 def _arguments(row: ResultRow) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trimix_lm_eval.analysis.export import model_index
 from trimix_lm_eval.analysis.export.origins import is_hub_id
 from trimix_lm_eval.utils.errors import TrimixError, first_line
+from trimix_lm_eval.utils.paths import printable
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, HfApi
@@ -21,8 +22,12 @@ if TYPE_CHECKING:
 README = "README.md"
 
 
-def ready(repo: str) -> None:
+def ready(repo: str, push: bool = True) -> None:
     """See what can be seen before anything is written.
+
+    Args:
+        repo: ``owner/name``.
+        push: Whether something is to be uploaded, and not only named.
 
     Raises:
         TrimixError: The id is none, or there is no token.
@@ -30,8 +35,10 @@ def ready(repo: str) -> None:
     from huggingface_hub import get_token
 
     if not is_hub_id(repo):
-        raise TrimixError(f"--repo {repo!r} is no id of a repository.", "give owner/name")
-    if get_token() is None:
+        raise TrimixError(
+            f"--repo {printable(repo)!r} is no id of a repository.", "give owner/name"
+        )
+    if push and get_token() is None:
         raise TrimixError(
             "--push needs a token of the Hub with write access, and there is none.",
             "run `hf auth login`, or set HF_TOKEN",

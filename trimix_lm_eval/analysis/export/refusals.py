@@ -79,6 +79,8 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
             "be submitted.\n  - " + "\n  - ".join(lines(refused)),
             f"the others can, if you name them: {named}"
             if passed
+            else "name results*.json files of lm_eval, or folders with some"
+            if not runs
             else "run the tasks in full, unchanged, with models at a known commit and a policy "
             "that does not see the test split's scores",
         )

@@ -18,7 +18,6 @@ from typing import Any
 from trimix_lm_eval.analysis.export.benchmarks import benchmark
 from trimix_lm_eval.analysis.export.origins import family, sources_of
 from trimix_lm_eval.analysis.results import MetricValue, Problem, Run, text_of
-from trimix_lm_eval.analysis.results.results_file import is_number
 from trimix_lm_eval.analysis.results.scores import no_score
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils import csv_text
@@ -136,7 +135,7 @@ def _row(run: Run, score: MetricValue) -> ResultRow:
         setting=run.label,
         family=family(found),
         precision=", ".join(dict.fromkeys(filter(None, kinds))),
-        date=iso(run.raw.get("date")),
+        date=iso(run.date),
         lm_eval=str(run.raw.get("lm_eval_version") or ""),
         trimix=str(run.trimix.get("version") or ""),
         run=run.path.stem,
@@ -144,14 +143,11 @@ def _row(run: Run, score: MetricValue) -> ResultRow:
     )
 
 
-def iso(seconds: object) -> str:
-    """A time of lm-eval's in ISO 8601, UTC; empty if it is none."""
-    if not is_number(seconds):
+def iso(seconds: float | None) -> str:
+    """A time in ISO 8601, UTC; empty if there is none."""
+    if seconds is None:
         return ""
-    try:
-        at = datetime.fromtimestamp(seconds, timezone.utc)
-    except (OverflowError, OSError, ValueError):
-        return ""
+    at = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{at.year:04}{at.strftime(_ISO.removeprefix('%Y'))}"
 
 

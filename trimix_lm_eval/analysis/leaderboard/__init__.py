@@ -15,6 +15,7 @@ network, all numbers in a table that is there without JavaScript, too. Imported 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from trimix_lm_eval.analysis.export.origins import relative
 from trimix_lm_eval.analysis.leaderboard import entries, page
 from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 
 def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
@@ -40,14 +42,15 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
         TrimixError: There is nothing to show, or it cannot be written, or an ``index.html`` is
             there that no leaderboard wrote.
     """
-    if not folder.is_dir():
-        raise TrimixError(f"{folder} is no folder.", "name one with exported results")
+    place = printable(str(folder))
+    if not os.path.isdir(folder):
+        raise TrimixError(f"{place} is no folder.", "name one with exported results")
     found, left_out = entries.collect(folder)
     for line in refusals.lines(left_out):
         print(f"left out: {line}", file=sys.stderr)
     if not found:
         raise TrimixError(
-            f"{folder} holds no results that may be shown"
+            f"{place} holds no results that may be shown"
             + (f" ({len(left_out)} were left out, see above)." if left_out else "."),
             "put CSV files of `trimix export --to csv` there, or complete results*.json",
         )

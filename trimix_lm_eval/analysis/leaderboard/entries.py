@@ -1,11 +1,12 @@
 """Files of exported results -> entries of the leaderboard: one for each task of a run.
 
-An entry shows the number that a task is known by; its other metrics are details.
+An entry shows the number that a task is known by; its other metrics are details. Of a task with
+several filters each is an entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class Entry:
 
     Attributes:
         row: The number that the task is known by.
-        others: The task's other metrics in the same run.
+        others: The task's other metrics in the same run, under the same filter.
         best: Whether no entry of this task and metric does better.
     """
 
@@ -58,20 +59,30 @@ def group(rows: Iterable[ResultRow]) -> list[Entry]:
     for row in rows:
         key = (row.task, row.run, row.date, row.setting, tuple(row.sources()))
         grouped.setdefault(key, []).append(row)
-    mains = {key: next((r for r in group if r.main), group[0]) for key, group in grouped.items()}
+    shown = [entry for group in grouped.values() for entry in _filtered(group)]
     top: dict[tuple[str, str, str], float] = {}
-    for row in mains.values():
+    for row, _ in shown:
         measure = (row.task, row.metric, row.filter)
         top[measure] = max(top.get(measure, float("-inf")), _good(row))
     entries = [
-        Entry(
-            row,
-            tuple(other for other in grouped[key] if other is not row),
-            _good(row) == top[(row.task, row.metric, row.filter)],
-        )
-        for key, row in mains.items()
+        Entry(row, others, _good(row) == top[(row.task, row.metric, row.filter)])
+        for row, others in shown
     ]
-    return sorted(entries, key=lambda e: (e.row.task, e.row.metric, -_good(e.row), e.row.setting))
+    return sorted(
+        entries,
+        key=lambda e: (e.row.task, e.row.metric, e.row.filter, -_good(e.row), e.row.setting),
+    )
+
+
+def _filtered(group: list[ResultRow]) -> Iterator[tuple[ResultRow, tuple[ResultRow, ...]]]:
+    """By filter, the number that a task is known by and its other metrics."""
+    main = next((row for row in group if row.main), group[0])
+    shown = {row.filter: row for row in reversed(group) if row.metric == main.metric}
+    shown[main.filter] = main
+    for name, row in reversed(shown.items()):
+        # Metrics of a filter that the main one is not known under stand with the main entry.
+        names = {name, *({it.filter for it in group} - shown.keys() if row is main else ())}
+        yield row, tuple(it for it in group if it is not row and it.filter in names)
 
 
 def _good(row: ResultRow) -> float:

@@ -16,6 +16,7 @@ numbers.py  pictures.py  csv_files.py  views.py  page.py   rounded, drawn, as CS
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -85,10 +86,11 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
 
 def _check(output: Path, force: bool) -> None:
     """See that no files of somebody's are mixed with a report, before anything is read."""
-    if output.exists() and not output.is_dir():
+    is_folder = os.path.isdir(output)
+    if os.path.exists(output) and not is_folder:
         raise TrimixError(f"{output} is a file.", "name a folder with --output")
     mine = force or outputs.is_page_of(output / _MARK, _COMMAND)
-    if output.is_dir() and not mine and _holds_files(output):
+    if is_folder and not mine and _holds_files(output):
         raise TrimixError(
             f"{output} holds files, but no report.", "name another folder, or add --force"
         )
@@ -138,7 +140,7 @@ def _replace(output: Path, files: Sequence[tuple[Path, bytes]]) -> None:
     from trimix_lm_eval.analysis.report.csv_files import NAMES
 
     kept = {path for path, _ in files}
-    if (output / _MARK).is_file():
+    if os.path.isfile(output / _MARK):
         before = [output / f"{name}.csv" for name in NAMES]
         before += (output / "pictures").glob("[0-9]*-[0-9]*-*.png")
         for old in before:

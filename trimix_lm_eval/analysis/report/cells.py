@@ -29,6 +29,7 @@ class Cell:
         stderr: Of it, or None.
         stderr_from: ``lm-eval``, ``bootstrap``, or of a mean ``tasks``; empty if there is none.
         metric: Its name.
+        filter: lm-eval's, of a mean all that its tasks have.
         higher_is_better: Which way is up.
         n: Documents of each task.
         of: Documents that each task has.
@@ -47,6 +48,7 @@ class Cell:
     stderr: float | None
     stderr_from: str
     metric: str
+    filter: str
     higher_is_better: bool
     n: tuple[int, ...]
     of: tuple[int, ...]
@@ -79,17 +81,18 @@ class Cell:
         return points.pop() if len(points) == 1 else ""
 
 
-#: By task, metric and file of a run.
-Cells = dict[tuple[str, str, str], Cell]
+#: By task, metric, filter and file of a run.
+Cells = dict[tuple[str, str, str, str], Cell]
 
 
 class Column(NamedTuple):
     """The head of a column.
 
     Attributes:
-        title: Short.
+        title: Short; where a task has several filters, the filter's name stands behind it.
         tasks: One task, or those of a mean.
         metric: Its name.
+        filter: lm-eval's, of a mean all that its tasks have.
         higher_is_better: Which way is up.
         is_mean: Whether it is a mean.
     """
@@ -97,6 +100,7 @@ class Column(NamedTuple):
     title: str
     tasks: tuple[str, ...]
     metric: str
+    filter: str
     higher_is_better: bool
     is_mean: bool
 
@@ -142,6 +146,7 @@ def cell_of(run: Run, task: str, metric: str, filter_name: str) -> Cell | None:
         score.stderr,
         "lm-eval" if score.stderr is not None else "",
         score.metric,
+        score.filter,
         score.higher_is_better,
         (score.n,),
         (score.of,),
@@ -173,6 +178,7 @@ def mean(cells: Sequence[Cell | None]) -> Cell | None:
         stderr if len(errors) == len(there) else None,
         "tasks" if len(errors) == len(there) else "",
         there[0].metric,
+        ", ".join(dict.fromkeys(cell.filter for cell in there)),
         there[0].higher_is_better,
         tuple(n for cell in there for n in cell.n),
         tuple(n for cell in there for n in cell.of),
@@ -183,13 +189,12 @@ def mean(cells: Sequence[Cell | None]) -> Cell | None:
     )
 
 
-def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
+def resample(task: str, cells: Iterable[Cell]) -> list[Cell]:
     """Draw the documents of a task and score all cells on each draw.
 
     Args:
         task: The task.
-        cells: From `cell_of`, of this task; several metrics and runs.
-        filter_name: lm-eval's.
+        cells: From `cell_of`, of this task; several metrics, filters and runs.
 
     Returns:
         The cells in the same order, with resamples, and with the bootstrap's standard error where
@@ -202,7 +207,7 @@ def resample(task: str, cells: Iterable[Cell], filter_name: str) -> list[Cell]:
         run = cell.runs[0]
         if run.path not in read:
             read[run.path] = read_samples(run, task)
-        score = score_of(run, task, cell.metric, filter_name)
+        score = score_of(run, task, cell.metric, cell.filter)
         found.append(statistics(read[run.path], score) if score else "no samples")
     batches: dict[Any, dict[str, Statistics]] = {}
     for place, it in enumerate(found):

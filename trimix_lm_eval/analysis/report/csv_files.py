@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
+from trimix_lm_eval.analysis.report.endings import Ending
 from trimix_lm_eval.analysis.report.model import Part, ReportData
 from trimix_lm_eval.analysis.report.plane import gaps
 from trimix_lm_eval.utils import csv_text
@@ -50,6 +52,7 @@ def _scores(part: Part) -> Iterator[Line]:
                     "column": column.title,
                     "tasks": " ".join(column.tasks),
                     "metric": cell.metric,
+                    "filter": cell.filter,
                     "higher_is_better": cell.higher_is_better,
                     "value": cell.value,
                     "stderr": cell.stderr,
@@ -74,6 +77,7 @@ def _points(part: Part) -> Iterator[Line]:
             yield {
                 "task": plane.task,
                 "metric": plane.metric,
+                "filter": plane.filter,
                 "alpha": weights.alpha,
                 "beta": weights.beta,
                 "gamma": weights.alpha if weights.gamma is None else weights.gamma,
@@ -87,8 +91,10 @@ def _points(part: Part) -> Iterator[Line]:
 
 
 def _choices(part: Part) -> Iterator[Line]:
+    told: set[str] = set()
     for plane in part.planes:
-        for row, counts in plane.choices:
+        # Filters of one task have a plane each, and the choices in common.
+        for row, counts in plane.choices if plane.task not in told else ():
             for weights, count in counts:
                 yield {
                     "task": plane.task,
@@ -97,6 +103,7 @@ def _choices(part: Part) -> Iterator[Line]:
                     "count": count,
                     "file": row.runs[plane.task].file,
                 }
+        told.add(plane.task)
 
 
 def _gaps(part: Part) -> Iterator[Line]:
@@ -115,16 +122,19 @@ def _gaps(part: Part) -> Iterator[Line]:
 
 
 def _endings(part: Part) -> Iterator[Line]:
-    for found in part.endings:
-        for it in found:
-            yield {
-                "task": it.task,
-                "row": it.row.key,
-                "texts": sum(it.counts.values()),
-                **{reason: it.counts.get(reason, 0) for reason in ("stop", "eos", "length")},
-                "length_share": it.length_share,
-                "file": it.row.runs[it.task].file,
-            }
+    # What filters make of a text changes nothing of its end.
+    told: dict[tuple[str, str], Ending] = {}
+    for it in chain.from_iterable(part.endings):
+        told.setdefault((it.task, it.row.key), it)
+    for it in told.values():
+        yield {
+            "task": it.task,
+            "row": it.row.key,
+            "texts": sum(it.counts.values()),
+            **{reason: it.counts.get(reason, 0) for reason in ("stop", "eos", "length")},
+            "length_share": it.length_share,
+            "file": it.row.runs[it.task].file,
+        }
 
 
 def _published(part: Part) -> Iterator[Line]:
@@ -160,7 +170,7 @@ def _runs(report: ReportData) -> Iterator[Line]:
             "run": number,
             "row": run.label,
             "file": run.file,
-            "date": run.raw.get("date"),
+            "date": run.date,
             "not_comparable": run.variant,
             "tasks": " ".join(run.scores),
             "model": run.config.get("model"),

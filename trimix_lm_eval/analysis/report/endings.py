@@ -34,22 +34,23 @@ class Ending(NamedTuple):
 
 
 def endings(tables: Sequence[Table]) -> list[list[Ending]]:
-    """By table, how the texts of each row and task ended; every task is told of once.
+    """By table, how the texts of each row and task ended; every task and filter is told of once.
 
     Args:
         tables: Of one system.
     """
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     return [list(_of_table(table, seen)) for table in tables]
 
 
-def _of_table(table: Table, seen: set[tuple[str, str]]) -> Iterator[Ending]:
+def _of_table(table: Table, seen: set[tuple[str, str, str]]) -> Iterator[Ending]:
     for row, _ in table.rows:
         if row.kind == "oracle":  # each of its tasks is that of another row
             continue
         for column in table.columns:
             task = column.tasks[0]
             counts = row.runs[task].finish_reasons(task) if task in row.runs else {}
-            if counts and not column.is_mean and (row.key, task) not in seen:
-                seen.add((row.key, task))
+            told = row.key, task, column.filter
+            if counts and not column.is_mean and told not in seen:
+                seen.add(told)
                 yield Ending(row, column.title, task, counts)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trimix_lm_eval.analysis.report.cells import Cell, Cells, Column, Table, cell_of, compared_table
+from trimix_lm_eval.analysis.report.oracles import titled
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.results import MetricValue, Run
 
@@ -23,21 +24,33 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
         tables: What is shown already.
         cells: Of the tasks, resampled.
     """
-    heads: dict[str, tuple[list[str], MetricValue]] = {}
+    heads: dict[tuple[str, str], tuple[list[str], MetricValue]] = {}
+    several: set[str] = set()
     for run in system.runs:
-        for name, (score, *_) in run.groups.items():
-            if not _is_shown(run, score, tables):
-                heads[name] = run.leaves(name), score
+        for name in run.groups:
+            scores = run.filtered(name)
+            several |= {name} if len(scores) > 1 else set()
+            for score in scores:
+                if not _is_shown(run, score, tables):
+                    heads[name, score.filter] = run.leaves(name), score
     tasks = [task for leaves, _ in heads.values() for task in leaves]
-    rows = [row for row in system.shown(tasks) if row.groups.keys() & heads.keys()]
+    names = {name for name, _ in heads}
+    rows = [row for row in system.shown(tasks) if row.groups.keys() & names]
     if not rows:
         return None
     columns = [
         (
-            Column(name, tuple(leaves), score.metric, score.higher_is_better, True),
+            Column(
+                titled(name, filter_name if name in several else ""),
+                tuple(leaves),
+                score.metric,
+                score.filter,
+                score.higher_is_better,
+                True,
+            ),
             [_cell(row, name, score, cells) for row in rows],
         )
-        for name, (leaves, score) in heads.items()
+        for (name, filter_name), (leaves, score) in heads.items()
     ]
     return compared_table("Groups", "Groups", _NOTE, rows, columns)
 
@@ -47,7 +60,8 @@ def _is_shown(run: Run, score: MetricValue, tables: Sequence[Table]) -> bool:
     leaves = set(run.leaves(score.task))
     for table in tables:
         for i, column in enumerate(table.columns):
-            if column.is_mean and column.metric == score.metric and set(column.tasks) == leaves:
+            measure = column.metric, column.filter
+            if column.is_mean and measure == score[1:3] and set(column.tasks) == leaves:
                 mine = [cell for cell in table.column(i) if cell.runs == (run,)]
                 return any(_equal(cell.value, score.value) for cell in mine)
     return False
@@ -62,7 +76,9 @@ def _cell(row: TableRow, group: str, shown: MetricValue, cells: Cells) -> Cell |
     cell = cell_of(run, group, shown.metric, shown.filter) if run else None
     if run is None or cell is None:
         return None
-    parts = [cells.get((task, shown.metric, str(run.path))) for task in run.leaves(group)]
+    parts = [
+        cells.get((task, shown.metric, shown.filter, str(run.path))) for task in run.leaves(group)
+    ]
     return _resampled(cell, [part for part in parts if part is not None], len(parts))
 
 

@@ -4,52 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Cell, cell_of, mean
-from trimix_lm_eval.analysis.report.layout import Layout
+from trimix_lm_eval.analysis.report.layout import Layout, Mean
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import Weights
 
-#: The metric that a task is shown by, and lm-eval's filter.
-Shown = Mapping[str, tuple[str, str]]
+#: By task, the metric that it is shown by and lm-eval's filter; several if it has several filters.
+Shown = Mapping[str, tuple[tuple[str, str], ...]]
+
+
+class FilteredMean(NamedTuple):
+    """A mean, of one filter where its tasks have several.
+
+    Attributes:
+        title: With the filter's name, if they do.
+        named: That name; empty if they do not.
+        measures: By task, metric and filter.
+    """
+
+    title: str
+    named: str
+    measures: dict[str, tuple[str, str]]
+
+
+def filtered(mean: Mean, shown: Shown) -> list[FilteredMean]:
+    """A mean under each filter, if its tasks have the same ones; else of each task's first."""
+    filters = [tuple(name for _, name in shown[task]) for task in mean.tasks]
+    alike = len(set(map(frozenset, filters))) == 1
+    chosen = [[name] * len(filters) for name in filters[0]] if alike else [[x[0] for x in filters]]
+    made = []
+    for names in chosen:
+        named = ", ".join(dict.fromkeys(names)) if max(map(len, filters)) > 1 else ""
+        measures = {
+            task: ("score" if mean.by_score else shown[task][0][0], name)
+            for task, name in zip(mean.tasks, names, strict=True)
+        }
+        made.append(FilteredMean(titled(mean.title, named), named, measures))
+    return made
+
+
+def titled(title: str, named: str) -> str:
+    """A title with the filter's name, if there is one to name."""
+    return f"{title} ({named})" if named else title
 
 
 def oracles(system: System, part: Layout, shown: Shown) -> Iterator[TableRow]:
     """Of each plane of points: the best point of each task, and the best of the whole table."""
     for plane in dict.fromkeys(row.plane for row in system.points):
         points = [row for row in system.points if row.plane == plane]
-        found = {task: candidates(points, task, shown[task]) for task in part.tasks}
-        found = {task: there for task, there in found.items() if len(there) > 1}
+        found = {
+            (task, measure[1]): there
+            for task in part.tasks
+            for measure in shown[task]
+            if len(there := candidates(points, task, measure)) > 1
+        }
         if not found:
             continue
-        best = {task: max(there, key=_goodness)[1] for task, there in found.items()}
+        rows = {at: max(there, key=_goodness)[1] for at, there in found.items()}
+        best = {(task, name): row.runs[task] for (task, name), row in rows.items()}
         yield _oracle(
             "Upper bound, each task",
             "oracle by task",
-            {task: row.runs[task] for task, row in best.items()},
+            best,
             [{row.weights for _, row in there} for there in found.values()],
             plane,
         )
-        if part.means:
-            yield from _oracle_by_table(points, part, shown, plane)
+        for mean_of in filtered(part.means[-1], shown) if part.means else []:
+            yield from _oracle_by_table(points, mean_of, plane)
 
 
 def _oracle_by_table(
-    points: Sequence[TableRow], part: Layout, shown: Shown, plane: tuple[str, str]
+    points: Sequence[TableRow], last: FilteredMean, plane: tuple[str, str]
 ) -> Iterator[TableRow]:
-    last = part.means[-1]
-    metrics = {task: metric_of(last.by_score, task, shown) for task in last.tasks}
     there: dict[Weights | None, tuple[Cell, TableRow]] = {}
     for row in points:
-        if row.runs.keys() >= metrics.keys():
-            cell = mean([cell_of(row.runs[task], task, *metrics[task]) for task in last.tasks])
+        if row.runs.keys() >= last.measures.keys():
+            cell = mean([cell_of(row.runs[task], task, *it) for task, it in last.measures.items()])
             if cell is not None:
                 there[row.weights] = cell, row
     if len(there) > 1:
         best = max(there.values(), key=_goodness)[1]
         title = f"Upper bound, one point for {last.title}"
-        oracle = _oracle(title, "oracle by table", dict(best.runs), [set(there)], plane)
+        key = titled("oracle by table", last.named)
+        oracle = replace(_oracle(title, key, {}, [set(there)], plane), runs=dict(best.runs))
         point = best.weights.label() if best.weights else ""
         yield replace(oracle, detail=f"{oracle.detail}: {point}")
 
@@ -57,7 +97,7 @@ def _oracle_by_table(
 def _oracle(
     title: str,
     key: str,
-    runs: dict[str, Run],
+    best: dict[tuple[str, str], Run],
     chosen_from: Sequence[set[Weights | None]],
     plane: tuple[str, str],
 ) -> TableRow:
@@ -71,7 +111,8 @@ def _oracle(
         f"{key} [{suffix}]" if suffix else key,
         title + (f" ({circumstances})" if circumstances else ""),
         "oracle",
-        runs,
+        {task: run for (task, _), run in reversed(best.items())},
+        best,
         variant=variant,
         circumstances=circumstances,
         points=frozenset(filter(None, chosen_from[0])) if same else frozenset(),
@@ -97,12 +138,6 @@ def candidates(
 
 def _goodness(candidate: tuple[Cell, TableRow]) -> float:
     return candidate[0].goodness
-
-
-def metric_of(by_score: bool, task: str, shown: Shown) -> tuple[str, str]:
-    """Metric and filter of a task, alone or in a mean."""
-    metric, filter_name = shown[task]
-    return ("score" if by_score else metric), filter_name
 
 
 def of_all(row: TableRow, same: Sequence[TableRow]) -> TableRow:

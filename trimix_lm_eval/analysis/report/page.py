@@ -92,7 +92,7 @@ def _part(report: ReportData, number: int, part: Part) -> View:
         ],
         "figures": [
             {
-                "task": plane.task,
+                "task": plane.title,
                 "circumstances": plane.circumstances,
                 "text": _summary(plane),
                 "not_comparable": "; ".join(plane.reasons),
@@ -171,10 +171,9 @@ def _data(file: View) -> View:
 
 
 def _run(number: int, run: Run) -> View:
-    date = run.raw.get("date")
     when = ""
-    if isinstance(date, (int, float)) and 0 < date < 1e11:
-        when = datetime.fromtimestamp(date, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    if run.date is not None:
+        when = datetime.fromtimestamp(run.date, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     trimix = run.trimix
     sources = [
         {

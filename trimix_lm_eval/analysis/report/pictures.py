@@ -57,14 +57,14 @@ def pictures(plane: Plane) -> Iterator[Picture]:
     """Draw what there is of a plane."""
     best = plane.oracle.label() if plane.oracle else "none"
     if len(plane.flat) >= LEAST:
-        alt = f"{plane.metric} of {plane.task} over alpha and beta; best at {best}"
+        alt = f"{plane.metric} of {plane.title} over alpha and beta; best at {best}"
         yield _draw("map", alt, lambda: _map(plane))
     if len(plane.scattered) >= LEAST:
         rho = "not defined" if plane.rho is None else f"{plane.rho:.2f}"
-        alt = f"prompt NLL against {plane.metric} of {plane.task}; rank correlation {rho}"
+        alt = f"prompt NLL against {plane.metric} of {plane.title}; rank correlation {rho}"
         yield _draw("nll", alt, lambda: _nll(plane))
     if plane.choices:
-        alt = f"weights chosen on {plane.task} by " + ", ".join(c.row.title for c in plane.choices)
+        alt = f"weights chosen on {plane.title} by " + ", ".join(c.row.title for c in plane.choices)
         yield _draw("choices", alt, lambda: _choices(plane))
 
 
@@ -128,7 +128,7 @@ def _map(plane: Plane) -> Figure:
     axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
     axes.set_xlabel("α (large_ins)")
     axes.set_ylabel("β (small_cpt)")
-    axes.set_title(plane.task, loc="left", fontweight="bold")
+    axes.set_title(plane.title, loc="left", fontweight="bold")
     _mark(axes, plane, alphas, betas)
     return figure
 
@@ -199,7 +199,7 @@ def _nll(plane: Plane) -> Figure:
     axes.set_xlabel("mean NLL per prompt token (nats)")
     axes.set_ylabel(_scores(plane))
     rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
-    axes.set_title(f"{plane.task}\n{rho}", loc="left", fontweight="bold")
+    axes.set_title(f"{plane.title}\n{rho}", loc="left", fontweight="bold")
     _legend(axes, handles)
     return figure
 
@@ -211,7 +211,7 @@ def _choices(plane: Plane) -> Figure:
         _panel(axes, choice)
         if place % _ACROSS == 0:
             axes.set_ylabel("β (small_cpt)")
-    figure.suptitle(f"{plane.task}\n", x=0.01, ha="left", fontsize=8, fontweight="bold")
+    figure.suptitle(f"{plane.title}\n", x=0.01, ha="left", fontsize=8, fontweight="bold")
     return figure
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Cell, Table, cell_of
 from trimix_lm_eval.analysis.report.numbers import Scale, scale
-from trimix_lm_eval.analysis.report.oracles import candidates
+from trimix_lm_eval.analysis.report.oracles import candidates, titled
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion.weights import Weights, parse
@@ -54,7 +55,9 @@ class Plane:
 
     Attributes:
         task: The task.
+        title: The task, behind it the filter's name if the task has several.
         metric: What is shown.
+        filter: lm-eval's.
         higher_is_better: Which way is up.
         points: All fixed points, Proxy Tuning included.
         oracle: The best of them, if there are two.
@@ -66,7 +69,9 @@ class Plane:
     """
 
     task: str
+    title: str
     metric: str
+    filter: str
     higher_is_better: bool
     points: tuple[Point, ...]
     oracle: Weights | None
@@ -94,18 +99,17 @@ class Plane:
 
 def planes(system: System, tables: Sequence[Table]) -> list[Plane]:
     """The planes of a system's tasks that have fixed points or choices, in the tables' order."""
-    shown: dict[str, tuple[str, str]] = {}
-    for table in tables:
-        for place, column in enumerate(table.columns):
-            cells = [] if column.is_mean else table.column(place)
-            score = cells[0].runs[0].main(column.tasks[0]) if cells else None
-            if score:
-                shown[column.tasks[0]] = score.metric, score.filter
-    found = (_plane(system, task, which) for task, which in shown.items())
+    columns = [column for table in tables for column in table.columns if not column.is_mean]
+    shown = dict.fromkeys((column.tasks[0], column.metric, column.filter) for column in columns)
+    of_task = Counter(task for task, _, _ in shown)
+    found = (
+        _plane(system, task, titled(task, which[1] if of_task[task] > 1 else ""), which)
+        for task, *which in shown
+    )
     return [plane for plane in found if plane.points or plane.choices]
 
 
-def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
+def _plane(system: System, task: str, title: str, shown: Sequence[str]) -> Plane:
     # One plane only: that with the most points, of these the first.
     by_plane: dict[tuple[str, str], list[TableRow]] = {}
     for row in system.points:
@@ -116,11 +120,11 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
     nll = _prompt_nll(system, task)
     at: dict[Weights, Point] = {}
     for row in rows:
-        cell = cell_of(row.runs[task], task, *shown)
+        cell = cell_of(row.runs[task], task, shown[0], shown[1])
         if cell is not None and row.weights is not None:
             at[row.weights] = Point(row.weights, cell, nll.get(row.weights))
     points = sorted(at.values(), key=lambda point: point.weights[:2])
-    there = candidates(rows, task, shown)
+    there = candidates(rows, task, (shown[0], shown[1]))
     best = max(there, key=lambda pair: pair[0].goodness)[1] if len(there) > 1 else None
     choices = tuple(
         ChosenPoints(row, counts)
@@ -131,7 +135,9 @@ def _plane(system: System, task: str, shown: tuple[str, str]) -> Plane:
     rho, p = _spearman(points)
     return Plane(
         task,
+        title,
         shown[0],
+        shown[1],
         points[0].cell.higher_is_better if points else True,
         tuple(points),
         best.weights if best else None,

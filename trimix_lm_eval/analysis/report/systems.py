@@ -28,6 +28,7 @@ class TableRow:
         title: What to call it.
         kind: One of `KINDS`.
         runs: By task, the run that it shows.
+        best: Of an oracle the same by task and filter, since each has a best point of its own.
         groups: By group, the run whose number it shows.
         weights: The point, if it is one.
         single: Whether it is one model, to which Δ may refer.
@@ -41,6 +42,7 @@ class TableRow:
     title: str
     kind: str
     runs: dict[str, Run] = field(default_factory=dict)
+    best: dict[tuple[str, str], Run] = field(default_factory=dict)
     groups: dict[str, Run] = field(default_factory=dict)
     weights: Weights | None = None
     single: bool = False
@@ -48,6 +50,10 @@ class TableRow:
     circumstances: str = ""
     points: frozenset[Weights] = frozenset()
     detail: str = ""
+
+    def run_of(self, task: str, filter_name: str) -> Run | None:
+        """The run whose number of a task and filter it shows."""
+        return self.best.get((task, filter_name)) or self.runs.get(task)
 
     @property
     def plane(self) -> tuple[str, str]:

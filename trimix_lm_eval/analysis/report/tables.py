@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from trimix_lm_eval.analysis.report.cells import (
     Cell,
@@ -17,22 +18,23 @@ from trimix_lm_eval.analysis.report.cells import (
 )
 from trimix_lm_eval.analysis.report.groups import group_table
 from trimix_lm_eval.analysis.report.layout import Layout, across, layouts
-from trimix_lm_eval.analysis.report.oracles import Shown, metric_of, of_all, oracles
+from trimix_lm_eval.analysis.report.oracles import Shown, filtered, of_all, oracles, titled
 from trimix_lm_eval.analysis.report.systems import System, TableRow
 from trimix_lm_eval.utils.progress import progress_bar
 
 
 def tables(system: System) -> list[Table]:
     """All tables of a system; those of means over languages come first."""
-    shown = {
-        task: (score.metric, score.filter)
+    metrics = {
+        task: score.metric
         for run in system.runs
         for task in run.scores
         if (score := run.main(task)) is not None
     }
-    if not shown:
+    if not metrics:
         return []
-    plan = layouts(list(shown), {t: metric for t, (metric, _) in shown.items()}, _groups(system))
+    shown = {task: _measures(system, task, metric) for task, metric in metrics.items()}
+    plan = layouts(list(shown), metrics, _groups(system))
     rows = {part.name: [*system.shown(part.tasks), *oracles(system, part, shown)] for part in plan}
     cells = _cells(plan, rows, shown)
     parts = [_table(part, rows[part.name], shown, cells) for part in plan]
@@ -40,6 +42,12 @@ def tables(system: System) -> list[Table]:
     made = [table for table in [*over, *parts] if table.columns]
     groups = group_table(system, made, cells)
     return [*made, groups] if groups else made
+
+
+def _measures(system: System, task: str, metric: str) -> tuple[tuple[str, str], ...]:
+    """A task's metric under each filter that any run has it under."""
+    scores = (score for run in system.runs for score in run.scores.get(task, ()))
+    return tuple(dict.fromkeys((s.metric, s.filter) for s in scores if s.metric == metric))
 
 
 def _groups(system: System) -> dict[str, Sequence[str]]:
@@ -54,27 +62,28 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
 
 def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown: Shown) -> Cells:
     """Every number of every row, resampled."""
-    wanted: dict[str, dict[tuple[str, str, str], Cell]] = {}
+    wanted: dict[str, dict[tuple[str, str, str, str], Cell]] = {}
     for part in plan:
-        means = {t for m in part.means if m.by_score for t in m.tasks}
+        means = [it.measures for mean in part.means for it in filtered(mean, shown)]
         for task in part.tasks:
-            metric, filter_name = shown[task]
-            for row in rows[part.name]:
-                for name in dict.fromkeys([metric, *(["score"] if task in means else [])]):
-                    run = row.runs.get(task)
-                    cell = cell_of(run, task, name, filter_name) if run else None
-                    if run and cell:
-                        wanted.setdefault(task, {})[task, name, str(run.path)] = cell
+            measures = [*shown[task], *(it[task] for it in means if task in it)]
+            for row, measure in product(rows[part.name], dict.fromkeys(measures)):
+                run = row.run_of(task, measure[1])
+                cell = cell_of(run, task, *measure) if run else None
+                if run and cell:
+                    at = (task, *measure, str(run.path))
+                    wanted.setdefault(task, {})[at] = cell
     done: Cells = {}
     bar = progress_bar(wanted.items(), "resampling", unit="task", leave=False, delay=1)
     for task, cells in bar:
-        done.update(zip(cells, resample(task, cells.values(), shown[task][1]), strict=True))
+        done.update(zip(cells, resample(task, cells.values()), strict=True))
     return done
 
 
 def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -> Table:
-    def cell(row: TableRow, task: str, metric: str) -> Cell | None:
-        return cells.get((task, metric, str(row.runs[task].path))) if task in row.runs else None
+    def cell(row: TableRow, task: str, measure: tuple[str, str]) -> Cell | None:
+        run = row.run_of(task, measure[1])
+        return cells.get((task, *measure, str(run.path))) if run else None
 
     rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
     columns: list[tuple[Column, list[Cell | None]]] = []
@@ -82,15 +91,16 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
     def add(title: str, tasks: tuple[str, ...], is_mean: bool, made: list[Cell | None]) -> None:
         first = next((it for it in made if it is not None), None)
         if first is not None:
-            head = Column(title, tasks, first.metric, first.higher_is_better, is_mean)
+            head = Column(title, tasks, first.metric, first.filter, first.higher_is_better, is_mean)
             columns.append((head, made))
 
     for task, title in zip(part.tasks, part.short, strict=True):
-        add(title, (task,), False, [cell(row, task, shown[task][0]) for row in rows])
-    for it in part.means:
-        metrics = [metric_of(it.by_score, task, shown)[0] for task in it.tasks]
-        pairs = list(zip(it.tasks, metrics, strict=True))
-        add(it.title, it.tasks, True, [mean([cell(row, *pair) for pair in pairs]) for row in rows])
+        for measure in shown[task]:
+            name = titled(title, measure[1] if len(shown[task]) > 1 else "")
+            add(name, (task,), False, [cell(row, task, measure) for row in rows])
+    for it in [made for mean_of in part.means for made in filtered(mean_of, shown)]:
+        of_rows = [mean([cell(row, *pair) for pair in it.measures.items()]) for row in rows]
+        add(it.title, tuple(it.measures), True, of_rows)
     return compared_table(part.name, part.title, part.note, rows, columns)
 
 

@@ -79,7 +79,7 @@ def text_of(path: Path) -> str:
     """
     try:
         # A pipe or a device may never end.
-        if path.exists() and not path.is_file():
+        if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError("is no file but a folder, a pipe or a device")
         data = path.read_bytes()
     except OSError as error:

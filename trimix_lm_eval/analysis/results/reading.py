@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.analysis.results.files import Problem, find, json_of, text_of
-from trimix_lm_eval.analysis.results.results_file import MetricValue, is_number, mapping
+from trimix_lm_eval.analysis.results.results_file import MetricValue, mapping
 from trimix_lm_eval.analysis.results.run import Run
 from trimix_lm_eval.analysis.results.scores import scores
 
@@ -26,7 +26,7 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     files: dict[str, Path] = {}
     problems = []
     for place in places:
-        there, unread = find(place, ".json", "results") if place.is_dir() else ([place], [])
+        there, unread = find(place, ".json", "results") if os.path.isdir(place) else ([place], [])
         problems += unread
         if not there and not unread:
             problems.append(Problem(place, "no results*.json below this folder"))
@@ -47,8 +47,7 @@ def _identity(path: Path) -> str:
 
 def _age(run: Run) -> tuple[float, str]:
     """When it ran; a run that does not tell is older than all that do, so that it replaces none."""
-    date = run.raw.get("date")
-    return (float(date) if is_number(date) else -math.inf), str(run.path)
+    return (-math.inf if run.date is None else run.date), str(run.path)
 
 
 def _read(path: Path) -> Run | Problem:

@@ -12,6 +12,9 @@ from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of, point_of
 from trimix_lm_eval.fusion.weights import Weights, parse
 from trimix_lm_eval.utils import paths
 
+#: In the year 5138; what is later is no date.
+_LATEST = 1e11
+
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a finite number, and no more than a float can hold."""
@@ -88,6 +91,12 @@ class ResultsFile:
             if source.get("path") is not None:
                 source["path"] = paths.named(str(source["path"]))
         return found
+
+    @property
+    def date(self) -> float | None:
+        """When it ran, in seconds since 1970; None if the file does not tell, or tells no time."""
+        date = self.raw.get("date")
+        return float(date) if is_number(date) and 0 <= date < _LATEST else None
 
     @property
     def file(self) -> str:
@@ -188,6 +197,13 @@ class ResultsFile:
         listed = self.task_config(task).get("metric_list") or []
         first = mapping(listed[0]).get("metric") if listed else None
         return next((s for s in found if s.metric == first), found[0] if found else None)
+
+    def filtered(self, task: str) -> list[MetricValue]:
+        """The number a task is known by under each filter of lm-eval's, `main` first."""
+        main = self.main(task)
+        found = self.scores.get(task) or self.groups.get(task) or []
+        others = [s for s in found if main and s.metric == main.metric and s != main]
+        return [main, *others] if main else []
 
     def samples(self, task: str) -> list[dict[str, Any]] | None:
         """The logged samples of a task, by document; None if there are none beside the file.
