@@ -956,6 +956,16 @@ def test_output_folder(tmp_path):
         write([results], results / "below")
 
 
+def test_a_report_html_of_somebody_s_is_no_report(tmp_path):
+    results = write_run(tmp_path / "r", {"t": coins(1, 0.5)}, trimix=trimix_config("ppl"))
+    mine = tmp_path / "out/report.html"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(TrimixError, match="holds files, but no report"):
+        write([results], mine.parent)
+    assert mine.read_text() == "mine"
+
+
 def test_missing_library_has_a_pip_line(tmp_path, monkeypatch):
     import importlib.util
 
