@@ -102,7 +102,10 @@ def test_results_name_the_demo_and_not_its_folder():
     asked = settings.parse({"pretrained": "demo", "policy": "ppl"})
     config = FusionConfig(policies.build("ppl"), None, "large_ins")
     dtypes = dict.fromkeys(asked.sources, "float32")
-    told = provenance.describe(asked, config, {}, dtypes, 16, SimpleNamespace(get_vocab=dict))
+    tokenizer = SimpleNamespace(
+        get_vocab=dict, encode=lambda *_, **__: [], bos_token_id=None, eos_token_id=0
+    )
+    told = provenance.describe(asked, config, {}, dtypes, 16, tokenizer)
     assert [it["path"] for it in told["sources"].values()] == [
         "demo/large_ins",
         "demo/small_cpt",
