@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trimix_lm_eval.analysis.results import Run, read
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.analysis.results.results_file import MetricValue
 
 #: More columns than a terminal shows are left to the report.
 _COLUMNS = 6
@@ -17,17 +17,9 @@ def lines(written: Sequence[Path]) -> Iterator[str]:
     """The tables of all settings, and where the files are.
 
     Args:
-        written: Results files, in the order in which they are shown.
-
-    Raises:
-        TrimixError: One cannot be read.
+        written: Results files, in the order in which they are shown; whole, as they were written.
     """
     found, problems = read(written)
-    for problem in problems:
-        raise TrimixError(
-            f"{problem.path} cannot be used: {problem.what}.",
-            "delete its folder, and run the same command again",
-        )
     runs = {run.path: run for run in found}
     by_setting: dict[str, list[Run]] = {}
     for run in (runs[path] for path in written if path in runs):
@@ -36,33 +28,42 @@ def lines(written: Sequence[Path]) -> Iterator[str]:
         if setting:
             yield f"\n{setting}"
         yield from _table(mine)
+    for problem in problems:  # it says of a variant that it has no number, and why
+        yield f"{problem.path.parents[1].name}: {problem.what}"
     folder = Path(os.path.commonpath([path.parents[1] for path in written]))
     yield f"{len(written)} results below {folder}; compare them with: trimix report {folder}"
 
 
 def _table(runs: Sequence[Run]) -> Iterator[str]:
-    """One setting's table."""
-    tasks = list(dict.fromkeys(task for run in runs for task in run.scores))
-    shown = tasks[:_COLUMNS]
-    shared = os.path.commonprefix(shown).rpartition("_")[0] if len(shown) > 1 else ""
-    rows = [["", *(task.removeprefix(f"{shared}_") for task in shown)]]
-    rows.append(["", *(_metric(runs[0], task) for task in shown)])
-    rows += [[run.label, *(_value(run, task) for task in shown)] for run in runs]
+    """One setting's table: a column per task, and per filter of lm-eval's where it has several."""
+    found = [{(s.task, _head(run, s)): s.value for s in _scores(run)} for run in runs]
+    columns = list(dict.fromkeys(column for values in found for column in values))
+    shown = columns[:_COLUMNS]
+    tasks = list(dict.fromkeys(task for task, _ in shown))
+    shared = os.path.commonprefix(tasks).rpartition("_")[0] if len(tasks) > 1 else ""
+    rows = [["", *(task.removeprefix(f"{shared}_") for task, _ in shown)]]
+    rows.append(["", *(head for _, head in shown)])
+    for run, values in zip(runs, found, strict=True):
+        rows.append([run.label, *(_cell(values.get(column)) for column in shown)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for name, *values in rows:
-        cells = (value.rjust(width) for value, width in zip(values, widths[1:], strict=True))
-        yield "  ".join([name.ljust(widths[0]), *cells]).rstrip()
-    if len(tasks) > len(shown):
-        yield f"and {len(tasks) - len(shown)} more tasks"
+    for name, *cells in rows:
+        right = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        yield "  ".join([name.ljust(widths[0]), *right]).rstrip()
+    if len(columns) > len(shown):
+        yield f"and {len(columns) - len(shown)} more columns"
 
 
-def _metric(run: Run, task: str) -> str:
-    score = run.main(task)
-    return f"{score.metric} {'↑' if score.higher_is_better else '↓'}" if score else ""
+def _scores(run: Run) -> Iterator[MetricValue]:
+    for task in run.scores:
+        yield from run.filtered(task)
 
 
-def _value(run: Run, task: str) -> str:
-    score = run.main(task)
-    if score is None:
+def _head(run: Run, score: MetricValue) -> str:
+    of = f" ({score.filter})" if len(run.filtered(score.task)) > 1 else ""
+    return f"{score.metric}{of} {'↑' if score.higher_is_better else '↓'}"
+
+
+def _cell(value: float | None) -> str:
+    if value is None:
         return "-"
-    return f"{score.value:.3f}" if abs(score.value) < 10 else f"{score.value:.1f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
