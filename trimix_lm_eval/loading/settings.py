@@ -25,14 +25,14 @@ from trimix_lm_eval.loading.source_spec import (
 )
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean
 from trimix_lm_eval.utils.options import checked, option, options_of
-from trimix_lm_eval.utils.validation import number, one_of, text, truth, whole
+from trimix_lm_eval.utils.validation import as_text, number, one_of, text, truth, whole
 
 __all__ = ["DEMO", "RUN_OPTIONS", "SOURCE_OPTIONS", "Settings", "SourceSpec", "parse"]
 
 
 def _batch_size(name: str, value: Any) -> int | str:
     """A number of rows, or ``auto``; lm-eval writes ``auto:4`` for how often it measures anew."""
-    first, _, times = str(value).partition(":")
+    first, _, times = value.partition(":") if isinstance(value, str) else ("", "", "")
     if first == "auto" and (not times or times.replace(".", "", 1).isdecimal()):
         return "auto"
     return whole(name, value, 1, hint=", or auto")
@@ -40,10 +40,10 @@ def _batch_size(name: str, value: Any) -> int | str:
 
 def _draft_length(name: str, value: Any) -> str | int:
     """``auto``, ``off`` or a number of tokens; command lines make False of some spellings."""
-    text = str(value).lower()
-    if text in ("auto", "true"):
+    word = value.lower() if isinstance(value, str) else value
+    if word in ("auto", "true") or value is True:
         return "auto"
-    if text in ("off", "false"):
+    if word in ("off", "false") or value is False:
         return "off"
     return whole(name, value, 0, hint=", auto or off") or "off"
 
@@ -160,7 +160,7 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     given = policies.without_usual(given)
-    policy = str(given.pop("policy", "ppl"))
+    policy = as_text("policy", given.pop("policy", "ppl"))
     options = {name: given.pop(name) for name in _option_names(policy) if name in given}
     sources = take_sources(given)
     run = checked(RUN_OPTIONS, given)

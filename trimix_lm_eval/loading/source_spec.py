@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.options import Option, option, options_of
-from trimix_lm_eval.utils.validation import one_of, truth
+from trimix_lm_eval.utils.validation import as_text, one_of, truth
 
 #: The name that selects the trio shipped inside the package.
 DEMO = "demo"
@@ -30,8 +29,9 @@ _QUANTIZATIONS = ("int8", "nf4")
 
 def _dtype(name: str, value: Any) -> str:
     """A dtype, which may be written as torch does, or be torch's own."""
-    given = str(value).removeprefix("torch.")
-    if given in _SHORT_DTYPES:
+    written = isinstance(value, str) or type(value).__name__ == "dtype"
+    given = str(value).removeprefix("torch.") if written else value
+    if written and given in _SHORT_DTYPES:
         raise TrimixError(
             f"Unknown {name} {given!r}. Did you mean {_SHORT_DTYPES[given]!r}?",
             f"accepted: {', '.join(sorted(_DTYPES))}",
@@ -144,21 +144,21 @@ def take_sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
             # In fp16 to be small, and small enough to be run exactly anywhere.
             own.setdefault("dtype", "float32")
         path = where[name]
-        folder = str(Path(path).expanduser()) if path.startswith("~") else path
+        folder = str(paths.expanded(name, path)) if path.startswith("~") else path
         specs[name] = SourceSpec(name, folder, **own)
     return specs
 
 
 def _take_paths(given: dict[str, Any]) -> dict[str, str]:
     """Hub ids and folders by role."""
-    where = {name: str(given.pop(name)) for name in SOURCES if name in given}
+    where = {name: as_text(name, given.pop(name)) for name in SOURCES if name in given}
     if "pretrained" in given:
         if "large_ins" in where:
             raise TrimixError(
                 "Both pretrained= and large_ins= are given; they mean the same model.",
                 "keep one of them (lm-eval names the results folder after pretrained=)",
             )
-        where["large_ins"] = str(given.pop("pretrained"))
+        where["large_ins"] = as_text("pretrained", given.pop("pretrained"))
     if "large_ins" not in where:
         raise TrimixError(
             "No large instruction-tuned model is named.",

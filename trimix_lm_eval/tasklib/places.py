@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from trimix_lm_eval.loading import hub
 from trimix_lm_eval.tasklib import hub_files
 from trimix_lm_eval.utils.errors import TrimixError, install_excepthook, unknown
+from trimix_lm_eval.utils.paths import expanded
 
 #: Below lm-eval's own logger, so that what it is told is seen under lm-eval's --verbosity.
 logger = logging.getLogger("lm_eval.trimix")
@@ -142,7 +143,7 @@ def place_of(
         raise TrimixError(
             f"data_dir is {given!r}.", "give a path, or a mapping from benchmark to path"
         )
-    path = Path(os.path.expanduser(given)) if given else None
+    path = expanded("data_dir", given) if given else None
     if path and not os.path.exists(path):
         raise TrimixError(
             f"{benchmark.name}: there is no folder or zip file {path}.",

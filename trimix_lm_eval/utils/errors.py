@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 logger = logging.getLogger("trimix_lm_eval")
+
+#: Characters of a value that messages show in full.
+_LONGEST = 200
 
 _warned: set[str] = set()
 
@@ -29,7 +32,12 @@ class TrimixError(Exception):
         super().__init__(f"{what}\n  -> {hint}" if hint else what)
 
 
-def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:
+def together(errors: Sequence[TrimixError]) -> TrimixError:
+    """Several errors as one, each on lines of its own, so that all can be fixed at once."""
+    return errors[0] if len(errors) == 1 else TrimixError("\n".join(map(str, errors)))
+
+
+def unknown(kind: str, given: object, accepted: Iterable[str]) -> TrimixError:
     """The error for a name that is not one of those accepted, with the nearest guess.
 
     Args:
@@ -38,8 +46,24 @@ def unknown(kind: str, given: str, accepted: Iterable[str]) -> TrimixError:
         accepted: All that is accepted.
     """
     names = sorted(accepted)
-    what = f"Unknown {kind} {given!r}.{did_you_mean(given, names)}"
+    near = did_you_mean(given, names) if isinstance(given, str) else ""
+    what = f"Unknown {kind} {quoted(given)}.{near}"
     return TrimixError(what, f"accepted: {', '.join(names)}")
+
+
+def quoted(value: object) -> str:
+    """A value as messages show it: as Python writes it, and no longer than a line or two.
+
+    Args:
+        value: Whatever a user gave, which Python may be unable to write: a whole number of more
+            than 4,300 digits is an error there.
+    """
+    try:
+        written = repr(value)
+    except Exception:
+        return f"<{type(value).__name__} that cannot be written>"
+    middle = f"… ({len(written):,} characters) …"
+    return written if len(written) <= _LONGEST else f"{written[:80]}{middle}{written[-20:]}"
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
@@ -51,13 +75,18 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     """
     from difflib import get_close_matches
 
-    near = get_close_matches(given, list(accepted), n=1)
+    # Of longer ones there is no typo to guess at, and guessing takes time that grows with them.
+    near = get_close_matches(given[:_LONGEST], list(accepted), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's message, or what kind of error it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of another library's message, or what kind of error it is.
+
+    Of a line that ends in a colon the next one is the point.
+    """
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].strip()}" if more and first.endswith(":") else first
 
 
 def is_out_of_memory(error: BaseException) -> bool:

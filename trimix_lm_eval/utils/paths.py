@@ -6,8 +6,12 @@ not copy them) ``tasks/`` and ``model_configs/`` lie next to it.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePath
+
+from trimix_lm_eval.utils import validation
+from trimix_lm_eval.utils.errors import TrimixError, quoted
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 #: The folder of a model of the trio, on whatever machine and in whatever version.
@@ -30,6 +34,29 @@ def model_configs_dir() -> Path:
 def demo_dir() -> Path:
     """The folder of the embedded demo models, one subfolder per source."""
     return _PACKAGE / "loading" / "demo"
+
+
+def expanded(name: str, given: object) -> Path:
+    """A path that a user wrote, with ``~`` and ``~user`` replaced where there is such a home.
+
+    Args:
+        name: What the user knows the path by.
+        given: The path.
+
+    Raises:
+        TrimixError: No file can have it, as with a null byte in it.
+    """
+    text = validation.as_text(name, given)
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise TrimixError(
+            f"{name}={quoted(text)} is not a path: it holds a character that no file's name has.",
+            "correct the path",
+        )
+    return Path(os.path.expanduser(text))
 
 
 def named(path: str) -> str:

@@ -7,12 +7,14 @@ raises one `TrimixError` that names both and says what to write instead.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.utils.errors import TrimixError, quoted, unknown
 
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
@@ -35,9 +37,9 @@ def whole(
     wanted = f"give a whole number{_bounds(least, most)}{hint}"
     found = _whole(value)
     if found is None:
-        raise TrimixError(f"{name}={value!r} is not a whole number.", wanted)
+        raise TrimixError(f"{name}={quoted(value)} is not a whole number.", wanted)
     if (least is not None and found < least) or (most is not None and found > most):
-        raise TrimixError(f"{name}={value!r} is out of range.", wanted)
+        raise TrimixError(f"{name}={quoted(value)} is out of range.", wanted)
     return found
 
 
@@ -71,7 +73,7 @@ def number(
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise TrimixError(f"{name}={value!r} is not a number.", wanted)
+        raise TrimixError(f"{name}={quoted(value)} is not a number.", wanted)
     inside = (
         (least is None or found >= least)
         and (most is None or found <= most)
@@ -79,7 +81,7 @@ def number(
         and (below is None or found < below)
     )
     if not inside:
-        raise TrimixError(f"{name}={value!r} is out of range.", wanted)
+        raise TrimixError(f"{name}={quoted(value)} is out of range.", wanted)
     return found
 
 
@@ -93,9 +95,13 @@ def truth(name: str, value: Any) -> bool:
     Raises:
         TrimixError: It is something else.
     """
-    found = _TRUTH.get(str(value).lower())
+    found = None
+    with contextlib.suppress(ValueError):  # of a number of 5,000 digits
+        found = _TRUTH.get(str(value).lower())
     if found is None:
-        raise TrimixError(f"{name}={value!r} is neither true nor false.", "give true or false")
+        raise TrimixError(
+            f"{name}={quoted(value)} is neither true nor false.", "give true or false"
+        )
     return found
 
 
@@ -111,9 +117,9 @@ def one_of(name: str, value: Any, accepted: Iterable[str]) -> str:
         TrimixError: It is something else; the message has the nearest guess.
     """
     words = tuple(accepted)
-    if str(value) not in words:
-        raise unknown(name, str(value), words)
-    return str(value)
+    if not isinstance(value, str) or value not in words:
+        raise unknown(name, value, words)
+    return value
 
 
 def text(name: str, value: Any, hint: str = "") -> str:
@@ -128,7 +134,7 @@ def text(name: str, value: Any, hint: str = "") -> str:
         TrimixError: It is something else.
     """
     if not isinstance(value, str):
-        raise TrimixError(f"{name}={value!r} is not a text.", hint or "write it in quotes")
+        raise TrimixError(f"{name}={quoted(value)} is not a text.", hint or "write it in quotes")
     if not value:
         raise TrimixError(f"{name}= is empty.", hint or f"give a value, or leave {name} out")
     return value
@@ -140,8 +146,15 @@ def as_text(name: str, value: Any) -> str:
     Args:
         name: What the user knows the value by.
         value: The value.
+
+    Raises:
+        TrimixError: It is nothing that a command line could have made of a text, or a number of
+            more digits than Python writes.
     """
-    return str(value)
+    if isinstance(value, str | int | float | os.PathLike):
+        with contextlib.suppress(ValueError):  # of 5,000 digits
+            return str(value)
+    raise TrimixError(f"{name}={quoted(value)} is not a text.", "write it in quotes")
 
 
 def texts(name: str, value: Any, hint: str = "") -> tuple[str, ...]:
@@ -161,7 +174,8 @@ def texts(name: str, value: Any, hint: str = "") -> tuple[str, ...]:
     found = tuple(items)
     if not all(isinstance(item, str) for item in found):
         raise TrimixError(
-            f"{name}={value!r} is not a list of texts.", hint or "write a list such as ['a', 'b']"
+            f"{name}={quoted(value)} is not a list of texts.",
+            hint or "write a list such as ['a', 'b']",
         )
     return found
 
@@ -172,6 +186,7 @@ def _whole(value: Any) -> int | None:
         return None
     try:
         found = int(value)
+        str(found)  # of 5,000 digits Python can write none, so no results file could have it
     except (TypeError, ValueError, OverflowError):
         return None
     return found if isinstance(value, str) or found == value else None
