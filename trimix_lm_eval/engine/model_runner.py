@@ -18,7 +18,6 @@ configs make of these.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,7 +101,8 @@ def choice_of(policy: Policy, seen: Sequence[PromptCollector], names: tuple[str,
     if isinstance(choice, Choice) and isinstance(choice.weights, Weights):
         try:
             json.dumps(choice)  # as the weights log will
-            if math.isfinite(sum(source_vector(choice.weights, names))):
+            if choice.weights.in_range():
+                source_vector(choice.weights, names)
                 return choice
         except (TypeError, ValueError, TrimixError) as error:
             why = error

@@ -53,6 +53,12 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
             "check dtype, quantization and attn_implementation of this source",
         ) from error
     expected = output.logits[0, length // 2 :, :vocab_size].float()
+    if bool(expected.isnan().any()):
+        raise TrimixError(
+            f"{name} gives logits that are NaN, on any text.",
+            f"try another dtype ({name}_dtype=float32 or bfloat16; float16 overflows in some "
+            "models), or download its weights again",
+        )
     runner.shares_prefixes = own_attention and install_attention(model)
     if runner.shares_prefixes and _agrees(runner, ids, expected):
         return runner

@@ -18,6 +18,12 @@ from trimix_lm_eval.utils.errors import TrimixError
 SOURCES = ("large_ins", "small_cpt", "small_base", "large_base")
 
 
+#: The largest absolute value of alpha, beta and gamma. Logits are some tens to hundreds, and are
+#: fused in fp32, which has 7 digits: beyond this the fused logits are wrong by more than 0.01, and
+#: from 1e36 on they are infinite or NaN.
+LARGEST = 1000.0
+
+
 class Weights(NamedTuple):
     """One point of the fusion.
 
@@ -50,6 +56,14 @@ class Weights(NamedTuple):
             TrimixError: A source outside ``names`` has a weight other than 0.
         """
         return list(source_vector(self, tuple(names)))
+
+    def in_range(self) -> bool:
+        """Whether alpha, beta and gamma are numbers, none larger than `LARGEST`."""
+        gamma = 0.0 if self.gamma is None else self.gamma
+        try:
+            return all(abs(x) <= LARGEST for x in (self.alpha, self.beta, gamma))
+        except TypeError:  # what a policy of somebody else's put in their place
+            return False
 
     def label(self) -> str:
         """A short text for tables and keys, e.g. ``0.1:0.9`` or ``0.1:0.9:0.3``."""

@@ -14,13 +14,12 @@ Nothing here imports torch at once, so that results are read without it.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
-from trimix_lm_eval.fusion.weights import PAPER_GRID, PRIOR, SOURCES, Weights
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.fusion.weights import LARGEST, PAPER_GRID, PRIOR, SOURCES, Weights
+from trimix_lm_eval.utils.errors import TrimixError, quoted
 from trimix_lm_eval.utils.options import option
 
 if TYPE_CHECKING:
@@ -227,18 +226,21 @@ def parse_grid(text: Any) -> tuple[Weights, ...]:
     """
     if text == "paper":
         return PAPER_GRID
-    hint = "write grid=paper, or points as alpha:beta[:gamma] joined by ';', e.g. 0.1:0.9;0.3:1.0"
+    hint = (
+        "write grid=paper, or points as alpha:beta[:gamma] joined by ';', e.g. 0.1:0.9;0.3:1.0; "
+        f"numbers from {-LARGEST:g} to {LARGEST:g}"
+    )
     items = text.split(";") if isinstance(text, str) else text
     points = []
     try:
         for item in items:
             parts = item.split(":") if isinstance(item, str) else item
             numbers = [float(x) for x in parts if x is not None]
-            if len(numbers) not in (2, 3) or not all(map(math.isfinite, numbers)):
+            if len(numbers) not in (2, 3) or not Weights(*numbers).in_range():
                 raise ValueError
             points.append(Weights(*numbers))
-    except (TypeError, ValueError):
-        raise TrimixError(f"grid={text!r} is not a list of points.", hint) from None
+    except (TypeError, ValueError, OverflowError):
+        raise TrimixError(f"grid={quoted(text)} is not a list of points.", hint) from None
     if not points:
         raise TrimixError("The grid is empty.", hint)
     return tuple(points)

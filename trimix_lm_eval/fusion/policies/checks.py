@@ -15,8 +15,8 @@ from typing import Any, NoReturn, cast
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.policies import base
 from trimix_lm_eval.fusion.policies.base import HONESTY, RECORDED, SCOPES, Policy
-from trimix_lm_eval.fusion.weights import SOURCES, Weights
-from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory
+from trimix_lm_eval.fusion.weights import LARGEST, SOURCES, Weights
+from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory, quoted
 
 #: What a policy of each scope must have of its own.
 _METHODS = {
@@ -39,7 +39,7 @@ def load(place: str, name: str = "") -> type[Policy]:
     Raises:
         TrimixError: It cannot be imported, is no `Policy`, or lacks a part.
     """
-    asked = name or place
+    asked = (name or place)[:100]
     module, _, attribute = place.partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -49,7 +49,7 @@ def load(place: str, name: str = "") -> type[Policy]:
         raise
     except BaseException as error:  # whatever somebody's module raises, `sys.exit` included
         raise TrimixError(
-            f"policy={asked} cannot be imported: {type(error).__name__}: {error}",
+            f"policy={asked} cannot be imported: {type(error).__name__}: {str(error)[:500]}",
             f"it is the entry point {name} = {place} of an installed package: fix or remove that"
             if name
             else "write policy=package.module:Class, of a module that is installed or lies in a "
@@ -125,8 +125,8 @@ def built(cls: type[Policy], options: Mapping[str, Any]) -> Policy:
             hash(getattr(policy, name))  # a run compares policies
         except (TypeError, ValueError) as error:
             raise TrimixError(
-                f"{_called(cls)}: its option {name} is {value!r}, which is no JSON value or not "
-                f"hashable: {first_line(error)}.",
+                f"{_called(cls)}: its option {name} is {quoted(value)}, which is no JSON value or "
+                f"not hashable: {first_line(error)}.",
                 "let the option's check make a number, text, truth value or tuple of these",
             ) from error
     _check_points(policy)
@@ -150,6 +150,12 @@ def _check_points(policy: Policy) -> None:
             f"{_called(cls)}: points() returned {repr(points)[:80]}, no tuple of Weights.",
             "return every point that may be chosen, e.g. (Weights(0.1, 0.9),)",
         )
+    for point in points:
+        if not point.in_range():
+            raise TrimixError(
+                f"{_called(cls)}: points() has {quoted(point)} in it, which fp32 cannot fuse.",
+                f"give Weights of numbers from {-LARGEST:g} to {LARGEST:g}",
+            )
     if policy.scope == "task" and not isinstance(policy.task_prompts, int):
         raise TrimixError(
             f"{_called(cls)}: task_prompts is {repr(policy.task_prompts)[:80]}, no whole number.",
@@ -229,7 +235,7 @@ def blame_class(cls: type[Policy], method: str, error: Exception) -> NoReturn:
 def no_choice(policy: Policy, returned: Any, why: Exception | None) -> TrimixError:
     """The error for what `choose` returned, if it is no choice of weights of the sources."""
     if isinstance(returned, Choice) and isinstance(returned.weights, Weights):
-        reason = first_line(why) if why else "they are not all finite numbers"
+        reason = first_line(why) if why else f"they are not all numbers of {LARGEST:g} at most"
         told = f"choose() returned {repr(returned)[:200]}, which cannot be used: {reason}"
         hint = "choose one of points(), which decides what is loaded; give float(x), not a tensor"
     else:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from trimix_lm_eval.fusion.policies.base import Policy, ours, register, registered
-from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.fusion.weights import LARGEST, Weights
 from trimix_lm_eval.utils.options import option
 from trimix_lm_eval.utils.validation import number
+
+_TYPE = f"number from {-LARGEST:g} to {LARGEST:g}"
+_weight = partial(
+    number, least=-LARGEST, most=LARGEST, hint=": beyond, fp32 is too coarse for the fused logits"
+)
 
 
 @register
@@ -29,13 +35,13 @@ class Fixed(Policy):
     )
     cost = "the sources whose weight is not 0"
 
-    alpha: float = option(0.1, "number", "Weight of large_ins, the task benefit.", number)
-    beta: float = option(0.9, "number", "Weight of small_cpt, the language benefit.", number)
+    alpha: float = option(0.1, _TYPE, "Weight of large_ins, the task benefit.", _weight)
+    beta: float = option(0.9, _TYPE, "Weight of small_cpt, the language benefit.", _weight)
     gamma: float | None = option(
         None,
-        "number",
+        _TYPE,
         "Weight of large_base over small_base, the scaling benefit; α if you give none.",
-        number,
+        _weight,
     )
 
     def points(self) -> tuple[Weights, ...]:
