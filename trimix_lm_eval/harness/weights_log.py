@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 from pathlib import Path
 
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.harness.base_lm import Identity
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import logger
+from trimix_lm_eval.utils.io import not_written
+from trimix_lm_eval.utils.paths import expanded
+
+#: What to do if the log cannot be written.
+_ANOTHER = "name another file as weights_log, or leave it out"
 
 
 class WeightsLog:
@@ -16,22 +24,25 @@ class WeightsLog:
 
     ``run`` (in ``stamp``) stands for everything the numbers depend on: lines of different runs in
     one file can be told apart.
+
+    A disk that fills up must not cost a run what it has finished: the log ends with its last whole
+    line, which is said, and the run goes on.
     """
 
     def __init__(self, path: str | None, rank: int, world: int) -> None:
-        self.stream = None
+        self.stream: io.FileIO | None = None
+        self.written = 0
         self.stamp: dict[str, str] = {}
         if path:
-            file = Path(path).expanduser()
+            file = expanded("weights_log", path)
             if world > 1:
                 file = file.with_name(f"{file.stem}_rank{rank}{file.suffix}")
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                self.stream = file.open("a", encoding="utf-8")
+                # Without a buffer: what could not be written is not tried again at the end.
+                self.stream = io.FileIO(file, "a", opener=_opened)
             except OSError as error:
-                raise TrimixError(
-                    f"weights_log={path} cannot be written: {error}", "give a file that can be"
-                ) from error
+                raise not_written(Path(path), error, _ANOTHER) from error
 
     def write(
         self,
@@ -69,5 +80,52 @@ class WeightsLog:
         if finish_reason is not None:
             line["finish_reason"], unfinished = told(finish_reason)
             line |= {"unfinished_thought": True} if unfinished else {}
-        self.stream.write(json.dumps(line) + "\n")
-        self.stream.flush()
+        try:
+            _append(self.stream, f"{json.dumps(line)}\n".encode())
+            self.written += 1
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        """Stop the run if nothing could be written; else go on without the log.
+
+        Raises:
+            TrimixError: Nothing could be.
+        """
+        stream, self.stream = self.stream, None
+        if stream is None:
+            return
+        stream.close()
+        refusal = not_written(Path(str(stream.name)), error, _ANOTHER)
+        if not self.written:
+            raise refusal from error
+        logger.warning(
+            "weights_log: %s The run goes on; the log ends after %d requests.",
+            refusal,
+            self.written,
+        )
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a file; a pipe that nobody reads is an error, and does not wait for a reader."""
+    found = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    os.set_blocking(found, True)
+    return found
+
+
+def _append(stream: io.FileIO, line: bytes) -> None:
+    """Append a line as a whole, or leave the file as it was.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    regular = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    end = os.fstat(stream.fileno()).st_size
+    left = line
+    try:
+        while left:
+            left = left[stream.write(left) or 0 :]
+    except OSError:
+        if regular and left != line:
+            os.ftruncate(stream.fileno(), end)
+        raise
