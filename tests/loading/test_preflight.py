@@ -8,6 +8,7 @@ import json
 import logging
 
 import pytest
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     BertConfig,
@@ -48,6 +49,14 @@ def tokenizer(texts=TEXTS, size=290, special=(), ordinary=()):
     return made
 
 
+def no_weights(path):
+    """A file of weights that is whole, and holds none."""
+    if path.suffix == ".safetensors":
+        save_file({}, path)
+    else:
+        path.write_bytes(b"weights")
+
+
 def save(folder, tok=None, config=None, weights="model.safetensors", **changes):
     """Write a model without weights; return its folder's name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +79,7 @@ def save(folder, tok=None, config=None, weights="model.safetensors", **changes):
     if tok is not None:
         tok.save_pretrained(folder)
     if weights:
-        (folder / weights).touch()
+        no_weights(folder / weights)
     return str(folder)
 
 
@@ -161,7 +170,7 @@ def test_folder_without_config(tmp_path):
 @pytest.mark.parametrize("text", ['{"model_type": ', "[1, 2]", "\udcff"])
 def test_config_that_is_not_json(tmp_path, text):
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    (tmp_path / "model.safetensors").touch()
+    no_weights(tmp_path / "model.safetensors")
     message = refusal(str(tmp_path))
     assert "is not readable JSON" in message or "is JSON, but not a mapping" in message
     assert "copy or download the file again" in message
@@ -176,7 +185,7 @@ def test_folder_that_lacks_a_shard(tmp_path, tok):
     folder = save(tmp_path, tok, weights="a-1.safetensors")
     shards = {"x": "a-1.safetensors", "y": "a-2.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert "lacks 1 of 2 files of weights, first a-2.safetensors" in refusal(folder)
+    assert "lacks 1 of 2 files of weights, first 'a-2.safetensors'." in refusal(folder)
 
 
 def test_subfolder(tmp_path, tok):
@@ -200,14 +209,14 @@ def test_masked_lm(tmp_path):
 
 def test_other_kind_of_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    (tmp_path / "model.safetensors").touch()
+    no_weights(tmp_path / "model.safetensors")
     message = refusal(str(tmp_path))
     assert "AutoModelForCausalLM has no class for model_type 'vit'" in message
 
 
 def test_unknown_model_type(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "tomorrow"}')
-    (tmp_path / "model.safetensors").touch()
+    no_weights(tmp_path / "model.safetensors")
     message = refusal(str(tmp_path))
     assert "cannot read its config (model_type 'tomorrow')" in message
     assert "pip install -U transformers" in message
@@ -216,7 +225,7 @@ def test_unknown_model_type(tmp_path):
 def test_code_of_its_own(tmp_path):
     code = {"AutoConfig": "configuration_x.X", "AutoModelForCausalLM": "modeling_x.Y"}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "auto_map": code}))
-    (tmp_path / "model.safetensors").touch()
+    no_weights(tmp_path / "model.safetensors")
     message = refusal(str(tmp_path))
     assert "needs Python code from its repository" in message
     assert "large_ins_trust_remote_code=true (trust_remote_code=true for all" in message
@@ -228,7 +237,7 @@ def test_libraries_that_are_not_installed(tmp_path, tok, monkeypatch):
     message = refusal(folder, large__quantization="nf4")
     assert "quantization=nf4 needs bitsandbytes" in message
     assert "pip install 'trimix-lm-eval[quant]'" in message
-    (tmp_path / "x.gguf").touch()
+    no_weights(tmp_path / "x.gguf")
     message = refusal(folder, large__gguf_file="x.gguf")
     assert "reading x.gguf needs the library gguf" in message and "pip install gguf" in message
 

@@ -101,9 +101,8 @@ def choice_of(policy: Policy, seen: Sequence[PromptCollector], names: tuple[str,
     if isinstance(choice, Choice) and isinstance(choice.weights, Weights):
         try:
             json.dumps(choice)  # as the weights log will
-            if choice.weights.in_range():
-                source_vector(choice.weights, names)
-                return choice
+            source_vector(choice.weights, names)
+            return choice
         except (TypeError, ValueError, TrimixError) as error:
             why = error
     raise checks.no_choice(policy, choice, why) from why

@@ -75,8 +75,13 @@ def source_vector(point: Weights, names: tuple[str, ...]) -> tuple[float, ...]:
     """`Weights.vector`, remembered: each prompt asks for all points of a grid.
 
     Raises:
-        TrimixError: A source outside ``names`` has a weight other than 0.
+        TrimixError: A source outside ``names`` has a weight other than 0, or one is out of range.
     """
+    if not point.in_range():
+        raise TrimixError(
+            f"{point} are not all numbers of {LARGEST:g} at most, which fp32 can fuse.",
+            "choose another point",
+        )
     weights = point.by_source()
     for name, weight in weights.items():
         if weight and name not in names:

@@ -15,7 +15,7 @@ from trimix_lm_eval.loading.preflight.report import check
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.tasklib.benchmarks import reach
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, together
 
 
 def check_run(
@@ -35,7 +35,7 @@ def check_run(
         What was found, in lines for reading.
 
     Raises:
-        TrimixError: Something would stop the run.
+        TrimixError: Something would stop the run; of models and of tasks it says all.
     """
     run = _read(path) if path else {"model": "trimix"}
     if run.get("model") != "trimix":
@@ -43,13 +43,22 @@ def check_run(
             f"model is {run.get('model')!r}, not 'trimix'.", "write `model: trimix` in the file"
         )
     given = run_config.model_arguments(run, model_args)
+    lines: list[str] = []
+    refused = []
+    for look in (lambda: _check_models(given), lambda: _check_tasks(run, metadata)):
+        try:
+            lines += look()
+        except TrimixError as error:
+            refused.append(error)
+    if refused:
+        raise together(refused)
+    return lines
+
+
+def _check_models(given: Mapping[str, Any]) -> list[str]:
+    """Check the models that the arguments name; say what was found."""
     wanted = settings.parse(given)
-    report = check(wanted, _needed(wanted))
-    lines = report.lines()
-    tasks = _check_tasks(run)
-    if not tasks:
-        return lines
-    return [*lines, f"tasks: {', '.join(tasks)}", *_check_data(tasks, metadata or _metadata(run))]
+    return check(wanted, _needed(wanted)).lines()
 
 
 def _needed(wanted: Settings) -> tuple[str, ...]:
@@ -74,8 +83,8 @@ def _read(path: str) -> dict[str, Any]:
     return run
 
 
-def _check_tasks(run: dict[str, Any]) -> list[str]:
-    """Check that the tasks of a run exist; return their names."""
+def _check_tasks(run: dict[str, Any], metadata: Mapping[str, Any] | None) -> list[str]:
+    """Check that the tasks of a run exist and their data can be had; say what was found."""
     names = run_config.task_names(run.get("tasks"))
     for name in names:
         if name.endswith(".yaml"):
@@ -85,7 +94,9 @@ def _check_tasks(run: dict[str, Any]) -> list[str]:
             found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
         if not found:
             raise run_config.no_task(name, _task_manager(run.get("include_path")).all_tasks)
-    return names
+    if not names:
+        return []
+    return [f"tasks: {', '.join(names)}", *_check_data(names, metadata or _metadata(run))]
 
 
 def _metadata(run: dict[str, Any]) -> dict[str, Any]:

@@ -75,11 +75,13 @@ class State(NamedTuple):
         commit: What its revision stands for; None if the Hub does not say.
         reachable: Whether the Hub answers at all.
         sizes: Bytes of its files by path, None where unknown; None if the Hub does not say.
+        cause: The kind of error, if it does not answer.
     """
 
     commit: str | None
     reachable: bool
     sizes: Mapping[str, int | None] | None = None
+    cause: str = ""
 
 
 def ask(repository: Repository) -> State:
@@ -94,11 +96,12 @@ def ask(repository: Repository) -> State:
             repo_type=repository.kind,
             revision=repository.revision,
             files_metadata=True,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
     except (HfHubHTTPError, HFValidationError):
         return State(None, True)
-    except Exception:  # whatever the HTTP library raises without a network
-        return State(None, False)
+    except Exception as error:  # whatever the HTTP library raises without a network
+        return State(None, False, cause=type(error).__name__)
     sizes = {file.rfilename: file.size for file in info.siblings or []}
     return State(info.sha, True, sizes)
 
@@ -113,7 +116,8 @@ def fetch(
         name: The file's, in the subfolder.
         revision: Branch, tag or commit.
         subfolder: Of the repository.
-        cached: Look into the cache only. Without a network the client would try for long before.
+        cached: Look into the cache only. Without a network the client would try for half a minute
+            before.
 
     Raises:
         OSError: It cannot be had; so do the others of `ERRORS`.
@@ -130,7 +134,7 @@ def fetch(
     )
 
 
-def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
+def explain(error: Exception, repository: Repository, file: str, cause: str = "") -> NoReturn:
     """Raise what a user can act on for an error of huggingface_hub.
 
     The order matters: a gated repository is also a missing one, and a file that was not found
@@ -140,6 +144,7 @@ def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
         error: What huggingface_hub raised.
         repository: Where it looked.
         file: For what.
+        cause: Why the Hub does not answer, if that is known.
 
     Raises:
         MissingFile: The repository has no such file.
@@ -164,7 +169,7 @@ def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
             f"give a branch, tag or commit listed at {repository.page}/commits",
         ) from error
     if isinstance(error, LocalEntryNotFoundError):
-        raise _unreachable(error, repository, file) from error
+        raise _unreachable(cause, repository, file) from error
     if isinstance(error, EntryNotFoundError):
         raise MissingFile(file) from error
     if isinstance(error, HFValidationError):
@@ -183,7 +188,7 @@ def explain(error: Exception, repository: Repository, file: str) -> NoReturn:
     ) from error
 
 
-def _unreachable(error: Exception, repository: Repository, file: str) -> TrimixError:
+def _unreachable(cause: str, repository: Repository, file: str) -> TrimixError:
     """The error for a file that is not in the cache and cannot be downloaded."""
     local = _LOCAL[repository.kind]
     if constants.HF_HUB_OFFLINE:
@@ -191,7 +196,7 @@ def _unreachable(error: Exception, repository: Repository, file: str) -> TrimixE
             f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to download it.",
             f"unset HF_HUB_OFFLINE, or {local}",
         )
-    cause = f" ({type(error.__cause__).__name__})" if error.__cause__ else ""
+    cause = f" ({cause})" if cause else ""
     taken = (
         f" (There is no local folder {repository.id}, so it was taken for a Hub id.)"
         if repository.kind == "model"

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import pickle
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trimix_lm_eval.loading.settings import SourceSpec
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
 from trimix_lm_eval.utils.progress import on_terminal, say
+
+#: What older versions stored, and is computed.
+_BUFFERS = re.compile(r"rotary_emb|inv_freq|masked_bias|attn\.bias$|attention\.bias$|position_ids")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_model(spec: SourceSpec, default_device: str) -> Any:
@@ -27,7 +33,7 @@ def load_model(spec: SourceSpec, default_device: str) -> Any:
     Raises:
         TrimixError: The weights cannot be loaded.
     """
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     arguments = spec.hub_arguments()
     device = spec.device or default_device
@@ -41,17 +47,114 @@ def load_model(spec: SourceSpec, default_device: str) -> Any:
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
-    try:
-        with _line_in_place_of_bars(f"trimix: loading {spec.name}"):
-            model = AutoModelForCausalLM.from_pretrained(spec.path, **arguments)
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise TrimixError(
-            f"The weights of {spec.name} ({spec.path}) cannot be loaded: {error}",
-            "see the reason above; `trimix check` tests everything that comes before the weights",
-        ) from error
+    with _line_in_place_of_bars(f"trimix: loading {spec.name}"):
+        model = read_weights(spec.name, spec.path, **arguments)
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+def read_weights(name: str, path: str, **arguments: Any) -> Any:
+    """A model as its files say, or an error: nothing in it is left at random.
+
+    Args:
+        name: What messages call it.
+        path: A Hub id or a local folder.
+        **arguments: As transformers takes them.
+
+    Raises:
+        TrimixError: The weights cannot be loaded, do not fit the config, or are no numbers.
+    """
+    from transformers import AutoModelForCausalLM
+
+    where = f"{name} ({path})"
+    # Mismatches are told in words here; transformers' own error refers to a table in the log.
+    told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(path, **told, **arguments)
+    except Exception as error:  # whatever transformers, or the code of a repository, raises
+        raise _not_loaded(where, error) from error
+    # Code of a repository may have a from_pretrained of its own that tells nothing.
+    model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
+    _check_complete(where, model, info)
+    _check_finite(where, model)
+    return model
+
+
+def _not_loaded(where: str, error: Exception) -> TrimixError:
+    """The error for weights that transformers does not load."""
+    what = f"The weights of {where} cannot be loaded"
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        # The text of it advises to let the file run code.
+        return TrimixError(
+            f"{what}: a .bin file of them is damaged, or holds other things than tensors.",
+            "give a version of the model with .safetensors files, or download it again",
+        )
+    usual = isinstance(error, OSError | ValueError | RuntimeError | ImportError)
+    return TrimixError(
+        f"{what}: {error}" if usual else f"{what}: {type(error).__name__}: {first_line(error)}",
+        "see the reason above; `trimix check` tests everything that comes before the weights. "
+        "If a file is damaged, copy or download it again",
+    )
+
+
+def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
+    """Refuse a model of which transformers has made up a part, at random and in silence.
+
+    Tied weights and what a class of models may lack are not in what transformers tells. Buffers
+    are left out here: what is not stored is computed.
+
+    Args:
+        where: How messages name it.
+        model: As it was loaded.
+        told: The ``loading_info`` of transformers.
+    """
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    again = "copy or download the model again; or its config.json is that of another model"
+    missing = sorted(parameters & set(told.get("missing_keys", ())))
+    if missing:
+        raise TrimixError(
+            f"The files of weights of {where} lack {len(missing)} of {len(parameters)} tensors: "
+            f"{_first(missing)}.",
+            again,
+        )
+    differing = sorted(told.get("mismatched_keys", ()))
+    if differing:
+        shapes = [f"{name} {list(has)} for {list(needs)}" for name, has, needs in differing]
+        raise TrimixError(
+            f"{where}: {len(shapes)} tensors have other shapes than its config.json says: "
+            f"{_first(shapes)}.",
+            again,
+        )
+    unused = sorted(name for name in told.get("unexpected_keys", ()) if not _BUFFERS.search(name))
+    if unused:
+        warn_once(
+            f"{where}: the model has no place for {len(unused)} tensors of its files: "
+            f"{_first(unused)}. If they belong to it, its config.json is that of another model."
+        )
+
+
+def _check_finite(where: str, model: Any) -> None:
+    """Refuse weights that are NaN or infinite; looking takes far less time than loading."""
+    bad = [name for name, tensor in model.named_parameters() if not _finite(tensor)]
+    if bad:
+        raise TrimixError(
+            f"The weights of {where} are NaN or infinite in {len(bad)} tensors: {_first(bad)}.",
+            "copy or download the model again; if dtype=float16 is given, leave it out: float16 "
+            "has no numbers above 65,504",
+        )
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether all of a tensor is finite; one that is quantized, or left on disk, is taken to be."""
+    if tensor.is_meta or tensor.dtype not in _FLOATS or not tensor.numel():
+        return True
+    return bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first of some names, and whether there are more."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ their small files could tell. `check` looks, and either returns a `PreflightRepo
 access; `llm`, `training`, `harness` and `sweep` ask it.
 
     access.py      which files a repository or folder has, and why it cannot be read
+    files.py       whether the files of a local folder are whole
     configs.py     whether the config is that of a causal LM, and can be loaded here
     vocabulary.py  whether all sources have one tokenizer, and how much of it can be fused
     memory.py      devices, and what the weights need on each

@@ -6,16 +6,14 @@ longer tell a gated repository from a missing one.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from huggingface_hub import constants
-from huggingface_hub.errors import LocalEntryNotFoundError
 
 from trimix_lm_eval.loading import hub
+from trimix_lm_eval.loading.preflight.files import check_folder
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -107,12 +105,12 @@ def locate_tokenizer(spec: SourceSpec) -> Files:
     nothing = Files(Path(spec.path), None, {}, False)
     if os.path.isdir(spec.path):
         return nothing
-    reachable = hub.ask(_repository(spec)).reachable
+    known = hub.ask(_repository(spec))
     try:
-        path = _download(spec, "tokenizer_config.json", reachable)
+        path = _download(spec, "tokenizer_config.json", known)
     except hub.MissingFile:
         return nothing  # an old repository; its tokenizer may still load
-    return Files(path, _commit(path), {}, False, not reachable)
+    return Files(path, _commit(path), {}, False, not known.reachable)
 
 
 def _local(spec: SourceSpec, main: str) -> Files:
@@ -120,24 +118,15 @@ def _local(spec: SourceSpec, main: str) -> Files:
     folder = Path(spec.path, spec.subfolder)
     if not (folder / main).is_file():
         raise _no_model(spec, main)
-    files = Files(folder / main, None, _listing(folder), True)
-    for index in folder.glob("*.index.json"):
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        missing = sorted(shards - files.sizes.keys())
-        if missing:
-            raise TrimixError(
-                f"{label(spec)} lacks {len(missing)} of {len(shards)} files of weights, "
-                f"first {missing[0]}.",
-                "finish copying or downloading the folder",
-            )
-    return files
+    check_folder(label(spec), folder, spec.gguf_file)
+    return Files(folder / main, None, _listing(folder), True)
 
 
 def _hub(spec: SourceSpec, main: str) -> Files:
     """The files of a repository on the Hub, or of its copy in the cache."""
     known = hub.ask(_repository(spec))
     try:
-        path = _download(spec, main, known.reachable)
+        path = _download(spec, main, known)
     except hub.MissingFile as error:
         raise _no_model(spec, main) from error
     if known.sizes is None:
@@ -153,7 +142,7 @@ def _hub(spec: SourceSpec, main: str) -> Files:
     return Files(path, _commit(path), sizes, True)
 
 
-def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
+def _download(spec: SourceSpec, name: str, known: hub.State) -> Path:
     """One file of a repository, from the Hub or the cache."""
     if os.path.isabs(spec.path) or spec.path.startswith(".") or spec.path.count("/") > 1:
         raise TrimixError(
@@ -162,13 +151,10 @@ def _download(spec: SourceSpec, name: str, reachable: bool) -> Path:
         )
     repository = _repository(spec)
     where = (repository, name, spec.revision, spec.subfolder)
-    if not reachable:
-        with contextlib.suppress(LocalEntryNotFoundError):
-            return hub.fetch(*where, cached=True)
     try:
-        return hub.fetch(*where)
+        return hub.fetch(*where, cached=not known.reachable)
     except hub.ERRORS as error:
-        hub.explain(error, repository, name)
+        hub.explain(error, repository, name, known.cause)
 
 
 def _commit(path: Path) -> str:

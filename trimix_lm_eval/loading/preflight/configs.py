@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto import modeling_auto
 
 from trimix_lm_eval.loading.preflight.access import Files, label
+from trimix_lm_eval.loading.preflight.files import read_json
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
@@ -37,7 +37,7 @@ def load_config(spec: SourceSpec, files: Files) -> Any:
     Raises:
         TrimixError: Unreadable, of another kind of model, or a library is missing.
     """
-    raw = {} if spec.gguf_file else _read_json(spec, files)
+    raw = {} if spec.gguf_file else read_json(label(spec), files.main)
     if spec.gguf_file and find_spec("gguf") is None:
         raise TrimixError(
             f"{label(spec)}: reading {spec.gguf_file} needs the library gguf.", "pip install gguf"
@@ -59,26 +59,15 @@ def load_config(spec: SourceSpec, files: Files) -> Any:
     return config
 
 
-def _read_json(spec: SourceSpec, files: Files) -> dict[str, Any]:
-    """The config file as it stands."""
-    try:
-        raw = json.loads(files.main.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrimixError(
-            f"{label(spec)}: {files.main} is not readable JSON: {first_line(error)}",
-            "copy or download the file again",
-        ) from error
-    if not isinstance(raw, dict):
-        raise TrimixError(
-            f"{label(spec)}: {files.main} is JSON, but not a mapping.",
-            "copy or download the file again",
-        )
-    return raw
-
-
 def _check_causal(spec: SourceSpec, config: Any, code: dict[str, Any]) -> None:
     """Refuse what is not a causal LM."""
     model_type = config.model_type
+    layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
+    if isinstance(layers, int) and layers < 1:
+        raise TrimixError(
+            f"{label(spec)}: its config.json says num_hidden_layers={layers}.",
+            "copy or download the file again",
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise TrimixError(
             f"{label(spec)} is an encoder-decoder (model_type {model_type!r}), not a causal LM.",

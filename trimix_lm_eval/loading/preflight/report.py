@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
@@ -13,7 +14,9 @@ from trimix_lm_eval.loading.preflight.access import Files, label, locate, locate
 from trimix_lm_eval.loading.preflight.configs import load_config
 from trimix_lm_eval.loading.preflight.vocabulary import Vocabulary
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
-from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, first_line, quoted, together, warn_once
+
+T = TypeVar("T")
 
 #: Context length of a model that does not tell, as in lm-eval.
 _DEFAULT_LENGTH = 2048
@@ -82,10 +85,10 @@ def check(
     specs = [settings.sources[name] for name in needed]
     present = memory.devices()
     devices = {spec.name: memory.place(spec, present, device) for spec in specs}
-    files = {spec.name: locate(spec) for spec in specs}
-    configs = {spec.name: load_config(spec, files[spec.name]) for spec in specs}
+    files = _each(specs, locate)
+    configs = _each(specs, lambda spec: load_config(spec, files[spec.name]))
     tokenizer, vocab_size, unused = _vocabulary(settings, specs, files, configs)
-    contexts = {name: context_of(config, tokenizer) for name, config in configs.items()}
+    contexts = _each(specs, lambda spec: context_of(configs[spec.name], tokenizer, label(spec)))
     used = present[1:] if memory.SPREAD in devices.values() else []
     free = memory.free_memory(n for n in present if n in used or n in devices.values())
     estimates = tuple(
@@ -106,6 +109,24 @@ def check(
         unused,
         tokenizer,
     )
+
+
+def _each(specs: Sequence[SourceSpec], look: Callable[[SourceSpec], T]) -> dict[str, T]:
+    """Look at all sources, in threads: a Hub that is silent is waited for once.
+
+    Raises:
+        TrimixError: Something is wrong, of each source for which it is.
+    """
+    found, refused = {}, []
+    with ThreadPoolExecutor(max(1, len(specs))) as pool:
+        for spec, future in [(spec, pool.submit(look, spec)) for spec in specs]:
+            try:
+                found[spec.name] = future.result()
+            except TrimixError as error:
+                refused.append(error)
+    if refused:
+        raise together(refused)
+    return found
 
 
 def pinned(spec: SourceSpec, commit: str | None) -> SourceSpec:
@@ -133,7 +154,8 @@ def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
         return AutoTokenizer.from_pretrained(spec.path, **files.arguments(spec))
     except Exception as error:  # whatever transformers or the repository's own code raises
         raise TrimixError(
-            f"{label(spec)}: its tokenizer cannot be loaded: {first_line(error)}",
+            f"{label(spec)}: its tokenizer cannot be loaded: {type(error).__name__}: "
+            f"{first_line(error)}",
             "install the library it names, check that tokenizer.json is complete, or name "
             "another tokenizer with tokenizer=",
         ) from error
@@ -156,6 +178,12 @@ def _vocabulary(
         )
         found = locate_tokenizer(main)
     tokenizer = load_tokenizer(main, found)
+    if tokenizer.eos_token_id is None:
+        raise TrimixError(
+            f"{label(main)}: its tokenizer has no token that ends a text.",
+            "name it as eos_token in its tokenizer_config.json, or name another tokenizer with "
+            "tokenizer=",
+        )
     reference, chosen = Vocabulary.of(tokenizer, label(main)), main is not large
     others = []
     for spec in specs:
@@ -186,14 +214,35 @@ def _rows(spec: SourceSpec, config: Any) -> int:
     return rows
 
 
-def context_of(config: Any, tokenizer: Any) -> int:
-    """Context length of a source, found as lm-eval finds it."""
+def context_of(config: Any, tokenizer: Any, label: str) -> int:
+    """Context length of a source, found as lm-eval finds it.
+
+    Args:
+        config: Of the source.
+        tokenizer: The one in use.
+        label: How messages name the source.
+
+    Raises:
+        TrimixError: What is given as one is no number of tokens.
+    """
     text = config.get_text_config()
     for name in ("n_positions", "max_position_embeddings", "n_ctx"):
         if getattr(text, name, None) is not None:
-            return min(int(getattr(text, name)), _fixed_rope(text))
+            return min(_tokens(f"{label}: {name}", getattr(text, name)), _fixed_rope(text))
     length = tokenizer.model_max_length
-    return int(length) if length < _NO_LENGTH else _DEFAULT_LENGTH
+    if isinstance(length, int | float) and length >= _NO_LENGTH:
+        return _DEFAULT_LENGTH
+    return _tokens(f"{label}: model_max_length", length)
+
+
+def _tokens(name: str, value: Any) -> int:
+    """A context length of a model's own files."""
+    if isinstance(value, int | float) and value in range(2, _NO_LENGTH):
+        return int(value)
+    raise TrimixError(
+        f"{name}={quoted(value)} is no number of tokens.",
+        "write the context length there, in the model's config.json or tokenizer_config.json",
+    )
 
 
 def _fixed_rope(text: Any) -> int:
