@@ -75,7 +75,7 @@ def test_a_number_however_it_is_written(given):
 
 @pytest.mark.parametrize("given", [False, None, "", "many", "nan", math.inf, [0.5], 10**400])
 def test_no_number(given):
-    assert refused(validation.number, given).startswith(f"x={given!r} is not a number.")
+    assert refused(validation.number, given).startswith(f"x={quoted(given)} is not a number.")
 
 
 @pytest.mark.parametrize(
