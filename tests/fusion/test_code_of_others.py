@@ -290,7 +290,7 @@ def test_a_tuple_is_recorded_as_a_list_of_what_it_holds(value, recorded):
         ("points", lambda self: (), "points() returned (), no tuple of Weights"),
         ("points", lambda self: [Weights(0.1, 0.9)], "points() returned [Weights("),
         ("points", lambda self: ((0.1, 0.9),), "points() returned ((0.1, 0.9),), no"),
-        ("points", lambda self: (Weights("a", 0.9),), "Mine.sources failed: TypeError"),
+        ("points", lambda self: (Weights("a", 0.9),), "which fp32 cannot fuse"),
         ("sources", fail, "Mine.sources failed: KeyError: 'zz' (test_code_of_others.py"),
         ("sources", lambda self, available: (), "sources() returned none"),
         ("sources", lambda self, available: ["smal"], "sources() returned {'smal'}"),
