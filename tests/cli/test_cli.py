@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from trimix_lm_eval import __main__ as entry
 from trimix_lm_eval import cli
 from trimix_lm_eval.tasklib import catalog
 from trimix_lm_eval.utils.errors import TrimixError
@@ -235,3 +236,11 @@ def test_help_answers_at_once():
         return time.perf_counter() - begin
 
     assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_ctrl_c_while_the_command_is_imported(monkeypatch, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert entry.main() == 130 and capsys.readouterr().err == "interrupted\n"

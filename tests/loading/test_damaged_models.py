@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support import hostile_values
-from trimix_lm_eval.loading import models, preflight
+from trimix_lm_eval import TriMix
+from trimix_lm_eval.loading import hub, models, preflight
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
@@ -217,3 +218,29 @@ def test_all_sources_that_cannot_be_had_are_named(tmp_path):
         preflight.check(asked, asked.sources)
     for name in names:
         assert f"{name}: the folder {tmp_path / name} does not exist." in str(caught.value)
+
+
+def test_logits_that_are_no_numbers_are_told_as_such(folder):
+    """And not as masks that are not followed."""
+    change(folder, lambda tensors: tensors["model.norm.weight"].fill_(3e38))
+    message = refusal(lambda path: TriMix.from_pretrained(str(path), policy="large_ins"), folder)
+    assert "gives logits that are NaN" in message
+
+
+def test_a_hub_that_is_silent_is_asked_once_and_not_for_files(tmp_path, monkeypatch):
+    """The client would try for half a minute, for each file."""
+
+    def silent(*_, **__):
+        raise ConnectionError
+
+    def only_cached(*_, local_files_only, **__):
+        assert local_files_only
+        raise hub.LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(hub.HfApi, "repo_info", silent)
+    monkeypatch.setattr(hub, "hf_hub_download", only_cached)
+    asked = Settings({name: SourceSpec(name, f"org/{name}") for name in ("large_ins", "small_cpt")})
+    with pytest.raises(TrimixError) as caught:
+        preflight.check(asked, asked.sources)
+    for name in asked.sources:
+        assert f"{name} (org/{name}): the Hub cannot be reached (Connect" in str(caught.value)

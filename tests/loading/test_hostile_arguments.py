@@ -45,7 +45,7 @@ def tried(given_arguments):
 @pytest.mark.parametrize("name", OF_RUNS)
 def test_arguments_of_runs(name):
     for value in VALUES:
-        tried({**arguments("large_ins", name, value)})
+        tried(arguments("large_ins", name, value))
 
 
 @pytest.mark.parametrize(("policy", "name"), OF_POLICIES)

@@ -11,3 +11,8 @@ Imported by `sweep` and `cli`, never by `analysis`; imports `llm`, `tasklib`, `e
     weights_log.py     the sidecar: which weights each request got, and why its text ended
     check.py           a run config of lm-eval, checked before any weights are loaded
 """
+
+from trimix_lm_eval.utils.errors import install_excepthook
+
+# Before the modules that take seconds to import: Ctrl-C among them is no traceback either.
+install_excepthook()
