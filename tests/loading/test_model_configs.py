@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from lm_eval.config.evaluate_config import EvaluatorConfig
+from safetensors.torch import save_file
 from transformers import Gemma3Config
 
 from tests.conftest import byte_tokenizer, config_of
@@ -208,7 +209,7 @@ def save(folder: Path, family: str, large: bool) -> Path:
     config.dtype = "bfloat16"
     config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    save_file({}, folder / "model.safetensors")
     return folder
 
 

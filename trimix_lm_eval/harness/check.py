@@ -45,7 +45,7 @@ def check_run(
     given = run_config.model_arguments(run, model_args)
     lines: list[str] = []
     refused = []
-    for look in (lambda: _check_models(given), lambda: _check_tasks(run, metadata)):
+    for look in (lambda: _check_models(given), lambda: _look_at_tasks(run, metadata)):
         try:
             lines += look()
         except TrimixError as error:
@@ -83,8 +83,8 @@ def _read(path: str) -> dict[str, Any]:
     return run
 
 
-def _check_tasks(run: dict[str, Any], metadata: Mapping[str, Any] | None) -> list[str]:
-    """Check that the tasks of a run exist and their data can be had; say what was found."""
+def _check_tasks(run: dict[str, Any]) -> list[str]:
+    """Check that the tasks of a run exist; return their names."""
     names = run_config.task_names(run.get("tasks"))
     for name in names:
         if name.endswith(".yaml"):
@@ -94,6 +94,12 @@ def _check_tasks(run: dict[str, Any], metadata: Mapping[str, Any] | None) -> lis
             found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
         if not found:
             raise run_config.no_task(name, _task_manager(run.get("include_path")).all_tasks)
+    return names
+
+
+def _look_at_tasks(run: dict[str, Any], metadata: Mapping[str, Any] | None) -> list[str]:
+    """Check the tasks of a run and that their data can be had; say what was found."""
+    names = _check_tasks(run)
     if not names:
         return []
     return [f"tasks: {', '.join(names)}", *_check_data(names, metadata or _metadata(run))]
