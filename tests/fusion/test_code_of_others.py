@@ -98,7 +98,7 @@ WRONG = [
     (Choice(None), "choose() returned Choice(weights=None"),
     (Choice((0.1, 0.9, None)), "no Choice of Weights"),
     (Choice(Weights("a", 0.1)), "which cannot be used"),
-    (Choice(Weights(float("nan"), 0.1)), "which cannot be used: they are not all numbers"),
+    (Choice(Weights(float("nan"), 0.1)), "they are not all numbers"),
     (Choice(Weights(0.5, 0.9)), "which cannot be used: The point 0.5:0.9 gives small_base"),
 ]
 

@@ -528,7 +528,7 @@ def test_a_base_whose_files_are_damaged_is_refused(small_base, tmp_path):
         (lose, "lack 1 tensors, first model.layers.1.mlp.up_proj.weight"),
         (pickled, "weights in .*pickled cannot be loaded: the file is damaged"),
         (unmarked, "neither a BOS nor an EOS token"),
-        (negative, "The context of .* is -1 tokens"),
+        (negative, "max_position_embeddings=-1 is no number of tokens"),
         (no_numbers, "predicts text with a log-likelihood of nan"),
     ):
         with pytest.raises(TrimixError, match=message) as caught:

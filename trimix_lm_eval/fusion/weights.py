@@ -79,7 +79,7 @@ def source_vector(point: Weights, names: tuple[str, ...]) -> tuple[float, ...]:
     """
     if not point.in_range():
         raise TrimixError(
-            f"{point} are not all numbers of {LARGEST:g} at most, which fp32 can fuse.",
+            f"{point}: they are not all numbers of {LARGEST:g} at most, which fp32 can fuse.",
             "choose another point",
         )
     weights = point.by_source()

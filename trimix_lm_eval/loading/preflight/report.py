@@ -214,7 +214,7 @@ def _rows(spec: SourceSpec, config: Any) -> int:
     return rows
 
 
-def context_of(config: Any, tokenizer: Any, label: str) -> int:
+def context_of(config: Any, tokenizer: Any, label: str = "the model") -> int:
     """Context length of a source, found as lm-eval finds it.
 
     Args:
