@@ -524,7 +524,7 @@ def test_a_base_whose_files_are_damaged_is_refused(small_base, tmp_path):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     for change, message in (
-        (truncate, "weights in .*truncate cannot be loaded"),
+        (truncate, "truncate.*model.safetensors is damaged or cut off"),
         (lose, "lack 1 tensors, first model.layers.1.mlp.up_proj.weight"),
         (pickled, "weights in .*pickled cannot be loaded: the file is damaged"),
         (unmarked, "neither a BOS nor an EOS token"),
