@@ -30,7 +30,7 @@ from tests.support import task_data
 from tests.support.running import ROOT, program
 from tests.support.task_data import LANGUAGES, SIB200, TOPICS, Row
 from trimix_lm_eval.fusion.exemplars import answer_spans
-from trimix_lm_eval.tasklib import belebele, rouge, sib200
+from trimix_lm_eval.tasklib import belebele, sib200
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -39,8 +39,6 @@ GOLDEN = task_data.DATA / "golden"
 REAL = ROOT.parent / "shared" / "data"
 FLORES = ("ben_Beng", "tam_Taml", "tel_Telu", "ory_Orya", "bod_Tibt", "kaz_Cyrl", "khk_Cyrl")
 PASSWORD = "open sesame"
-#: Whether titles can be scored: it has no package for the newest Pythons.
-PYONMTTOK = importlib.util.find_spec("pyonmttok") is not None
 
 # ------------------------------------------------------------------------ PROTOCOL.md, section 3
 
@@ -314,23 +312,6 @@ def excerpts() -> Iterator[None]:
 
 def manager(**metadata: Any) -> TaskManager:
     return TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
-
-
-class Blanks:
-    """Stands for OpenNMT's tokenizer where that is not to be had."""
-
-    def tokenize(self, text: str) -> tuple[list[str], None]:
-        return text.split(), None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scored_titles() -> Iterator[None]:
-    """Titles can be loaded and scored, somehow."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not PYONMTTOK:
-            patch.setattr(rouge, "_opennmt", Blanks)
-        yield
-    rouge._scorer.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -883,7 +864,6 @@ def test_hf_gives_what_the_trio_gives_with_the_large_model_alone(files):
     assert ours["results"]["trimix_milic_bo"] == theirs["results"]["trimix_milic_bo"]
 
 
-@pytest.mark.skipif(not PYONMTTOK, reason="titles need pyonmttok")
 def test_the_command_line_prints_the_groups(files):
     """As a user types it, but for the number of tokens."""
     run = program(

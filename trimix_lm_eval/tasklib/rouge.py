@@ -2,26 +2,33 @@
 
 Stock `rouge-score` keeps [a-z0-9] only, which leaves nothing of Tibetan or Odia. XL-Sum's fork
 tokenizes by Unicode instead; the longest common subsequence is the library's own.
+
+Categories of characters are those of the `regex` library, so that every Python counts alike. XL-Sum
+takes them from Python and from ICU: letters that Unicode has only added after 14.0 are words here,
+and are dropped or stand alone there, by their version.
 """
 
 from __future__ import annotations
 
 import functools
-import unicodedata
 from typing import Any
 
-from trimix_lm_eval.utils.errors import TrimixError
+import regex
 
-#: Symbols of ASCII that Unicode does not count as punctuation; XL-Sum, after BERT, does.
-_SYMBOLS = frozenset("$+<=>^`|~")
-#: Blocks of Chinese characters, first and last code point.
-_CJK = (
-    (0x4E00, 0x9FFF),
-    (0x3400, 0x4DBF),
-    (0x20000, 0x2A6DF),
-    (0x2A700, 0x2CEAF),
-    (0xF900, 0xFAFF),
-    (0x2F800, 0x2FA1F),
+#: What no word is made of: category C, and the character for bytes that no decoder could read.
+_DROPPED = regex.compile(r"[\p{C}--[\t\n\r]]|\ufffd", regex.VERSION1)
+#: White space, punctuation, and the symbols of ASCII that only XL-Sum, after BERT, counts as such.
+_BLANK = regex.compile(r"[\t\n\r\p{Z}\p{P}$+<=>^`|~]+")
+#: The words of OpenNMT's `aggressive` mode: letters, numbers, and all else one by one, each with
+#: the marks that follow it. Marks after a space have the space for their letter.
+_WORD = regex.compile(r"(?:\p{L}\p{M}*)+|(?:\p{N}\p{M}*)+|\ \p{M}+|[^\ ]\p{M}*")
+#: How OpenNMT writes what it needs for itself.
+_SUBSTITUTES = str.maketrans("▁￭￨", "_■│")
+_SPACE = "％0020"
+#: A Chinese character, by BERT's blocks.
+_CJK = regex.compile(
+    r"[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    r"\uf900-\ufaff\U0002f800-\U0002fa1f]"
 )
 
 
@@ -34,9 +41,6 @@ def rouge_l(reference: str, hypothesis: str) -> float:
 
     Returns:
         The F measure, from 0 to 1.
-
-    Raises:
-        TrimixError: pyonmttok is not installed.
     """
     return float(_scorer().score(reference, hypothesis)["rougeL"].fmeasure)
 
@@ -50,28 +54,26 @@ class RougeTokenizer:
     Variation selectors and vowel signs stay with their letters.
     """
 
-    def __init__(self) -> None:
-        self._opennmt = _opennmt()
-
     def tokenize(self, text: str) -> list[str]:
         """Return the words of a text."""
-        words = "".join(_plain(char) for char in text.lower()).split()
-        cut, _ = self._opennmt.tokenize(" ".join(words))
-        return "".join(f" {c} " if _is_cjk(c) else c for c in " ".join(cut)).split()
+        text = _BLANK.sub(" ", _DROPPED.sub("", text.lower())).strip(" ")
+        return _CJK.sub(r" \g<0> ", " ".join(aggressive(text))).split()
 
 
-def _plain(char: str) -> str:
-    """A character as the tokenizer sees it: itself, a space, or nothing."""
-    if char in "\t\n\r":
-        return " "
-    category = unicodedata.category(char)
-    if category[0] == "C" or char == "\ufffd":
-        return ""
-    return " " if category == "Zs" or category[0] == "P" or char in _SYMBOLS else char
+def aggressive(text: str) -> list[str]:
+    """The tokens of OpenNMT's Tokenizer in its mode `aggressive`, without its options.
 
+    Placeholders, other separators than spaces and the full-width signs that it substitutes are left
+    out: they are punctuation or white space, of which `RougeTokenizer` leaves nothing but spaces.
 
-def _is_cjk(char: str) -> bool:
-    return any(first <= ord(char) <= last for first, last in _CJK)
+    Args:
+        text: Words between single spaces, without punctuation.
+
+    Returns:
+        The tokens, in order.
+    """
+    words = _WORD.findall(text.translate(_SUBSTITUTES))
+    return [_SPACE + word[1:] if word[0] == " " else word for word in words]
 
 
 @functools.cache
@@ -79,14 +81,3 @@ def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], tokenizer=RougeTokenizer())
-
-
-def _opennmt() -> Any:
-    try:
-        import pyonmttok
-    except ImportError as error:
-        raise TrimixError(
-            "ROUGE-L of titles needs pyonmttok, which is not installed.",
-            "pip install pyonmttok (it has packages for Python 3.10 to 3.12)",
-        ) from error
-    return pyonmttok.Tokenizer("aggressive")
