@@ -1,4 +1,4 @@
-# make demo | test | test-floor | lint | types | wheel-check | clean
+# make demo | test | test-floor | test-newest | lint | types | wheel-check | clean
 #
 # Each target works alone on a machine that has Python >= 3.10, make and a package index: the first
 # one makes a virtual environment in .venv and installs into it; later ones find it done.
@@ -25,9 +25,11 @@ FLOOR := $(shell sed -n 's/.*"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 FLOOR_VENV := .venv-floor
 FLOOR_STAMP := $(FLOOR_VENV)/.installed-$(FLOOR)
 
+NEWEST_VENV := .venv-newest
+
 WHEEL_VENV := .venv-wheel
 
-.PHONY: demo test test-floor lint types wheel-check clean
+.PHONY: demo test test-floor test-newest lint types wheel-check clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo_table.py
@@ -39,6 +41,16 @@ test: $(STAMP)
 
 test-floor: $(FLOOR_STAMP)
 	$(FLOOR_VENV)/bin/python $(TEST) $(PYTEST_ARGS)
+
+# Each run takes what has come out since the last. Only torch stays: its build without CUDA is not on
+# every index, and is found by its version.
+test-newest:
+	$(check_python)
+	test -x $(NEWEST_VENV)/bin/pip || $(PYTHON) -m venv $(NEWEST_VENV)
+	grep '^torch==' constraints.txt > $(NEWEST_VENV)/constraints.txt
+	$(NEWEST_VENV)/bin/pip install --quiet --upgrade --upgrade-strategy eager \
+		-c $(NEWEST_VENV)/constraints.txt -e '.[dev]'
+	$(NEWEST_VENV)/bin/python $(TEST) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -63,7 +75,7 @@ wheel-check: $(STAMP)
 	@echo "wheel-check: ok"
 
 clean:
-	rm -rf $(VENV) $(FLOOR_VENV) $(WHEEL_VENV) build dist
+	rm -rf $(VENV) $(FLOOR_VENV) $(NEWEST_VENV) $(WHEEL_VENV) build dist
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

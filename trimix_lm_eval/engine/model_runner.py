@@ -121,6 +121,7 @@ class ModelRunner:
 
     Attributes:
         masks_by_type: Whether the model takes one mask per type of layer.
+        cache_name: What the model's ``forward`` calls its cache.
         finish: What the model does to logits after its output embedding.
         plain: Whether it is run row by row without a cache.
         shares_prefixes: Whether rows can share a prefix (see `kv_cache`).
@@ -141,6 +142,7 @@ class ModelRunner:
                 f"load it in fewer bits ({name}_quantization=int8 or nf4), or use more GPUs",
             )
         self.masks_by_type = bool(getattr(self.config, "layer_types", None))
+        self.cache_name = "past_key_values"
         self.finish: Callable[[Tensor], Tensor] = unchanged
         self.plain = self.shares_prefixes = False
         self.token_bytes = 0
@@ -167,8 +169,8 @@ class ModelRunner:
             input_ids=table.ids[:, start:].to(self.device),
             position_ids=table.positions[:, start:].to(self.device),
             attention_mask=self._mask(table, start),
-            past_key_values=cache,
             use_cache=True,
+            **{self.cache_name: cache},
             **({"trimix_shared": cache.shared} if cache.shared else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]

@@ -7,6 +7,7 @@ good, row by row without a cache. No family of models is known by its name.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,8 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         TrimixError: The model does not fit, or fails on a short text.
     """
     runner = ModelRunner(name, model, vocab_size)
+    if "cache" in inspect.signature(model.base_model.forward).parameters:
+        runner.cache_name = "cache"  # renamed in transformers 5.24, model by model
     length = 24 + _local_window(runner.config)
     ids = torch.arange(length) * 7919 % min(vocab_size, runner.config.vocab_size)
     try:

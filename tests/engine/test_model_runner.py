@@ -1,0 +1,50 @@
+"""A model's cache goes by the name its own forward has for it, in any version of transformers."""
+
+from __future__ import annotations
+
+import types
+import warnings
+
+import pytest
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from trimix_lm_eval.engine.probe import load_runner
+
+
+@pytest.fixture
+def model():
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 64}
+    config = LlamaConfig(**shape, num_attention_heads=2, initializer_range=0.3)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def before_5_24(forward, name):
+    def named(self, past_key_values=None, **more):
+        return forward(**{**more, name: past_key_values})
+
+    return named
+
+
+def from_5_24_on(forward, name):
+    def named(self, cache=None, **more):
+        return forward(**{**more, name: cache})
+
+    return named
+
+
+def no_change(forward, name):
+    return None
+
+
+@pytest.mark.parametrize("version", [before_5_24, from_5_24_on, no_change])
+def test_the_cache_goes_by_the_models_own_name(model, version):
+    own = load_runner("large_ins", model, 64).cache_name
+    renamed = version(model.base_model.forward, own)
+    if renamed:
+        model.base_model.forward = types.MethodType(renamed, model.base_model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        runner = load_runner("large_ins", model, 64)
+    # A forward that fails is run without a cache, so that this would be slow, not wrong.
+    assert not runner.plain
+    assert runner.token_bytes > 0
