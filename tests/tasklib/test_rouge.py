@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import random
+import sys
 import unicodedata
 
 import pytest
 
+from tests.support.running import ROOT
 from trimix_lm_eval.tasklib import rouge
 
 #: What OpenNMT's Tokenizer 1.38.1 makes of words between spaces.
@@ -39,6 +41,18 @@ def test_aggressive_mode_by_hand(case):
 def test_marks_without_letters_are_words_of_a_title():
     # A vowel sign after a tsheg has lost its letter; the words beside it are whole all the same.
     assert rouge.RougeTokenizer().tokenize("བོད་\u0f72ཡིག") == ["བོད", "％0020\u0f72", "ཡིག"]
+
+
+def test_nothing_but_tests_asks_for_pyonmttok(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyonmttok", None)
+    rouge._scorer.cache_clear()
+    assert rouge.rouge_l("བོད་ཡིག 2", "བོད་ཡིག") == pytest.approx(2 * 2 / 5)
+    tomllib = pytest.importorskip("tomllib", reason="Python >= 3.11 reads pyproject.toml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [one for one in project["dependencies"] if "pyonmttok" in one]
+    # Where it has no packages the extra must install all the same.
+    (asked,) = [one for one in project["optional-dependencies"]["dev"] if "pyonmttok" in one]
+    assert asked.endswith("; python_version < '3.13'")
 
 
 # ---------------------------------------------------------------- beside pyonmttok
