@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
-from pickle import PickleError
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM
 
+from trimix_lm_eval.loading.models import read_weights
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.preflight.access import Files, locate
 from trimix_lm_eval.loading.preflight.configs import load_config
 from trimix_lm_eval.loading.preflight.report import context_of, load_tokenizer
-from trimix_lm_eval.loading.provenance import vocabulary_digest
+from trimix_lm_eval.loading.provenance import model_identity, vocabulary_digest
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.training.cpt.seals import sha256
-from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
 #: Bytes per weight that is trained: itself, its gradient and AdamW's two sums, in fp32.
 _TRAINED, _FROZEN = 16, 4
-#: Files of a folder that decide nothing: what people read.
-_FOR_PEOPLE = (".md", ".gitattributes", ".gitignore")
 #: Tokens of the shortest row.
 _SHORTEST = 8
 
@@ -50,10 +45,8 @@ class Base(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """What tells this base from others: its commit, or of a folder the content of all files."""
-        folder = Path(self.spec.path)
         return {
-            "commit": self.files.commit,
-            "digest": _digest(folder) if folder.is_dir() else None,
+            **model_identity(self.spec.path, "", self.files.commit),
             "tokenizer": vocabulary_digest(self.tokenizer),
         }
 
@@ -114,42 +107,13 @@ def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
         source: A folder of trained weights; None is the base itself.
 
     Raises:
-        TrimixError: A file is damaged, or a tensor is in none of them.
+        TrimixError: See `models.read_weights`.
     """
     if source is None:
         where, more = base.spec.path, base.files.arguments(base.spec)
     else:
         where, more = str(source), {"trust_remote_code": config.trust_remote_code}
-    again = "copy or download its files again"
-    try:
-        model, told = AutoModelForCausalLM.from_pretrained(
-            where, dtype=torch.float32, output_loading_info=True, **more
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # pickle, safetensors and transformers have errors of their own
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system, which names the file
-        # What pickle says of a damaged file is advice to run whatever is in it.
-        reason = "the file is damaged" if isinstance(error, PickleError) else first_line(error)
-        raise TrimixError(f"The weights in {where} cannot be loaded: {reason}", again) from error
-    missing = sorted(told["missing_keys"])
-    if missing:
-        raise TrimixError(
-            f"The weights in {where} lack {len(missing)} tensors, first {missing[0]}: random "
-            "numbers would stand in their place.",
-            again,
-        )
-    return model
-
-
-def _digest(folder: Path) -> str:
-    """A short identity of a local model, by the content of its files."""
-    total = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and not file.name.endswith(_FOR_PEOPLE):
-            total.update(f"{file.name}\0{sha256(file)}\0".encode())
-    return total.hexdigest()[:16]
+    return read_weights("the model to train", where, dtype=torch.float32, **more)
 
 
 def quiet_about_ties(model: Any) -> None:
