@@ -158,11 +158,9 @@ class Scheduler:
         self.fuser, self.requests, self.waiting = fuser, requests, waiting
         self.speculation, self.observer = speculation, observer
         names = fuser.ensemble.names
-        # One source alone would draft for itself.
-        self.may_draft = DRAFTER in names and len(names) > 1
+        self.may_draft = DRAFTER in names and len(names) > 1  # one alone would draft for itself
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
         may_fork = len(fuser.configs) > 1 and fuser.ensemble.shares_prefixes
-        #: Sequences in the batch per sequence that was asked for, at most.
         self.max_forks = _MAX_FORKS if may_fork else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
         self.longest = max((len(r.prompt.ids) + r.max_new_tokens for r in requests), default=0)
@@ -329,8 +327,7 @@ class Scheduler:
         finished, drawn = fork.append(new)
         for branch, ids, reason in finished:
             for config, choice in branch.choices.items():
-                mean = (branch.used / branch.drawn)[None]
-                used = choice or mean_choice(self.fuser, config, mean)
+                used = choice or mean_choice(self.fuser, config, (branch.used / branch.drawn)[None])
                 self.finished.setdefault(sequence.index, set()).add(config)
                 output = CompletionOutput(ids, used, reason, branch.answer)
                 self.outputs.append((sequence.index, config, output))
@@ -343,13 +340,12 @@ class Scheduler:
         if self.batch is None:
             return
         most = max(one.remaining_tokens for one in self.running) - 1 if self.may_draft else 0
-        more = bool(self.waiting or self.preempted)
-        k = self.speculation.draft_length(len(self.running), most, more)
+        others_wait = bool(self.waiting or self.preempted)
+        k = self.speculation.draft_length(len(self.running), most, others_wait)
         one_step = DecodingStep(self.fuser, self.batch, self.running, self.drafter, k)
         with blame(lambda row: self.running[row].index):
             gained = one_step.run()
-        first: list[tuple[int, Sequence]] = []
-        others: list[tuple[int, Sequence]] = []
+        first, others = list[tuple[int, Sequence]](), list[tuple[int, Sequence]]()
         kept, counts = [], dict[int, int]()
         for row, (sequence, mine) in enumerate(zip(self.running, gained, strict=True)):
             for new in mine:
