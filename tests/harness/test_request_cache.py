@@ -161,3 +161,12 @@ def test_another_chat_template_is_refused(task_yaml):
     built(folder, chat_template=template("<a>"), **how)
     with pytest.raises(TrimixError, match="'<a>.* there, not '<b>"):
         built(folder, chat_template=template("<b>"), **how)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("how", [{"limit": 2}, {"limit": None, "samples": [0, 3]}])
+def test_fewer_documents_than_processes_are_told_to_all_of_them(tmp_path, task_yaml, rank, how):
+    folder = task_yaml("free", DOCS, **FREE)
+    with pytest.raises(TrimixError, match="free has 2 documents .* 3 processes.\n.*start 2 proc"):
+        built(folder, rank=rank, world_size=3, cache_requests=False, **how)
+    assert built(folder, rank=rank, world_size=3, cache_requests=False, limit=3)

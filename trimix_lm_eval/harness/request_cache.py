@@ -1,5 +1,9 @@
-"""A check of lm-eval's request cache, ``--cache_requests``.
+"""Checks of the requests that lm-eval builds: one for each process, and none of another run's.
 
+Where a process has no document of a task, lm-eval ends there in a ValueError, and the others wait
+for it: `check_shares` says so on all of them.
+
+The rest is about lm-eval's request cache, ``--cache_requests``.
 lm-eval keeps the requests that it has built of a task by the task's name, the number of exemplars,
 the processes, and whether there is a chat template or a system instruction. It forgets all else
 that they are made of: ``--gen_kwargs``, ``--metadata``, ``--samples``, the seed of exemplars, the
@@ -10,7 +14,7 @@ kept or not, which takes seconds, and those that are kept must be the same.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trimix_lm_eval.utils.errors import TrimixError
@@ -23,7 +27,7 @@ _AROUND = 30
 
 
 def install() -> None:
-    """From now on, check what lm-eval reads from its request cache."""
+    """From now on, check what lm-eval builds and what it reads from its request cache."""
     from lm_eval.api import task
 
     build = task.Task.build_all_requests
@@ -32,6 +36,7 @@ def install() -> None:
 
     @functools.wraps(build)
     def build_all_requests(self: Any, **how: Any) -> None:
+        check_shares(self, how)
         if not how.get("cache_requests") or how.get("rewrite_requests_cache"):
             build(self, **how)
             return
@@ -39,6 +44,29 @@ def install() -> None:
 
     build_all_requests.__trimix_checks__ = True  # type: ignore[attr-defined]
     task.Task.build_all_requests = build_all_requests
+
+
+def check_shares(task: Any, how: Mapping[str, Any]) -> None:
+    """See that every process has a document of a task.
+
+    Args:
+        task: Of lm-eval.
+        how: The arguments of its ``build_all_requests``.
+
+    Raises:
+        TrimixError: There are fewer documents than processes; on all of them alike.
+    """
+    world, limit, samples = how.get("world_size", 1), how.get("limit"), how.get("samples")
+    if world < 2:
+        return
+    count = len(task.eval_docs if samples is None else samples)
+    count = count if limit is None else min(count, limit)
+    if count < world:
+        raise TrimixError(
+            f"{task.config.task} has {count} document{'s' * (count != 1)} in this run, fewer than "
+            f"the {world} processes.",
+            f"start {max(1, count)} process{'es' * (count > 1)}, or raise --limit",
+        )
 
 
 def _build_and_compare(module: Any, build: Callable[[], None], task: str) -> None:

@@ -12,4 +12,5 @@ progress.py      one bar on a terminal, one line elsewhere
 log_filters.py   what other libraries say that tells the user nothing
 windows.py       how a text longer than the context is cut
 distributed.py   several processes that tell each other what they have
+heartbeat.py     their signs of life: none waits for ever for one that is stopped or gone
 """

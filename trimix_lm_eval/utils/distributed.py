@@ -1,16 +1,27 @@
 """Several processes: who this one is, and how they tell each other what they have.
 
-Each process evaluates a share of the documents; lm-eval puts the shares together.
+Each process evaluates a share of the documents; lm-eval puts the shares together. Where one waits
+for others, it does so inside `watched`, which ends in one line if another is stopped or lost.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
+
+from trimix_lm_eval.utils import heartbeat
+from trimix_lm_eval.utils.heartbeat import Heartbeat
+
+#: Of this process, once it has joined others.
+_heartbeat: Heartbeat | None = None
+#: What torch's errors of processes say that are no `DistError`.
+_BROKEN = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe")
 
 
 class DistributedEnv(NamedTuple):
@@ -28,18 +39,28 @@ class DistributedEnv(NamedTuple):
 
 
 def join() -> DistributedEnv:
-    """Find this process's place, as its launcher (accelerate, torchrun) tells it."""
+    """Find this process's place, as its launcher (accelerate, torchrun) tells it.
+
+    Raises:
+        TrimixError: Another process has ended meanwhile, or `heartbeat.limit` has no number.
+    """
+    global _heartbeat
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return DistributedEnv()
     from accelerate import PartialState
 
+    limit = heartbeat.limit()
     # The first rank to finish waits for the slowest, however long that takes.
     timeout = timedelta(weeks=52)
-    _forget_attempts(timeout)
-    state = PartialState(not torch.cuda.is_available(), timeout=timeout)
-    # A process that ends with its communication threads alive aborts, and its launcher ends
-    # the others with it.
-    atexit.register(state.destroy_process_group)
+    with heartbeat.patience():
+        _forget_attempts(timeout)
+        state = PartialState(not torch.cuda.is_available(), timeout=timeout)
+    if _heartbeat is None:
+        # A process that ends with its communication threads alive aborts, and its launcher ends
+        # the others with it.
+        atexit.register(state.destroy_process_group)
+        _heartbeat = Heartbeat(state.process_index, state.num_processes, limit)
+        atexit.register(_heartbeat.end)
     device = "cpu" if state.device.type == "cpu" else str(state.device)
     # process_index, not local_process_index: on several nodes the local one repeats.
     return DistributedEnv(state.process_index, state.num_processes, device)
@@ -63,13 +84,36 @@ def _forget_attempts(timeout: timedelta) -> None:
     )
 
 
+@contextmanager
+def watched(world: int) -> Iterator[None]:
+    """Wait for other processes inside, but not for one that is stopped or lost.
+
+    Raises:
+        TrimixError: Another process has ended or cannot be reached. Where one is silent, this
+            process ends without raising anything: it cannot be called back from where it waits.
+    """
+    if world < 2 or _heartbeat is None:
+        yield
+        return
+    with _heartbeat.watching():
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error).lower()
+            known = isinstance(error, torch.distributed.DistError)
+            if not known and not any(word in text for word in _BROKEN):
+                raise
+            raise _heartbeat.lost(error) from error
+
+
 def concatenated(tensor: torch.Tensor, world: int) -> torch.Tensor:
     """A tensor of each process, one after the other, on every process."""
     if world < 2:
         return tensor
     from accelerate.utils import gather
 
-    gathered: torch.Tensor = gather(tensor)
+    with watched(world):
+        gathered: torch.Tensor = gather(tensor)
     return gathered
 
 
@@ -78,7 +122,8 @@ def exchanged(mine: Any, world: int) -> list[Any]:
     if world < 2:
         return [mine]
     parts: list[Any] = [None] * world
-    torch.distributed.all_gather_object(parts, mine)
+    with watched(world):
+        torch.distributed.all_gather_object(parts, mine)
     return parts
 
 
@@ -87,7 +132,8 @@ def collected(mine: Any, rank: int, world: int, on: int) -> list[Any] | None:
     if world < 2:
         return [mine]
     parts: list[Any] | None = [None] * world if rank == on else None
-    torch.distributed.gather_object(mine, parts, dst=on)
+    with watched(world):
+        torch.distributed.gather_object(mine, parts, dst=on)
     # A process may end right after this call, while a thread of gloo still drops the tensors
     # it sent; that thread would find no interpreter and abort. A barrier holds none.
     wait(world)
@@ -97,4 +143,5 @@ def collected(mine: Any, rank: int, world: int, on: int) -> list[Any] | None:
 def wait(world: int) -> None:
     """Wait for all processes."""
     if world > 1:
-        torch.distributed.barrier()
+        with watched(world):
+            torch.distributed.barrier()

@@ -165,11 +165,13 @@ def _train(
     last = distributed.exchanged(last, place.world)[0]
     if last and place.rank == 0:
         _say([f"going on after step {checkpoints.steps_of(last):,}"])
-    training.train(resume_from_checkpoint=str(last) if last else None)
     best = config.work / "best"
-    if training.is_fsdp_enabled:
-        training.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    training.save_model(str(best))
+    with distributed.watched(place.world):
+        training.train(resume_from_checkpoint=str(last) if last else None)
+        if training.is_fsdp_enabled:
+            training.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        training.save_model(str(best))
+        distributed.wait(place.world)  # who ended now would seem lost to those that still save
     step, log = training.state.best_global_step or 0, training.state.log_history
     best_checkpoint = training.state.best_model_checkpoint
     del model, training
