@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import sqlite3
+import subprocess
 from contextlib import closing
 
 import pytest
 
-from tests.support.running import answers, evaluate, flat, model_args, program
+from tests.support import quick_python
+from tests.support.running import ROOT, answers, evaluate, flat, model_args, program
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +46,20 @@ if rank == 0:
     keep = ("results", "samples", "config", "configs")
     with open(spec["out"], "w") as stream:
         json.dump([{k: g[k] for k in keep} for g in got], stream, default=str)
+"""
+
+#: One process ends or stops itself while the other waits for it.
+VICTIM = """
+import os, signal, sys, time
+from trimix_lm_eval.utils import distributed, errors
+
+errors.install_excepthook()
+env = distributed.join()
+distributed.wait(env.world)
+if env.rank == int(sys.argv[1]):
+    print(os.getpid(), flush=True)
+    os.kill(os.getpid(), int(sys.argv[2]))
+distributed.exchanged("mine", env.world)
 """
 
 #: lm-eval's own command line, without the fifteen seconds that it reads its own tasks for.
@@ -101,6 +120,25 @@ def launch(tmp_path, tasks, runs, names=TASKS, fresh=False):
     ended = program(*words, timeout=SECONDS, fresh=fresh, PYTHONPATH=".")
     assert ended.returncode == 0 and out.exists(), ended.stderr[-3000:]
     return json.loads(out.read_text(encoding="utf-8"))
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def started(*words, **env):
+    """A program that runs beside this one."""
+    python = quick_python.python()
+    return subprocess.Popen(
+        [python, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=quick_python.environment(PYTHON_EXEC=python, PYTHONPATH=".", **env),
+        cwd=ROOT,
+    )
 
 
 def plain(results):
@@ -176,7 +214,18 @@ def test_each_process_takes_up_its_own_cache(pico, tasks, tmp_path, rank, lost):
         assert again["config"]["trimix"][key] == whole["config"]["trimix"][key]
 
 
-@pytest.mark.parametrize("module", ["lm_eval", "trimix_lm_eval"])
+def nodes(*words):
+    """The output of a program on two nodes, each with a launcher of its own; both must succeed."""
+    where = ("--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1")
+    where += ("--master_port", str(free_port()))
+    launch = ("-m", "torch.distributed.run", *where)
+    both = [started(*launch, "--node_rank", str(node), *words) for node in (0, 1)]
+    told = [one.communicate(timeout=SECONDS) for one in both]
+    for one, (_, said) in zip(both, told, strict=True):
+        assert one.returncode == 0, said[-3000:]
+
+
+@pytest.mark.parametrize("module", ["lm_eval", "trimix_lm_eval", "two nodes"])
 def test_the_command_line_under_a_launcher(pico, tasks, tmp_path, module):
     folders = pico("llama")
     script = tmp_path / "quick.py"
@@ -186,8 +235,11 @@ def test_the_command_line_under_a_launcher(pico, tasks, tmp_path, module):
     command = ["run", "--model", "trimix", "--model_args", flat(arguments), "--device", device]
     command += ["--tasks", "choice,rolling", "--include_path", str(tasks), "--batch_size", "1"]
     command += ["--output_path", str(tmp_path / "out"), "--log_samples"]
-    ended = program(*LAUNCH, str(script), module, *command, timeout=SECONDS)
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    if module == "two nodes":
+        nodes(str(script), "lm_eval", *command)
+    else:
+        ended = program(*LAUNCH, str(script), module, *command, timeout=SECONDS)
+        assert ended.returncode == 0, ended.stderr[-3000:]
     (file,) = (tmp_path / "out").rglob("results_*.json")
     got = json.loads(file.read_text(encoding="utf-8"))
     want = plain(
@@ -212,3 +264,29 @@ def test_an_error_of_both_processes_ends_both(pico, tasks, tmp_path):
     ended = program(*LAUNCH, str(script), "lm_eval", *command, timeout=SECONDS)
     assert ended.returncode != 0
     assert "Did you mean 'ppl'" in ended.stderr, ended.stderr[-3000:]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_waits_for_a_lost_process_names_it_in_one_line(tmp_path, rank, how):
+    """Without a launcher that would end it: as on another node. The first process has the store."""
+    script = tmp_path / "victim.py"
+    script.write_text(VICTIM, encoding="utf-8")
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    where["TRIMIX_PROCESS_TIMEOUT"] = "2"
+    words = (str(script), str(rank), str(int(how)))
+    both = [started(*words, RANK=str(r), LOCAL_RANK=str(r), **where) for r in (0, 1)]
+    pid = int(both[rank].stdout.readline())
+    try:
+        _, said = both[1 - rank].communicate(timeout=SECONDS)
+    finally:
+        if how == signal.SIGSTOP:
+            os.kill(pid, signal.SIGKILL)
+        both[rank].communicate(timeout=SECONDS)
+    assert both[1 - rank].returncode == 1
+    assert "Traceback" not in said, said
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    named = f"process 1 ({socket.gethostname()}, process id {pid})"
+    assert (named if rank else "The node of process 0 of 2 (127.0.0.1)") in line
+    end = "has ended or cannot be reached" if how == signal.SIGKILL else "no sign of life for 2 sec"
+    assert end in line and "the same command again" in said
