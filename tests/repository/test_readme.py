@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 #: Pages whose blocks another test runs, since it looks closer at what comes of them.
 ELSEWHERE = {
     "engine.md": "engine/test_standalone.py",
+    "clusters.md": "repository/test_clusters.py",
     "new_language.md": "training/test_new_language.py",
     "add_a_policy.md": "repository/test_add_a_policy.py",
 }
