@@ -7,7 +7,7 @@ Imported by `sweep` and `cli`, never by `analysis`; imports `llm`, `tasklib`, `e
     base_lm.py         what lm-eval asks of a model besides answers: text, processes, results
     task_weights.py    one point per task: the draw of prompts, the choice, what is kept of it
     response_cache.py  what --use_cache keeps, by all that an answer depends on
-    request_cache.py   requests for each process, and what --cache_requests keeps against what is asked
+    request_cache.py   documents for each process; what --cache_requests keeps, against this run's
     weights_log.py     the sidecar: which weights each request got, and why its text ended
     check.py           a run config of lm-eval, checked before any weights are loaded
 """
