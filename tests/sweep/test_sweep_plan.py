@@ -132,6 +132,12 @@ def test_model_args_are_those_of_a_plain_run():
     assert one.settings.seed == 7 and one.settings.plausibility == 0.1
 
 
+@pytest.mark.parametrize("given", [5, -1, ["a=b"], True])
+def test_model_args_of_another_type_are_refused(given):
+    with pytest.raises(TrimixError, match=f"model_args is {re.escape(repr(given))}"):
+        plan.read(asked(model_args=given))
+
+
 def test_a_policy_of_ones_own_is_swept_like_the_others(monkeypatch):
     monkeypatch.setattr("trimix_lm_eval.fusion.policies.base._REGISTRY", dict(_REGISTRY))
 

@@ -47,10 +47,6 @@ def configured(run: Mapping[str, Any], where: str) -> Any:
     for key in run:
         if key not in accepted:
             raise unknown(f"key in {where}", str(key), accepted)
-    if not isinstance(run.get("model_args") or {}, dict | str):
-        raise TrimixError(
-            f"model_args is {run['model_args']!r}.", "write name=value,name=value, or a mapping"
-        )
     task_names(run.get("tasks"))
     run_values.check(run)
     try:
@@ -74,6 +70,11 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
     from lm_eval.utils import simple_parse_args_string
 
     given: Any = model_args or run.get("model_args") or {}
+    if not isinstance(given, dict | str):
+        raise TrimixError(
+            f"model_args is {run_values.shown(given)}.",
+            "write name=value,name=value, or a mapping",
+        )
     if isinstance(given, str):
         try:
             given = json.loads(given) if given.lstrip().startswith("{") else given
