@@ -689,6 +689,19 @@ def test_a_group_that_is_no_mean_is_not_tested(tmp_path):
     assert line["significance"] == "not available: it is no mean of its tasks"
 
 
+def test_a_group_of_other_tasks_in_another_run_has_a_column_of_its_own(tmp_path):
+    for number, (name, below) in enumerate([("large_ins", "ab"), ("ppl", "ab"), ("ent", "abc")]):
+        documents = {task: coins(f"{name}{task}", 0.5, 40 + 20 * (task == "a")) for task in below}
+        path = write_run(tmp_path, documents, trimix=trimix_config(name), stamp=stamp(number))
+        aggregate(path, "g", below, weighted=True)
+    write([tmp_path], tmp_path / "out")
+    found = {x["row"]: x for x in table(tmp_path / "out") if x["table"] == "Groups"}
+    told = {row: (line["column"], line["tasks"], line["n"]) for row, line in found.items()}
+    small, large = ("g (2 tasks)", "a b", "100"), ("g (3 tasks)", "a b c", "140")
+    assert told == {"large_ins": small, "ppl": small, "ent": large}
+    assert found["ppl"]["reference"] == "large_ins" and not found["ent"]["reference"]
+
+
 def test_only_the_best_that_are_comparable_are_bold(tmp_path):
     for number, (name, limit) in enumerate([("ppl", None), ("ent", None), ("gate", 60)]):
         values = coins(1, 0.5) if name != "ent" else coins(1, 0.5)[::-1]

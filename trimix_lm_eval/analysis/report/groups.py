@@ -24,7 +24,8 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
         tables: What is shown already.
         cells: Of the tasks, resampled.
     """
-    heads: dict[tuple[str, str], tuple[list[str], MetricValue]] = {}
+    # A group may have other tasks in another run: then its numbers do not stand in one column.
+    heads: dict[tuple[str, str, frozenset[str]], tuple[list[str], MetricValue]] = {}
     several: set[str] = set()
     for run in system.runs:
         for name in run.groups:
@@ -32,25 +33,27 @@ def group_table(system: System, tables: Sequence[Table], cells: Cells) -> Table 
             several |= {name} if len(scores) > 1 else set()
             for score in scores:
                 if not _is_shown(run, score, tables):
-                    heads[name, score.filter] = run.leaves(name), score
+                    leaves = run.leaves(name)
+                    heads[name, score.filter, frozenset(leaves)] = leaves, score
     tasks = [task for leaves, _ in heads.values() for task in leaves]
-    names = {name for name, _ in heads}
+    names = {name for name, _, _ in heads}
+    kinds = {name: [leaves for other, _, leaves in heads if other == name] for name in names}
     rows = [row for row in system.shown(tasks) if row.groups.keys() & names]
     if not rows:
         return None
     columns = [
         (
             Column(
-                titled(name, filter_name if name in several else ""),
+                titled(_told(name, leaves, kinds[name]), filter_name if name in several else ""),
                 tuple(leaves),
                 score.metric,
                 score.filter,
                 score.higher_is_better,
                 True,
             ),
-            [_cell(row, name, score, cells) for row in rows],
+            [_cell(row, name, set(leaves), score, cells) for row in rows],
         )
-        for (name, filter_name), (leaves, score) in heads.items()
+        for (name, filter_name, _), (leaves, score) in heads.items()
     ]
     return compared_table("Groups", "Groups", _NOTE, rows, columns)
 
@@ -71,10 +74,21 @@ def _equal(ours: float, theirs: float) -> bool:
     return math.isclose(ours, theirs, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _cell(row: TableRow, group: str, shown: MetricValue, cells: Cells) -> Cell | None:
+def _told(name: str, leaves: Sequence[str], kinds: Sequence[frozenset[str]]) -> str:
+    """A group's name; where it has several sets of tasks, with what tells them apart."""
+    others = [kind for kind in kinds if kind != set(leaves)]
+    if not others:
+        return name
+    alike = [kind for kind in others if len(kind) == len(leaves)]
+    return f"{name} ({', '.join(leaves) if alike else f'{len(leaves)} tasks'})"
+
+
+def _cell(
+    row: TableRow, group: str, leaves: set[str], shown: MetricValue, cells: Cells
+) -> Cell | None:
     run = row.groups.get(group)
     cell = cell_of(run, group, shown.metric, shown.filter) if run else None
-    if run is None or cell is None:
+    if run is None or cell is None or set(run.leaves(group)) != leaves:
         return None
     parts = [
         cells.get((task, shown.metric, shown.filter, str(run.path))) for task in run.leaves(group)
