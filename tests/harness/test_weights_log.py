@@ -22,6 +22,18 @@ def test_a_log_that_cannot_be_written(path):
         WeightsLog(path, 0, 1).write(*LINE)
 
 
+@pytest.mark.parametrize(("before", "lines"), [("", 2), ('{"doc_id": 1}\n', 3), ('{"doc_i', 3)])
+def test_a_line_that_was_cut_off_takes_none_with_it(tmp_path, before, lines):
+    file = tmp_path / "log.jsonl"
+    file.write_text(before)
+    log = WeightsLog(str(file), 0, 1)
+    log.write(*LINE)
+    log.write(*LINE)
+    found = file.read_text().splitlines()
+    assert file.read_text().startswith(before) and len(found) == lines
+    assert [json.loads(line)["alpha"] for line in found[-2:]] == [0.1, 0.1]
+
+
 def test_a_pipe_that_nobody_reads(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(TrimixError, match="cannot be written"):

@@ -41,6 +41,8 @@ class WeightsLog:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 # Without a buffer: what could not be written is not tried again at the end.
                 self.stream = io.FileIO(file, "a", opener=_opened)
+                if _ends_within_a_line(file):
+                    _append(self.stream, b"\n")
             except OSError as error:
                 raise not_written(Path(path), error, _ANOTHER) from error
 
@@ -111,6 +113,15 @@ def _opened(path: str, flags: int) -> int:
     found = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
     os.set_blocking(found, True)
     return found
+
+
+def _ends_within_a_line(file: Path) -> bool:
+    """Whether what is there was cut off: what is appended would be lost in the same line."""
+    if not file.is_file() or not file.stat().st_size:
+        return False
+    with file.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() != b"\n"
 
 
 def _append(stream: io.FileIO, line: bytes) -> None:
