@@ -148,7 +148,8 @@ def read_yaml(path: Path, hint: str = "correct the file or its path") -> dict[st
     """Read a YAML file that holds a mapping, or nothing.
 
     ``1:1`` is read as it is written, though YAML 1.1 takes it for a time of day; ``!function f``
-    is the text ``f``.
+    is the text ``f``. A key that a mapping has twice is an error, as YAML has it: PyYAML takes the
+    last without a word.
 
     Args:
         path: The file.
@@ -208,6 +209,17 @@ def _loader() -> Any:
             """A number, or what has a colon in it."""
             text = self.construct_scalar(node)
             return text if ":" in text else super().construct_yaml_int(node)
+
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            """A mapping as it is written, each key once."""
+            node = super().compose_mapping_node(anchor)
+            seen = set()
+            for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if (key.tag, key.value) in seen:
+                    told = f"found the key {key.value!r:.80} twice"
+                    raise yaml.MarkedYAMLError(problem=told, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+            return node
 
     _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
     _Loader.add_multi_constructor("!", lambda loader, _, node: str(node.value))
