@@ -5,6 +5,7 @@
 #
 #   make test PYTHON=python3.12              another interpreter
 #   make test PYTEST_ARGS="-k fusion -x"     part of the suite
+#   make test PYTEST_ARGS="tests/fuzz --fuzz-cases 20000"     damaged input, more of it than usual
 
 PYTHON ?= python3
 PYTEST_ARGS ?=

@@ -20,7 +20,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from tests.support import lm_eval_tasks
+from tests.support import fuzzing, lm_eval_tasks
 from tests.support.browser import PROGRAM, Browser
 from tests.support.loaded import Trio, load
 from trimix_lm_eval.tasklib import places
@@ -45,8 +45,19 @@ SHAPE = {
 }
 
 
+def pytest_addoption(parser):
+    """How long tests/fuzz goes on."""
+    parser.addoption(
+        "--fuzz-cases",
+        type=int,
+        metavar="N",
+        help="about so many cases in tests/fuzz, drawn anew (default: 1000, always the same)",
+    )
+
+
 def pytest_configure(config):
     """Read lm-eval's own tasks once for all processes of the run, see `lm_eval_tasks`."""
+    fuzzing.CASES = config.getoption("--fuzz-cases")
     if hasattr(config, "cache"):
         file = lm_eval_tasks.read(config.cache.mkdir("lm-eval-tasks"))
         lm_eval_tasks.use(lm_eval_tasks.load(file))
