@@ -91,3 +91,10 @@ def test_a_home_that_is_not_there_is_a_folder_that_is_not_there():
 def test_what_messages_show_of_a_value():
     assert quoted("ab") == "'ab'" and quoted(10**5000) == "<int that cannot be written>"
     assert quoted("x" * 10**5).startswith("'xxx") and "(100,002 characters)" in quoted("x" * 10**5)
+
+
+def test_no_message_has_all_of_a_long_word():
+    with pytest.raises(TrimixError) as refused:
+        parse({"pretrained": "demo", DIGITS: 1})
+    assert "…" in str(refused.value) and len(str(refused.value)) < 500
+    assert str(TrimixError(f"/{'a/' * 400} is gone")) == f"/{'a/' * 400} is gone"

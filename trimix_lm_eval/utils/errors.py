@@ -8,6 +8,7 @@ is kept for what only a programmer can fix.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -20,6 +21,10 @@ _LONGEST = 200
 _warned: set[str] = set()
 
 
+#: Of a word of more than a thousand characters, what is shown.
+_LONG = re.compile(r"(\S{200})\S{800,}(\S{40})")
+
+
 class TrimixError(Exception):
     """Something that the user can fix.
 
@@ -29,7 +34,9 @@ class TrimixError(Exception):
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(f"{what}\n  -> {hint}" if hint else what)
+        # What others' libraries say of a value has all of it, however long.
+        told = f"{what}\n  -> {hint}" if hint else what
+        super().__init__(_LONG.sub(r"\1…\2", told))
 
 
 def together(errors: Sequence[TrimixError]) -> TrimixError:
