@@ -85,7 +85,7 @@ def test_files_of_text(place, name, damage: Damage):
 
 def _row(line: bytes) -> str:
     try:
-        found = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        found = json.loads(line.removeprefix(b"\xef\xbb\xbf").strip())
     except (ValueError, RecursionError):
         return ""
     return str(found.get("text")) if isinstance(found, dict) else ""
