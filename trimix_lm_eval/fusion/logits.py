@@ -236,8 +236,7 @@ class _Workspace:
         self.second, self.of_second = torch.unique(points[:, 1], return_inverse=True)
         self.alphas, self.betas = self.first.tolist(), self.second.tolist()
         self.block = min(block, like.shape[1])
-        self.in_box = bool(points[:, :2].amin() >= 0)
-        self.in_unit_box = self.in_box and bool(points[:, :2].amax() <= 1)
+        self.in_unit_box = bool((points[:, :2].amin() >= 0) & (points[:, :2].amax() <= 1))
         self.large, self.cpt, self.base, self.scaled = (
             like.new_empty(rows, self.block) for _ in range(4)
         )
