@@ -493,7 +493,7 @@ def test_main(tmp_path, tok, run_file, capsys):
         ({"model": "hf"}, "model is 'hf', not 'trimix'"),
         ({"model": "trimix", "bach_size": 4}, "Did you mean 'batch_size'?"),
         ({"model": "trimix", "log_samples": True}, "lm-eval refuses"),
-        ({"model": "trimix", "model_args": [1]}, "write name=value,name=value"),
+        ({"model": "trimix", "model_args": [1]}, "give a mapping from names to values"),
         ({"model": "trimix", "model_args": {"pretraned": "x"}}, "No large instruction-tuned"),
         (
             {"model": "trimix", "batch_size": 2, "model_args": {"batch_size": 3}},

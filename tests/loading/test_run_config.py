@@ -119,7 +119,7 @@ def test_yaml_without_end_is_refused(tmp_path: Path, text):
     (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(TrimixError, match=r"run\.yaml (holds|is not YAML)") as refused:
         read_yaml(tmp_path / "run.yaml")
-    assert len(str(refused.value)) < 400
+    assert len(str(refused.value).replace(str(tmp_path), "")) < 350
 
 
 @pytest.mark.parametrize(

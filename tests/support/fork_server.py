@@ -119,13 +119,14 @@ def receive(connection: socket.socket) -> tuple[Command, list[int]]:
 
 
 def become(streams: list[int]) -> None:
-    """Take the client's streams; signals do what they do in a new process."""
+    """Take the client's streams; signals and errors do what they do in a new process."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Also where the tests were started in the background, whose children ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.excepthook = sys.__excepthook__
 
 
 def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
