@@ -161,7 +161,7 @@ def test_no_module_imports_itself_by_way_of_others():
         visit(module, ())
 
 
-@pytest.mark.parametrize("package", [p for p in LEVEL if (ROOT / p).is_dir()])
+@pytest.mark.parametrize("package", [p for p in sorted(LEVEL) if (ROOT / p).is_dir()])
 def test_a_package_says_what_it_is_for_and_whom_it_knows(package):
     text = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text("utf-8"))) or ""
     assert len(text.splitlines()[0]) > 20, "the first line says what it is for"
