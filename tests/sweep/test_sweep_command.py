@@ -150,7 +150,7 @@ def test_a_look_at_a_sweep_loads_nothing_and_writes_nothing(command, monkeypatch
     monkeypatch.setattr(llm, "load_model", never)
     assert cli.main(["sweep", str(tmp_path / "trial.yaml"), "--check"]) == 0
     told = capsys.readouterr().out
-    assert "results: 4 variants, 0 of them there; choice (7 documents)" in told
+    assert "results: 4 points and policies, 0 of them done; choice (7 documents)" in told
     assert "context: 96 tokens" in told
     assert not (tmp_path / "out").exists()
     assert cli.main(["check", "--config", str(tmp_path / "trial.yaml")]) == 1

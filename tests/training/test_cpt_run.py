@@ -462,7 +462,7 @@ def test_text_of_which_nothing_is_left(small_base, tmp_path):
     with pytest.raises(TrimixError, match="no text is left of .*broken UTF-8"):
         train(config(small_base, tmp_path))
     (tmp_path / "text.txt").write_text("a line\n")
-    with pytest.raises(TrimixError, match="1 documents: too few to hold any out"):
+    with pytest.raises(TrimixError, match="1 document: too few to hold any out"):
         train(config(small_base, tmp_path))
 
 

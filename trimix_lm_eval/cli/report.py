@@ -45,5 +45,6 @@ def run(args: argparse.Namespace) -> int:
         if path not in pictures:
             print(f"wrote {path}")
     if pictures:
-        print(f"wrote {len(pictures)} pictures in {pictures[0].parent}")
+        many = f"{len(pictures)} picture{'' if len(pictures) == 1 else 's'}"
+        print(f"wrote {many} in {pictures[0].parent}")
     return 0

@@ -102,7 +102,8 @@ class Settings:
         None,
         "number between 0 and 1",
         "Keeps only tokens with at least this share of the best token's probability in "
-        "`plausibility_source`; no token is dropped unless given.",
+        "`plausibility_source`, as `min_p` of vLLM and transformers does, but in log-likelihoods "
+        "too; no token is dropped unless given.",
         partial(number, above=0, below=1, hint=", e.g. 0.1; leave it out to keep all tokens"),
     )
     plausibility_source: str = option(
@@ -114,8 +115,9 @@ class Settings:
     speculative: str | int = option(
         "auto",
         "`auto`, `off`, or whole number",
-        "How many tokens small_cpt drafts while generating, the other models checking all in one "
-        "pass; `auto` is what pays. Changes the time that a run takes, not its texts.",
+        "Speculative decoding: how many tokens small_cpt drafts while generating, the other models "
+        "checking all in one pass. `auto` drafts more where more are accepted. Changes the time "
+        "that a run takes, not its texts.",
         _draft_length,
     )
     seed: int = option(

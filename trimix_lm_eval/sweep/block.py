@@ -259,10 +259,14 @@ OPTIONS = (
         "num_fewshot",
         "whole numbers >= 0, or null",
         None,
-        "Numbers of exemplars; null is the task's own.",
+        "Numbers of few-shot examples; null is the task's own.",
         _shots,
     ),
     Option(
-        "seeds", "whole numbers >= 0", None, "Each number of exemplars is run with each.", _seeds
+        "seeds",
+        "whole numbers >= 0",
+        None,
+        "Each value of `num_fewshot` is run with each.",
+        _seeds,
     ),
 )

@@ -111,12 +111,19 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
         if not any(report is one.report for report in reports):
             reports.append(one.report)
             lines += one.report.lines()
-        counts = {name: task["documents"] for name, task in one.tasks.digests.items()}
-        told = ", ".join(f"{name} ({count} documents)" for name, count in counts.items())
+        told = ", ".join(_documents(name, one.tasks) for name in one.tasks.digests)
         where = one.setting.folder or "results"
         ready = len(one.folders) - len(one.missing)
-        lines.append(f"{where}: {len(one.folders)} variants, {ready} of them there; {told}")
+        lines.append(
+            f"{where}: {len(one.folders)} points and policies, {ready} of them done; {told}"
+        )
     return lines
+
+
+def _documents(name: str, tasks: LoadedTasks) -> str:
+    """A task, and how many of its documents are evaluated."""
+    count, all_of_it = tasks.counts[name], tasks.digests[name]["documents"]
+    return f"{name} ({count}{f' of {all_of_it}' if count != all_of_it else ''} documents)"
 
 
 def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:

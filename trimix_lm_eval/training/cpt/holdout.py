@@ -62,9 +62,10 @@ class Drawn:
         wanted = min(max(round(share * self._count), least), self._count // 4)
         if wanted < 1:
             raise TrimixError(
-                f"The text has {self._count} documents: too few to hold any out.",
-                f"give more text (at least {4 * DOCUMENT:,} characters), or a file: held_out: "
-                "some.txt",
+                f"The text has {self._count} document{'' if self._count == 1 else 's'}: too few to "
+                "hold any out.",
+                f"give more text (at least {4 * DOCUMENT:,} characters), or name a file of other "
+                "text in the config of `trimix cpt`: held_out: some.txt",
             )
         lowest = sorted(self._kept, reverse=True)[:wanted]
         return {place: text for _, place, text in sorted(lowest, key=lambda entry: entry[1])}
