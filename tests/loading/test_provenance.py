@@ -43,6 +43,16 @@ def test_what_numbers_depend_on(policy, named):
     assert [line.split(" ")[0] for line in differences] == named
 
 
+def test_a_long_value_is_cut_unless_the_difference_would_be_cut_out():
+    grid = [[round(0.001 * n, 3), 0.9, None] for n in range(36)]
+    (cut,) = compared({"grid": grid}, {"grid": None})
+    assert cut.startswith("grid ([[0.0, 0.9, None], ") and cut.endswith("None]] against None)")
+    assert len(cut) < 110
+    other = [[0.7, 0.9, None] if n == 9 else point for n, point in enumerate(grid)]
+    (whole,) = compared({"grid": grid}, {"grid": other})
+    assert whole == f"grid ({grid} against {other})"
+
+
 def test_every_byte_of_a_model_counts(tmp_path):
     """Same names, sizes and times: a weight in the middle of a large file, code of its own."""
     size = 20 * 2**20

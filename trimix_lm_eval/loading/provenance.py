@@ -167,6 +167,9 @@ _NO_MATTER = {"path", "label", "honesty", "differing"}
 #: What earlier versions recorded of an option that is gone, where it stood for today's only way.
 _ONLY_WAY = {"optimum": "grid"}
 
+#: Characters of a value that a difference shows in full.
+_LONGEST = 100
+
 
 def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
     """Name what two descriptions differ in, as far as numbers depend on it."""
@@ -178,4 +181,13 @@ def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
             if key not in _NO_MATTER:
                 yield from compared(mine, theirs, f"{at}.{key}" if at else key)
     elif a != b:
-        yield f"{at} ({a} against {b})"
+        mine, theirs = _shown(a), _shown(b)
+        if mine == theirs:  # what was left out is what they differ in
+            mine, theirs = str(a), str(b)
+        yield f"{at} ({mine} against {theirs})"
+
+
+def _shown(value: Any) -> str:
+    """A value in a line that names others too: of a grid or a source, its beginning and end."""
+    written = str(value)
+    return written if len(written) <= _LONGEST else f"{written[:60]} … {written[-20:]}"
