@@ -213,7 +213,7 @@ def _evaluate(
     with quiet.environment_told_once():
         _one(work, work.missing[0], lm, staging_dir)  # has all of them answered: the long part
         rest = work.missing[1:]
-        bar = progress_bar(rest, title, unit="variant", off=not rest or bool(place.rank))
+        bar = progress_bar(rest, title, unit="result", off=not rest or bool(place.rank))
         for which, i in enumerate(bar, start=1):
             lm.become(which)
             with quiet.quiet():  # lm-eval says the same of every variant: once is enough
