@@ -94,7 +94,7 @@ class TriMix:
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
         #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
-        self.batch_size = _batch_size(asked, fuser.ensemble.device.type)
+        self.batch_size = rows_per_pass(asked, fuser.ensemble.device.type)
         #: By config, the tokens that end a text: the tokenizer's, and those its sources declare.
         self.stop_token_ids = _stop_token_ids(tokenizer, fuser)
         end = asked.think_end_token
@@ -367,8 +367,13 @@ class TriMix:
             )
 
 
-def _batch_size(asked: Settings, device: str) -> int:
-    """Rows per forward pass."""
+def rows_per_pass(asked: Settings, device: str) -> int:
+    """Rows per forward pass.
+
+    Args:
+        asked: The settings.
+        device: The type of the first source's device.
+    """
     if isinstance(asked.batch_size, int):
         return asked.batch_size
     return _AUTO_ON_CPU if device == "cpu" else int(asked.max_batch_size)

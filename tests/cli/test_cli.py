@@ -102,7 +102,7 @@ def test_check(monkeypatch, capsys, given, paths, expected):
 
     monkeypatch.setattr("trimix_lm_eval.harness.check.check_run", check_run)
     assert cli.main(["check", *given]) == ("b.yaml" in paths)
-    assert seen == [(path, *expected) for path in paths]
+    assert seen == [(path, *expected, False) for path in paths]
     out = capsys.readouterr().out
     assert out.startswith(f"OK    {paths[0] or '--model_args ' + expected[0]}\n      found\n")
     assert out.endswith("FAIL  b.yaml\n      It is wrong.\n        -> fix it\n") == (len(paths) > 1)

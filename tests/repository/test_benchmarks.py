@@ -99,6 +99,21 @@ def test_scaling(run):
     assert all(set(values[a]) == {"exponent", "per_doubling", "seconds"} for a in axes)
 
 
+def test_estimate(run, monkeypatch):
+    from lm_eval import tasks
+
+    init = tasks.TaskManager.__init__
+    monkeypatch.setattr("trimix_lm_eval.harness.timing.MOST_SECONDS", 0.0)
+    monkeypatch.setattr(  # lm-eval's own tasks take seconds to read
+        tasks.TaskManager,
+        "__init__",
+        lambda self, **given: init(self, **{**given, "include_defaults": False}),
+    )
+    values = run("estimate", "--limit", 6, "--shots-tokens", 40, "--new-tokens", 2)
+    assert positive(values, "seconds_real", "ratio")
+    assert 0.9 < values["ratio_tokens"] < 1.1
+
+
 def test_sweep(run):
     small = ("--questions", 2, "--prompts", 3, "--new-tokens", 12, "--singles", 3, "--batch", 3)
     values = run("sweep", *SMALL, *small)

@@ -1,7 +1,7 @@
 """The command ``trimix``, also ``python -m trimix_lm_eval``: one file a subcommand.
 
     run.py            run, ls, validate: handed to lm-eval's own command line word for word
-    check.py          what would stop a run, before any weights are loaded
+    check.py          what would stop a run and how much it will do, said before it is run
     tasks.py          the package's tasks, and whether their data can be reached
     sweep.py          many points and policies at once
     report.py         tables, tests and pictures from results

@@ -1,4 +1,4 @@
-"""``trimix check``: what would stop a run, found before any weights are loaded."""
+"""``trimix check``: what would stop a run and how much it will do, said before it is run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 from trimix_lm_eval.cli.arguments import add_metadata, joined, read_metadata
 from trimix_lm_eval.utils.errors import TrimixError
 
-HELP = "see what would stop a run, before any weights are loaded"
+HELP = "see what would stop a run and how much it will do, before any weights are loaded"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="as for lm_eval, in place of the files' or alone: pretrained=…,small_cpt=…,policy=ppl",
     )
     add_metadata(parser)
+    parser.add_argument(
+        "--load",
+        action="store_true",
+        help="load the models and answer some requests of each task: how long will the run take?",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for path in args.config or [None]:
         name = path or f"--model_args {model_args}"
         try:
-            lines = check_run(path, model_args, metadata)
+            lines = check_run(path, model_args, metadata, args.load)
         except TrimixError as error:
             failed += 1
             _print(f"FAIL  {name}", str(error).splitlines())

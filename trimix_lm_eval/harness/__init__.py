@@ -9,7 +9,10 @@ Imported by `sweep` and `cli`, never by `analysis`; imports `llm`, `tasklib`, `e
     response_cache.py  what --use_cache keeps, by all that an answer depends on
     request_cache.py   documents for each process; what --cache_requests keeps, against this run's
     weights_log.py     the sidecar: which weights each request got, and why its text ended
-    check.py           a run config of lm-eval, checked before any weights are loaded
+    check.py           a run config of lm-eval, checked before it is run
+    requests.py        the requests that lm-eval would make of a run, built without a model
+    estimate.py        requests, tokens, forward passes and memory of a run, said beforehand
+    timing.py          how long it will take, by some of its requests on the loaded models
 """
 
 from trimix_lm_eval.utils.errors import install_excepthook

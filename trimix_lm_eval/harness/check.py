@@ -1,17 +1,19 @@
-"""An ordinary run config of lm-eval, checked without loading a weight."""
+"""An ordinary run config of lm-eval, checked before it is run."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import checks
-from trimix_lm_eval.loading import run_config, settings
-from trimix_lm_eval.loading.preflight.report import check
+from trimix_lm_eval.loading import hub, run_config, settings
+from trimix_lm_eval.loading.preflight.report import PreflightReport, check
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.tasklib.benchmarks import reach
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
@@ -22,14 +24,16 @@ def check_run(
     path: str | None,
     model_args: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    load: bool = False,
 ) -> list[str]:
-    """Check one run without loading a weight.
+    """Check one run, and say how much it will do; without loading a weight, unless asked to.
 
     Args:
         path: A file as for ``lm_eval run --config``; None checks the arguments by themselves.
         model_args: As for ``lm_eval --model_args``; given, they take the place of the file's, as
             in lm-eval.
         metadata: As for ``lm_eval --metadata``; if there is any, it takes the place of the file's.
+        load: Load the models and answer some requests, to say how long the run will take.
 
     Returns:
         What was found, in lines for reading.
@@ -43,22 +47,89 @@ def check_run(
             f"model is {run.get('model')!r}, not 'trimix'.", "write `model: trimix` in the file"
         )
     given = run_config.model_arguments(run, model_args)
+    names: list[str] = []
     lines: list[str] = []
+    found: list[tuple[Settings, PreflightReport]] = []
     refused = []
-    for look in (lambda: _check_models(given), lambda: _look_at_tasks(run, metadata)):
+
+    def look_at_models() -> list[str]:
+        found.append(_check_models(given))
+        return found[0][1].lines()
+
+    def look_at_tasks() -> list[str]:
+        names.extend(_check_tasks(run))
+        return _look_at_data(names, metadata or _metadata(run))
+
+    for look in (look_at_models, look_at_tasks):
         try:
             lines += look()
         except TrimixError as error:
             refused.append(error)
     if refused:
         raise together(refused)
+    if load and not names:
+        raise TrimixError(
+            "--load times the tasks of a run, and there are none.",
+            "give --config FILE with `tasks` in it, or leave --load out",
+        )
+    if names and path:
+        wanted = {**run, "model_args": given, "metadata": dict(metadata or _metadata(run))}
+        for key in given.keys() & wanted.keys():  # beside model_args and in it
+            del wanted[key]
+        lines += _estimate(run_config.configured(wanted, path), names, given, *found[0], load)
     return lines
 
 
-def _check_models(given: Mapping[str, Any]) -> list[str]:
-    """Check the models that the arguments name; say what was found."""
+def _estimate(
+    config: Any,
+    names: list[str],
+    given: Mapping[str, Any],
+    asked: Settings,
+    report: PreflightReport,
+    load: bool,
+) -> list[str]:
+    """Say how much a run will do and, with its models loaded, how long it will take.
+
+    Args:
+        config: What lm-eval made of the run config.
+        names: Its tasks.
+        given: The model's arguments.
+        asked: The settings read from these.
+        report: What was found of the models.
+        load: Load the models, and the tasks' data where they are not here yet.
+    """
+    from trimix_lm_eval.harness import estimate, requests
+
+    begun = time.perf_counter()
+    manager = _task_manager(config.include_path)
+    manager.metadata.clear()  # the manager hands this very mapping to the tasks that it makes
+    manager.metadata.update(config.metadata or {})
+    unloaded = requests.Unloaded(asked, report)
+    try:
+        with contextlib.nullcontext() if load else hub.offline():
+            parts = requests.build(config, names, manager, given, unloaded)
+    except TrimixError:
+        if load:
+            raise
+        return [
+            "estimate: none, as the tasks' requests cannot be built from what is on this machine; "
+            "--load fetches the data, or says what is wrong"
+        ]
+    jobs = estimate.jobs_of(unloaded, parts)
+    told = estimate.lines(unloaded, jobs)
+    if load:
+        from trimix_lm_eval.harness import timing
+        from trimix_lm_eval.llm import TriMix
+
+        model = TriMix.from_settings(asked, run_config.usable(given.get("device")))
+        told += timing.lines(model, unloaded, jobs, time.perf_counter() - begun)
+    return told
+
+
+def _check_models(given: Mapping[str, Any]) -> tuple[Settings, PreflightReport]:
+    """Check the models that the arguments name."""
     wanted = settings.parse(given)
-    return check(wanted, _needed(wanted)).lines()
+    return wanted, check(wanted, _needed(wanted))
 
 
 def _needed(wanted: Settings) -> tuple[str, ...]:
@@ -97,12 +168,9 @@ def _check_tasks(run: dict[str, Any]) -> list[str]:
     return names
 
 
-def _look_at_tasks(run: dict[str, Any], metadata: Mapping[str, Any] | None) -> list[str]:
-    """Check the tasks of a run and that their data can be had; say what was found."""
-    names = _check_tasks(run)
-    if not names:
-        return []
-    return [f"tasks: {', '.join(names)}", *_check_data(names, metadata or _metadata(run))]
+def _look_at_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
+    """Check that the data of some tasks can be had; say what was found."""
+    return [f"tasks: {', '.join(names)}", *_check_data(names, metadata)] if names else []
 
 
 def _metadata(run: dict[str, Any]) -> dict[str, Any]:
@@ -137,4 +205,5 @@ def _task_manager(include_path: str | None) -> Any:
     """lm-eval's index of tasks, built once per folder: it takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=include_path)
+    # An empty mapping would not be shared with the tasks.
+    return TaskManager(include_path=include_path, metadata={"model": "trimix"})

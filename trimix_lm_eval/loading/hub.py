@@ -6,7 +6,8 @@ All that this package reads there goes through here: models (`preflight`), the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -36,6 +37,19 @@ _LOCAL = {
 
 #: What huggingface_hub raises where a file cannot be had, to be given to `explain`.
 ERRORS = (OSError, EntryNotFoundError, HFValidationError)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Ask the cache only, as with ``HF_HUB_OFFLINE=1``, for the time of a ``with`` statement."""
+    from datasets import config  # which has read the other's value once and for all
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
 
 
 class MissingFile(Exception):  # noqa: N818 - not a failure: often another name is tried next

@@ -6,20 +6,18 @@ lm-eval's `simple_evaluate` loads tasks and builds their prompts each time it is
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from trimix_lm_eval import _autoload
-from trimix_lm_eval.loading import run_config
+from trimix_lm_eval.harness.requests import load_tasks
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import content
 from trimix_lm_eval.sweep.plan import Setting
 from trimix_lm_eval.sweep.quiet import named_prompts_bar
 from trimix_lm_eval.tasklib import places
-from trimix_lm_eval.utils.errors import TrimixError
 
 
 class LoadedTasks:
@@ -47,7 +45,7 @@ class LoadedTasks:
         manager.metadata.clear()
         manager.metadata.update(setting.config.metadata)
         places.USED.clear()
-        self.loaded = _loaded(manager, setting.tasks)
+        self.loaded = load_tasks(manager, setting.tasks)
         self.data = dict(places.USED)
         self._metadata = {
             name: dict(task.config.metadata)
@@ -112,27 +110,6 @@ def manager_for(include_path: str | None) -> Any:
 
     # An empty mapping would not be shared with the tasks, see `LoadedTasks`.
     return TaskManager(include_path=include_path, metadata={"model": "trimix"})
-
-
-def _loaded(manager: Any, names: list[str]) -> Any:
-    """Load tasks by name, shell pattern, or path to YAML."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    wanted: list[Any] = []
-    for name in names:
-        if name.endswith(".yaml"):
-            found = [load_yaml(path, resolve_func=True) for path in sorted(glob.glob(name))]
-        else:
-            found = manager.match_tasks([name])
-        if not found:
-            raise run_config.no_task(name, manager.all_tasks)
-        wanted += [one for one in found if one not in wanted]
-    try:
-        return manager.load(wanted)
-    except TrimixError:
-        raise
-    except ValueError as error:
-        raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
 
 
 def _definition(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,241 @@
+"""The requests that lm-eval would make of a run config, without a model that answers them.
+
+lm-eval itself builds them, with its overrides, exemplars, chat templates and limits, and is stopped
+before it asks for the first answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lm_eval.api.model import TemplateLM
+
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.harness.base_lm import Tally, TextLM
+from trimix_lm_eval.llm import rows_per_pass
+from trimix_lm_eval.loading import run_config
+from trimix_lm_eval.loading.codec import TextCodec, seed_for
+from trimix_lm_eval.loading.preflight.report import PreflightReport
+from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.utils.errors import TrimixError, first_line
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+#: Of a task with more documents, so many are looked at, in so many runs of neighbours: documents
+#: that have a text in common lie side by side.
+MOST, RUNS = 480, 6
+
+
+class Unloaded:
+    """What can be said of a run's model before it is loaded: all but its answers.
+
+    Args:
+        asked: The settings.
+        report: What the preflight found.
+    """
+
+    def __init__(self, asked: Settings, report: PreflightReport) -> None:
+        self.settings, self.report, self.tokenizer = asked, report, report.tokenizer
+        self.policy: Policy = policies.build(asked.policy, **asked.policy_options)
+        self.codec = TextCodec(report.tokenizer, asked, [self.policy], report.vocab_size)
+        self.max_length = report.max_length
+        kinds = {device.partition(":")[0] for device in report.devices.values()}
+        self.batch_size = rows_per_pass(asked, "cpu" if kinds == {"cpu"} else "gpu")
+
+
+class TaskRequests(NamedTuple):
+    """The requests of one task that are of one kind.
+
+    Attributes:
+        task: Its name.
+        kind: The method of lm-eval's model that answers them.
+        documents: How many documents the run evaluates.
+        seen: The documents that were looked at: all of them, or a sample.
+        requests: Those of the documents seen, repeats included.
+    """
+
+    task: str
+    kind: str
+    documents: int
+    seen: tuple[int, ...]
+    requests: list[Instance]
+
+
+class _Built(Exception):
+    """lm-eval has built all requests, and asks for the first answers."""
+
+
+class _Asked(TextLM):
+    """Texts can be encoded and chats rendered with it; the first request ends it."""
+
+    def __init__(self, model: Unloaded) -> None:
+        TemplateLM.__init__(self)  # TextLM's own wants sources on a device
+        self._rank, self._world_size = 0, 1
+        self.model: Any = model
+        self.tokenizer = model.tokenizer
+        self._device = "cpu"
+
+    def tally(self) -> Tally:
+        """Nothing is counted."""
+        return Tally.over(())
+
+    def _stop(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        raise _Built
+
+    loglikelihood = loglikelihood_rolling = generate_until = _stop
+
+
+class _Tasks(NamedTuple):
+    """What `simple_evaluate` takes for its task manager."""
+
+    loaded: Any
+    task_index: Any
+
+    def load(self, names: Any) -> Any:
+        """The tasks, whatever the names: they are loaded."""
+        return self.loaded
+
+
+def load_tasks(manager: Any, names: Sequence[str]) -> Any:
+    """Load tasks by name, shell pattern, or path to YAML.
+
+    Args:
+        manager: lm-eval's index of tasks.
+        names: As under ``tasks`` in a run config.
+
+    Returns:
+        What lm-eval's ``TaskManager.load`` returns: tasks and groups by name.
+
+    Raises:
+        TrimixError: A task does not exist, or cannot be loaded.
+    """
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    wanted: list[Any] = []
+    for name in names:
+        path = name
+        found = [] if name.endswith(".yaml") else manager.match_tasks([name])
+        if not found and len(names) == 1 and Path(name).is_dir():
+            path = f"{name}/*.yaml"
+        if path.endswith(".yaml"):
+            found = [load_yaml(file, resolve_func=True) for file in sorted(glob.glob(path))]
+        if not found:
+            raise run_config.no_task(name, manager.all_tasks)
+        wanted += [one for one in found if one not in wanted]
+    try:
+        return manager.load(wanted)
+    except TrimixError:
+        raise
+    except ValueError as error:
+        raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
+
+
+def build(
+    config: Any, names: Sequence[str], manager: Any, given: Mapping[str, Any], model: Unloaded
+) -> list[TaskRequests]:
+    """The requests of a run, as lm-eval makes them.
+
+    Args:
+        config: What lm-eval made of the run config.
+        names: Its tasks.
+        manager: lm-eval's index of tasks, with the run's metadata.
+        given: The model's arguments.
+        model: Says how texts become tokens and chats texts.
+
+    Raises:
+        TrimixError: A task cannot be loaded, or its requests cannot be built.
+    """
+    try:
+        with _quiet():
+            return _built(config, names, manager, given, model)
+    except TrimixError:
+        raise
+    except Exception as error:  # a task's own code, or that of a library that reads its data
+        raise TrimixError(
+            f"The requests cannot be built: {type(error).__name__}: {first_line(error)}",
+            "try `lm_eval run` with limit: 1, which tells more",
+        ) from error
+
+
+def _built(
+    config: Any, names: Sequence[str], manager: Any, given: Mapping[str, Any], model: Unloaded
+) -> list[TaskRequests]:
+    from lm_eval import simple_evaluate
+    from lm_eval.evaluator_utils import get_sample_size
+
+    loaded = load_tasks(manager, names)
+    evaluated: dict[str, Sequence[int]] = {}
+    for name, task in loaded["tasks"].items():
+        most = get_sample_size(task, config.limit)
+        there = range(len(task.eval_docs) if most is None else min(most, len(task.eval_docs)))
+        evaluated[name] = (config.samples or {}).get(name, there)
+    seen = {name: _sample(places, name) for name, places in evaluated.items()}
+    whole = all(len(seen[name]) == len(places) for name, places in evaluated.items())
+    seeds = config.seed or [None] * 4
+    with contextlib.suppress(_Built):
+        simple_evaluate(
+            model=_Asked(model),
+            model_args=dict(given),
+            tasks=list(loaded["tasks"]),
+            task_manager=_Tasks(loaded, manager.task_index),
+            random_seed=seeds[0],
+            numpy_random_seed=seeds[1],
+            torch_random_seed=seeds[2],
+            fewshot_random_seed=seeds[3],
+            bootstrap_iters=0,
+            limit=config.limit if whole else None,
+            samples=config.samples if whole else {n: list(some) for n, some in seen.items()},
+            **{name: getattr(config, name) for name in _PASSED_ON},
+        )
+    found = []
+    for name, task in loaded["tasks"].items():
+        by_kind: dict[str, list[Instance]] = {}
+        for one in task.instances:
+            by_kind.setdefault(one.request_type, []).extend([one] * (one.repeats or 1))
+        docs = tuple(dict.fromkeys(one.doc_id for one in task.instances))
+        for kind, some in by_kind.items():
+            found.append(TaskRequests(name, kind, len(evaluated[name]), docs, some))
+    return found
+
+
+#: What goes from the config to `simple_evaluate` as it is.
+_PASSED_ON = (
+    "num_fewshot",
+    "system_instruction",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "gen_kwargs",
+    "confirm_run_unsafe_code",
+    "metadata",
+)
+
+
+def _sample(places: Sequence[int], name: str) -> list[int]:
+    """All of a task's documents or, of many, `RUNS` runs of neighbours, evenly far apart."""
+    if len(places) <= MOST:
+        return list(places)
+    length, apart = MOST // RUNS, len(places) // RUNS
+    first = seed_for(0, name) % (apart - length + 1)
+    starts = range(first, first + RUNS * apart, apart)
+    return [place for start in starts for place in places[start : start + length]]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's words and bars on what it is about to evaluate."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,225 @@
+"""How long a run will take: some of its own requests are answered for a few seconds each.
+
+The run's models, policy and batch size answer them, and the seconds are extrapolated by the tokens
+that are run (see `estimate`). How long texts become is taken from those that are written.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+import torch
+
+from trimix_lm_eval.engine import scheduler
+from trimix_lm_eval.engine.spec_decode import NewTokens
+from trimix_lm_eval.harness.estimate import Job, Work, choosing, count
+from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
+from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
+from trimix_lm_eval.harness.task_weights import TaskWeights
+from trimix_lm_eval.llm import Points, TriMix
+from trimix_lm_eval.loading.preflight.memory import gib
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+#: Seconds for all tasks together and for a single one; more only where one batch takes longer.
+SECONDS, MOST_SECONDS, LEAST_SECONDS = 20.0, 3.0, 0.3
+
+
+class _Enough(Exception):
+    """The time of a probe is up."""
+
+
+class Probe:
+    """A loaded model that answers some requests of each task.
+
+    Args:
+        model: The model.
+        unloaded: The same run, as it was counted.
+        jobs: Its tasks.
+    """
+
+    def __init__(self, model: TriMix, unloaded: Unloaded, jobs: Sequence[Job]) -> None:
+        self.model, self.unloaded, self.jobs = model, unloaded, jobs
+        self.budget = min(MOST_SECONDS, max(LEAST_SECONDS, SECONDS / max(1, len(jobs))))
+
+    @torch.inference_mode()
+    def seconds(self, job: Job) -> float:
+        """What a task's requests of one kind will take."""
+        part, work, read = job
+        documents = list(part.seen)
+        random.Random(0).shuffle(documents)
+        if not documents:
+            return 0.0
+        points: Points = None
+        spent = 0.0
+        if read is not None:
+            points, spent = self._choose(part, documents, read)
+        if part.kind == "generate_until":
+            return spent + self._generating(part, documents, work, points)
+        return spent + self._scoring(part, documents, work, points)
+
+    def _choose(
+        self, part: TaskRequests, documents: Sequence[int], read: Work
+    ) -> tuple[Points, float]:
+        """A point for the task from a few of its prompts, and the seconds that all will take."""
+        some: list[Instance] = []
+        chosen: list[Points] = []
+
+        def choose(requests: Sequence[Instance]) -> None:
+            some[:] = requests
+            chosen[:] = TaskWeights(self.model, 1, 1, {}).of(requests, None)
+
+        spent = self._timed(part, documents, choose)
+        return chosen[0], spent * read.tokens / choosing(self.unloaded, some).tokens
+
+    def _scoring(
+        self, part: TaskRequests, documents: Sequence[int], work: Work, points: Points
+    ) -> float:
+        some: list[Instance] = []
+
+        def score(requests: Sequence[Instance]) -> None:
+            some[:] = requests
+            if part.kind == "loglikelihood_rolling":
+                list(self.model.iter_rolling([one.args[0] for one in requests]))
+                return
+            questions = [question_of(one) for one in requests]
+            given = [points] * len(requests)
+            list(self.model.iter_loglikelihood([one.args for one in requests], given, questions))
+
+        spent = self._timed(part, documents, score)
+        return spent * work.tokens / max(1, count(self.unloaded, part.kind, some).tokens)
+
+    def _timed(
+        self,
+        part: TaskRequests,
+        documents: Sequence[int],
+        answer: Callable[[Sequence[Instance]], None],
+    ) -> float:
+        """Answer the requests of more and more documents until it takes long enough."""
+        answer(_requests(part, documents[:1]))  # what is slow the first time
+        number = min(self.model.batch_size, len(documents))
+        while True:
+            begun = time.perf_counter()
+            answer(_requests(part, documents[:number]))
+            spent = time.perf_counter() - begun
+            if number == len(documents) or spent >= self.budget / 2:
+                return spent
+            number = min(2 * number, len(documents))
+
+    def _generating(
+        self, part: TaskRequests, documents: Sequence[int], work: Work, points: Points
+    ) -> float:
+        some = _requests(part, documents)[: self.model.batch_size]
+        self._written(some[:1], points, 0.0)  # what is slow the first time
+        found = self._written(some, points, self.budget, len(part.requests) > len(some))
+        prompts = count(self.unloaded, part.kind, some)
+        ends = found.ended / max(1, found.new)
+        each = work.new_tokens / max(1, work.requests)
+        length = (1 - (1 - ends) ** each) / ends if 0 < ends < 1 else each if ends == 0 else 1.0
+        prefilling = found.prefilling * work.tokens / max(1, prompts.tokens)
+        drawn = max(0.0, length - 1) * work.requests  # the first one comes with the prompt
+        return prefilling + found.decoding / max(1, found.new - len(some)) * drawn
+
+    def _written(
+        self, requests: Sequence[Instance], points: Points, budget: float, more: bool = False
+    ) -> _Written:
+        """Continue prompts side by side for some seconds.
+
+        Args:
+            requests: At most as many as run at the same time.
+            points: Of the task.
+            budget: Seconds after which texts are left as they are.
+            more: Whether others will take the place of those that end, as they cannot here.
+        """
+        model = self.model
+        params = sampling_params(
+            requests, identified(requests), model.tokenizer, model.settings.seed
+        )
+        made = [
+            model.request(one.args[0], how, points)
+            for one, how in zip(requests, params, strict=True)
+        ]
+        lengths = [0] * len(made)
+        begun = started = time.perf_counter()
+
+        def observe(index: int, had: int, new: NewTokens) -> None:
+            nonlocal started
+            now = time.perf_counter()
+            lengths[index] = had + len(new.token_ids)
+            if had == 0:
+                started = now
+            elif now - started > budget:
+                raise _Enough
+
+        ended = finished = 0
+        try:
+            for index, _, output in scheduler.generate(
+                model.fuser, made, model.batch_size, model.speculation, observe
+            ):
+                lengths[index] = len(output.token_ids)
+                ended += output.finish_reason != "length"
+                finished += 1
+                if more and 2 * finished > len(made):
+                    break
+        except _Enough:
+            pass
+        now = time.perf_counter()
+        return _Written(started - begun, now - started, sum(lengths), ended)
+
+
+class _Written(NamedTuple):
+    """What came of some prompts.
+
+    Attributes:
+        prefilling: Seconds until all texts had a token.
+        decoding: Seconds after that.
+        new: Tokens of all texts.
+        ended: Texts that ended by themselves.
+    """
+
+    prefilling: float
+    decoding: float
+    new: int
+    ended: int
+
+
+def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float) -> list[str]:
+    """Measure, and say how long the run will take.
+
+    Args:
+        model: The loaded model.
+        unloaded: The same run, as it was counted.
+        jobs: Its tasks.
+        before: Seconds that it took to load models and to build requests.
+    """
+    probe = Probe(model, unloaded, jobs)
+    spent = [(f"{job.part.task} {job.part.kind}", probe.seconds(job)) for job in jobs]
+    whole = before + sum(seconds for _, seconds in spent)
+    told = [f"time: about {clock(whole)} ({whole / 3600:.3f} hours), of which"]
+    parts = [("loading and building requests", before), *spent]
+    told += [f"  {clock(seconds)}  {name}" for name, seconds in parts]
+    return [*told, f"memory in the probe: {_in_use()}"]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def _requests(part: TaskRequests, documents: Sequence[int]) -> list[Instance]:
+    wanted = set(documents)
+    return [one for one in part.requests if one.doc_id in wanted]
+
+
+def _in_use() -> str:
+    """What the probe took at its peak; on a CPU what the process holds."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peaks = [torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(f"cuda:{i} {gib(peak)} at its peak" for i, peak in enumerate(peaks))
+    return f"{gib(psutil.Process().memory_info().rss)} held by the process"
