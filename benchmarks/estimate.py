@@ -7,8 +7,8 @@ Both the estimate and the run load the models and build the requests.
 
 * ``seconds_estimated``, ``seconds_real``; ``ratio`` is the first by the second: from 0.5 to 2 is
   what is aimed at. Nothing else may run meanwhile.
-* ``tokens_estimated``, ``tokens_real`` of one source, ``ratio_tokens``: prompts and options only,
-  in a run that writes one token of each text.
+* ``tokens``, ``forwards``: of one source, estimated and real, in a run that writes `WRITTEN` tokens
+  of each text without drafts; ``ratio_tokens``, ``ratio_forwards`` are the first by the second.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from models import STOP, Texts, Trio, add_arguments, open_trio
 
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.harness.check import check_run
+
+#: Tokens of each text where forward passes are counted.
+WRITTEN = 8
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -103,18 +106,19 @@ def measure(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     evaluate(config)
     real = time.perf_counter() - begun
-    short = {**config, "gen_kwargs": {"max_gen_toks": 1}}
+    short = {**config, "gen_kwargs": {"max_gen_toks": WRITTEN}}
     short["model_args"] = {**config["model_args"], "speculative": "off"}
-    tokens = tokens_in(check(short, folder))
+    tokens, forwards = work_in(check(short, folder))
     with counting() as count:
         evaluate(short)
     return {
         "seconds_estimated": estimated,
         "seconds_real": round(real, 1),
         "ratio": round(estimated / real, 2),
-        "tokens_estimated": tokens,
-        "tokens_real": sum(count),
+        "tokens": [tokens, sum(count)],
+        "forwards": [forwards, len(count)],
         "ratio_tokens": round(tokens / sum(count), 3),
+        "ratio_forwards": round(forwards / len(count), 3),
     }
 
 
@@ -139,10 +143,12 @@ def seconds_in(printed: str) -> int:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def tokens_in(printed: str) -> int:
-    found = re.search(r"in all +[\d,]+ +([\d,]+)", printed)
+def work_in(printed: str) -> tuple[int, int]:
+    """Tokens and forward passes, those of new tokens included."""
+    found = re.search(r"in all" + r" +([\d,]+)" * 5, printed)
     assert found
-    return int(found[1].replace(",", ""))
+    _, tokens, forwards, new_tokens, steps = (int(n.replace(",", "")) for n in found.groups())
+    return tokens + new_tokens, forwards + steps
 
 
 @contextmanager

@@ -32,7 +32,6 @@ from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import FinishReason, GenerationRequest
 from trimix_lm_eval.engine.spec_decode import Speculation
 from trimix_lm_eval.engine.thinking import ThinkingCriteria
-from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.policies import checks
@@ -44,9 +43,6 @@ from trimix_lm_eval.loading.provenance import describe, needed
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
-
-#: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
-_AUTO_ON_CPU = 8
 
 T = TypeVar("T")
 
@@ -94,7 +90,7 @@ class TriMix:
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
         #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
-        self.batch_size = rows_per_pass(asked, fuser.ensemble.device.type)
+        self.batch_size = asked.rows_per_pass(fuser.ensemble.device.type)
         #: By config, the tokens that end a text: the tokenizer's, and those its sources declare.
         self.stop_token_ids = _stop_token_ids(tokenizer, fuser)
         end = asked.think_end_token
@@ -139,12 +135,7 @@ class TriMix:
             kept: Models loaded before, which are not loaded again; gets those that are.
         """
         asked = variants[0]
-        configs = tuple(
-            FusionConfig(
-                policies.build(v.policy, **v.policy_options), v.plausibility, v.plausibility_source
-            )
-            for v in variants
-        )
+        configs = tuple(v.fusion() for v in variants)
         names = needed(asked, configs)
         for config in configs:
             checks.check_collector(config.policy, names)
@@ -365,18 +356,6 @@ class TriMix:
                 f"{self.truncated} request(s) longer than the context length of {self.max_length} "
                 "tokens: their contexts are cut from the left."
             )
-
-
-def rows_per_pass(asked: Settings, device: str) -> int:
-    """Rows per forward pass.
-
-    Args:
-        asked: The settings.
-        device: The type of the first source's device.
-    """
-    if isinstance(asked.batch_size, int):
-        return asked.batch_size
-    return _AUTO_ON_CPU if device == "cpu" else int(asked.max_batch_size)
 
 
 def _stop_token_ids(tokenizer: Any, fuser: Fuser) -> tuple[frozenset[int], ...]:

@@ -19,7 +19,7 @@ from trimix_lm_eval.loading import run_config, settings
 from trimix_lm_eval.loading.preflight.report import check as preflight
 
 SHARED = "The hen was in the inn near the river, and it rained. "
-#: One for each kind of request; texts of one token, so that all passes are of prompts.
+#: One for each kind of request.
 TASKS = {
     "choice": {
         "output_type": "multiple_choice",
@@ -42,7 +42,7 @@ TASKS = {
         "description": SHARED,
         "doc_to_text": "{{q}}",
         "doc_to_target": "a",
-        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 1},
+        "generation_kwargs": {"until": ["never"], "max_gen_toks": 6},
         "metric_list": [{"metric": "exact_match"}],
     },
     "rolling": {
@@ -85,80 +85,67 @@ def run_file(tmp_path, pico, task_yaml, monkeypatch):
 
 
 def counted(path):
-    """The model as it is before it is loaded, and the requests of a run."""
+    """The model as it is before it is loaded, and what its run comes to."""
     run = run_config.load(path)
-    config = run_config.configured(run, path)
     asked = settings.parse(run_config.model_arguments(run, None))
-    unloaded = requests.Unloaded(asked, preflight(asked, check._needed(asked)))
+    unloaded = requests.Unloaded([asked], preflight(asked, check._needed(asked)))
     manager = check._task_manager(run["include_path"])
-    return unloaded, requests.build(config, run["tasks"], manager, run["model_args"], unloaded)
+    loaded = requests.load_tasks(manager, run["tasks"])
+    tasks = requests.LoadedTasks(loaded, manager.task_index)
+    parts = requests.build(run_config.configured(run, path), lambda: tasks, unloaded)
+    return unloaded, estimate.jobs_of(unloaded, parts)
 
 
-@pytest.mark.parametrize("policy", ["fixed", "ppl", "ppl_task", "gate"])
+@pytest.mark.parametrize("policy", ["fixed", "ppl", "ent", "ppl_task", "gate"])
 def test_tokens_and_forwards_are_those_of_the_run(policy, run_file, monkeypatch):
     path = run_file(arguments={"policy": policy})
-    unloaded, parts = counted(path)
-    jobs = estimate.jobs_of(unloaded, parts)
-    assert {part.kind for part in parts} == {
-        "loglikelihood",
-        "generate_until",
-        "loglikelihood_rolling",
-    }
     run = run_config.load(path)
     lm = TriMixLM(**run["model_args"], batch_size=run["batch_size"])
-    for part, work, choosing in jobs:
+    for part, work, choosing in counted(path)[1]:
+        assert (choosing is not None) == (policy == "ppl_task" and "rolling" not in part.kind)
         with spied_rows(monkeypatch) as shapes:
             getattr(lm, part.kind)(part.requests, disable_tqdm=True)
-        tokens = work.tokens + (choosing.tokens if choosing else 0)
-        forwards = work.forwards + (choosing.forwards if choosing else 0)
-        run_tokens = sum(rows * columns for rows, columns in shapes)
+        run_tokens, run_forwards = sum(rows * columns for rows, columns in shapes), len(shapes)
+        both = [work, choosing] if choosing else [work]
+        tokens = sum(one.tokens + one.new_tokens for one in both)
+        forwards = sum(one.forwards + one.steps for one in both)
         if part.kind == "generate_until":  # a new text joins when another ends: other batches
-            assert tokens == pytest.approx(run_tokens, rel=0.15)
+            assert work.new_tokens == 7 * 6
+            assert run_tokens / 2 < tokens < run_tokens * 2
+            assert run_forwards / 2 < forwards < run_forwards * 2
         else:
-            assert (tokens, forwards) == (run_tokens, len(shapes)), part.kind
-        assert (choosing is not None) == (policy == "ppl_task" and "rolling" not in part.kind)
+            assert (tokens, forwards) == (run_tokens, run_forwards), part.task
 
 
 def test_what_is_sampled_is_extrapolated_to_all_documents(run_file, monkeypatch):
     path = run_file(documents=60)
-    unloaded, parts = counted(path)
-    whole = [estimate.work_of(unloaded, part) for part in parts]
+    _, whole = counted(path)
     monkeypatch.setattr(requests, "MOST", 24)
-    unloaded, parts = counted(path)
-    assert all(part.documents == 60 and len(part.seen) == 24 for part in parts)
-    for part, exact in zip(parts, whole, strict=True):
-        about = estimate.work_of(unloaded, part)
-        assert about.requests == exact.requests
+    _, jobs = counted(path)
+    for (part, about, _), (_, exact, _) in zip(jobs, whole, strict=True):
+        assert part.documents == 60 and len(part.seen) == 24
+        assert (about.requests, about.new_tokens) == (exact.requests, exact.new_tokens)
         assert about.tokens == pytest.approx(exact.tokens, rel=0.15)
         assert about.forwards == pytest.approx(exact.forwards, rel=0.4)
-        assert about.new_tokens == exact.new_tokens
 
 
 def test_limit_and_samples_are_the_run_s(run_file):
-    _, parts = counted(run_file(limit=3, gen_kwargs={"max_gen_toks": 5}))
-    assert [len(part.seen) for part in parts] == [3, 3, 3, 3]
-    _, (part,) = counted(run_file(samples={"choice": [5, 1]}, names=["choice"]))
-    contexts = [request.args[0] for request in part.requests]
+    _, jobs = counted(run_file(limit=3))
+    assert [len(job.part.seen) for job in jobs] == [3, 3, 3, 3]
+    _, (job,) = counted(run_file(samples={"choice": [5, 1]}, names=["choice"]))
+    contexts = [request.args[0] for request in job.part.requests]
     assert [context[-1] for context in contexts] == ["1"] * 3 + ["5"] * 3
 
 
-def test_check_prints_it(run_file, capsys):
-    path = run_file(gen_kwargs={"max_gen_toks": 9})
-    assert cli.main(["check", "--config", path]) == 0
+def test_load_says_hours_and_memory(run_file, capsys, monkeypatch):
+    monkeypatch.setattr("trimix_lm_eval.harness.timing.MOST_SECONDS", 0.0)
+    monkeypatch.setattr("trimix_lm_eval.harness.timing.LEAST_SECONDS", 0.0)
+    path = run_file(arguments={"policy": "ppl_task"}, gen_kwargs={"max_gen_toks": 9})
+    assert cli.main(["check", "--config", path, "--load"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"choice loglikelihood +7 +21 +\d+ +\d+ +0 +0\n", out), out
     assert re.search(r"writing generate_until +7 +7 +\d+ +\d+ +63 +14\n", out), out
-    assert re.search(r"in all +56 ", out) and "memory: about 0." in out and "time:" not in out
-
-
-@pytest.mark.parametrize("policy", ["ppl", "ppl_task"])
-def test_load_says_hours(policy, run_file, capsys, monkeypatch):
-    monkeypatch.setattr("trimix_lm_eval.harness.timing.MOST_SECONDS", 0.0)
-    monkeypatch.setattr("trimix_lm_eval.harness.timing.LEAST_SECONDS", 0.0)
-    arguments = {"policy": policy}
-    path = run_file(arguments=arguments, gen_kwargs={"max_gen_toks": 9})
-    assert cli.main(["check", "--config", path, "--load"]) == 0
-    out = capsys.readouterr().out
+    assert re.search(r"memory: about 0\.\d+ GiB: weights ", out), out
     assert re.search(r"time: about \d+:\d\d:\d\d \(\d+\.\d{3} hours\)", out), out
     for part in ("loading", "choice loglikelihood", "writing generate", "rolling loglikelihood"):
         assert re.search(rf"\d+:\d\d:\d\d  {part}", out), out

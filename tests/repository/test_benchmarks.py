@@ -111,7 +111,7 @@ def test_estimate(run, monkeypatch):
     )
     values = run("estimate", "--limit", 6, "--shots-tokens", 40, "--new-tokens", 2)
     assert positive(values, "seconds_real", "ratio")
-    assert 0.9 < values["ratio_tokens"] < 1.1
+    assert 0.5 < values["ratio_tokens"] < 2 and 0.5 < values["ratio_forwards"] < 2
 
 
 def test_sweep(run):

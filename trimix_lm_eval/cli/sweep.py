@@ -15,7 +15,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "config", metavar="FILE", help="a file for `lm_eval run --config` with a `sweep:` block"
     )
     parser.add_argument(
-        "--check", action="store_true", help="say what would be run, before any weights are loaded"
+        "--check",
+        action="store_true",
+        help="say what and how much would be run; loads no weights",
     )
 
 

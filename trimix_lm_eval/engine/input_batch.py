@@ -85,7 +85,8 @@ class InputBatch:
         """
         start = 0
         while start < ids.shape[1]:
-            columns = slice(start, min(start + self._chunk_columns(), ids.shape[1]))
+            most = chunk_columns(*self.table.ids.shape, self.ensemble.chunk_tokens)
+            columns = slice(start, min(start + most, ids.shape[1]))
             hidden = self.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
             at = 0
             for row in range(ids.shape[0]):
@@ -94,16 +95,6 @@ class InputBatch:
                     yield row, slots, [h[at : at + len(slots)] for h in hidden]
                     at += len(slots)
             start = columns.stop
-
-    def _chunk_columns(self) -> int:
-        """Columns of the next chunk: few enough that neither it nor its mask grows with the text.
-
-        A mask has rows * columns * (slots + columns) entries.
-        """
-        count, slots = self.table.ids.shape
-        most = self.ensemble.chunk_tokens // count
-        room = MASK_ENTRIES / count
-        return max(1, min(most, int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)))
 
     def run(self, which: int, start: int, wanted: Tensor | None = None) -> Tensor:
         """Run one source over the tokens from slot ``start`` on, which are in the table already.
@@ -374,6 +365,20 @@ class TokenTable:
             mask = torch.zeros(seen.shape, dtype=dtype, device=device)
             self._masks[key] = mask.masked_fill_(~seen, torch.finfo(dtype).min)
         return self._masks[key]
+
+
+def chunk_columns(rows: int, slots: int, chunk_tokens: int) -> int:
+    """Columns of the next chunk: few enough that neither it nor its mask grows with the text.
+
+    A mask has rows * columns * (slots + columns) entries.
+
+    Args:
+        rows: How many run together.
+        slots: Of each, filled so far.
+        chunk_tokens: Tokens of a chunk, at most.
+    """
+    room = MASK_ENTRIES / rows
+    return max(1, min(chunk_tokens // rows, int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)))
 
 
 def concat_tables(tables: Sequence[TokenTable]) -> TokenTable:

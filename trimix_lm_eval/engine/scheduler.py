@@ -51,7 +51,7 @@ DRAFTER = "small_cpt"
 #: Caches with more slots than this times what is needed, and some, are packed.
 _MAX_WASTE, _SLACK_SLOTS = 1.125, 32
 #: Sequences in the batch per sequence that was asked for, at most, where prompts are in common.
-_MAX_FORKS = 8
+MAX_FORKS = 8
 
 #: (index of the request, index of the fusion config, text)
 Found = tuple[int, int, CompletionOutput]
@@ -161,7 +161,7 @@ class Scheduler:
         self.may_draft = DRAFTER in names and len(names) > 1  # one alone would draft for itself
         self.drafter = names.index(DRAFTER) if self.may_draft else 0
         may_fork = len(fuser.configs) > 1 and fuser.ensemble.shares_prefixes
-        self.max_forks = _MAX_FORKS if may_fork else 1
+        self.max_forks = MAX_FORKS if may_fork else 1
         #: Tokens of the longest prompt with its text, and of the longest text.
         self.longest = max((len(r.prompt.ids) + r.max_new_tokens for r in requests), default=0)
         self.longest_text = max((request.max_new_tokens for request in requests), default=1)

@@ -71,7 +71,6 @@ def score(
         TrimixError: Memory runs out with a batch of one.
         NotFinite: A source's logits are not numbers.
     """
-    shown = _shared_contexts(requests)
     fitting = []
     for index, request in enumerate(requests):
         if not request.continuation:
@@ -86,8 +85,8 @@ def score(
         else:
             fitting.append(index)
     chosen: dict[Prompt, Choices] = {}
-    questions = _questions(requests, fitting, shown, max_length)
-    for some in _blocks(fuser, questions, batch_size):
+    questions = questions_of(requests, fitting, max_length)
+    for some in blocks(fuser, questions, batch_size):
         chosen |= _choices_apart(fuser, some, batch_size)
         yield from _score_questions(fuser, some, batch_size, chosen)
 
@@ -131,7 +130,7 @@ def collect_prompts(
             yield from found
 
 
-class _Question(NamedTuple):
+class Question(NamedTuple):
     """A context with its continuations.
 
     Attributes:
@@ -189,25 +188,23 @@ def _score_long(fuser: Fuser, request: ScoringRequest, max_length: int) -> list[
     return [one._replace(choice=c or one.choice) for c, one in zip(choices, scores, strict=True)]
 
 
-def _questions(
-    requests: Sequence[ScoringRequest],
-    indices: Sequence[int],
-    shown: dict[int, Prompt],
-    max_length: int,
-) -> list[_Question]:
-    """Group requests by context; cut contexts from the left where they must be."""
-    groups: dict[tuple[Prompt, tuple[int, ...]], _Question] = {}
+def questions_of(
+    requests: Sequence[ScoringRequest], indices: Sequence[int], max_length: int
+) -> list[Question]:
+    """Group some requests by context; cut contexts from the left where they must be."""
+    shown = _shared_contexts(requests)
+    groups: dict[tuple[Prompt, tuple[int, ...]], Question] = {}
     for index in indices:
         prompt, continuation, _ = requests[index]
         too_many = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
         context = prompt.ids[too_many:]
         by = cut(shown.get(index, prompt), max_length)
-        question = groups.setdefault((by, context), _Question(by, context, []))
+        question = groups.setdefault((by, context), Question(by, context, []))
         question.options.append((index, continuation))
     return list(groups.values())
 
 
-def _blocks(fuser: Fuser, questions: list[_Question], batch_size: int) -> Iterator[list[_Question]]:
+def blocks(fuser: Fuser, questions: list[Question], batch_size: int) -> Iterator[list[Question]]:
     """What to choose for before any of it is scored: all, if that takes no pass of its own.
 
     Otherwise a few batches, those that share a prefix together: the first answers must not wait for
@@ -233,7 +230,7 @@ def _blocks(fuser: Fuser, questions: list[_Question], batch_size: int) -> Iterat
 
 
 def _score_questions(
-    fuser: Fuser, questions: Sequence[_Question], batch_size: int, chosen: dict[Prompt, Choices]
+    fuser: Fuser, questions: Sequence[Question], batch_size: int, chosen: dict[Prompt, Choices]
 ) -> Iterator[Scored]:
     """Score questions; ``chosen`` has the choices that were made apart."""
     contexts = [question.run for question in questions]
@@ -249,7 +246,7 @@ def _score_questions(
 
 
 def _choices_apart(
-    fuser: Fuser, questions: Sequence[_Question], batch_size: int
+    fuser: Fuser, questions: Sequence[Question], batch_size: int
 ) -> dict[Prompt, Choices]:
     """The choices by prompts that are not run as contexts: those cut, or shared by options."""
     apart: dict[Prompt, int] = {}
@@ -266,7 +263,7 @@ def _choices_apart(
 def _score_batch(
     fuser: Fuser,
     node: PrefixNode,
-    questions: Sequence[_Question],
+    questions: Sequence[Question],
     batch_size: int,
     chosen: dict[Prompt, Choices],
 ) -> list[Scored]:

@@ -76,25 +76,19 @@ def check_run(
         wanted = {**run, "model_args": given, "metadata": dict(metadata or _metadata(run))}
         for key in given.keys() & wanted.keys():  # beside model_args and in it
             del wanted[key]
-        lines += _estimate(run_config.configured(wanted, path), names, given, *found[0], load)
+        lines += _estimate(run_config.configured(wanted, path), names, *found[0], load)
     return lines
 
 
 def _estimate(
-    config: Any,
-    names: list[str],
-    given: Mapping[str, Any],
-    asked: Settings,
-    report: PreflightReport,
-    load: bool,
+    config: Any, names: list[str], asked: Settings, report: PreflightReport, load: bool
 ) -> list[str]:
     """Say how much a run will do and, with its models loaded, how long it will take.
 
     Args:
         config: What lm-eval made of the run config.
         names: Its tasks.
-        given: The model's arguments.
-        asked: The settings read from these.
+        asked: The settings read from its model's arguments.
         report: What was found of the models.
         load: Load the models, and the tasks' data where they are not here yet.
     """
@@ -104,10 +98,14 @@ def _estimate(
     manager = _task_manager(config.include_path)
     manager.metadata.clear()  # the manager hands this very mapping to the tasks that it makes
     manager.metadata.update(config.metadata or {})
-    unloaded = requests.Unloaded(asked, report)
+    unloaded = requests.Unloaded([asked], report)
+
+    def tasks() -> requests.LoadedTasks:
+        return requests.LoadedTasks(requests.load_tasks(manager, names), manager.task_index)
+
     try:
         with contextlib.nullcontext() if load else hub.offline():
-            parts = requests.build(config, names, manager, given, unloaded)
+            parts = requests.build(config, tasks, unloaded)
     except TrimixError:
         if load:
             raise
@@ -121,7 +119,7 @@ def _estimate(
         from trimix_lm_eval.harness import timing
         from trimix_lm_eval.llm import TriMix
 
-        model = TriMix.from_settings(asked, run_config.usable(given.get("device")))
+        model = TriMix.from_settings(asked)
         told += timing.lines(model, unloaded, jobs, time.perf_counter() - begun)
     return told
 

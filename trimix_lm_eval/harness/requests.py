@@ -10,20 +10,19 @@ import contextlib
 import glob
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lm_eval.api.model import TemplateLM
+import torch
 
-from trimix_lm_eval.fusion import policies
-from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
 from trimix_lm_eval.harness.base_lm import Tally, TextLM
-from trimix_lm_eval.llm import rows_per_pass
 from trimix_lm_eval.loading import run_config
-from trimix_lm_eval.loading.codec import TextCodec, seed_for
+from trimix_lm_eval.loading.codec import TextCodec
 from trimix_lm_eval.loading.preflight.report import PreflightReport
 from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 if TYPE_CHECKING:
@@ -34,21 +33,41 @@ if TYPE_CHECKING:
 MOST, RUNS = 480, 6
 
 
+class _Source(NamedTuple):
+    """What an `Ensemble` and a `Fuser` look at in a source before it runs."""
+
+    name: str
+    vocab_size: int
+    token_bytes: int
+    device: torch.device = torch.device("cpu")
+    shares_prefixes: bool = True
+    plain: bool = True
+
+
 class Unloaded:
     """What can be said of a run's model before it is loaded: all but its answers.
 
     Args:
-        asked: The settings.
+        variants: The settings; of a sweep those of each variant.
         report: What the preflight found.
+
+    Attributes:
+        fuser: Groups requests as that of the run will, with sources that cannot run.
     """
 
-    def __init__(self, asked: Settings, report: PreflightReport) -> None:
+    def __init__(self, variants: Sequence[Settings], report: PreflightReport) -> None:
+        asked = variants[0]
         self.settings, self.report, self.tokenizer = asked, report, report.tokenizer
-        self.policy: Policy = policies.build(asked.policy, **asked.policy_options)
-        self.codec = TextCodec(report.tokenizer, asked, [self.policy], report.vocab_size)
+        configs = [one.fusion() for one in variants]
+        policies = [config.policy for config in configs]
+        self.codec = TextCodec(report.tokenizer, asked, policies, report.vocab_size)
         self.max_length = report.max_length
-        kinds = {device.partition(":")[0] for device in report.devices.values()}
-        self.batch_size = rows_per_pass(asked, "cpu" if kinds == {"cpu"} else "gpu")
+        device = next(iter(report.devices.values()))
+        self.batch_size = asked.rows_per_pass(device)
+        sources: list[Any] = [
+            _Source(one.source, report.vocab_size, one.cache or 0) for one in report.estimates
+        ]
+        self.fuser = Fuser(Ensemble(sources), configs)
 
 
 class TaskRequests(NamedTuple):
@@ -69,19 +88,28 @@ class TaskRequests(NamedTuple):
     requests: list[Instance]
 
 
+class LoadedTasks(NamedTuple):
+    """What `simple_evaluate` takes for its task manager.
+
+    Attributes:
+        loaded: Tasks and groups by name.
+        task_index: Where lm-eval found what.
+    """
+
+    loaded: Any
+    task_index: Any
+
+    def load(self, names: Any) -> Any:
+        """The tasks, whatever the names: they are loaded."""
+        return self.loaded
+
+
 class _Built(Exception):
     """lm-eval has built all requests, and asks for the first answers."""
 
 
 class _Asked(TextLM):
     """Texts can be encoded and chats rendered with it; the first request ends it."""
-
-    def __init__(self, model: Unloaded) -> None:
-        TemplateLM.__init__(self)  # TextLM's own wants sources on a device
-        self._rank, self._world_size = 0, 1
-        self.model: Any = model
-        self.tokenizer = model.tokenizer
-        self._device = "cpu"
 
     def tally(self) -> Tally:
         """Nothing is counted."""
@@ -91,17 +119,6 @@ class _Asked(TextLM):
         raise _Built
 
     loglikelihood = loglikelihood_rolling = generate_until = _stop
-
-
-class _Tasks(NamedTuple):
-    """What `simple_evaluate` takes for its task manager."""
-
-    loaded: Any
-    task_index: Any
-
-    def load(self, names: Any) -> Any:
-        """The tasks, whatever the names: they are loaded."""
-        return self.loaded
 
 
 def load_tasks(manager: Any, names: Sequence[str]) -> Any:
@@ -138,24 +155,20 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Any:
         raise TrimixError(f"lm-eval cannot load the tasks: {error}", "correct `tasks`") from error
 
 
-def build(
-    config: Any, names: Sequence[str], manager: Any, given: Mapping[str, Any], model: Unloaded
-) -> list[TaskRequests]:
+def build(config: Any, load: Callable[[], Any], model: Unloaded) -> list[TaskRequests]:
     """The requests of a run, as lm-eval makes them.
 
     Args:
         config: What lm-eval made of the run config.
-        names: Its tasks.
-        manager: lm-eval's index of tasks, with the run's metadata.
-        given: The model's arguments.
+        load: Returns `LoadedTasks`, or what serves `simple_evaluate` like them.
         model: Says how texts become tokens and chats texts.
 
     Raises:
-        TrimixError: A task cannot be loaded, or its requests cannot be built.
+        TrimixError: The tasks cannot be loaded, or the requests not be built.
     """
     try:
-        with _quiet():
-            return _built(config, names, manager, given, model)
+        with quiet():
+            return _built(config, load(), model)
     except TrimixError:
         raise
     except Exception as error:  # a task's own code, or that of a library that reads its data
@@ -165,38 +178,32 @@ def build(
         ) from error
 
 
-def _built(
-    config: Any, names: Sequence[str], manager: Any, given: Mapping[str, Any], model: Unloaded
-) -> list[TaskRequests]:
+def _built(config: Any, tasks: Any, model: Unloaded) -> list[TaskRequests]:
     from lm_eval import simple_evaluate
     from lm_eval.evaluator_utils import get_sample_size
 
-    loaded = load_tasks(manager, names)
     evaluated: dict[str, Sequence[int]] = {}
-    for name, task in loaded["tasks"].items():
+    for name, task in tasks.loaded["tasks"].items():
         most = get_sample_size(task, config.limit)
         there = range(len(task.eval_docs) if most is None else min(most, len(task.eval_docs)))
         evaluated[name] = (config.samples or {}).get(name, there)
-    seen = {name: _sample(places, name) for name, places in evaluated.items()}
-    whole = all(len(seen[name]) == len(places) for name, places in evaluated.items())
     seeds = config.seed or [None] * 4
     with contextlib.suppress(_Built):
         simple_evaluate(
-            model=_Asked(model),
-            model_args=dict(given),
-            tasks=list(loaded["tasks"]),
-            task_manager=_Tasks(loaded, manager.task_index),
+            model=_Asked(model, DistributedEnv()),  # type: ignore[arg-type]
+            model_args=dict(config.model_args),
+            tasks=list(evaluated),
+            task_manager=tasks,
             random_seed=seeds[0],
             numpy_random_seed=seeds[1],
             torch_random_seed=seeds[2],
             fewshot_random_seed=seeds[3],
             bootstrap_iters=0,
-            limit=config.limit if whole else None,
-            samples=config.samples if whole else {n: list(some) for n, some in seen.items()},
+            samples={name: _sample(places) for name, places in evaluated.items()},
             **{name: getattr(config, name) for name in _PASSED_ON},
         )
     found = []
-    for name, task in loaded["tasks"].items():
+    for name, task in tasks.loaded["tasks"].items():
         by_kind: dict[str, list[Instance]] = {}
         for one in task.instances:
             by_kind.setdefault(one.request_type, []).extend([one] * (one.repeats or 1))
@@ -218,19 +225,17 @@ _PASSED_ON = (
 )
 
 
-def _sample(places: Sequence[int], name: str) -> list[int]:
+def _sample(places: Sequence[int]) -> list[int]:
     """All of a task's documents or, of many, `RUNS` runs of neighbours, evenly far apart."""
     if len(places) <= MOST:
         return list(places)
-    length, apart = MOST // RUNS, len(places) // RUNS
-    first = seed_for(0, name) % (apart - length + 1)
-    starts = range(first, first + RUNS * apart, apart)
-    return [place for start in starts for place in places[start : start + length]]
+    starts = [run * len(places) // RUNS for run in range(RUNS)]
+    return [place for start in starts for place in places[start : start + MOST // RUNS]]
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without lm-eval's words and bars on what it is about to evaluate."""
+def quiet() -> Iterator[None]:
+    """No logs below errors, no prints and no bars of lm-eval."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)

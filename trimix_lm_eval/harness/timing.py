@@ -1,7 +1,7 @@
 """How long a run will take: some of its own requests are answered for a few seconds each.
 
-The run's models, policy and batch size answer them, and the seconds are extrapolated by the tokens
-that are run (see `estimate`). How long texts become is taken from those that are written.
+The run's models, policy and batch size answer them, and the seconds are extrapolated by the
+tokens that are run (see `estimate`). How long texts become is taken from those that are written.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import torch
 
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.spec_decode import NewTokens
+from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.estimate import Job, Work, choosing, count
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
-from trimix_lm_eval.harness.task_weights import TaskWeights
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading.preflight.memory import gib
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+
+    from trimix_lm_eval.fusion.weights import Weights
 
 #: Seconds for all tasks together and for a single one; more only where one batch takes longer.
 SECONDS, MOST_SECONDS, LEAST_SECONDS = 20.0, 3.0, 0.3
@@ -32,6 +34,22 @@ SECONDS, MOST_SECONDS, LEAST_SECONDS = 20.0, 3.0, 0.3
 
 class _Enough(Exception):
     """The time of a probe is up."""
+
+
+class _Written(NamedTuple):
+    """What came of some prompts.
+
+    Attributes:
+        prefilling: Seconds until all texts had a token.
+        decoding: Seconds after that.
+        new: Tokens drawn.
+        ended: Texts that ended by themselves.
+    """
+
+    prefilling: float
+    decoding: float
+    new: int
+    ended: int
 
 
 class Probe:
@@ -44,7 +62,7 @@ class Probe:
     """
 
     def __init__(self, model: TriMix, unloaded: Unloaded, jobs: Sequence[Job]) -> None:
-        self.model, self.unloaded, self.jobs = model, unloaded, jobs
+        self.model, self.unloaded = model, unloaded
         self.budget = min(MOST_SECONDS, max(LEAST_SECONDS, SECONDS / max(1, len(jobs))))
 
     @torch.inference_mode()
@@ -53,79 +71,76 @@ class Probe:
         part, work, read = job
         documents = list(part.seen)
         random.Random(0).shuffle(documents)
-        if not documents:
-            return 0.0
         points: Points = None
         spent = 0.0
         if read is not None:
             points, spent = self._choose(part, documents, read)
         if part.kind == "generate_until":
             return spent + self._generating(part, documents, work, points)
-        return spent + self._scoring(part, documents, work, points)
-
-    def _choose(
-        self, part: TaskRequests, documents: Sequence[int], read: Work
-    ) -> tuple[Points, float]:
-        """A point for the task from a few of its prompts, and the seconds that all will take."""
-        some: list[Instance] = []
-        chosen: list[Points] = []
-
-        def choose(requests: Sequence[Instance]) -> None:
-            some[:] = requests
-            chosen[:] = TaskWeights(self.model, 1, 1, {}).of(requests, None)
-
-        spent = self._timed(part, documents, choose)
-        return chosen[0], spent * read.tokens / choosing(self.unloaded, some).tokens
-
-    def _scoring(
-        self, part: TaskRequests, documents: Sequence[int], work: Work, points: Points
-    ) -> float:
-        some: list[Instance] = []
-
-        def score(requests: Sequence[Instance]) -> None:
-            some[:] = requests
-            if part.kind == "loglikelihood_rolling":
-                list(self.model.iter_rolling([one.args[0] for one in requests]))
-                return
-            questions = [question_of(one) for one in requests]
-            given = [points] * len(requests)
-            list(self.model.iter_loglikelihood([one.args for one in requests], given, questions))
-
-        spent = self._timed(part, documents, score)
-        return spent * work.tokens / max(1, count(self.unloaded, part.kind, some).tokens)
+        some, seconds = self._timed(part, documents, lambda some: self._score(part, some, points))
+        return spent + seconds * work.tokens / max(1, count(self.unloaded, part.kind, some).tokens)
 
     def _timed(
         self,
         part: TaskRequests,
         documents: Sequence[int],
         answer: Callable[[Sequence[Instance]], None],
-    ) -> float:
-        """Answer the requests of more and more documents until it takes long enough."""
+    ) -> tuple[list[Instance], float]:
+        """Answer the requests of more and more documents until it takes long enough.
+
+        Returns:
+            The last ones, and what they took.
+        """
         answer(_requests(part, documents[:1]))  # what is slow the first time
         number = min(self.model.batch_size, len(documents))
         while True:
+            some = _requests(part, documents[:number])
             begun = time.perf_counter()
-            answer(_requests(part, documents[:number]))
+            answer(some)
             spent = time.perf_counter() - begun
             if number == len(documents) or spent >= self.budget / 2:
-                return spent
+                return some, spent
             number = min(2 * number, len(documents))
+
+    def _score(self, part: TaskRequests, requests: Sequence[Instance], points: Points) -> None:
+        if part.kind == "loglikelihood_rolling":
+            list(self.model.iter_rolling([one.args[0] for one in requests]))
+            return
+        questions = [question_of(one) for one in requests]
+        pairs = [one.args for one in requests]
+        list(self.model.iter_loglikelihood(pairs, [points] * len(pairs), questions))
+
+    def _choose(
+        self, part: TaskRequests, documents: Sequence[int], read: Work
+    ) -> tuple[Points, float]:
+        """A point for the task from a few of its prompts, and the seconds that all will take."""
+        chosen: list[Weights] = []
+
+        def choose(requests: Sequence[Instance]) -> None:
+            (found,) = task_weights.prompts(requests, self.model.settings.seed).values()
+            chosen.append(self.model.choose_for_task(list(found.values())).weights)
+
+        some, spent = self._timed(part, documents, choose)
+        done = choosing(self.unloaded, some) or read
+        return (chosen[-1],), spent * read.tokens / max(1, done.tokens)
 
     def _generating(
         self, part: TaskRequests, documents: Sequence[int], work: Work, points: Points
     ) -> float:
         some = _requests(part, documents)[: self.model.batch_size]
-        self._written(some[:1], points, 0.0)  # what is slow the first time
-        found = self._written(some, points, self.budget, len(part.requests) > len(some))
+        self._write(some[:1], points, 0.0)  # what is slow the first time
+        found = self._write(some, points, self.budget, len(part.requests) > len(some))
         prompts = count(self.unloaded, part.kind, some)
-        ends = found.ended / max(1, found.new)
+        # Texts are taken to end with the same chance at each token, or when they are as long as
+        # they may be.
+        ends = min(1.0, found.ended / max(1, found.new))
         each = work.new_tokens / max(1, work.requests)
-        length = (1 - (1 - ends) ** each) / ends if 0 < ends < 1 else each if ends == 0 else 1.0
-        prefilling = found.prefilling * work.tokens / max(1, prompts.tokens)
+        length = (1 - (1 - ends) ** each) / ends if ends else each
         drawn = max(0.0, length - 1) * work.requests  # the first one comes with the prompt
+        prefilling = found.prefilling * work.tokens / max(1, prompts.tokens)
         return prefilling + found.decoding / max(1, found.new - len(some)) * drawn
 
-    def _written(
+    def _write(
         self, requests: Sequence[Instance], points: Points, budget: float, more: bool = False
     ) -> _Written:
         """Continue prompts side by side for some seconds.
@@ -136,56 +151,35 @@ class Probe:
             budget: Seconds after which texts are left as they are.
             more: Whether others will take the place of those that end, as they cannot here.
         """
-        model = self.model
-        params = sampling_params(
-            requests, identified(requests), model.tokenizer, model.settings.seed
-        )
+        model, seed = self.model, self.model.settings.seed
+        params = sampling_params(requests, identified(requests), model.tokenizer, seed)
         made = [
             model.request(one.args[0], how, points)
             for one, how in zip(requests, params, strict=True)
         ]
-        lengths = [0] * len(made)
+        new = ended = finished = 0
         begun = started = time.perf_counter()
 
-        def observe(index: int, had: int, new: NewTokens) -> None:
-            nonlocal started
+        def observe(_: int, had: int, gained: NewTokens) -> None:
+            nonlocal started, new
+            new += len(gained.token_ids)
             now = time.perf_counter()
-            lengths[index] = had + len(new.token_ids)
             if had == 0:
                 started = now
             elif now - started > budget:
                 raise _Enough
 
-        ended = finished = 0
         try:
-            for index, _, output in scheduler.generate(
+            for _, _, output in scheduler.generate(
                 model.fuser, made, model.batch_size, model.speculation, observe
             ):
-                lengths[index] = len(output.token_ids)
                 ended += output.finish_reason != "length"
                 finished += 1
                 if more and 2 * finished > len(made):
                     break
         except _Enough:
             pass
-        now = time.perf_counter()
-        return _Written(started - begun, now - started, sum(lengths), ended)
-
-
-class _Written(NamedTuple):
-    """What came of some prompts.
-
-    Attributes:
-        prefilling: Seconds until all texts had a token.
-        decoding: Seconds after that.
-        new: Tokens of all texts.
-        ended: Texts that ended by themselves.
-    """
-
-    prefilling: float
-    decoding: float
-    new: int
-    ended: int
+        return _Written(started - begun, time.perf_counter() - started, new, ended)
 
 
 def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float) -> list[str]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading.source_spec import (
     DEMO,
@@ -28,6 +29,9 @@ from trimix_lm_eval.utils.options import checked, option, options_of
 from trimix_lm_eval.utils.validation import as_text, number, one_of, text, truth, whole
 
 __all__ = ["DEMO", "RUN_OPTIONS", "SOURCE_OPTIONS", "Settings", "SourceSpec", "parse"]
+
+#: Rows per batch for ``batch_size=auto`` on a CPU, where no out-of-memory error tells when to stop.
+_AUTO_ON_CPU = 8
 
 
 def _batch_size(name: str, value: Any) -> int | str:
@@ -143,6 +147,17 @@ class Settings:
         "stop strings count behind it only; a text without it has an empty answer.",
         _token,
     )
+
+    def fusion(self) -> FusionConfig:
+        """What is made of the sources' logits."""
+        policy = policies.build(self.policy, **self.policy_options)
+        return FusionConfig(policy, self.plausibility, self.plausibility_source)
+
+    def rows_per_pass(self, device: str) -> int:
+        """Rows per forward pass on a type of device; ``auto`` halves when memory runs out."""
+        if isinstance(self.batch_size, int):
+            return self.batch_size
+        return _AUTO_ON_CPU if device == "cpu" else self.max_batch_size
 
 
 #: The arguments of a run that belong to no source, but for the policy and its options.

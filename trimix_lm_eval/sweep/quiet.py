@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 import os
 import subprocess
@@ -89,19 +88,6 @@ def named_prompts_bar(name: str, rank: int = 0) -> Iterator[None]:
     )
     with _changed(task, "tqdm", bar):
         yield
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """No logs below errors, no prints and no bars of lm-eval."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextlib.contextmanager

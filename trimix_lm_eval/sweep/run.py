@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.harness import estimate, requests
 from trimix_lm_eval.harness.lm import read_gen_kwargs
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
@@ -97,7 +98,7 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
 
 
 def look(config: str | Path | Mapping[str, Any]) -> list[str]:
-    """What a sweep would do, in lines for reading; nothing is loaded.
+    """What a sweep would do, and how much that is, in lines for reading; no model is loaded.
 
     Args:
         config: As for `sweep`.
@@ -117,6 +118,8 @@ def look(config: str | Path | Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{where}: {len(one.folders)} points and policies, {ready} of them done; {told}"
         )
+        if one.missing:
+            lines += _estimate(one)
     return lines
 
 
@@ -124,6 +127,14 @@ def _documents(name: str, tasks: LoadedTasks) -> str:
     """A task, and how many of its documents are evaluated."""
     count, all_of_it = tasks.counts[name], tasks.digests[name]["documents"]
     return f"{name} ({count}{f' of {all_of_it}' if count != all_of_it else ''} documents)"
+
+
+def _estimate(work: Work) -> list[str]:
+    """How much the sources have to do for the variants of a setting that are missing."""
+    variants = [work.setting.variants[i].settings for i in work.missing]
+    model = requests.Unloaded(variants, work.report)
+    parts = requests.build(work.setting.config, lambda: work.tasks, model)
+    return estimate.lines(model, estimate.jobs_of(model, parts))
 
 
 def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
@@ -216,7 +227,7 @@ def _evaluate(
         bar = progress_bar(rest, title, unit="result", off=not rest or bool(place.rank))
         for which, i in enumerate(bar, start=1):
             lm.become(which)
-            with quiet.quiet():  # lm-eval says the same of every variant: once is enough
+            with requests.quiet():  # lm-eval says the same of every variant: once is enough
                 _one(work, i, lm, staging_dir)
 
 
