@@ -121,6 +121,7 @@ def test_what_is_sampled_is_extrapolated_to_all_documents(run_file, monkeypatch)
     path = run_file(documents=60)
     _, whole = counted(path)
     monkeypatch.setattr(requests, "MOST", 24)
+    monkeypatch.setattr(requests, "LEAST", 24)
     _, jobs = counted(path)
     for (part, about, _), (_, exact, _) in zip(jobs, whole, strict=True):
         assert part.documents == 60 and len(part.seen) == 24

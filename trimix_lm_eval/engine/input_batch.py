@@ -85,7 +85,8 @@ class InputBatch:
         """
         start = 0
         while start < ids.shape[1]:
-            most = chunk_columns(*self.table.ids.shape, self.ensemble.chunk_tokens)
+            rows, held = self.table.ids.shape
+            most = chunk_columns(rows, held, self.ensemble.chunk_tokens)
             columns = slice(start, min(start + most, ids.shape[1]))
             hidden = self.extend(ids[:, columns], valid[:, columns], wanted[:, columns])
             at = 0

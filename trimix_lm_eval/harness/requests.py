@@ -28,9 +28,9 @@ from trimix_lm_eval.utils.errors import TrimixError, first_line
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-#: Of a task with more documents, so many are looked at, in so many runs of neighbours: documents
-#: that have a text in common lie side by side.
-MOST, RUNS = 480, 6
+#: So many documents are looked at, of all tasks together, and at least of each; in so many runs of
+#: neighbours, since documents that have a text in common lie side by side.
+MOST, LEAST, RUNS = 480, 60, 6
 
 
 class _Source(NamedTuple):
@@ -187,6 +187,7 @@ def _built(config: Any, tasks: Any, model: Unloaded) -> list[TaskRequests]:
         most = get_sample_size(task, config.limit)
         there = range(len(task.eval_docs) if most is None else min(most, len(task.eval_docs)))
         evaluated[name] = (config.samples or {}).get(name, there)
+    enough = max(LEAST, MOST // max(1, len(evaluated)))
     seeds = config.seed or [None] * 4
     with contextlib.suppress(_Built):
         simple_evaluate(
@@ -199,7 +200,7 @@ def _built(config: Any, tasks: Any, model: Unloaded) -> list[TaskRequests]:
             torch_random_seed=seeds[2],
             fewshot_random_seed=seeds[3],
             bootstrap_iters=0,
-            samples={name: _sample(places) for name, places in evaluated.items()},
+            samples={name: _sample(places, enough) for name, places in evaluated.items()},
             **{name: getattr(config, name) for name in _PASSED_ON},
         )
     found = []
@@ -225,12 +226,12 @@ _PASSED_ON = (
 )
 
 
-def _sample(places: Sequence[int]) -> list[int]:
+def _sample(places: Sequence[int], enough: int) -> list[int]:
     """All of a task's documents or, of many, `RUNS` runs of neighbours, evenly far apart."""
-    if len(places) <= MOST:
+    if len(places) <= enough:
         return list(places)
     starts = [run * len(places) // RUNS for run in range(RUNS)]
-    return [place for start in starts for place in places[start : start + MOST // RUNS]]
+    return [place for start in starts for place in places[start : start + enough // RUNS]]
 
 
 @contextlib.contextmanager
