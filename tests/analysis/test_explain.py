@@ -535,6 +535,8 @@ def test_samples_that_cannot_be_explained(tmp_path, capsys, sample, doc, message
         (["--samples", "{}/none.jsonl", "--doc", "0"], "none.jsonl cannot be read: No such file"),
         (["--samples", "{}/half.jsonl", "--doc", "0"], "half.jsonl holds no samples"),
         (["--samples", "{}/empty.jsonl", "--doc", "0"], "has no document 0.\n  -> it has: none"),
+        (["--samples", "{}/twice.jsonl", "--doc", "0"], "line 2 is ambiguous: an object in it has"),
+        (["--samples", "{}/pipe", "--doc", "0"], "pipe is no file but a folder, a pipe"),
         (["--samples", "{}/empty.jsonl"], "Which document"),
         (["--samples", "{}/alone.jsonl", "--doc", "0"], "no models are named"),
         (["--prompt", "x", "--output", "{}"], "is a folder"),
@@ -544,6 +546,8 @@ def test_samples_that_cannot_be_explained(tmp_path, capsys, sample, doc, message
 def test_one_message_and_no_page(tmp_path, capsys, words, message):
     (tmp_path / "half.jsonl").write_text('{"doc_id": 0, "argu')
     (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "twice.jsonl").write_text('\n{"doc_id": 1, "doc_id": 0}')
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "alone.jsonl").write_text(json.dumps({"doc_id": 0, **GENERATED, **RESPONSE}))
     given = [word.replace("{}", str(tmp_path)) for word in words]
     if "--output" not in given:

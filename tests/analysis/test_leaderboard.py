@@ -160,6 +160,19 @@ def test_an_index_of_somebody_s_is_kept(tmp_path, capsys):
     assert "<title>another</title>" in index.read_text()
 
 
+def test_what_is_read_is_not_written_over(tmp_path, capsys):
+    """Not even where it says that the command wrote it."""
+    (tmp_path / "in").mkdir()
+    submittable(tmp_path / "in")
+    kept = tmp_path / "in" / "results_of_others.json"
+    kept.write_text('<meta name="generator" content="trimix leaderboard">')
+    (tmp_path / "index.html").symlink_to(kept)
+    before = kept.read_bytes()
+    assert cli.main(["leaderboard", str(tmp_path / "in"), "--output", str(tmp_path)]) == 1
+    assert "are the same file" in capsys.readouterr().err
+    assert kept.read_bytes() == before
+
+
 def test_a_file_that_cannot_be_used_ends_nothing(tmp_path, capsys):
     path = submittable(tmp_path / "in")
     text = path.read_text()

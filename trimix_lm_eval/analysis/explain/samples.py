@@ -7,13 +7,13 @@ of its requests, numbered, as text; the results have the model's arguments.
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis import results
+from trimix_lm_eval.analysis.results.files import json_of, text_of
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -86,19 +86,19 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if io.is_device(path):
         raise TrimixError(f"{path} is a device.", hint)
     try:
-        with path.open(encoding="utf-8") as stream:
-            for number, text in enumerate(stream, start=1):
-                if text.strip():
-                    line = json.loads(text)
-                    if not isinstance(line, dict):
-                        raise ValueError(f"line {number} is no object")
-                    yield line
-    except OSError as error:
-        raise TrimixError(
-            f"{path!s:.200} cannot be read: {error.strerror or error}.", hint
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise TrimixError(f"{path} holds no samples: {error}", hint) from error
+        lines = text_of(path).split("\n")
+    except ValueError as error:
+        raise TrimixError(f"{path!s:.200} {error}.", hint) from error
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json_of(text, with_halves=True)  # as the run was given them
+        except ValueError as error:
+            raise TrimixError(f"{path} holds no samples: line {number} {error}.", hint) from error
+        if not isinstance(line, dict):
+            raise TrimixError(f"{path} holds no samples: line {number} is no object.", hint)
+        yield line
 
 
 def _sample(path: Path, line: dict[str, Any], doc: int) -> Sample:

@@ -30,6 +30,11 @@ class Entry:
     best: bool
 
 
+def files(folder: Path) -> list[Path]:
+    """The files that `collect` reads."""
+    return [*find(folder, ".csv")[0], *find(folder, ".json", "results")[0]]
+
+
 def collect(folder: Path) -> tuple[list[Entry], list[refusals.Refused]]:
     """Read all that a folder holds.
 
@@ -44,8 +49,8 @@ def collect(folder: Path) -> tuple[list[Entry], list[refusals.Refused]]:
         found, problems = read_csv(path)
         rows += found
         left_out += refusals.unreadable(problems)
-    files, _ = find(folder, ".json", "results")
-    runs, problems = read(files)
+    results, _ = find(folder, ".json", "results")
+    runs, problems = read(results)
     passed, refused = refusals.assessed(runs, [*unread, *problems])
     rows += rows_of(passed)
     left_out += refused

@@ -90,8 +90,13 @@ def text_of(path: Path) -> str:
         raise ValueError("is not text") from error
 
 
-def json_of(text: str) -> Any:
-    """The values that a JSON text holds; half characters in it become question marks.
+def json_of(text: str, with_halves: bool = False) -> Any:
+    """The values that a JSON text holds.
+
+    Args:
+        text: The JSON.
+        with_halves: Whether to leave half characters in it, for a reader that replaces them
+            itself; otherwise they become question marks.
 
     Raises:
         ValueError: It is not JSON, an object has a key twice, or it is nested too deeply.
@@ -100,7 +105,7 @@ def json_of(text: str) -> Any:
         raise ValueError("is empty")
     try:
         found = _loads(text)
-        if _HALF.search(text):
+        if not with_halves and _HALF.search(text):
             whole = json.dumps(found, ensure_ascii=False).encode("utf-8", "replace")
             found = _loads(whole.decode())
     except json.JSONDecodeError as error:
