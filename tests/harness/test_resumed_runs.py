@@ -265,6 +265,33 @@ def test_a_damaged_file_is_refused(folders, kept, damage, words):
         CachingLM(loaded(folders, policy="fixed"), str(kept))
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda file: file.mkdir(), "no file but a folder"),
+        (lambda file: file.write_text("my notes, " * 99), "file is not a database"),
+        (lambda file: file.write_bytes(b"SQLite format 3\0" + bytes(99)), "not a database"),
+        (lambda file: file.symlink_to(file.name), "unable to open"),
+        (lambda file: file.symlink_to("/dev/full"), "a device"),
+        (lambda file: file.parent.rmdir() or file.parent.write_text("x"), "File exists|Not a dir"),
+    ],
+)
+def test_what_cannot_be_a_cache_is_named(folders, tmp_path, make, words):
+    file = tmp_path / "kept" / "x_rank0.db"
+    file.parent.mkdir()
+    make(file)
+    before = file.read_bytes() if file.is_file() else None
+    with pytest.raises(TrimixError, match=f"(?s)x_rank0.db.* cannot be used .*({words})"):
+        CachingLM(loaded(folders, policy="fixed"), str(file))
+    assert before is None or file.read_bytes() == before
+
+
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "x" * 300, "/proc/none/x"])
+def test_names_that_no_cache_can_have(folders, path):
+    with pytest.raises(TrimixError, match="cannot be used for --use_cache"):
+        CachingLM(loaded(folders, policy="fixed"), path)
+
+
 def test_a_file_of_an_earlier_version_is_refused(folders, tmp_path):
     from sqlitedict import SqliteDict
 

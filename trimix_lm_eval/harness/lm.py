@@ -30,7 +30,7 @@ from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import GenerationRequest, recorded
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.harness import request_cache
+from trimix_lm_eval.harness import request_cache, response_cache
 from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label, refuse_thinking
 from trimix_lm_eval.harness.response_cache import (
     CachedAnswer,
@@ -86,6 +86,7 @@ class TriMixLM(TextLM):
     def __init__(self, **arguments: Any) -> None:
         errors.install_excepthook()
         request_cache.install()
+        response_cache.install()
         env = distributed.join()
         device = usable(arguments.pop("device", None))
         if env.world > 1:

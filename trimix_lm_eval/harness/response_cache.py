@@ -11,10 +11,12 @@ A fingerprint in the file stands for models and settings; a file of others is re
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,6 +32,44 @@ _FINGERPRINT = "fingerprint"
 #: Another version of these may answer otherwise.
 _MADE_BY = ("trimix-lm-eval", "transformers", "torch")
 _HINT = "give this run a --use_cache path of its own, or delete that file"
+
+
+def install() -> None:
+    """From now on, see that a file can be a cache before lm-eval opens it for one of our models."""
+    from lm_eval.api.model import CachingLM
+
+    make = CachingLM.__init__
+    if hasattr(make, "__trimix_checks__"):
+        return
+
+    @functools.wraps(make)
+    def __init__(self: CachingLM, lm: Any, cache_db: str) -> None:
+        if hasattr(lm, "response_cache"):
+            check_place(cache_db)
+        make(self, lm, cache_db)
+
+    __init__.__trimix_checks__ = True  # type: ignore[attr-defined]
+    CachingLM.__init__ = __init__
+
+
+def check_place(path: str) -> None:
+    """See that a file is a database, or can become one; the folders that it needs are made.
+
+    Raises:
+        TrimixError: It is something else, or not for us to write.
+    """
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("it is no file but a folder, a pipe or a device")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+    except (OSError, ValueError, sqlite3.Error) as error:
+        raise TrimixError(
+            f"{path!r:.300} cannot be used for --use_cache: {first_line(error)}.",
+            "give another path, behind which lm-eval puts _rank0.db; if another run uses the file, "
+            "wait for it",
+        ) from error
 
 
 class TaskPoint(NamedTuple):
