@@ -53,6 +53,12 @@ def test_a_long_value_is_cut_unless_the_difference_would_be_cut_out():
     assert whole == f"grid ({grid} against {other})"
 
 
+@pytest.mark.parametrize("name", ["path", "label", "honesty", "differing"])
+def test_a_task_may_be_called_anything(name):
+    before, after = ({"tasks": {name: {"content": digest}}} for digest in ("aa", "bb"))
+    assert list(compared(before, after)) == [f"tasks.{name}.content (aa against bb)"]
+
+
 def test_every_byte_of_a_model_counts(tmp_path):
     """Same names, sizes and times: a weight in the middle of a large file, code of its own."""
     size = 20 * 2**20

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.support.sweeping import CHOICE, DOCS, FREE, config, make_lm_eval_quick
+from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.sweep import plan, run, sweep
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError
@@ -24,6 +25,22 @@ def text(doc):
 def processed(docs):
     return docs
 """
+HALF = '''
+import dataclasses
+from others_share import SHARE
+from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.weights import Weights
+
+@dataclasses.dataclass(frozen=True)
+class Half(Policy):
+    """Half of each."""
+
+    name = "half"
+    honesty = "label_free"
+
+    def points(self):
+        return (Weights(SHARE, 1 - SHARE),)
+'''
 HELPER = "def said(doc):\n    import lazily\n    return doc['q'] + lazily.END\n"
 
 
@@ -38,14 +55,14 @@ def identity(pico, tmp_path):
     """What a variant's numbers on a task depend on, as of now."""
     trio = pico("llama")
 
-    def identify(task, **more):
+    def identify(task, policy="ppl", **more):
         folder = tmp_path / "tasks"
         folder.mkdir(exist_ok=True)
         (folder / "t.yaml").write_text(yaml.safe_dump({"task": "t", **task}), encoding="utf-8")
         text = (folder / "t.yaml").read_text(encoding="utf-8")
         (folder / "t.yaml").write_text(text.replace("'!function ", "!function '"), encoding="utf-8")
         asked = config(trio, folder, tmp_path / "out", **{"tasks": ["t"], **more})
-        planned = plan.read({**asked, "sweep": {"policies": ["ppl"]}})
+        planned = plan.read({**asked, "sweep": {"policies": [policy]}})
         (work,) = run._looked_at(planned, DistributedEnv())
         return work.identities[0]
 
@@ -172,6 +189,22 @@ def test_functions_count_with_what_they_import_from_beside_the_yaml(
         found = changed(before, identity(task))
         assert found == ([] if name == "unrelated.py" else ["code"]), name
         (folder / name).write_text(files[name], encoding="utf-8")
+
+
+def test_the_code_of_a_policy_of_somebody_s_counts(identity, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    files = {"others_half.py": HALF, "others_share.py": "SHARE = 0.5\n", "others_else.py": ""}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    task = {**CHOICE, "test_split": "train", **PLACES["json"](write(tmp_path / "d.jsonl", DOCS))}
+    before = identity(task, "others_half:Half")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "# changed\n", encoding="utf-8")
+        found = list(compared(before, identity(task, "others_half:Half")))
+        assert len(found) == (name != "others_else.py")
+        assert all(one.startswith(f"policy_code.{name} (") for one in found)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert "policy_code" not in identity(task)
 
 
 def test_how_a_group_averages_counts(identity, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.policies import Policy, ours
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading.settings import Settings
+from trimix_lm_eval.utils import code_files
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.paths import named
 
@@ -65,7 +68,8 @@ def describe(
     Returns:
         ``sources`` (path, of the shipped trio ``demo/<role>``, revision, commit or digest of the
         local files, dtype, quantization, by role), ``policy`` (see `Policy.record`),
-        ``plausibility``, and the context's settings.
+        ``policy_code`` where it is not one of this package's, ``plausibility``, and the context's
+        settings.
     """
     sources = {}
     for name in needed(asked, [config]):
@@ -84,6 +88,7 @@ def describe(
     return {
         "sources": sources,
         "policy": config.policy.record(),
+        **policy_code(config.policy),
         "plausibility": config.plausibility,
         "plausibility_source": config.plausibility_source if masked else None,
         "max_length": max_length,
@@ -110,6 +115,12 @@ def vocabulary_digest(tokenizer: Any) -> str:
     added = [repr(one) for one in sorted(getattr(tokenizer, "added_tokens_decoder", {}).items())]
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     return text_digest(json.dumps([pairs, added, ends, cutting]))
+
+
+def policy_code(policy: Policy) -> dict[str, dict[str, str]]:
+    """The code of a policy of somebody's, which may change under its name; none of our own."""
+    cls = type(policy)
+    return {} if ours(policy.name) is cls else {"policy_code": code_files.digests([cls])}
 
 
 def model_identity(path: str, subfolder: str, commit: str | None) -> dict[str, str | None]:
@@ -163,7 +174,7 @@ def text_digest(text: str) -> str:
 
 
 #: Where files are and how a policy is shown: no number depends on them.
-_NO_MATTER = {"path", "label", "honesty", "differing"}
+_NO_MATTER = re.compile(r"sources\.\w+\.path|policy\.(label|honesty|differing)")
 #: What earlier versions recorded of an option that is gone, where it stood for today's only way.
 _ONLY_WAY = {"optimum": "grid"}
 
@@ -178,8 +189,9 @@ def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
             mine, theirs = (
                 None if d.get(key) == _ONLY_WAY.get(key) else d.get(key) for d in (a, b)
             )
-            if key not in _NO_MATTER:
-                yield from compared(mine, theirs, f"{at}.{key}" if at else key)
+            where = f"{at}.{key}" if at else str(key)
+            if not _NO_MATTER.fullmatch(where):
+                yield from compared(mine, theirs, where)
     elif a != b:
         mine, theirs = _shown(a), _shown(b)
         if mine == theirs:  # what was left out is what they differ in

@@ -7,34 +7,19 @@ the files of its functions and of what these import from beside them.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import math
-import os
 import re
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.machinery import PathFinder
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from trimix_lm_eval.utils import code_files
 from trimix_lm_eval.utils.errors import TrimixError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-#: What is in these folders changes with a version only.
-_INSTALLED = (
-    _PACKAGE,
-    *(
-        Path(sysconfig.get_path(name)).resolve()
-        for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    ),
-)
 #: A name for a thing of no content is its place in memory, which is another each time.
 _PLACE = re.compile(r" at 0x[0-9a-f]+")
 
@@ -95,14 +80,7 @@ def code(task: Any) -> dict[str, str]:
     packages that its functions import are left out.
     """
     wanted = [task.config, *([] if _is_lm_evals(type(task)) else [type(task)])]
-    roots = {file for one in _callables(wanted) if (file := _file_of(one))}
-    found: dict[str, set[str]] = {}
-    for root in roots:
-        for file in _with_imports(root, set()):
-            name = Path(os.path.relpath(file, root.parent)).as_posix()
-            content = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-            found.setdefault(name, set()).add(content)
-    return {name: "+".join(sorted(digests)) for name, digests in sorted(found.items())}
+    return code_files.digests(_callables(wanted))
 
 
 def _as_text(document: Any) -> str:
@@ -135,52 +113,3 @@ def _callables(value: Any) -> Iterator[Any]:
     elif isinstance(value, (list, tuple)):
         for one in value:
             yield from _callables(one)
-
-
-def _file_of(function: Any) -> Path | None:
-    """The file that a function is written in, unless it is this package's or there is none."""
-    try:
-        found = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:
-        return None
-    if found is None or not (file := Path(found).resolve()).is_file():
-        return None
-    return None if file.is_relative_to(_PACKAGE) else file
-
-
-def _with_imports(file: Path, seen: set[Path]) -> Iterator[Path]:
-    """A file, and those that it imports, and so on, but for installed packages."""
-    if file in seen:
-        return
-    seen.add(file)
-    yield file
-    try:
-        tree = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names, folder = [alias.name for alias in node.names], file.parent
-        elif isinstance(node, ast.ImportFrom):
-            inner = [f"{node.module or ''}.{alias.name}".lstrip(".") for alias in node.names]
-            names, folder = inner, file.parents[max(0, node.level - 1)]
-        else:
-            continue
-        for name in names:
-            for found in _modules(name, folder):
-                yield from _with_imports(found, seen)
-
-
-def _modules(name: str, folder: Path) -> Iterator[Path]:
-    """The files of a dotted name, its packages first; the last part may be no module."""
-    places = [str(folder), *sys.path]
-    for part in name.split("."):
-        spec = PathFinder.find_spec(part, places)
-        if spec is None:
-            return
-        places = list(spec.submodule_search_locations or [])
-        if spec.has_location and spec.origin:
-            file = Path(spec.origin).resolve()
-            if file.suffix != ".py" or any(file.is_relative_to(path) for path in _INSTALLED):
-                return
-            yield file

@@ -14,7 +14,12 @@ import json
 from typing import Any
 
 from trimix_lm_eval.loading.preflight import PreflightReport
-from trimix_lm_eval.loading.provenance import model_identity, text_digest, vocabulary_digest
+from trimix_lm_eval.loading.provenance import (
+    model_identity,
+    policy_code,
+    text_digest,
+    vocabulary_digest,
+)
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.sweep.plan import Setting, SweepVariant
 from trimix_lm_eval.sweep.tasks import LoadedTasks
@@ -82,6 +87,7 @@ def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
     return {
         "sources": {name: specs[name] for name in policy.sources(asked.sources)},
         "policy": {"name": policy.name, **options},
+        **policy_code(policy),
         "plausibility_source": asked.plausibility_source if asked.plausibility else None,
         **rest,
     }

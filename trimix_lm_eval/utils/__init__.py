@@ -6,6 +6,7 @@ errors.py        `TrimixError`: one message that a user can fix
 validation.py    checks of single values: numbers, truth values, words, texts
 options.py       an option declared once: type, default, help and check
 io.py            files read, or written as a whole or not at all
+code_files.py    Python code by its content
 templates.py     the one jinja2 environment
 paths.py         where the files are that ship with the package
 progress.py      one bar on a terminal, one line elsewhere
