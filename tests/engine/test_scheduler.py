@@ -190,6 +190,16 @@ def test_a_draw_is_always_one_that_transformers_allows(logits, temperature, top_
     assert allowed[token] > 0 or loose[token] > 0
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-320, 1e39, 1e308])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.5}, {"top_k": 3}])
+def test_temperatures_beyond_the_logits_numbers(temperature, more):
+    """Lower than all: the best token. Higher than all: any token that is not masked."""
+    logits = torch.tensor([[1.0, 5.0, -torch.inf, -2.0, 4.0]]).expand(64, -1)
+    draws = [Draw(SamplingParams(1, (), temperature, seed=seed, **more), 0) for seed in range(64)]
+    tokens = set(pick(logits, draws).tolist())
+    assert tokens == {1} if temperature < 1 else 1 < len(tokens) and tokens <= {0, 1, 3, 4}
+
+
 def test_draws_over_many_seeds_follow_the_fused_softmax(lm, naive):
     """Chi-square of the first token over 800 seeds, against the naive distribution."""
     prompt, temperature, top_k = "The hen", 1.3, 12
@@ -379,6 +389,28 @@ def test_what_generation_reads():
     assert read_gen_kwargs({"do_sample": True, "temperature": 0.0}, "</s>", 3).temperature == 0
     for unsaid in ({}, {"max_gen_toks": None}):
         assert read_gen_kwargs(unsaid, "</s>", 3).max_new_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("until", "stop"),
+    [
+        (None, ()),
+        ([], ()),
+        ("a", ("a",)),
+        (5, ("5",)),
+        (["a", 5], ("a", "5")),
+        (["a"] * 2, ("a",) * 2),
+    ],
+)
+def test_stop_strings_as_yaml_may_have_them(until, stop):
+    """What is not there is no string ``None``, at which texts would end."""
+    assert read_gen_kwargs({"until": until}, "</s>", 3).stop == (*stop, "</s>")
+
+
+@pytest.mark.parametrize("until", [True, [None], [["a"]], {"a": 1}, {"a"}])
+def test_what_is_no_stop_string_is_refused(until):
+    with pytest.raises(TrimixError, match="until=.* is no list of strings"):
+        read_gen_kwargs({"until": until}, "</s>", 3)
 
 
 def test_python_face_takes_the_same_options(folders, lm):

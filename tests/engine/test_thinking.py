@@ -201,7 +201,9 @@ def test_the_end_is_a_text_or_an_id(given, taken):
     assert asked.think_end_token == taken and type(asked.think_end_token) is type(taken)
 
 
-@pytest.mark.parametrize("given", ["", True, -1, "-1", 1.5, ["</think>"], {}, float("nan")])
+@pytest.mark.parametrize(
+    "given", ["", True, -1, "-1", 1.5, ["</think>"], {}, float("nan"), "a\udcff"]
+)
 def test_what_is_neither_is_refused(given):
     with pytest.raises(TrimixError, match="think_end_token"):
         settings.parse({"pretrained": "a", "policy": "large_ins", "think_end_token": given})

@@ -499,6 +499,9 @@ def test_main(tmp_path, tok, run_file, capsys):
             {"model": "trimix", "batch_size": 2, "model_args": {"batch_size": 3}},
             "batch_size is given twice",
         ),
+        ({"model": "trimix", "model_args": "alpha=0.1,beta=1,alpha=0.9"}, "'alpha' is given twice"),
+        ({"model": "trimix", "model_args": '{"a": 1, "a": 2}'}, "'a' is given twice"),
+        ({"model": "trimix", "model_args": '{"a": ' + "[" * 10**5}, "model_args cannot be read"),
     ],
 )
 def test_main_refuses(run, phrase, run_file, capsys):

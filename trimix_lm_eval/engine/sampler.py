@@ -236,7 +236,10 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
         some_logits = logits[rows]
         # Nothing is above 0, so that no temperature, however low, makes infinities of the best.
         some_logits -= some_logits.amax(dim=-1, keepdim=True)
-        scores = apply_top_k_top_p(some_logits / temperature, top_k, top_p)
+        # As a number of the logits' kind: 0 and infinity would make NaN of 0 and of -infinity.
+        kind = torch.finfo(some_logits.dtype)
+        some_logits /= min(max(temperature, kind.tiny), kind.max)
+        scores = apply_top_k_top_p(some_logits, top_k, top_p)
         picked[rows] = (scores + _noise(scores, [draws[i] for i in some])).argmax(dim=-1)
     return picked
 

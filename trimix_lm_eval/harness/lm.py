@@ -343,14 +343,18 @@ def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingP
     for name in values:
         if name not in _READ:
             raise unknown("generation argument", name, [*_READ, *_NEUTRAL])
-    stop = handle_stop_sequences(list(values["until"] or []), eos)
+    until = kwargs.get("until") or []
+    strings = until if isinstance(until, list) else [until]
+    if not all(type(one) in (str, int, float) for one in strings):
+        raise TrimixError(f"generation argument until={until!r:.80} is no list of strings.")
+    stop = handle_stop_sequences(list(map(str, strings)), eos)
     most = kwargs.get("max_gen_toks")  # as it was written: lm-eval's reading cuts fractions off
     do_sample = values.get("do_sample")
     if not isinstance(do_sample, bool):
         do_sample = validation.truth("generation argument do_sample", do_sample or "false")
     return SamplingParams(
         max_new_tokens=_whole("max_gen_toks", values["max_gen_toks"] if most is None else most, 1),
-        stop=tuple(whole_characters(str(s)) for s in stop),
+        stop=tuple(map(whole_characters, stop)),
         temperature=_number("temperature", kwargs.get("temperature"), 1.0) if do_sample else 0.0,
         top_k=_whole("top_k", values.get("top_k", 0), 0),
         top_p=_top_p(values.get("top_p")),
@@ -362,19 +366,15 @@ def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingP
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    if value is None:
-        return least
     if type(value) is int and value >= least:
         return value
-    return validation.whole(f"generation argument {name}", value, least)
+    return least if value is None else validation.whole(f"generation argument {name}", value, least)
 
 
 def _number(name: str, value: Any, default: float) -> float:
-    if value is None:
-        return default
     if type(value) in (int, float) and 0 <= value < math.inf:
         return float(value)
-    return validation.number(f"generation argument {name}", value, 0)
+    return default if value is None else validation.number(f"generation argument {name}", value, 0)
 
 
 def _top_p(value: Any) -> float:
@@ -396,5 +396,5 @@ def naming(requests: Sequence[Instance]) -> Iterator[None]:
         yield
     except NotFinite as error:
         at = requests[error.at]
-        where = f"Task {at.task_name}, document {at.doc_id}, option {at.idx}"
-        raise TrimixError(f"{where}. {error}") from error
+        where = f"Task {at.task_name}, document {at.doc_id}, option {at.idx}. "
+        raise TrimixError(f"{where}{error}") from error

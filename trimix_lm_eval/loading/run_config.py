@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,12 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
         )
     if isinstance(given, str):
         try:
-            given = json.loads(given) if given.lstrip().startswith("{") else given
-            given = simple_parse_args_string(given) if isinstance(given, str) else given
-        except ValueError as error:
+            if given.lstrip().startswith("{"):
+                given = json.loads(given, object_pairs_hook=_once)
+            else:
+                _once([(part.partition("=")[0], "") for part in given.split(",") if part])
+                given = simple_parse_args_string(given)
+        except (ValueError, RecursionError) as error:
             raise TrimixError(
                 f"model_args cannot be read: {error}", "write them as name=value,name=value"
             ) from error
@@ -91,6 +94,20 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
             f"{key} is given twice, beside model_args and in it.", "keep the one beside model_args"
         )
     return {**beside, **given}
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Names and values as a mapping.
+
+    Raises:
+        ValueError: A name is there twice: only the last would count.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r:.80} is given twice")
+    return found
 
 
 def task_names(given: Any) -> list[str]:

@@ -24,7 +24,7 @@ from trimix_lm_eval.loading.source_spec import (
     SourceSpec,
     take_sources,
 )
-from trimix_lm_eval.utils.errors import TrimixError, did_you_mean
+from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, quoted
 from trimix_lm_eval.utils.options import checked, option, options_of
 from trimix_lm_eval.utils.validation import as_text, number, one_of, text, truth, whole
 
@@ -55,6 +55,8 @@ def _draft_length(name: str, value: Any) -> str | int:
 def _token(name: str, value: Any) -> str | int:
     """The text of a token, or its id: a number, or the digits of one, as for ``hf``."""
     if isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        if value != value.encode("utf-8", "replace").decode():
+            raise TrimixError(f"{name}={quoted(value)} holds half a character.", "give a text")
         return text(name, value)
     return whole(name, value, 0, hint=", the id of a token, or a text")
 
