@@ -22,6 +22,7 @@ from trimix_lm_eval.analysis.report import page
 from trimix_lm_eval.analysis.report.csv_files import csv_files
 from trimix_lm_eval.analysis.report.model import assemble
 from trimix_lm_eval.analysis.results import read
+from trimix_lm_eval.analysis.results.scores import no_score
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -199,6 +200,10 @@ def test_half_characters_are_question_marks(tmp_path):
         ("perplexity,none", 0.0, "perplexity of u is 0.0, which it cannot be"),
         ("bits_per_byte,none", -1, "bits_per_byte of u is -1, which it cannot be"),
         ("4096,none", -1.0, "4096 of u is -1.0, which it cannot be"),  # RULER's, not run
+        ("pass@1,none", -1, "pass@1 of u is -1, which it cannot be"),
+        ("prompt_level_strict_acc,none", 999, "prompt_level_strict_acc of u is 999, which it"),
+        ("f1_abstractive,none", -1, "f1_abstractive of u is -1, which it cannot be"),
+        ("mcc,none", 999, "mcc of u is 999, which it cannot be"),
         ("acc,none", "N/A", "acc of u is 'N/A', which is no number"),
         ("acc,none", None, "acc of u is None, which is no number"),
         ("acc,none", True, "acc of u is True, which is no number"),
@@ -219,6 +224,13 @@ def test_placeholders_are_no_scores(tmp_path, capsys, key, value, said):
     content["results"].pop(TASK)
     path.write_text(json.dumps(content))
     assert said in read([path])[1][0].what
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("mcc", -0.2), ("bleu_diff", -3.0), ("rouge1_diff", -1), ("reward", -1)]
+)
+def test_what_may_be_below_0_is_a_score(metric, value):
+    assert no_score(metric, value) == ""
 
 
 def test_a_task_of_no_document_has_no_score(tmp_path):

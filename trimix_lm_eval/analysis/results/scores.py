@@ -30,7 +30,9 @@ _LESS_IS_BETTER = {
 _RANGES = tuple(
     (re.compile(names), low, high)
     for names, low, high in (
-        (r"acc(_.*)?|exact_match|em|f1|bleu|chrf(\+\+)?|rouge(_?[lL](sum)?|[12])|score", 0, 100),
+        (r"(acc|exact_match|f1|bleu|rouge_?([lL](sum)?|[12]))(_(?!diff).*)?|em|score", 0, 100),
+        (r"chrf(\+\+)?|.*_(acc|accuracy|em|exact_match|f1)|accuracy|pass(@|_at_)\d+", 0, 100),
+        (r"mcc|matthews_corrcoef", -100, 100),
         (r"bits_per_byte|brier_score|ter|[cw]er|pct_stereotype|\d+", 0, math.inf),
         # exp of a mean NLL, rounded
         (r"((word|byte)_)?perplexity", 1 - 1e-6, math.inf),
