@@ -537,6 +537,7 @@ def test_samples_that_cannot_be_explained(tmp_path, capsys, sample, doc, message
         (["--samples", "{}/empty.jsonl", "--doc", "0"], "has no document 0.\n  -> it has: none"),
         (["--samples", "{}/twice.jsonl", "--doc", "0"], "line 2 is ambiguous: an object in it has"),
         (["--samples", "{}/pipe", "--doc", "0"], "pipe is no file but a folder, a pipe"),
+        (["--prompt", "x", "--model_args", "policy=ppl,policy=ent"], "'policy' is given twice"),
         (["--samples", "{}/empty.jsonl"], "Which document"),
         (["--samples", "{}/alone.jsonl", "--doc", "0"], "no models are named"),
         (["--prompt", "x", "--output", "{}"], "is a folder"),

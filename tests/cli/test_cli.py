@@ -108,8 +108,9 @@ def test_check(monkeypatch, capsys, given, paths, expected):
     assert out.endswith("FAIL  b.yaml\n      It is wrong.\n        -> fix it\n") == (len(paths) > 1)
 
 
-def test_metadata_that_is_not_json(capsys):
-    assert cli.main(["tasks", "--metadata", "{'data_dir': 'x'}"]) == 1
+@pytest.mark.parametrize("text", ["{'data_dir': 'x'}", '{"a": 1, "a": 2}', '{"a":' + "[" * 10**5])
+def test_metadata_that_is_not_json(capsys, text):
+    assert cli.main(["tasks", "--metadata", text]) == 1
     assert "--metadata is not JSON" in capsys.readouterr().err
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -36,8 +35,10 @@ def read_metadata(given: Sequence[str]) -> dict[str, object]:
     if not text.startswith("{"):
         pairs = (part.partition("=") for word in given for part in word.split(","))
         return {key: value for key, _, value in pairs}
+    from trimix_lm_eval.loading.run_config import named_values
+
     try:
-        return dict(json.loads(text))
+        return named_values(text)
     except ValueError as error:
         raise TrimixError(
             f"--metadata is not JSON: {error}.", 'write it as \'{"data_dir": "path"}\''

@@ -7,11 +7,11 @@ writes to a place, or reaches the libraries below as an argument that is not nam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.loading.run_config import named_values
 from trimix_lm_eval.loading.settings import RUN_OPTIONS
 from trimix_lm_eval.loading.source_spec import MODEL_OPTIONS, PREFIXES, SOURCE_OPTIONS
 from trimix_lm_eval.utils.errors import TrimixError
@@ -80,14 +80,10 @@ def read(model_args: Any, where: str) -> Recorded:
 
 def _mapping(model_args: Any, where: str) -> dict[str, Any]:
     """The arguments by name, however they are written."""
-    from lm_eval.utils import simple_parse_args_string
-
     given = model_args or {}
     try:
-        if isinstance(given, str):
-            as_json = given.lstrip().startswith("{")
-            given = json.loads(given) if as_json else simple_parse_args_string(given)
-    except (ValueError, RecursionError) as error:
+        given = named_values(given) if isinstance(given, str) else given
+    except ValueError as error:
         raise TrimixError(
             f"config.model_args of {where} cannot be read: {error}", "give --model_args"
         ) from error

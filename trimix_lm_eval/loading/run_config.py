@@ -67,8 +67,6 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
     Raises:
         TrimixError: They cannot be read, or one is given twice.
     """
-    from lm_eval.utils import simple_parse_args_string
-
     given: Any = model_args or run.get("model_args") or {}
     if not isinstance(given, dict | str):
         raise TrimixError(
@@ -77,12 +75,8 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
         )
     if isinstance(given, str):
         try:
-            if given.lstrip().startswith("{"):
-                given = json.loads(given, object_pairs_hook=_once)
-            else:
-                _once([(part.partition("=")[0], "") for part in given.split(",") if part])
-                given = simple_parse_args_string(given)
-        except (ValueError, RecursionError) as error:
+            given = named_values(given)
+        except ValueError as error:
             raise TrimixError(
                 f"model_args cannot be read: {error}", "write them as name=value,name=value"
             ) from error
@@ -94,6 +88,23 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
             f"{key} is given twice, beside model_args and in it.", "keep the one beside model_args"
         )
     return {**beside, **given}
+
+
+def named_values(text: str) -> dict[str, Any]:
+    """What lm-eval's command line takes for a mapping: ``name=value,name=value``, or JSON.
+
+    Raises:
+        ValueError: It cannot be read, or has a name twice.
+    """
+    from lm_eval.utils import simple_parse_args_string
+
+    try:
+        if text.lstrip().startswith("{"):
+            return dict(json.loads(text, object_pairs_hook=_once))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    _once([(part.partition("=")[0].strip(), "") for part in text.split(",") if part.strip()])
+    return dict(simple_parse_args_string(text))
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from trimix_lm_eval.analysis.explain.samples import (
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import recorded
 from trimix_lm_eval.loading.codec import whole_characters
-from trimix_lm_eval.loading.run_config import model_arguments
+from trimix_lm_eval.loading.run_config import model_arguments, named_values
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -245,11 +244,9 @@ def _explanations(
 
 def _parsed(text: str) -> dict[str, Any]:
     """``--gen_kwargs``: JSON, or ``key=value`` joined by commas."""
-    from lm_eval.utils import simple_parse_args_string
-
     try:
-        return dict(json.loads(text) if text.startswith("{") else simple_parse_args_string(text))
-    except (ValueError, RecursionError) as error:
+        return named_values(text)
+    except ValueError as error:
         raise TrimixError(
             f"--gen_kwargs cannot be read: {error}", "write max_gen_toks=64, or a JSON object"
         ) from error
