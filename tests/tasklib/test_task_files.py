@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import struct
 import zipfile
@@ -272,7 +273,9 @@ def test_a_place_is_a_path(given):
 
 
 def test_a_place_must_exist(tmp_path):
-    for name in ("gone", "gone.zip"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("gone", "gone.zip", "pipe", "loop"):
         message = refusal("math", data_dir=str(tmp_path / name))
         assert f"milic_eval: there is no folder or zip file {tmp_path / name}" in message
         assert "data_dir" in message and "TRIMIX_DATA_DIR" in message

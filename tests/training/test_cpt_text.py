@@ -305,6 +305,16 @@ def test_devices_and_pipes_are_no_text(tmp_path):
             texts.sources((TextPlace(where),), "text", "text")
 
 
+def test_links_in_a_circle_are_no_text(tmp_path):
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    for where in (tmp_path, tmp_path / "*.txt", tmp_path / "loop.txt"):
+        with pytest.raises(TrimixError, match="loop.txt is no regular file"):
+            texts.sources((TextPlace(str(where)),), "text", "text")
+    (tmp_path / "a.txt").write_text("one")
+    (source,) = texts.sources((TextPlace(str(tmp_path)),), "text", "text")
+    assert source.path == tmp_path / "a.txt"
+
+
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     listed = os.scandir

@@ -144,7 +144,7 @@ def place_of(
             f"data_dir is {given!r}.", "give a path, or a mapping from benchmark to path"
         )
     path = expanded("data_dir", given) if given else None
-    if path and not os.path.exists(path):
+    if path and not (os.path.isdir(path) or os.path.isfile(path)):  # a pipe might never end
         raise TrimixError(
             f"{benchmark.name}: there is no folder or zip file {path}.",
             "correct data_dir in --metadata (or TRIMIX_DATA_DIR), or leave it out to use the Hub",

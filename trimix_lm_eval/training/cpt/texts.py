@@ -134,8 +134,8 @@ def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
     else:
         found = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
     if not path.is_file():
-        ours = {one.resolve() for one in made}
-        found = [one for one in found if ours.isdisjoint([one.resolve(), *one.resolve().parents])]
+        ours = {_real(one) for one in made}
+        found = [one for one in found if ours.isdisjoint([_real(one), *_real(one).parents])]
     files = [file for file in found if file.is_file()]
     if not files and found:
         raise TrimixError(
@@ -149,6 +149,11 @@ def _files(where: str, key: str, made: Sequence[Path]) -> list[Path]:
             "for .txt, .jsonl and .parquet; a data set on the Hub is {hub: owner/name}",
         )
     return files
+
+
+def _real(path: Path) -> Path:
+    """A path, links followed. Of a circle of links `Path.resolve` makes an error."""
+    return Path(os.path.realpath(path))
 
 
 def _below(folder: Path, key: str) -> list[Path]:
