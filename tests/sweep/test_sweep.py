@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -276,7 +277,7 @@ def test_the_table(swept):
 def test_the_table_names_filters_and_variants_without_numbers(swept, tmp_path):
     files = []
     for name, scores in (
-        ("one", {"acc,strict": 0.25, "acc,flexible": 0.5}),
+        ("one", {"acc,strict": 0.25, "acc,flexible": 0.5, "mcc,none": math.nan}),
         ("two", {"acc,strict": "N/A"}),
     ):
         content = json.loads(swept[1][0].read_text(encoding="utf-8"))
@@ -284,9 +285,10 @@ def test_the_table_names_filters_and_variants_without_numbers(swept, tmp_path):
         files.append(tmp_path / name / "m" / "results_1.json")
         files[-1].parent.mkdir(parents=True)
         files[-1].write_text(json.dumps(content), encoding="utf-8")
-    head, metrics, row, lost, last = table.lines(files)
+    head, metrics, row, lost, partly, last = table.lines(files)
     assert head.split() == ["t", "t"]
     assert metrics.split() == ["acc", "(strict)", "↑", "acc", "(flexible)", "↑"]
     assert row.split()[-2:] == ["0.250", "0.500"]
     assert lost.startswith("two: holds no numbers of any task")
+    assert partly == "one: mcc of t is nan"
     assert last.startswith("2 results below ")

@@ -28,8 +28,9 @@ def lines(written: Sequence[Path]) -> Iterator[str]:
         if setting:
             yield f"\n{setting}"
         yield from _table(mine)
-    for problem in problems:  # it says of a variant that it has no number, and why
-        yield f"{problem.path.parents[1].name}: {problem.what}"
+    lacking = [(it.path, it.what) for it in problems]  # a variant has no number at all
+    for path, what in [*lacking, *((run.path, "; ".join(run.lost)) for run in found if run.lost)]:
+        yield f"{path.parents[1].name}: {what}"
     folder = Path(os.path.commonpath([path.parents[1] for path in written]))
     yield f"{len(written)} results below {folder}; compare them with: trimix report {folder}"
 
