@@ -13,6 +13,7 @@ import pytest
 from tests.support import policies_page
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading import settings
+from trimix_lm_eval.loading.provenance import policy_code
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -80,6 +81,16 @@ def test_a_class_by_its_place(module):
     ):
         policies.build(place, shar=1)
     assert "half" not in policies.names(), "only installed ones have a name"
+
+
+def test_the_code_of_a_class_is_part_of_what_a_run_is(module, tmp_path):
+    """So that caches and sweeps of before a change are not taken for those of today."""
+    name = module(HALF)
+    built = policies.build(f"{name}:Half")
+    before = policy_code(built)
+    assert list(before["policy_code"]) == [f"{name}.py"]
+    (tmp_path / f"{name}.py").write_text(HEAD + HALF.replace("0.5", "0.4"), encoding="utf-8")
+    assert policy_code(built) != before and policy_code(policies.build("ppl")) == {}
 
 
 def test_a_class_of_an_installed_package(module, monkeypatch):
