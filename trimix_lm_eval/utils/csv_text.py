@@ -20,12 +20,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def text(columns: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
-    """A table as CSV.
-
-    Args:
-        columns: The heads.
-        lines: The values of each line; None is an empty cell, floats keep all their digits.
-    """
+    """A table as CSV; None is an empty cell, floats keep all their digits."""
     written = [_line(columns), *(_line(line) for line in lines)]
     # A half of a character, as names of files may hold, cannot be written.
     return "".join(written).encode("utf-8", "replace").decode()

@@ -47,10 +47,7 @@ def together(errors: Sequence[TrimixError]) -> TrimixError:
 def unknown(kind: str, given: object, accepted: Iterable[str]) -> TrimixError:
     """The error for a name that is not one of those accepted, with the nearest guess.
 
-    Args:
-        kind: What the name names, e.g. ``"policy"``.
-        given: What the user wrote.
-        accepted: All that is accepted.
+    ``kind`` says what it names, e.g. ``"policy"``.
     """
     names = sorted(accepted)
     near = did_you_mean(given, names) if isinstance(given, str) else ""
@@ -61,9 +58,7 @@ def unknown(kind: str, given: object, accepted: Iterable[str]) -> TrimixError:
 def quoted(value: object) -> str:
     """A value as messages show it: as Python writes it, and no longer than a line or two.
 
-    Args:
-        value: Whatever a user gave, which Python may be unable to write: a whole number of more
-            than 4,300 digits is an error there.
+    Python may be unable to: a whole number of more than 4,300 digits is an error there.
     """
     try:
         written = repr(value)
@@ -74,12 +69,7 @@ def quoted(value: object) -> str:
 
 
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """A sentence with the nearest of some names, a blank in front; empty if none is near.
-
-    Args:
-        given: What the user wrote.
-        accepted: What it may have been meant to be.
-    """
+    """A sentence with the nearest of some names, a blank in front; empty if none is near."""
     from difflib import get_close_matches
 
     # Of longer ones there is no typo to guess at, and guessing takes time that grows with them.

@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,21 +28,15 @@ _MOST_VALUES, _MOST_DEPTH, _MOST_BITS = 10**6, 50, 10_000
 def write(path: Path, content: str | bytes, hint: str = "see to its permissions") -> None:
     """Write a file, and make the folders that it needs.
 
-    Args:
-        path: Its place. What is there is replaced; a link is followed.
-        content: Text is written as UTF-8, with line ends as they are.
-        hint: What a user can do if the place cannot be written to.
+    Text is written as UTF-8, with line ends as they are. What is there is replaced; a link is
+    followed.
 
     Raises:
-        TrimixError: It cannot be written. What was there before is still there.
+        TrimixError: It cannot be written, with the hint. What was there before is still there.
     """
     data = content.encode() if isinstance(content, str) else content
-    try:
-        target = Path(os.path.realpath(path))
-    except ValueError as error:  # a NUL
-        raise TrimixError(f"{str(path)!r} is no path of a file: {error}.", hint) from error
-    part = target.with_name(f"{target.name}.part")
-    try:
+    with _named(path, hint):
+        target, part = _places(path)
         if target.exists() and not target.is_file():
             target.write_bytes(data)  # a pipe or a device, which no file must take the place of
             return
@@ -54,22 +48,18 @@ def write(path: Path, content: str | bytes, hint: str = "see to its permissions"
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise not_written(path, error, hint) from error
 
 
 def check_place(path: Path, hint: str = "see to its permissions") -> None:
     """See that `write` can write to a place, before the work whose result goes there.
 
-    Args:
-        path: The place. The folders that it needs are made.
-        hint: What a user can do if it cannot be written to.
+    The folders that it needs are made.
 
     Raises:
         TrimixError: It is a folder, has a name that no file can have, or is not for us to write.
     """
-    try:
-        target = Path(os.path.realpath(path))
+    with _named(path, hint):
+        target, part = _places(path)
         if target.is_dir():
             raise TrimixError(f"{path} is a folder.", "name a file to write")
         if target.exists() and not target.is_file():
@@ -77,23 +67,32 @@ def check_place(path: Path, hint: str = "see to its permissions") -> None:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
         part.touch()
         part.unlink()
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Where a file is to be, and where it is written first."""
+    target = Path(os.path.realpath(path))
+    return target, target.with_name(f"{target.name}.part")
+
+
+@contextlib.contextmanager
+def _named(path: Path, hint: str) -> Iterator[None]:
+    """Say of which file the system says what."""
+    try:
+        yield
     except OSError as error:
         raise not_written(path, error, hint) from error
     except ValueError as error:
-        raise TrimixError(
-            f"{path!s:.200} cannot be written: no file can have such a name.", hint
-        ) from error
+        what = f"{path!s:.200} cannot be written: no file can have such a name."
+        raise TrimixError(what, hint) from error
 
 
 def keep_inputs(outputs: Iterable[tuple[str, Path]], inputs: Iterable[tuple[str, Path]]) -> None:
     """See that nothing that is to be written takes the place of what is read, or of one another.
 
-    Args:
-        outputs: What each file to write is called in messages, and its place.
-        inputs: The same of what is read.
+    Both are names for messages, each with its place.
 
     Raises:
         TrimixError: Two of them are one file, whatever paths and links lead to it.
@@ -151,12 +150,8 @@ def read_yaml(path: Path, hint: str = "correct the file or its path") -> dict[st
     is the text ``f``. A key that a mapping has twice is an error, as YAML has it: PyYAML takes the
     last without a word.
 
-    Args:
-        path: The file.
-        hint: What a user can do.
-
     Raises:
-        TrimixError: It cannot be read, is not YAML, or holds something else.
+        TrimixError: It cannot be read, is not YAML, or holds something else; with the hint.
     """
     import yaml
 

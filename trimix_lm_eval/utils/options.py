@@ -44,13 +44,9 @@ class Option(NamedTuple):
 
 
 def option(default: Any, type: str, help: str, check: Check = as_text) -> Any:
-    """A dataclass field that is an option; its name is the field's.
+    """A dataclass field that is an option, named as the field; the rest is as in `Option`.
 
-    Args:
-        default: Its value where nobody gives one; `REQUIRED` if somebody has to.
-        type: What it may be, in words.
-        help: What it does, in sentences.
-        check: Types a given value, or raises `TrimixError`.
+    ``default`` is `REQUIRED` where somebody has to give a value.
     """
     return dataclasses.field(default=default, metadata={"type": type, "help": help, "check": check})
 
@@ -65,11 +61,7 @@ def options_of(declaring: Any) -> tuple[Option, ...]:
 
 
 def checked(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of those options that are given, each typed.
-
-    Args:
-        options: What is looked for.
-        given: Values by name; other names are passed over.
+    """The values of those options that are given, each typed; other names are passed over.
 
     Raises:
         TrimixError: A value is not one that its option takes.

@@ -39,9 +39,9 @@ def keep_others(files: Mapping[Path, str], command: str = "") -> None:
     """Make sure that no file would be replaced which somebody else wrote.
 
     Args:
-        files: What is to be written.
+        files: What is to be written. Where the same is there already, that is no matter.
         command: Pages of this command may be replaced by others of it. Other files may not, for
-            somebody may have added to them by hand; one with the same content is no matter.
+            somebody may have added to them by hand.
 
     Raises:
         TrimixError: One would be.

@@ -39,10 +39,6 @@ def demo_dir() -> Path:
 def expanded(name: str, given: object) -> Path:
     """A path that a user wrote, with ``~`` and ``~user`` replaced where there is such a home.
 
-    Args:
-        name: What the user knows the path by.
-        given: The path.
-
     Raises:
         TrimixError: No file can have it, as with a null byte in it.
     """
@@ -60,11 +56,7 @@ def expanded(name: str, given: object) -> Path:
 
 
 def named(path: str) -> str:
-    """What to call the place of a model: ``demo/large_ins`` for one of the trio, else its path.
-
-    Args:
-        path: A Hub id or a folder, also one of another machine.
-    """
+    """What to call a Hub id or a folder, of any machine: one of the trio is ``demo/large_ins``."""
     found = _OF_DEMO.fullmatch(path.replace("\\", "/"))
     return f"demo/{found[1]}" if found else path
 
@@ -72,10 +64,8 @@ def named(path: str) -> str:
 def shown(path: str | Path, parts: int = 2) -> str:
     """A Hub id, folder or file as pages and tables show it, which go to other people.
 
-    Args:
-        path: Hub ids and relative paths stay as they are.
-        parts: How much is left of a path outside of the current folder: so many of its last parts
-            at most, behind ``…/``.
+    Hub ids and relative paths stay as they are. Of a path outside of the current folder so many of
+    its last parts are left at most, behind ``…/``.
     """
     text = named(printable(str(path)))
     if not (text.startswith(("/", "~", "\\")) or _WITH_DRIVE.match(text)):

@@ -42,14 +42,13 @@ def say(line: str) -> None:
 def progress_bar(
     items: Iterable[Any] | None = None, desc: str = "", *, off: bool = False, **options: Any
 ) -> Any:
-    """Count a step's items while they pass.
+    """Count a step's items while they pass; without items, `update` counts.
 
     Args:
-        items: What to iterate over; None where `update` counts.
+        items: What to iterate over.
         desc: What the step is called.
         off: Whether nothing is to be shown, for instance on all processes but the first.
-        **options: Of both `tqdm` and `ProgressLines`: total, initial, unit, unit_scale, delay,
-            leave.
+        **options: Of `tqdm`: total, initial, unit, unit_scale, delay, leave.
 
     Returns:
         A `tqdm` on a terminal, else `ProgressLines`; both iterate, and have `update`,
@@ -64,19 +63,11 @@ def progress_bar(
 
 
 class ProgressLines:
-    """What `tqdm` is on a terminal, as whole lines.
+    """What `tqdm` is on a terminal, as whole lines; the arguments are those of `tqdm`.
 
     The remaining time is that of the mean speed so far, which a few fast items cannot turn.
-
-    Args:
-        items: What to iterate over; None where `update` counts.
-        desc: What the step is called.
-        total: Number of items; None asks the items for their length.
-        initial: Items that were done before; they do not count for the speed.
-        unit: What an item is.
-        unit_scale: Whether to write large numbers as k, M, G.
-        delay: Seconds below which a step prints nothing.
-        leave: Ignored, since a line cannot be taken back.
+    ``leave`` is ignored, since a line cannot be taken back; below ``delay`` seconds nothing is
+    printed at the end.
     """
 
     def __init__(

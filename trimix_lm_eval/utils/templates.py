@@ -23,15 +23,10 @@ def security_policy(*inside: str) -> str:
 
 
 def render(template: Path, filters: Mapping[str, Callable[..., Any]], /, **values: Any) -> str:
-    """Fill a template.
+    """Fill a template, whose file is HTML where its name ends in ``.html`` or ``.html.j2``.
 
     A value that is missing is an error. In HTML every text is escaped, since names of tasks and
     models come from files that anybody may have written; in Markdown and YAML a filter does that.
-
-    Args:
-        template: Its file; ``page.html`` and ``page.html.j2`` are HTML, other names are not.
-        filters: By the name that they have in the template.
-        **values: By the name that they have in the template.
     """
     made = _environment(template.parent, tuple(filters.items())).get_template(template.name)
     # A half of a character, as names of files and command lines may hold, cannot be written.

@@ -1,8 +1,9 @@
 """Checks of single values: the one place that says what counts as a number, a truth value, a text.
 
 Values come typed (YAML, Python) or as text (command lines), and either is read alike. Each check
-takes the name under which the user wrote the value and the value; it returns the value, typed, or
-raises one `TrimixError` that names both and says what to write instead.
+takes the name under which the user wrote the value, and the value; it returns the value, typed, or
+raises one `TrimixError` that names both and says what to write instead: the ``hint`` where one is
+given. A bound that is None is none.
 """
 
 from __future__ import annotations
@@ -22,17 +23,9 @@ _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 def whole(
     name: str, value: Any, least: int | None = None, most: int | None = None, hint: str = ""
 ) -> int:
-    """A whole number within bounds.
+    """A whole number: an int, a float without a fraction, or the digits of one; no truth value.
 
-    Args:
-        name: What the user knows the value by.
-        value: An int, a float without a fraction, or the digits of one; True and False are none.
-        least: The smallest that is accepted; None sets no bound.
-        most: The largest that is accepted; None sets no bound.
-        hint: What else may be written, put behind "give a whole number ...".
-
-    Raises:
-        TrimixError: It is something else.
+    The hint stands behind "give a whole number >= 3".
     """
     wanted = f"give a whole number{_bounds(least, most)}{hint}"
     found = _whole(value)
@@ -53,19 +46,9 @@ def number(
     below: float | None = None,
     hint: str = "",
 ) -> float:
-    """A finite number within bounds.
+    """A finite number, or a text that writes one; no truth value.
 
-    Args:
-        name: What the user knows the value by.
-        value: A number, or a text that writes one; True and False are none.
-        least: The smallest that is accepted; None sets no bound.
-        most: The largest that is accepted; None sets no bound.
-        above: What it has to be larger than; None sets no bound.
-        below: What it has to be smaller than; None sets no bound.
-        hint: What else may be written, put behind "give a number ...".
-
-    Raises:
-        TrimixError: It is something else.
+    The hint stands behind "give a number >= 3".
     """
     wanted = f"give a number{_bounds(least, most, above, below)}{hint}"
     try:
@@ -86,15 +69,7 @@ def number(
 
 
 def truth(name: str, value: Any) -> bool:
-    """True or false, and nothing that merely looks like it: ``no`` must not mean yes.
-
-    Args:
-        name: What the user knows the value by.
-        value: A bool, 1 or 0, or how command lines and YAML spell them.
-
-    Raises:
-        TrimixError: It is something else.
-    """
+    """True or false, as YAML and command lines spell them, 1 or 0: ``no`` must not mean yes."""
     found = None
     with contextlib.suppress(ValueError):  # of a number of 5,000 digits
         found = _TRUTH.get(str(value).lower())
@@ -106,16 +81,7 @@ def truth(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, accepted: Iterable[str]) -> str:
-    """One of some words.
-
-    Args:
-        name: What the user knows the value by.
-        value: The word.
-        accepted: All that is accepted.
-
-    Raises:
-        TrimixError: It is something else; the message has the nearest guess.
-    """
+    """One of some words; the error has the nearest guess."""
     words = tuple(accepted)
     if not isinstance(value, str) or value not in words:
         raise unknown(name, value, words)
@@ -123,16 +89,7 @@ def one_of(name: str, value: Any, accepted: Iterable[str]) -> str:
 
 
 def text(name: str, value: Any, hint: str = "") -> str:
-    """A text that is not empty.
-
-    Args:
-        name: What the user knows the value by.
-        value: The text.
-        hint: What to write; the default tells how YAML is kept from reading a text as a number.
-
-    Raises:
-        TrimixError: It is something else.
-    """
+    """A text that is not empty; YAML reads some as numbers."""
     if not isinstance(value, str):
         raise TrimixError(f"{name}={quoted(value)} is not a text.", hint or "write it in quotes")
     if not value:
@@ -141,16 +98,7 @@ def text(name: str, value: Any, hint: str = "") -> str:
 
 
 def as_text(name: str, value: Any) -> str:
-    """Any value as text: command lines make numbers of a commit or a folder named 1234567.
-
-    Args:
-        name: What the user knows the value by.
-        value: The value.
-
-    Raises:
-        TrimixError: It is nothing that a command line could have made of a text, or a number of
-            more digits than Python writes.
-    """
+    """Any value as text: command lines make numbers of a commit or a folder named 1234567."""
     if isinstance(value, str | int | float | os.PathLike):
         with contextlib.suppress(ValueError):  # of 5,000 digits
             return str(value)
@@ -158,16 +106,7 @@ def as_text(name: str, value: Any) -> str:
 
 
 def texts(name: str, value: Any, hint: str = "") -> tuple[str, ...]:
-    """A list of texts; a text alone is a list of one, and None an empty list.
-
-    Args:
-        name: What the user knows the value by.
-        value: The list, or any other iterable of texts.
-        hint: What to write.
-
-    Raises:
-        TrimixError: It is something else.
-    """
+    """A list of texts; a text alone is a list of one, and None an empty list."""
     items = (value,) if isinstance(value, str) else () if value is None else value
     if not isinstance(items, Iterable) or isinstance(items, bytes):
         items = (items,)

@@ -14,19 +14,11 @@ Window = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def rolling_windows(tokens: Sequence[int], prefix_token: int, max_length: int) -> list[Window]:
-    """Cut a whole text into windows.
+    """Cut a whole text, in token ids, into windows; none where it has no tokens.
 
     The first window predicts as many tokens as fit after ``prefix_token``. Each further one
     predicts the next ``max_length`` tokens after the token before them; the last one, which has
     fewer tokens left, takes as much context as fits.
-
-    Args:
-        tokens: The token ids of the text.
-        prefix_token: The token that stands before the text.
-        max_length: The context length in tokens.
-
-    Returns:
-        The windows in order; none for a text without tokens.
     """
     tokens = tuple(tokens)
     windows: list[Window] = [((prefix_token,), tokens[:max_length])] if tokens else []
@@ -39,16 +31,11 @@ def rolling_windows(tokens: Sequence[int], prefix_token: int, max_length: int) -
 def continuation_windows(
     context: Sequence[int], continuation: Sequence[int], max_length: int
 ) -> list[Window]:
-    """Cut a continuation after its context; in one window if it fits into the context length.
+    """Cut a continuation after its context, which has a token at least, into windows.
 
-    Args:
-        context: The token ids before the continuation, at least one.
-        continuation: The token ids to be predicted.
-        max_length: The context length in tokens.
-
-    Returns:
-        The windows in order. A single one has as much of the context as fits, cut from the left;
-        several are the rolling windows of both together, without those of the context alone.
+    A single one, if the continuation fits into ``max_length``, has as much of the context as fits,
+    cut from the left; several are the rolling windows of both together, without those of the
+    context alone.
     """
     if len(continuation) <= max_length:
         cut = max(0, len(context) + len(continuation) - 1 - max_length)
