@@ -14,7 +14,7 @@ from trimix_lm_eval.harness.check import check_run
 from trimix_lm_eval.loading import run_config, run_values
 from trimix_lm_eval.sweep import plan
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.io import read_yaml
+from trimix_lm_eval.utils.yaml_files import read_yaml
 
 RUN = {"model": "trimix", "model_args": {"pretrained": "demo"}, "tasks": ["t"], "output_path": "o"}
 
@@ -100,6 +100,12 @@ def test_what_would_end_a_run_after_its_models_are_loaded(tmp_path, line, says):
     )
     with pytest.raises(TrimixError, match=re.escape(says)):
         check_run(str(file))
+
+
+@pytest.mark.parametrize("given", ["{a", '{"a":' * 9999, '{"a": ' + "1" * 9999 + "}"])
+def test_model_arguments_that_are_no_json(given):
+    with pytest.raises(TrimixError, match="model_args cannot be read"):
+        run_config.model_arguments({}, given)
 
 
 @pytest.mark.parametrize(

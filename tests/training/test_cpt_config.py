@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from tests.support.running import ROOT
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt.config import OPTIONS, Config
-from trimix_lm_eval.training.cpt.mixing import Mixture, english_rows
-from trimix_lm_eval.training.cpt.plan import plan
+from trimix_lm_eval.training.cpt.plan import Mixture, english_rows, plan
 from trimix_lm_eval.training.cpt.texts import TextPlace
 from trimix_lm_eval.training.new_language.recipe import suited
 from trimix_lm_eval.utils import paths

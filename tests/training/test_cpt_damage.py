@@ -167,7 +167,7 @@ def test_the_best_checkpoint_must_be_whole(tmp_path):
         folder.mkdir()
         state = f'{{"best_model_checkpoint": "elsewhere/{tmp_path.name}/checkpoint-5"}}'
         (folder / "trainer_state.json").write_text(state)
-        checkpoints.seal(folder)
+        seals.seal(folder)
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-10"
     (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
     with pytest.raises(TrimixError, match=r"checkpoint-5/trainer_state.json is damaged or gone"):

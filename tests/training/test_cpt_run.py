@@ -29,7 +29,7 @@ from tests.support.running import ROOT, environment, evaluate, program
 from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.training.cpt import base as bases
-from trimix_lm_eval.training.cpt import checkpoints, corpus, run, saving, train, trainer
+from trimix_lm_eval.training.cpt import checkpoints, corpus, run, saving, seals, train, trainer
 from trimix_lm_eval.utils.errors import TrimixError
 
 pytestmark = pytest.mark.slow
@@ -182,20 +182,21 @@ def test_a_changed_config_is_refused_and_the_difference_named(done, small_base):
 # ---------------------------------------------------------------- ends of all kinds
 
 #: Trains until told to die by kill -9: at a seal, with a checkpoint that is there but not sealed.
+#: The first seal is that of the text.
 DIES = """
 import os, signal, sys
-from trimix_lm_eval.training.cpt import checkpoints, train
+from trimix_lm_eval.training.cpt import seals, train
 
-seal, left = checkpoints.seal, int(sys.argv[2])
+seal, left = seals.seal, int(sys.argv[2])
 
-def sealed(checkpoint):
+def sealed(folder):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-    seal(checkpoint)
+    seal(folder)
 
-checkpoints.seal = sealed
+seals.seal = sealed
 train(sys.argv[1])
 """
 
@@ -204,7 +205,7 @@ def test_killed_and_taken_up_again(done, tmp_path):
     given, folder, _ = done
     (tmp_path / "cpt.yaml").write_text(yaml.safe_dump({**given, "output": str(tmp_path / "out")}))
     (tmp_path / "dies.py").write_text(DIES)
-    ended = program(str(tmp_path / "dies.py"), str(tmp_path / "cpt.yaml"), "2", PYTHONPATH=".")
+    ended = program(str(tmp_path / "dies.py"), str(tmp_path / "cpt.yaml"), "3", PYTHONPATH=".")
     assert ended.returncode == -signal.SIGKILL, ended.stderr[-3000:]
     assert not (tmp_path / "out" / "config.json").exists()
     left = sorted(path.name for path in (tmp_path / "out/cpt/checkpoints").iterdir())
@@ -252,7 +253,7 @@ def test_a_checkpoint_that_lacks_something_is_passed_over(tmp_path):
         folder = tmp_path / f"checkpoint-{steps}"
         folder.mkdir()
         (folder / "weights").write_bytes(b"12345")
-        checkpoints.seal(folder)
+        seals.seal(folder)
     (tmp_path / "checkpoint-20" / "weights").write_bytes(b"123")
     (tmp_path / "checkpoint-30").mkdir()
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-10"

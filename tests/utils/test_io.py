@@ -69,57 +69,6 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
     assert found == ["said"] and (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize(
-    ("text", "content"),
-    [
-        ("", {}),
-        ("a: 1\nb: 1e-5", {"a": 1, "b": "1e-5"}),
-        ("ratio: 4:1\npoints: [1:0, 0.1:0.9]", {"ratio": "4:1", "points": ["1:0", "0.1:0.9"]}),
-        ("filter: !function utils.f", {"filter": "utils.f"}),
-        ("x: &x {a: 1}\ny: {<<: *x, a: 2}", {"x": {"a": 1}, "y": {"a": 2}}),
-        ("1: a\n'1': b", {1: "a", "1": "b"}),
-    ],
-)
-def test_yaml_is_read_as_it_is_written(tmp_path, text, content):
-    (tmp_path / "a.yaml").write_text(text)
-    assert io.read_yaml(tmp_path / "a.yaml") == content
-
-
-def test_yaml_that_is_none_is_one_message(tmp_path):
-    wrong = {"[]": "no mapping", "- a": "no mapping", "a: [": "not YAML", "\xff": "not YAML"}
-    for text, said in wrong.items():
-        (tmp_path / "a.yaml").write_bytes(text.encode("latin-1"))
-        with pytest.raises(TrimixError, match=f"a.yaml is {said}") as refused:
-            io.read_yaml(tmp_path / "a.yaml")
-        assert "<unicode string>" not in str(refused.value)
-    (tmp_path / "a.yaml").write_text("a: 1\nb: [1, 2\nc: 3\n")
-    with pytest.raises(TrimixError, match=r'in ".*a\.yaml", line 3, column'):
-        io.read_yaml(tmp_path / "a.yaml")
-    for text in ("a: 1\nb: 2\na: 3\n", "b: 1\nc: [{a: 1, a: 1}]\n", "<<: {a: 1}\na: 1\n'a': 2\n"):
-        (tmp_path / "a.yaml").write_text(text)
-        with pytest.raises(TrimixError, match=r"(?s)found the key 'a' twice.*a\.yaml\", line"):
-            io.read_yaml(tmp_path / "a.yaml")
-    with pytest.raises(TrimixError, match="No such file.*\n  -> look again"):
-        io.read_yaml(tmp_path / "none.yaml", "look again")
-
-
-def test_outputs_that_are_inputs_are_refused(tmp_path):
-    (tmp_path / "a").write_text("a")
-    os.link(tmp_path / "a", tmp_path / "hard")
-    (tmp_path / "soft").symlink_to("a")
-    (tmp_path / "ahead").symlink_to("new")
-    a, new = tmp_path / "a", tmp_path / "new"
-    for place in (a, tmp_path / "hard", tmp_path / "soft", tmp_path / "no" / ".." / "a"):
-        with pytest.raises(TrimixError, match="--output and --text are the same file"):
-            io.keep_inputs([("--output", place)], [("--text", a)])
-    for place in (new, tmp_path / "ahead"):
-        with pytest.raises(TrimixError, match="--json and --output are the same file"):
-            io.keep_inputs([("--output", new), ("--json", place)], [])
-    null = Path(os.devnull)
-    io.keep_inputs([("x", null), ("y", null), ("z", new)], [("w", a), ("v", null)])
-    io.keep_inputs([("x", Path("a\0")), ("y", Path("y" * 300))], [("w", a)])
-
-
 def test_a_place_is_tried_before_the_work(tmp_path):
     io.check_place(tmp_path / "new" / "a")
     io.check_place(Path(os.devnull))

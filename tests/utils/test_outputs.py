@@ -1,8 +1,9 @@
-"""What commands write over."""
+"""What commands write over, and what they must not."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -39,5 +40,22 @@ def test_files_of_others_are_kept(tmp_path, there, command, kept):
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
 def test_what_is_no_file_is_kept(tmp_path, make):
     make(tmp_path / "f")
-    with pytest.raises(TrimixError, match="f (is there already|cannot be looked at)"):
+    with pytest.raises(TrimixError, match="f (is there already|cannot be read)"):
         outputs.keep_others({tmp_path / "f": "new"}, "trimix x")
+
+
+def test_outputs_that_are_inputs_are_refused(tmp_path):
+    (tmp_path / "a").write_text("a")
+    os.link(tmp_path / "a", tmp_path / "hard")
+    (tmp_path / "soft").symlink_to("a")
+    (tmp_path / "ahead").symlink_to("new")
+    a, new = tmp_path / "a", tmp_path / "new"
+    for place in (a, tmp_path / "hard", tmp_path / "soft", tmp_path / "no" / ".." / "a"):
+        with pytest.raises(TrimixError, match="--output and --text are the same file"):
+            outputs.keep_inputs([("--output", place)], [("--text", a)])
+    for place in (new, tmp_path / "ahead"):
+        with pytest.raises(TrimixError, match="--json and --output are the same file"):
+            outputs.keep_inputs([("--output", new), ("--json", place)], [])
+    null = Path(os.devnull)
+    outputs.keep_inputs([("x", null), ("y", null), ("z", new)], [("w", a), ("v", null)])
+    outputs.keep_inputs([("x", Path("a\0")), ("y", Path("y" * 300))], [("w", a)])

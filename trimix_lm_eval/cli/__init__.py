@@ -1,22 +1,11 @@
 """The command ``trimix``, also ``python -m trimix_lm_eval``: one file a subcommand.
 
-    run.py            run, ls, validate: handed to lm-eval's own command line word for word
-    check.py          what would stop a run and how much it will do, said before it is run
-    tasks.py          the package's tasks, and whether their data can be reached
-    sweep.py          many points and policies at once
-    report.py         tables, tests and pictures from results
-    explain.py        which source each token of a text owes its place to
-    export.py         results as files to submit
-    leaderboard.py    a page that compares exported results
-    cpt.py            a small base model trained further on text of one language
-    new_language.py   configs and tasks for a language, from text in it
-    arguments.py      what several of them share
-
 Here is argparse and printing only. Each file has its line of ``--help`` (``HELP``), its options
 (``add_options``), and a ``run(args)`` that imports the module that does the job, so that ``--help``
-imports neither torch nor lm-eval and answers at once. What a terminal, pipe or file behind the
-standard streams cannot take is dealt with here for all commands. Imported by ``__main__`` and the
-console script only; imports every other package.
+imports neither torch nor lm-eval and answers at once. `run.py` hands ``run``, ``ls`` and
+``validate`` to lm-eval's own command line word for word; `arguments.py` has what several files
+share. What a terminal, pipe or file behind the standard streams cannot take is dealt with here for
+all commands. Imported by ``__main__`` and the console script only; imports every other package.
 """
 
 from __future__ import annotations
@@ -75,10 +64,7 @@ _SUBCOMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        argv: The arguments without the program's name; None takes those of the process.
+    """Run one command, that of the process unless another is given.
 
     Returns:
         The exit code: 0, 1 after an error that the user can fix, 130 after Ctrl-C, 141 where nobody
@@ -127,10 +113,7 @@ def _prepare_streams() -> None:
 
 
 def _not_printed(error: OSError) -> int:
-    """End where something cannot be written any more that was to be printed.
-
-    Returns:
-        The exit code.
+    """End where something cannot be written any more that was to be printed; returns the exit code.
 
     Raises:
         OSError: It is about something else, and its traceback is wanted.

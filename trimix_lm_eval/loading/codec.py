@@ -21,12 +21,10 @@ from trimix_lm_eval.utils.windows import Window, rolling_windows
 
 
 class TokenizedPrompt(NamedTuple):
-    """A context as token ids: the first fields of the engine's `Prompt`.
+    """A context as token ids, at least one: the first fields of the engine's `Prompt`.
 
-    Attributes:
-        ids: Its tokens, at least one.
-        prompt_mask: For each token whether policies that choose by answers only see it; None shows
-            them all of it.
+    ``prompt_mask`` says of each token whether policies that choose by answers only see it; None
+    shows them all of it.
     """
 
     ids: tuple[int, ...]
@@ -39,7 +37,7 @@ class TextCodec:
     Args:
         tokenizer: Of transformers.
         asked: For what concerns text: BOS, prefix token, end of thinking.
-        policies: Those of the fusion configs; they say whether they see answers only.
+        policies: Of the fusion configs; they say whether they see answers only.
         vocab_size: Token ids that all sources know.
     """
 
@@ -159,12 +157,7 @@ class TextCodec:
     def windows(self, text: str, max_length: int) -> list[Window]:
         """Cut a whole text into the windows that it is scored in; a BOS that it begins with is not.
 
-        Args:
-            text: The text.
-            max_length: The context length in tokens.
-
-        Returns:
-            See `rolling_windows`: none for a text that has no tokens but BOS.
+        None for a text that has no tokens but BOS; see `rolling_windows`.
         """
         return rolling_windows(self._without_bos(self.encode(text)), self.prefix_id, max_length)
 
@@ -183,12 +176,9 @@ class TextCodec:
     ) -> str:
         """The answer in generated token ids, before the first stop string.
 
-        Args:
-            ids: The new tokens.
-            stop: The stop strings.
-            answer: Index of the token with which the answer begins, behind the thinking, and how
-                many characters of it belong to the thinking; None if the thinking has not ended,
-                so that there is no answer (see `engine.sequence`).
+        ``answer`` is the index of the token with which the answer begins, behind the thinking, and
+        how many characters of it belong to the thinking; None if the thinking has not ended, so
+        that there is no answer (see `engine.sequence`).
         """
         if answer is None:
             warn_once(
@@ -208,15 +198,7 @@ class TextCodec:
 
 
 def check_token_ids(asked: Settings, vocab_size: int) -> None:
-    """Check that the tokens which settings name by their ids exist.
-
-    Args:
-        asked: The settings.
-        vocab_size: Token ids that all sources know.
-
-    Raises:
-        TrimixError: One does not.
-    """
+    """Check that the tokens which settings name by their ids exist."""
     for name, hint in (
         ("prefix_token_id", "leave it out to take BOS, or EOS where there is none"),
         (

@@ -34,7 +34,6 @@ _LOCAL = {
     '--metadata \'{"data_dir": "…"}\' or TRIMIX_DATA_DIR',
 }
 
-
 #: What huggingface_hub raises where a file cannot be had, to be given to `explain`.
 ERRORS = (OSError, EntryNotFoundError, HFValidationError)
 
@@ -57,14 +56,7 @@ class MissingFile(Exception):  # noqa: N818 - not a failure: often another name 
 
 
 class Repository(NamedTuple):
-    """A repository on the Hub, as messages name it.
-
-    Attributes:
-        role: What it is for: ``large_ins``, or the name of a benchmark.
-        id: ``owner/name``.
-        revision: A branch, tag or commit.
-        kind: What it holds.
-    """
+    """A repository on the Hub, with what it is for: ``large_ins``, or the name of a benchmark."""
 
     role: str
     id: str
@@ -83,13 +75,9 @@ class Repository(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the Hub says of a repository.
+    """What the Hub says of a repository, whose files it may name without their sizes.
 
-    Attributes:
-        commit: What its revision stands for; None if the Hub does not say.
-        reachable: Whether the Hub answers at all.
-        sizes: Bytes of its files by path, None where unknown; None if the Hub does not say.
-        cause: The kind of error, if it does not answer.
+    ``commit`` and ``sizes`` are None if it does not say; ``cause`` is why it does not answer.
     """
 
     commit: str | None
@@ -125,13 +113,8 @@ def fetch(
 ) -> Path:
     """One file of a repository, from the Hub or its cache on this machine.
 
-    Args:
-        repository: Where it is.
-        name: The file's, in the subfolder.
-        revision: Branch, tag or commit.
-        subfolder: Of the repository.
-        cached: Look into the cache only. Without a network the client would try for half a minute
-            before.
+    ``cached`` looks into the cache only: without a network the client would try for half a minute
+    before.
 
     Raises:
         OSError: It cannot be had; so do the others of `ERRORS`.
@@ -149,16 +132,10 @@ def fetch(
 
 
 def explain(error: Exception, repository: Repository, file: str, cause: str = "") -> NoReturn:
-    """Raise what a user can act on for an error of huggingface_hub.
+    """Raise what a user can act on for an error of huggingface_hub, which looked for a file.
 
     The order matters: a gated repository is also a missing one, and a file that was not found
-    in the cache is also a missing file.
-
-    Args:
-        error: What huggingface_hub raised.
-        repository: Where it looked.
-        file: For what.
-        cause: Why the Hub does not answer, if that is known.
+    in the cache is also a missing file. ``cause`` is why the Hub does not answer, if that is known.
 
     Raises:
         MissingFile: The repository has no such file.

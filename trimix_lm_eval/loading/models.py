@@ -21,14 +21,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_model(spec: SourceSpec, default_device: str) -> Any:
-    """Load one source's weights with transformers.
-
-    Args:
-        spec: Where from and how.
-        default_device: Where to, if the spec does not say.
-
-    Returns:
-        A causal LM in evaluation mode.
+    """Load one source's weights with transformers: a causal LM in evaluation mode.
 
     Raises:
         TrimixError: The weights cannot be loaded.
@@ -101,13 +94,8 @@ def _not_loaded(where: str, error: Exception) -> TrimixError:
 def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
     """Refuse a model of which transformers has made up a part, at random and in silence.
 
-    Tied weights and what a class of models may lack are not in what transformers tells. Buffers
-    are left out here: what is not stored is computed.
-
-    Args:
-        where: How messages name it.
-        model: As it was loaded.
-        told: The ``loading_info`` of transformers.
+    It is told by the ``loading_info`` of transformers, in which neither tied weights are nor what a
+    class of models may lack. Buffers are left out here: what is not stored is computed.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     again = "copy or download the model again; or its config.json is that of another model"

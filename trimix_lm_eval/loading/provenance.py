@@ -17,12 +17,13 @@ from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils import code_files
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.io import sha256
 from trimix_lm_eval.utils.paths import named
 
 #: Files of a model's folder that answers depend on: weights, tokenizer, config, code of its own.
 _KINDS = {".json", ".safetensors", ".bin", ".gguf", ".model", ".txt", ".jinja", ".py"}
-#: So many files are read side by side, a piece at a time: less time than loading takes.
-_READERS, _PIECE_BYTES = 8, 2**22
+#: So many files are read side by side: less time than loading takes.
+_READERS = 8
 #: A tokenizer that shows no definition is known by what it makes of this.
 _PROBE = "The hen's 12 eggs,\n\tབོད་སྐད། Übung 3.5% 你好 <|x|> naïve  e\u0301"
 
@@ -124,26 +125,13 @@ def policy_code(policy: Policy) -> dict[str, dict[str, str]]:
 
 
 def model_identity(path: str, subfolder: str, commit: str | None) -> dict[str, str | None]:
-    """Which files a model consists of, wherever they lie.
-
-    Args:
-        path: A Hub id or a folder.
-        subfolder: Of it; may be empty.
-        commit: Of the repository; None of a folder.
-
-    Returns:
-        ``commit``, and ``digest`` of a folder's files.
-    """
+    """Which files a model consists of, wherever they lie: ``commit``, or a folder's ``digest``."""
     folder = Path(path)
     return {"commit": commit, "digest": digest(folder / subfolder) if folder.is_dir() else None}
 
 
 def digest(folder: Path) -> str:
-    """Identity of a local model: names and contents of its files, every byte of them.
-
-    Args:
-        folder: Of a config, a tokenizer and weights.
-    """
+    """Identity of a local model: names and contents of its files, every byte of them."""
     files = sorted(f for f in folder.iterdir() if f.suffix in _KINDS and f.is_file())
     with ThreadPoolExecutor(_READERS) as pool:
         contents = list(pool.map(_content, files))
@@ -161,11 +149,7 @@ def _content(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _content_at(file: Path, _: tuple[int, ...]) -> str:
-    total, piece = hashlib.sha256(), bytearray(_PIECE_BYTES)
-    with file.open("rb", buffering=0) as stream:
-        while size := stream.readinto(piece):
-            total.update(memoryview(piece)[:size])
-    return total.hexdigest()
+    return sha256(file)
 
 
 def text_digest(text: str) -> str:

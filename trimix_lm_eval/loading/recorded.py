@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.loading.run_config import named_values
-from trimix_lm_eval.loading.settings import RUN_OPTIONS
-from trimix_lm_eval.loading.source_spec import MODEL_OPTIONS, PREFIXES, SOURCE_OPTIONS
+from trimix_lm_eval.loading.settings import OF_EVERY_RUN
+from trimix_lm_eval.loading.source_spec import MODEL_OPTIONS, PREFIXES
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: Of `SOURCE_OPTIONS`, each also under a prefix. Not ``trust_remote_code``, and not
@@ -31,19 +31,11 @@ USABLE = frozenset(
     ["policy", *_MODELS, *(prefix + name for prefix in PREFIXES for name in OF_SOURCES), *OF_RUNS]
 )
 #: All of these; no policy has an option of such a name.
-OF_EVERY_POLICY = USABLE | {
-    *(prefix + one.name for prefix in PREFIXES for one in SOURCE_OPTIONS),
-    *(one.name for one in RUN_OPTIONS),
-}
+OF_EVERY_POLICY = OF_EVERY_RUN | {"policy"}
 
 
 class Recorded(NamedTuple):
-    """What a results file says of the model.
-
-    Attributes:
-        arguments: Those that may be used, by name.
-        left_out: The names of the others, sorted.
-    """
+    """What a results file says of the model: arguments that may be used, names of the others."""
 
     arguments: dict[str, Any]
     left_out: tuple[str, ...]

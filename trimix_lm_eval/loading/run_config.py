@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.loading import run_values
-from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, unknown
-from trimix_lm_eval.utils.io import read_yaml
+from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, quoted, unknown
 from trimix_lm_eval.utils.paths import model_configs_dir
+from trimix_lm_eval.utils.yaml_files import read_yaml
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read the YAML of a run config.
-
-    Raises:
-        TrimixError: It cannot be read, or is no mapping.
-    """
+    """Read the YAML of a run config."""
     return read_yaml(Path(path), "give a YAML file as for `lm_eval run --config`")
 
 
@@ -32,11 +28,7 @@ def shipped() -> dict[Path, dict[str, Any]]:
 
 
 def configured(run: Mapping[str, Any], where: str) -> Any:
-    """What lm-eval makes of a run config, an ``EvaluatorConfig``.
-
-    Args:
-        run: The config, which is not changed.
-        where: Where it comes from, for messages.
+    """What lm-eval makes of a run config, an ``EvaluatorConfig``; ``where`` names it in messages.
 
     Raises:
         TrimixError: lm-eval would refuse it, or not know a key.
@@ -60,9 +52,7 @@ def configured(run: Mapping[str, Any], where: str) -> Any:
 def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str, Any]:
     """The model's arguments, as lm-eval would pass them.
 
-    Args:
-        run: A run config, or part of it.
-        model_args: As for ``lm_eval --model_args``; given, it takes the place of the config's.
+    ``model_args`` is as on the command line, and takes the place of the config's.
 
     Raises:
         TrimixError: They cannot be read, or one is given twice.
@@ -70,7 +60,7 @@ def model_arguments(run: Mapping[str, Any], model_args: str | None) -> dict[str,
     given: Any = model_args or run.get("model_args") or {}
     if not isinstance(given, dict | str):
         raise TrimixError(
-            f"model_args is {run_values.shown(given)}.",
+            f"model_args is {quoted(given)}.",
             "write name=value,name=value, or a mapping",
         )
     if isinstance(given, str):
@@ -122,28 +112,19 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def task_names(given: Any) -> list[str]:
-    """The names under ``tasks`` in a run config, whether they exist or not.
-
-    Raises:
-        TrimixError: One of them is no text, or empty.
-    """
+    """The names under ``tasks`` in a run config, whether they exist or not."""
     entries = [] if given is None else given if isinstance(given, list | tuple) else [given]
     for entry in entries:
         if not isinstance(entry, str) or not all(map(str.strip, entry.split(","))):
             raise TrimixError(
-                f"tasks has {run_values.shown(entry)} in it.",
+                f"tasks has {quoted(entry)} in it.",
                 "list names of tasks, or paths to YAML",
             )
     return [name.strip() for entry in entries for name in entry.split(",")]
 
 
 def no_task(name: str, known: list[str]) -> TrimixError:
-    """The error for a task that does not exist.
-
-    Args:
-        name: What was asked for.
-        known: What there is.
-    """
+    """The error for a task that is not among those known."""
     return TrimixError(
         f"There is no task {name!r}.{did_you_mean(name, known)}",
         "list them with `lm_eval ls tasks`; a folder of your own is named by include_path",
@@ -151,13 +132,7 @@ def no_task(name: str, known: list[str]) -> TrimixError:
 
 
 def usable(device: str | None) -> str | None:
-    """The ``--device`` of lm-eval, whose default is cuda:0 even where there is no GPU.
-
-    Args:
-        device: As lm-eval passes it on.
-
-    Returns:
-        The same; None where it is lm-eval's default and there is no GPU.
+    """The ``--device`` of lm-eval; None where it is lm-eval's default, cuda:0, and there is no GPU.
 
     Raises:
         TrimixError: It names no device.
@@ -170,7 +145,7 @@ def usable(device: str | None) -> str | None:
         torch.device(str(device))
     except RuntimeError as error:
         raise TrimixError(
-            f"device is {run_values.shown(device)}, which names no device.",
+            f"device is {quoted(device)}, which names no device.",
             "give one such as cuda:0 or cpu",
         ) from error
     if device in ("cuda", "cuda:0") and not torch.cuda.is_available():

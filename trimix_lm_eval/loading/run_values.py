@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, quoted
 
 #: Takes a value; returns whether it will do.
 _Test: TypeAlias = Callable[[Any], bool]
@@ -26,35 +26,21 @@ MOST_SEED = 2**32 - 1
 
 
 def check(run: Mapping[str, Any]) -> None:
-    """Check every value of a run config by itself.
-
-    Args:
-        run: The config.
-
-    Raises:
-        TrimixError: A value is not one that its key takes.
-    """
+    """Check every value of a run config by itself."""
     for key, value in run.items():
         wanted, test = _KEYS.get(key, ("", None))
         if value is not None and test is not None and not test(value):
-            raise TrimixError(f"{key} is {shown(value)}.", f"give {wanted}, or leave {key} out")
+            raise TrimixError(f"{key} is {quoted(value)}.", f"give {wanted}, or leave {key} out")
     _check_folders(run.get("include_path") or [])
 
 
 def check_samples(samples: Any) -> None:
-    """Check ``samples`` once lm-eval has read the JSON or the file that they may be given as.
-
-    Args:
-        samples: What it made of them.
-
-    Raises:
-        TrimixError: It is no mapping from tasks to places of documents.
-    """
+    """Check ``samples`` once lm-eval has read the JSON or the file that they may be given as."""
     if samples and (isinstance(samples, str) or not _are_samples(samples)):
         raise TrimixError(
-            f"samples is {shown(samples)}, neither JSON nor a file of it."
+            f"samples is {quoted(samples)}, neither JSON nor a file of it."
             if isinstance(samples, str)
-            else f"samples holds {shown(samples)}.",
+            else f"samples holds {quoted(samples)}.",
             f"give {_KEYS['samples'][0]}, e.g. {{trimix_demo: [0, 2]}}",
         )
 
@@ -68,15 +54,6 @@ def _check_folders(given: Any) -> None:
                 f"include_path: there is no folder {folder}{where}.",
                 "correct it; a relative path begins where the command is started",
             )
-
-
-def shown(value: Any) -> str:
-    """A value as it was written, or what can be shown of it."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits, or a list in itself
-        text = f"a value of the type {type(value).__name__} that is too large to show"
-    return text if len(text) < 100 else f"{text[:97]}…"
 
 
 def _is_whole(value: Any, least: int, most: int = sys.maxsize) -> bool:

@@ -25,8 +25,15 @@ from trimix_lm_eval.loading.source_spec import (
     take_sources,
 )
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, quoted
-from trimix_lm_eval.utils.options import checked, option, options_of
-from trimix_lm_eval.utils.validation import as_text, number, one_of, text, truth, whole
+from trimix_lm_eval.utils.options import (
+    checked,
+    option,
+    options_of,
+    truth_option,
+    whole_option,
+    word_option,
+)
+from trimix_lm_eval.utils.validation import as_text, number, text, whole
 
 __all__ = ["DEMO", "RUN_OPTIONS", "SOURCE_OPTIONS", "Settings", "SourceSpec", "parse"]
 
@@ -82,27 +89,17 @@ class Settings:
         "Rows per forward pass; `auto` starts high on a GPU and halves when memory runs out.",
         _batch_size,
     )
-    max_batch_size: int = option(
-        64, "whole number >= 1", "Where `batch_size=auto` starts.", partial(whole, least=1)
+    max_batch_size: int = whole_option(64, "Where `batch_size=auto` starts.", least=1)
+    max_length: int | None = whole_option(
+        None, "Context length in tokens: the smallest of the sources', unless given.", least=2
     )
-    max_length: int | None = option(
+    add_bos_token: bool | None = truth_option(
         None,
-        "whole number >= 2",
-        "Context length in tokens: the smallest of the sources', unless given.",
-        partial(whole, least=2),
-    )
-    add_bos_token: bool | None = option(
-        None,
-        "true or false",
         "Whether a token for the beginning of the sequence is put first: as the tokenizer does, "
         "unless given.",
-        truth,
     )
-    prefix_token_id: int | None = option(
-        None,
-        "whole number >= 0",
-        "The token before a text that has no context: BOS, else EOS, unless given.",
-        partial(whole, least=0),
+    prefix_token_id: int | None = whole_option(
+        None, "The token before a text that has no context: BOS, else EOS, unless given.", least=0
     )
     plausibility: float | None = option(
         None,
@@ -112,11 +109,8 @@ class Settings:
         "too; no token is dropped unless given.",
         partial(number, above=0, below=1, hint=", e.g. 0.1; leave it out to keep all tokens"),
     )
-    plausibility_source: str = option(
-        "large_ins",
-        ", ".join(f"`{source}`" for source in SOURCES),
-        "Whose probabilities `plausibility` looks at.",
-        partial(one_of, accepted=SOURCES),
+    plausibility_source: str = word_option(
+        "large_ins", "Whose probabilities `plausibility` looks at.", SOURCES
     )
     speculative: str | int = option(
         "auto",
@@ -126,21 +120,16 @@ class Settings:
         "that a run takes, not its texts.",
         _draft_length,
     )
-    seed: int = option(
-        1234,
-        "whole number >= 0",
-        "Of the sampling of tokens, and of the prompts that `policy=ppl_task` reads.",
-        partial(whole, least=0),
+    seed: int = whole_option(
+        1234, "Of the sampling of tokens, and of the prompts that `policy=ppl_task` reads.", least=0
     )
     weights_log: str | None = option(
         None, "file", "A JSONL file that receives the weights of every request."
     )
-    enable_thinking: bool | None = option(
+    enable_thinking: bool | None = truth_option(
         None,
-        "true or false",
         "Passed to the chat template if given; `true` needs `think_end_token`, and is not for "
         "log-likelihood tasks.",
-        truth,
     )
     think_end_token: str | int | None = option(
         None,
@@ -164,6 +153,13 @@ class Settings:
 
 #: The arguments of a run that belong to no source, but for the policy and its options.
 RUN_OPTIONS = tuple(one for one in options_of(Settings) if one.name != "policy")
+#: The names of all arguments that every run may have, whatever its policy.
+OF_EVERY_RUN = frozenset(
+    [
+        *(one.name for one in (*MODEL_OPTIONS, *RUN_OPTIONS)),
+        *(prefix + one.name for prefix in PREFIXES for one in SOURCE_OPTIONS),
+    ]
+)
 
 
 def parse(arguments: Mapping[str, Any]) -> Settings:
@@ -202,11 +198,9 @@ def _option_names(policy: str) -> list[str]:
     Raises:
         TrimixError: There is no such policy, or an argument of every run has an option's name.
     """
-    of_sources = [prefix + one.name for prefix in PREFIXES for one in SOURCE_OPTIONS]
-    of_runs = [one.name for one in (*MODEL_OPTIONS, *RUN_OPTIONS)]
     names = policies.option_names(policy)
     for name in names:
-        if name in (*of_runs, *of_sources):
+        if name in OF_EVERY_RUN:
             raise TrimixError(
                 f"policy={policy} has an option {name}, which is an argument of every run.",
                 "give the option another name",
@@ -239,9 +233,9 @@ def _unknown_argument(name: str, policy: str) -> TrimixError:
         *(one.name for one in RUN_OPTIONS),
     ]
     of_sources = [one.name for one in SOURCE_OPTIONS]
-    every = [*of_run, *(prefix + one for prefix in PREFIXES for one in of_sources)]
+    near = did_you_mean(name, [*of_run, *OF_EVERY_RUN])
     return TrimixError(
-        f"Unknown argument {name!r} (with policy={policy}).{did_you_mean(name, every)}",
+        f"Unknown argument {name!r} (with policy={policy}).{near}",
         f"accepted: {', '.join([*of_run, *of_sources])}; the last {len(of_sources)} also for some "
         "sources only: large_device, small_dtype, small_cpt_revision …",
     )

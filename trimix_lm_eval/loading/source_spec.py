@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.options import Option, option, options_of
-from trimix_lm_eval.utils.validation import as_text, one_of, truth
+from trimix_lm_eval.utils.options import (
+    Option,
+    option,
+    options_of,
+    truth_option,
+    word_option,
+)
+from trimix_lm_eval.utils.validation import as_text, one_of
 
 #: The name that selects the trio shipped inside the package.
 DEMO = "demo"
@@ -62,11 +67,8 @@ class SourceSpec:
         "Where the model goes: the first GPU, or the CPU where there is none, unless named here. "
         "`auto` spreads the layers over all GPUs.",
     )
-    quantization: str | None = option(
-        None,
-        "`int8`, `nf4`",
-        "Quantizes the weights at loading, with bitsandbytes.",
-        partial(one_of, accepted=_QUANTIZATIONS),
+    quantization: str | None = word_option(
+        None, "Quantizes the weights at loading, with bitsandbytes.", _QUANTIZATIONS
     )
     revision: str = option("main", "text", "Branch, tag or commit on the Hub.")
     subfolder: str = option("", "text", "Folder inside the repository.")
@@ -74,9 +76,7 @@ class SourceSpec:
     attn_implementation: str | None = option(
         None, "text", "As in transformers, which chooses where nothing is given."
     )
-    trust_remote_code: bool = option(
-        False, "true or false", "Whether code from the repository may run.", truth
-    )
+    trust_remote_code: bool = truth_option(False, "Whether code from the repository may run.")
 
     def hub_arguments(self) -> dict[str, Any]:
         """The keyword arguments that every ``from_pretrained`` takes."""
@@ -120,13 +120,7 @@ PREFIXES = tuple(dict.fromkeys(prefix for own in _PREFIXES_OF.values() for prefi
 
 
 def take_sources(given: dict[str, Any]) -> dict[str, SourceSpec]:
-    """Build the sources' specs.
-
-    Args:
-        given: Arguments by name; those of the sources are taken out.
-
-    Returns:
-        Specs by role, in the order of `SOURCES`.
+    """Take the sources' arguments out of all; specs by role, in the order of `SOURCES`.
 
     Raises:
         TrimixError: No large model is named, or a value is not one of those accepted.

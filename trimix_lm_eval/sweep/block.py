@@ -24,8 +24,8 @@ from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.loading.run_values import MOST_SEED, is_text, shown
-from trimix_lm_eval.utils.errors import TrimixError, unknown
+from trimix_lm_eval.loading.run_values import MOST_SEED, is_text
+from trimix_lm_eval.utils.errors import TrimixError, quoted, unknown
 from trimix_lm_eval.utils.options import Option, checked
 from trimix_lm_eval.utils.validation import number, whole
 
@@ -94,7 +94,7 @@ def read(given: Any, name: str) -> Block:
 def _name(key: str, given: Any) -> str:
     if not isinstance(given, str) or not re.fullmatch(r"[\w][\w. +-]{0,99}", given):
         raise TrimixError(
-            f"{key} is {shown(given)}, which cannot be part of a file's name.",
+            f"{key} is {quoted(given)}, which cannot be part of a file's name.",
             "write at most 100 letters, digits, '.', '-' and '_'",
         )
     return given
@@ -123,7 +123,7 @@ def _languages(key: str, given: Any) -> tuple[dict[str, str], ...]:
         words = [*filled, *filled.values()]
         if not filled or not all(map(is_text, words)):
             raise TrimixError(
-                f"{key} has {shown(value)} in it.",
+                f"{key} has {quoted(value)} in it.",
                 "write codes (no: in quotes, which YAML takes for false), or a mapping from "
                 "placeholders to codes, e.g. {language: bo, flores: bod_Tibt}",
             )

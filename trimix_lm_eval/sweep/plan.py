@@ -20,12 +20,12 @@ from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading import run_config, settings
-from trimix_lm_eval.loading.run_values import is_text, shown
+from trimix_lm_eval.loading.run_values import is_text
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
 from trimix_lm_eval.sweep import languages, quiet
 from trimix_lm_eval.sweep.block import Block
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, quoted
 
 #: What a run config may say and a sweep does not do, with the reason.
 _UNUSED = {
@@ -135,7 +135,7 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
     """What is wrong with the config beside the block, or does not go with it."""
     if run.get("model") != "trimix":
         raise TrimixError(
-            f"model is {shown(run.get('model'))}, not 'trimix'.",
+            f"model is {quoted(run.get('model'))}, not 'trimix'.",
             f"write `model: trimix` in {where}",
         )
     for key, reason in _UNUSED.items():
@@ -144,7 +144,7 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
     output = run.get("output_path")
     if not isinstance(output, str) or not is_text(output) or output.endswith(".json"):
         raise TrimixError(
-            f"output_path is {shown(output)}; a sweep writes many files.", "name a folder for them"
+            f"output_path is {quoted(output)}; a sweep writes many files.", "name a folder for them"
         )
     arguments = run_config.model_arguments(run, None)
     for key, values in _swept(block).items():

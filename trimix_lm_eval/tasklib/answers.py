@@ -73,12 +73,9 @@ def answer_line(text: str) -> str:
 
 
 def last_number(line: str) -> float | None:
-    r"""The last number in a line: commas are dropped, signs ignored.
+    r"""The last number in a line, or None: commas are dropped, signs ignored.
 
     Digits of all scripts count, as in Python's ``\d``. A full stop at the end is not part of it.
-
-    Returns:
-        The number, or None if there is none.
     """
     found = re.findall(r"\d+\.\d+|\d+", line.replace(",", ""))
     return float(found[-1]) if found else None

@@ -32,28 +32,20 @@ _FIELDS = {
 
 
 def documents(select: Mapping[str, Any], **given: Any) -> dict[str, Dataset]:
-    """The `custom_dataset` of the YAML.
-
-    Args:
-        select: Arguments of `load` that make the task what it is.
-        **given: The user's metadata and the model's arguments.
-    """
+    """The `custom_dataset` of the YAML; see `milic_eval.documents`."""
     return load(**{**places.options(given), **select})
 
 
 def load(
     language: str, language_name: str | None = None, held_out: int = 0, **options: Any
 ) -> dict[str, Dataset]:
-    """Load one language.
+    """Load one language: the split ``test``, and ``exemplars`` if any are set aside.
 
     Args:
         language: A code of FLORES-200, e.g. ``ben_Beng``.
         language_name: What prompts call it, if it is not one of `languages.ENGLISH`.
         held_out: How many rows to set aside as few-shot exemplars.
         **options: Those of `places.place_of`.
-
-    Returns:
-        The split ``test``, and ``exemplars`` if any are set aside.
 
     Raises:
         TrimixError: The file cannot be had or is not as published.
@@ -82,14 +74,9 @@ def files(language: str, **_: Any) -> list[places.File]:
 def set_aside(documents: list[Row], count: int) -> tuple[list[Row], list[Row]]:
     """Divide documents into exemplars and those that are scored.
 
-    Args:
-        documents: All of them.
-        count: How many exemplars.
-
-    Returns:
-        The first `count` documents with passages of their own, and all documents whose passage
-        is none of theirs: most passages have two questions, and seeing a passage with one answer
-        would help with the other.
+    The exemplars are the first with passages of their own; scored are all documents whose passage
+    is none of theirs: most passages have two questions, and seeing a passage with one answer would
+    help with the other.
     """
     first: dict[str, Row] = {}
     for document in documents:

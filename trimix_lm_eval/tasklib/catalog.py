@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.io import read_yaml
 from trimix_lm_eval.utils.paths import tasks_dir
+from trimix_lm_eval.utils.yaml_files import read_yaml
 
 Config = dict[str, Any]
 #: What happened, by data set and remedy.
@@ -26,13 +26,9 @@ Reach = Callable[[Config], str]
 class Listed(NamedTuple):
     """One line of ``trimix tasks``.
 
-    Attributes:
-        name: What to give to ``--tasks``.
-        kind: ``task`` or ``group``.
-        shots: Exemplars in the prompt; for a group, empty.
-        what: The task's output type; for a group, its members.
-        data: Where the data of a task is, or the number of the note that says why it is not
-            there; for a group, empty.
+    For a group ``what`` is its members, and ``shots`` and ``data`` are empty. For a task these are
+    its output type, exemplars in the prompt, and where its data is, or the number of the note that
+    says why it is not there.
     """
 
     name: str
@@ -45,14 +41,7 @@ class Listed(NamedTuple):
 def read_all(folder: Path) -> dict[str, Config]:
     """Read the YAML of all tasks and groups below a folder, as lm-eval finds them.
 
-    Args:
-        folder: Searched for ``**/*.yaml``.
-
-    Returns:
-        The content of each file with what it includes, by the name of its task or group.
-
-    Raises:
-        TrimixError: A file is not YAML.
+    The content of each file with what it includes, by the name of its task or group.
     """
     configs = (_read(path) for path in sorted(folder.glob("**/*.yaml")))
     named = ((config.get("group") or config.get("task"), config) for config in configs)
@@ -68,12 +57,7 @@ def shipped() -> dict[str, Config]:
 def tasks_of(configs: dict[str, Config], pattern: str) -> Iterator[tuple[str, Config]]:
     """Yield the tasks that a name stands for: a task, a group, a tag, or a shell pattern of these.
 
-    Args:
-        configs: From `read_all`.
-        pattern: What a user would give to ``--tasks``.
-
-    Yields:
-        Name and content of each, without repetition.
+    Name and content of each, without repetition.
     """
     waiting, seen = [pattern], set()
     while waiting:
@@ -89,16 +73,10 @@ def tasks_of(configs: dict[str, Config], pattern: str) -> Iterator[tuple[str, Co
 
 
 def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[str]:
-    """Lay the tasks and groups that match a pattern out in columns, groups first.
+    """Lay the tasks and groups that match a shell pattern out in columns, groups first.
 
-    Args:
-        configs: From `read_all`.
-        pattern: A shell pattern over names and tags.
-        reach: Asked for every task.
-
-    Returns:
-        Lines: a header, a line each, and notes on data that cannot be had; none at all if no name
-        matches.
+    Lines: a header, a line each, and notes on data that cannot be had, for which every task asks
+    ``reach``; none at all if no name or tag matches.
     """
     notes: Notes = {}
     rows = [

@@ -23,11 +23,7 @@ def commit_of(repository: hub.Repository) -> str:
 
 
 def download(repository: hub.Repository, name: str) -> Path:
-    """Fetch one file, from the Hub or its cache.
-
-    Raises:
-        TrimixError: It cannot be had; the message says why and what to do.
-    """
+    """Fetch one file, from the Hub or its cache."""
     commit = commit_of(repository)
     try:
         path = hub.fetch(repository, name, commit, cached=not state(repository).reachable)
@@ -42,10 +38,7 @@ def download(repository: hub.Repository, name: str) -> Path:
 
 
 def reach(repository: hub.Repository, names: Iterable[str]) -> str:
-    """See whether this account could download files.
-
-    Returns:
-        ``Hub``, or ``cache`` if the Hub does not answer and they are in its cache.
+    """See whether this account could download files: ``Hub``, or ``cache`` if the Hub is silent.
 
     Raises:
         TrimixError: It could not.

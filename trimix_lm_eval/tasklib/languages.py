@@ -60,8 +60,7 @@ CHINESE = {code: one.chinese for code, one in _BY_CODE.items() if one.chinese}
 def of_benchmark(name: str) -> tuple[str, ...]:
     """The codes, as a benchmark writes them, of the languages that the package has its tasks in.
 
-    Args:
-        name: The module of the benchmark's loader, e.g. ``sib200``.
+    ``name`` is the module of the benchmark's loader, e.g. ``sib200``.
     """
     if name == "milic_eval":
         return tuple(one.milic for one in LANGUAGES if one.milic)
@@ -69,15 +68,7 @@ def of_benchmark(name: str) -> tuple[str, ...]:
 
 
 def name_of(code: str, prompt: str = "en") -> str:
-    """The name of a language in a prompt.
-
-    Args:
-        code: Of the language.
-        prompt: The language of the prompt, ``en`` or ``zh``.
-
-    Raises:
-        TrimixError: It is not known.
-    """
+    """The name of a language in a prompt in ``en`` or ``zh``."""
     names = CHINESE if prompt == "zh" else ENGLISH
     if code not in names:
         raise TrimixError(

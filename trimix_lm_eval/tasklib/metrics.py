@@ -21,15 +21,10 @@ Pairs = Sequence[tuple[str, str]]
 
 
 def chrf_pp(pairs: Pairs) -> float:
-    """Corpus chrF++ (Popović 2017) as TriMix reports it: word order 2, lower-cased.
+    """Corpus chrF++ (Popović 2017) as TriMix reports it, from 0 to 100: word order 2, lower-cased.
 
-    lm-eval's own ``chrf`` counts characters only, and its ``chrf++`` keeps the case.
-
-    Args:
-        pairs: Reference and hypothesis of each document.
-
-    Returns:
-        A score from 0 to 100.
+    lm-eval's own ``chrf`` counts characters only, and its ``chrf++`` keeps the case. The pairs are
+    reference and hypothesis of each document.
     """
     references, hypotheses = zip(*pairs, strict=True)
     return float(_chrf().corpus_score(hypotheses, [references]).score)
@@ -65,15 +60,10 @@ def chrf_pp_score_stderr(pairs: Pairs) -> float | str:
 
 
 def weighted_f1(pairs: Pairs) -> float:
-    """F1 of each label, averaged with the label's share of the documents as weight.
+    """F1 of each label, from 0 to 1, averaged with the label's share of the documents as weight.
 
-    An answer that is no label counts against recall only.
-
-    Args:
-        pairs: True and predicted label of each document.
-
-    Returns:
-        A score from 0 to 1.
+    An answer that is no label counts against recall only. The pairs are true and predicted label
+    of each document.
     """
     from sklearn.metrics import f1_score
 
@@ -110,12 +100,7 @@ def _chrf() -> Any:
 
 
 def _bootstrap(documents: int, score: Any) -> float | str:
-    """Standard deviation of a score over resampled documents.
-
-    Args:
-        documents: How many there are.
-        score: From the indices of the drawn documents to the score.
-    """
+    """Standard deviation of a score, a function of indices, over resampled documents."""
     import numpy as np
 
     if documents < 2:

@@ -149,11 +149,7 @@ def load(
 
 
 def files(task: str, language: str, exemplars: str = "train_1", **_: Any) -> list[places.File]:
-    """The test file of a task and its file of exemplars.
-
-    Raises:
-        TrimixError: `exemplars` is not one of the three.
-    """
+    """The test file of a task and its file of exemplars."""
     if exemplars not in EXEMPLARS:
         raise unknown("file of exemplars", str(exemplars), EXEMPLARS)
     known = TASKS[task]
@@ -177,9 +173,6 @@ def draw_titles(titles: list[Row], language: str) -> list[Row]:
         if code == language:
             return [titles[i] for i in drawn]
     raise unknown("language", language, LANGUAGES)
-
-
-# --- rows -> documents ------------------------------------------------------------------------
 
 
 def _makers(task: str, source: str | None, target: str | None) -> Make:

@@ -35,12 +35,7 @@ _CJK = regex.compile(
 def rouge_l(reference: str, hypothesis: str) -> float:
     """ROUGE-L as XL-Sum computes it without a stemmer, the measure of MiLiC-Eval's titles.
 
-    Args:
-        reference: The true title.
-        hypothesis: The generated one.
-
-    Returns:
-        The F measure, from 0 to 1.
+    The F measure, from 0 to 1.
     """
     return float(_scorer().score(reference, hypothesis)["rougeL"].fmeasure)
 
@@ -63,14 +58,9 @@ class RougeTokenizer:
 def aggressive(text: str) -> list[str]:
     """The tokens of OpenNMT's Tokenizer in its mode `aggressive`, without its options.
 
-    Placeholders, other separators than spaces and the full-width signs that it substitutes are left
-    out: they are punctuation or white space, of which `RougeTokenizer` leaves nothing but spaces.
-
-    Args:
-        text: Words between single spaces, without punctuation.
-
-    Returns:
-        The tokens, in order.
+    The text is words between single spaces. Placeholders, other separators and the full-width signs
+    that it substitutes are left out: they are punctuation or white space, of which `RougeTokenizer`
+    leaves nothing but spaces.
     """
     words = _WORD.findall(text.translate(_SUBSTITUTES))
     return [_SPACE + word[1:] if word[0] == " " else word for word in words]

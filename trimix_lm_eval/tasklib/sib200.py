@@ -37,29 +37,16 @@ _FIELDS = {
 
 
 def documents(select: Mapping[str, Any], **given: Any) -> dict[str, Dataset]:
-    """The `custom_dataset` of the YAML.
-
-    Args:
-        select: Arguments of `load` that make the task what it is.
-        **given: The user's metadata and the model's arguments.
-    """
+    """The `custom_dataset` of the YAML; see `milic_eval.documents`."""
     return load(**{**places.options(given), **select})
 
 
 def load(language: str, language_name: str | None = None, **options: Any) -> dict[str, Dataset]:
     """Load one language.
 
-    Args:
-        language: A code of FLORES-200, e.g. ``ben_Beng``.
-        language_name: What prompts call it, if it is not one of `languages.ENGLISH`.
-        **options: Those of `places.place_of`.
-
-    Returns:
-        The splits ``test`` and ``exemplars``: the training set, arranged in rounds of one sentence
-        of each topic, so that the first seven show all of them.
-
-    Raises:
-        TrimixError: The files cannot be had or are not as published.
+    The splits are ``test`` and ``exemplars``: the training set, arranged in rounds of one sentence
+    of each topic, so that the first seven show all of them. Arguments and errors are those of
+    `belebele.load`.
     """
     import datasets
 

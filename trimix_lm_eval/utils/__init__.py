@@ -5,7 +5,9 @@ Imported by every other package; imports none of them. It knows no models and no
 errors.py        `TrimixError`: one message that a user can fix
 validation.py    checks of single values: numbers, truth values, words, texts
 options.py       an option declared once: type, default, help and check
-io.py            files read, or written as a whole or not at all
+io.py            files written as a whole or not at all
+yaml_files.py    YAML as people write it
+outputs.py       what a command may write over
 code_files.py    Python code by its content
 templates.py     the one jinja2 environment
 paths.py         where the files are that ship with the package

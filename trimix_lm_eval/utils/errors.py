@@ -20,7 +20,6 @@ _LONGEST = 200
 
 _warned: set[str] = set()
 
-
 #: Of a word of more than a thousand characters, what is shown.
 _LONG = re.compile(r"(\S{200})\S{800,}(\S{40})")
 

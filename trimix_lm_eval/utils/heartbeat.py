@@ -130,8 +130,6 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(2 * _PERIOD)
 
-    # ---------------------------------------------------------------- the two threads
-
     def _tell(self) -> None:
         """Give signs of life; read those of others where somebody wants to know."""
         while not self._ended.wait(_PERIOD):
@@ -166,8 +164,6 @@ class Heartbeat:
             f"({_VARIABLE}): stopped, or on a node that is lost."
         )
         _end(TrimixError(what, _HINT))
-
-    # ---------------------------------------------------------------- the store
 
     def _beat(self) -> None:
         self._store.set(self._keys[self._rank], f"{next(self._count)} {self._name}")

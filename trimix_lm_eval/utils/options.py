@@ -2,9 +2,7 @@
 
     @dataclass(frozen=True)
     class Settings:
-        max_length: int | None = option(
-            None, "whole number >= 2", "Context length in tokens.", partial(whole, least=2)
-        )
+        max_length: int | None = whole_option(None, "Context length in tokens.", least=2)
 
 Whatever else speaks of the option (the command line, YAML, messages, the tables under docs/) asks
 `options_of` the class.
@@ -13,10 +11,11 @@ Whatever else speaks of the option (the command line, YAML, messages, the tables
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-from trimix_lm_eval.utils.validation import as_text
+from trimix_lm_eval.utils.validation import as_text, bounds, number, one_of, truth, whole
 
 #: Takes the name and the value that the user wrote; returns the value, typed, or raises.
 Check: TypeAlias = Callable[[str, Any], Any]
@@ -49,6 +48,29 @@ def option(default: Any, type: str, help: str, check: Check = as_text) -> Any:
     ``default`` is `REQUIRED` where somebody has to give a value.
     """
     return dataclasses.field(default=default, metadata={"type": type, "help": help, "check": check})
+
+
+def whole_option(default: Any, help: str, least: int | None = None, most: int | None = None) -> Any:
+    """An option that is a whole number within bounds."""
+    check = partial(whole, least=least, most=most)
+    return option(default, f"whole number{bounds(least, most)}", help, check)
+
+
+def number_option(default: Any, help: str, least: float, most: float) -> Any:
+    """An option that is a number within bounds."""
+    check = partial(number, least=least, most=most)
+    return option(default, f"number{bounds(least, most)}", help, check)
+
+
+def word_option(default: Any, help: str, accepted: Sequence[str]) -> Any:
+    """An option that is one of some words."""
+    words = ", ".join(f"`{one}`" for one in accepted)
+    return option(default, words, help, partial(one_of, accepted=accepted))
+
+
+def truth_option(default: Any, help: str) -> Any:
+    """An option that is true or false."""
+    return option(default, "true or false", help, truth)
 
 
 def options_of(declaring: Any) -> tuple[Option, ...]:

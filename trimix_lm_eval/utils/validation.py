@@ -27,7 +27,7 @@ def whole(
 
     The hint stands behind "give a whole number >= 3".
     """
-    wanted = f"give a whole number{_bounds(least, most)}{hint}"
+    wanted = f"give a whole number{bounds(least, most)}{hint}"
     found = _whole(value)
     if found is None:
         raise TrimixError(f"{name}={quoted(value)} is not a whole number.", wanted)
@@ -50,7 +50,7 @@ def number(
 
     The hint stands behind "give a number >= 3".
     """
-    wanted = f"give a number{_bounds(least, most, above, below)}{hint}"
+    wanted = f"give a number{bounds(least, most, above, below)}{hint}"
     try:
         found = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -131,7 +131,7 @@ def _whole(value: Any) -> int | None:
     return found if isinstance(value, str) or found == value else None
 
 
-def _bounds(
+def bounds(
     least: float | None,
     most: float | None,
     above: float | None = None,

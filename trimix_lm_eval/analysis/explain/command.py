@@ -21,6 +21,7 @@ from trimix_lm_eval.loading.codec import whole_characters
 from trimix_lm_eval.loading.run_config import model_arguments, named_values
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.outputs import is_device, keep_inputs
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.explain.records import Explanation
@@ -119,7 +120,7 @@ def _check_places(asked: ExplainArguments) -> None:
         results = results_beside(samples)
         inputs.append(("--samples", samples))
         inputs += [("the results file", results)] if results else []
-    io.keep_inputs(outputs, inputs)
+    keep_inputs(outputs, inputs)
     for _, path in outputs:
         io.check_place(path, _ELSEWHERE)
 
@@ -254,7 +255,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _text_of(path: str) -> str:
     """The text of a file; the newline with which editors end one is no part of it."""
-    if io.is_device(_path(path)):
+    if is_device(_path(path)):
         raise TrimixError(f"--prompt-file {path} is a device.", "name a file of text")
     try:
         return _path(path).read_text(encoding="utf-8").removesuffix("\n")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis import results
 from trimix_lm_eval.analysis.results.files import json_of, text_of
-from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils import outputs
 from trimix_lm_eval.utils.errors import TrimixError
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)")
@@ -83,7 +83,7 @@ def read_run(path: Path) -> results.Run | None:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The samples, one after the other."""
     hint = "name a samples_….jsonl of a run with --log_samples"
-    if io.is_device(path):
+    if outputs.is_device(path):
         raise TrimixError(f"{path} is a device.", hint)
     try:
         lines = text_of(path).split("\n")

@@ -55,7 +55,9 @@ def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
             "put CSV files of `trimix export --to csv` there, or complete results*.json",
         )
     path, text = output / "index.html", page.render(found, title)
-    io.keep_inputs([(relative(path), path)], [(relative(it), it) for it in entries.files(folder)])
+    outputs.keep_inputs(
+        [(relative(path), path)], [(relative(it), it) for it in entries.files(folder)]
+    )
     outputs.keep_others({path: text}, page.COMMAND)
     io.write(path, text, "give another --output")
     print(f"wrote {relative(path)}: {len(found)} results; {len(left_out)} left out")

@@ -78,7 +78,9 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
 
     report = assemble(runs, problems)
     files = [(output / name, content) for name, content in _contents(report).items()]
-    io.keep_inputs([(str(path), path) for path, _ in files], [(str(r.path), r.path) for r in runs])
+    outputs.keep_inputs(
+        [(str(path), path) for path, _ in files], [(str(r.path), r.path) for r in runs]
+    )
     _replace(output, files)
     superseded = sum(len(part.system.superseded) for part in report.parts)
     return Written([path for path, _ in files], len(runs), problems, superseded)

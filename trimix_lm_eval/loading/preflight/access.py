@@ -97,11 +97,7 @@ def locate(spec: SourceSpec) -> Files:
 
 
 def locate_tokenizer(spec: SourceSpec) -> Files:
-    """Find the files of a repository or folder that is used for its tokenizer only.
-
-    Raises:
-        TrimixError: They cannot be reached.
-    """
+    """Find the files of a repository or folder that is used for its tokenizer only."""
     nothing = Files(Path(spec.path), None, {}, False)
     if os.path.isdir(spec.path):
         return nothing

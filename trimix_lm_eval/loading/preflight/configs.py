@@ -27,13 +27,6 @@ _OTHER_HEADS = (
 def load_config(spec: SourceSpec, files: Files) -> Any:
     """Load a source's config and check that a causal LM can be built from it here.
 
-    Args:
-        spec: The source.
-        files: Its files.
-
-    Returns:
-        The transformers config.
-
     Raises:
         TrimixError: Unreadable, of another kind of model, or a library is missing.
     """

@@ -38,15 +38,7 @@ _POINTER = b"version https://git-lfs"
 
 
 def read_json(label: str, path: Path) -> dict[str, Any]:
-    """Read a file that is a mapping in JSON.
-
-    Args:
-        label: How messages name the model.
-        path: The file.
-
-    Raises:
-        TrimixError: It is something else, or not to be read.
-    """
+    """Read a file of a model that is a mapping in JSON."""
     _check_regular(label, path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

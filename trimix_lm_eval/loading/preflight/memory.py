@@ -60,13 +60,10 @@ def devices() -> list[str]:
 
 
 def free_memory(names: Iterable[str]) -> dict[str, int | None]:
-    """Free bytes on some devices; None where a device does not say.
+    """Free bytes on some of `devices`; None where a device does not say.
 
     Where several processes share the machine, each is taken to have its part of the main memory.
     Asking a GPU costs memory on it, so only those that will be used should be asked.
-
-    Args:
-        names: Devices, as in `devices`.
     """
     free: dict[str, int | None] = {}
     for name in names:
@@ -83,12 +80,9 @@ def free_memory(names: Iterable[str]) -> dict[str, int | None]:
 
 
 def place(spec: SourceSpec, names: list[str], default: str | None = None) -> str:
-    """The device a source goes to: one of ``names``, or ``auto``.
+    """The device a source goes to: one of ``names`` (all of `devices`), or ``auto``.
 
-    Args:
-        spec: The source.
-        names: What there is, as `devices` returns it.
-        default: Where it goes if it names no device; None is the first GPU, or the CPU.
+    If neither it nor ``default`` names one, it is the first GPU, or the CPU.
 
     Raises:
         TrimixError: Its device does not exist here.
@@ -111,13 +105,9 @@ def place(spec: SourceSpec, names: list[str], default: str | None = None) -> str
 
 
 def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estimate:
-    """Estimate what a source needs.
+    """Estimate what a source needs on a device.
 
-    Args:
-        spec: The source.
-        config: Its config.
-        files: Its files; their sizes stand in where parameters cannot be counted.
-        device: Where it goes.
+    The sizes of its files stand in where parameters cannot be counted.
 
     Raises:
         TrimixError: Its ``attn_implementation`` cannot be had.
@@ -139,11 +129,7 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
 
 
 def check_fit(estimates: Sequence[Estimate], free: dict[str, int | None]) -> None:
-    """Check that the weights fit into what is free.
-
-    Raises:
-        TrimixError: They do not.
-    """
+    """Check that the weights fit into what is free."""
     left = dict(free)
     for device, available in free.items():
         here = [e for e in estimates if e.device == device]

@@ -112,11 +112,7 @@ def check(
 
 
 def _each(specs: Sequence[SourceSpec], look: Callable[[SourceSpec], T]) -> dict[str, T]:
-    """Look at all sources, in threads: a Hub that is silent is waited for once.
-
-    Raises:
-        TrimixError: Something is wrong, of each source for which it is.
-    """
+    """Look at all sources, in threads: a Hub that is silent is waited for once."""
     found, refused = {}, []
     with ThreadPoolExecutor(max(1, len(specs))) as pool:
         for spec, future in [(spec, pool.submit(look, spec)) for spec in specs]:
@@ -136,10 +132,6 @@ def pinned(spec: SourceSpec, commit: str | None) -> SourceSpec:
 
 def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
     """Load the tokenizer that lies with a source.
-
-    Args:
-        spec: The source.
-        files: Its files.
 
     Raises:
         TrimixError: There is none, or it cannot be loaded.
@@ -215,12 +207,7 @@ def _rows(spec: SourceSpec, config: Any) -> int:
 
 
 def context_of(config: Any, tokenizer: Any, label: str = "the model") -> int:
-    """Context length of a source, found as lm-eval finds it.
-
-    Args:
-        config: Of the source.
-        tokenizer: The one in use.
-        label: How messages name the source.
+    """Context length of a source with the tokenizer in use, found as lm-eval finds it.
 
     Raises:
         TrimixError: What is given as one is no number of tokens.

@@ -35,12 +35,9 @@ PROBES = (
 
 
 class Vocabulary(NamedTuple):
-    """A tokenizer as far as fusion is concerned.
+    """A tokenizer as far as fusion is concerned: ids of all tokens, and those of special ones.
 
-    Attributes:
-        label: How messages name it.
-        tokens: Id of every token, added ones included.
-        special: Ids of the special tokens, which ordinary text never contains.
+    Ordinary text never contains a special token.
     """
 
     label: str
@@ -71,15 +68,7 @@ class Difference(NamedTuple):
 
 
 def first_difference(a: dict[str, int], b: dict[str, int]) -> Difference | None:
-    """Compare two mappings from token to id.
-
-    Args:
-        a: One vocabulary.
-        b: Another.
-
-    Returns:
-        The lowest id that does not have the same tokens in both, or None.
-    """
+    """The lowest id that does not have the same tokens in two vocabularies, or None."""
     differing = a.items() ^ b.items()
     if not differing:
         return None
@@ -96,10 +85,7 @@ def first_difference(a: dict[str, int], b: dict[str, int]) -> Difference | None:
 def compare(reference: Vocabulary, other: Vocabulary, chosen: bool) -> None:
     """Check that a source's vocabulary is the reference's, as far as ordinary text can tell.
 
-    Args:
-        reference: The tokenizer in use.
-        other: The source's own.
-        chosen: Whether the reference was named by ``tokenizer=``.
+    ``chosen`` is whether the reference was named by ``tokenizer=``.
 
     Raises:
         TrimixError: They differ; names the first token that does.
@@ -136,10 +122,8 @@ def compare(reference: Vocabulary, other: Vocabulary, chosen: bool) -> None:
 def compare_encodings(reference: tuple[str, Any], other: tuple[str, Any], chosen: bool) -> None:
     """Check that two tokenizers with one vocabulary also cut `PROBES` in the same way.
 
-    Args:
-        reference: Label and tokenizer in use.
-        other: Label and tokenizer of a source.
-        chosen: Whether the reference was named by ``tokenizer=``; a difference is then a warning.
+    Each comes with its label. If the reference was chosen by ``tokenizer=``, a difference is a
+    warning.
 
     Raises:
         TrimixError: They cut a text differently.
@@ -165,11 +149,7 @@ def fused_size(
 ) -> int:
     """How many leading ids every tokenizer knows and every model has a row for.
 
-    Args:
-        reference: The tokenizer in use.
-        others: Those of the sources that have one.
-        rows: Embedding rows per source label.
-        eos: The id that ends a text, if any.
+    ``rows`` are those of the embeddings, by label of the source.
 
     Raises:
         TrimixError: A model has no row for a token that ordinary text contains.

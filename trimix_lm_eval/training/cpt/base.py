@@ -25,15 +25,9 @@ _SHORTEST = 8
 
 
 class Base(NamedTuple):
-    """The base.
+    """The base: where it is, what it consists of, transformers' config and tokenizer for it.
 
-    Attributes:
-        spec: Where it is.
-        files: What it consists of.
-        config: Of transformers.
-        tokenizer: Of transformers.
-        context: Tokens that it sees at once.
-        dtype: Of its stored weights.
+    ``context`` is the tokens that it sees at once, ``dtype`` that of its stored weights.
     """
 
     spec: SourceSpec
@@ -99,12 +93,7 @@ def find(config: Config) -> Base:
 
 
 def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
-    """Load weights in fp32, all of them from the files.
-
-    Args:
-        base: Of the run.
-        config: Of the run.
-        source: A folder of trained weights; None is the base itself.
+    """Load weights in fp32, all of them from the files: of a folder, or of the base itself.
 
     Raises:
         TrimixError: See `models.read_weights`.
@@ -117,11 +106,7 @@ def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
 
 
 def quiet_about_ties(model: Any) -> None:
-    """Tell transformers which weights a checkpoint lacks because they are those of others.
-
-    Args:
-        model: That checkpoints will be loaded into.
-    """
+    """Tell transformers which weights a checkpoint lacks because they are those of others."""
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         model._keys_to_ignore_on_save = list(model._tied_weights_keys or ())
 

@@ -9,20 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from trimix_lm_eval.training.cpt import seals
 from trimix_lm_eval.utils.errors import TrimixError
 
-
-def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as whole.
-
-    Args:
-        checkpoint: Its folder, all files of which are written.
-    """
-    seals.seal(checkpoint)
+_NAME = re.compile(r"checkpoint-\d+")
 
 
 def newest(folder: Path) -> Path | None:
@@ -30,13 +22,11 @@ def newest(folder: Path) -> Path | None:
 
     One that was killed before its seal is nothing unusual. One that is damaged is named.
 
-    Args:
-        folder: Of the checkpoints.
-
     Raises:
         TrimixError: The best one, of which the finished model would be made, is damaged.
     """
-    for checkpoint in sorted(_checkpoints(folder), key=steps_of, reverse=True):
+    there = [path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)]
+    for checkpoint in sorted(there, key=steps_of, reverse=True):
         found = seals.faults(checkpoint)
         if found == []:
             best = _best(checkpoint)
@@ -55,12 +45,6 @@ def check_best(best: Path) -> None:
     """See whether the best checkpoint, which is the trained model, is there and whole.
 
     transformers takes the last weights in place of one that is gone, and says so in a warning only.
-
-    Args:
-        best: Its folder.
-
-    Raises:
-        TrimixError: It is not.
     """
     found = seals.faults(best)
     if found == []:
@@ -83,9 +67,3 @@ def _best(checkpoint: Path) -> str:
 def steps_of(checkpoint: Path) -> int:
     """How many steps a checkpoint has behind it."""
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _checkpoints(folder: Path) -> Iterator[Path]:
-    for path in folder.glob("checkpoint-*"):
-        if re.fullmatch(r"checkpoint-\d+", path.name):
-            yield path

@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TextIO
 
@@ -20,6 +20,7 @@ from trimix_lm_eval.training.cpt import scripts
 from trimix_lm_eval.training.cpt.lines import BREAK, NO_BREAK, Line
 from trimix_lm_eval.training.cpt.texts import Source
 
+NEAR = "near held-out text"
 #: Why a line is dropped, beside the faults that `lines` finds.
 REASONS = {
     "empty": "nothing but white space",
@@ -28,7 +29,7 @@ REASONS = {
     "control character": "other than a tab: no text, or another encoding",
     NO_BREAK: "a thousand characters without space or punctuation: no text",
     "duplicate": "the same line is there already",
-    "near held-out text": "it repeats what the model is measured on",
+    NEAR: "it repeats what the model is measured on",
 }
 #: Lines of a text that does not say where documents end are gathered up to so many characters.
 DOCUMENT = 1000
@@ -41,13 +42,7 @@ _SHOWN = 1000  # characters of a dropped line that are kept
 
 
 class Document(NamedTuple):
-    """Lines that belong together.
-
-    Attributes:
-        file: Where they stand.
-        numbers: Of the lines, or of their row.
-        lines: Their texts.
-    """
+    """Lines that belong together, of one file, each with its number or that of its row."""
 
     file: str
     numbers: list[int]
@@ -133,6 +128,26 @@ class Account:
         }
 
 
+def gathered(file: str, lines: Iterable[tuple[Line, str | None]]) -> Iterator[Document]:
+    """Put lines together to documents: those of a row, or as many as make one.
+
+    Args:
+        file: Where they stand.
+        lines: Each with its text, or None if it is dropped.
+    """
+    made, size = Document(file, [], []), 0
+    for line, text in lines:
+        if made.lines and (line.begins or (line.begins is None and size >= DOCUMENT)):
+            yield made
+            made, size = Document(file, [], []), 0
+        if text is not None:
+            made.numbers.append(line.number)
+            made.lines.append(text)
+            size += len(text)
+    if made.lines:
+        yield made
+
+
 class Cleaner:
     """Reads sources, one after the other, and keeps what is text.
 
@@ -141,21 +156,26 @@ class Cleaner:
         language: Its script is expected; see `scripts.expected`.
         deduplicate: Whether lines that are there already are dropped.
         nfc: Whether lines are normalised.
+        near: Tells whether a line repeats held-out text.
     """
 
-    def __init__(self, dropped: TextIO, language: str, deduplicate: bool, nfc: bool) -> None:
+    def __init__(
+        self,
+        dropped: TextIO,
+        language: str,
+        deduplicate: bool,
+        nfc: bool,
+        near: Callable[[str], bool] = lambda line: False,
+    ) -> None:
         self.account = Account()
+        self._near = near
         self._out, self._deduplicate, self._nfc = dropped, deduplicate, nfc
         self._expected = scripts.expected(language)
         self._seen: set[int] = set()  # 64 bits each: of ten million lines, two collide once in 10^5
         self._read: dict[str, str] = {}
 
     def documents(self, source: Source) -> Iterator[Document]:
-        """Yield the documents of a source.
-
-        Raises:
-            TrimixError: It cannot be read.
-        """
+        """Yield the documents of a source."""
         known: dict[str, Any] = {"name": source.name, "bytes": source.size, "sha256": source.sha256}
         if source.path is None:
             known = {"name": source.name, "commit": source.commit}
@@ -167,29 +187,16 @@ class Cleaner:
         self.account.files.append(known)
         before = self.account.lines
         known["lines"] = 0
-        for document in self._gathered(source):
+        for document in gathered(source.name, self._read_lines(source)):
             known["lines"] = self.account.lines - before
             self.account.add(document.text)
             yield document
         known["lines"] = self.account.lines - before
 
-    def _gathered(self, source: Source) -> Iterator[Document]:
-        """Kept lines, put together to documents."""
-        made = Document(source.name, [], [])
-        size = 0
+    def _read_lines(self, source: Source) -> Iterator[tuple[Line, str | None]]:
         for line in source.lines():
             self.account.lines += 1
-            enough = line.begins is None and size >= DOCUMENT
-            if made.lines and (line.begins or enough):
-                yield made
-                made, size = Document(source.name, [], []), 0
-            text = self._kept(line, source)
-            if text is not None:
-                made.numbers.append(line.number)
-                made.lines.append(text)
-                size += len(text)
-        if made.lines:
-            yield made
+            yield line, self._kept(line, source)
 
     def _kept(self, line: Line, source: Source) -> str | None:
         """The text of a line, or None if it is dropped."""
@@ -208,6 +215,9 @@ class Cleaner:
             text = normal
         if self._deduplicate and self._again(text):
             self._drop("duplicate", line, text, source)
+            return None
+        if self._near(text):
+            self._drop(NEAR, line, text, source)
             return None
         self.account.kept += 1
         self.account.not_nfc += changed
@@ -244,16 +254,7 @@ class Cleaner:
 def write_dropped(
     out: TextIO, reason: str, text: str, file: str = "", number: int = 0, size: int = 0
 ) -> None:
-    """Write down a line that is not used.
-
-    Args:
-        out: Of JSONL.
-        reason: One of `REASONS`, or a fault.
-        text: The line; a long one is cut.
-        file: Where it stands.
-        number: Of the line, or of the row.
-        size: In bytes.
-    """
+    """Write down a line that is not used; a long one is cut."""
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     place = {"file": file, "line": number, "bytes": size} if file else {}
     json.dump({"reason": reason, **place, "text": shown}, out, ensure_ascii=False)

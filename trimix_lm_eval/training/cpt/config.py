@@ -18,11 +18,20 @@ from typing import Any
 
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import values
-from trimix_lm_eval.training.cpt.places import TextPlace, read_places
-from trimix_lm_eval.utils import io, paths
+from trimix_lm_eval.training.cpt.values import TextPlace, read_places
+from trimix_lm_eval.utils import paths, yaml_files
 from trimix_lm_eval.utils.errors import TrimixError, unknown
-from trimix_lm_eval.utils.options import REQUIRED, checked, option, options_of
-from trimix_lm_eval.utils.validation import number, one_of, texts, truth, whole
+from trimix_lm_eval.utils.options import (
+    REQUIRED,
+    checked,
+    number_option,
+    option,
+    options_of,
+    truth_option,
+    whole_option,
+    word_option,
+)
+from trimix_lm_eval.utils.validation import number, texts
 
 REPORTERS = ("tensorboard", "wandb")
 
@@ -96,45 +105,23 @@ class Config:
         "Rows of the language for one of English.",
         values.ratio,
     )
-    max_bytes: int | None = option(
-        None,
-        "whole number from 1 to 1000000000000000",
-        "Read no more of the text than this; all of it, unless given.",
-        partial(whole, least=1, most=10**15),
+    max_bytes: int | None = whole_option(
+        None, "Read no more of the text than this; all of it, unless given.", least=1, most=10**15
     )
-    deduplicate: bool = option(
-        True, "true or false", "Whether lines that are there already are dropped.", truth
+    deduplicate: bool = truth_option(True, "Whether lines that are there already are dropped.")
+    nfc: bool = truth_option(False, "Whether training text is normalised to NFC.")
+    sequence_length: int = whole_option(
+        2048, "Tokens per row, if the model's context allows.", least=8, most=10**7
     )
-    nfc: bool = option(False, "true or false", "Whether training text is normalised to NFC.", truth)
-    sequence_length: int = option(
-        2048,
-        "whole number from 8 to 10000000",
-        "Tokens per row, if the model's context allows.",
-        partial(whole, least=8, most=10**7),
+    batch_tokens: int = whole_option(
+        2**20, "Tokens per optimizer step, over all processes.", least=8, most=10**10
     )
-    batch_tokens: int = option(
-        2**20,
-        "whole number from 8 to 10000000000",
-        "Tokens per optimizer step, over all processes.",
-        partial(whole, least=8, most=10**10),
+    micro_batch: int = whole_option(
+        8, "Most rows per forward pass on one device.", least=1, most=10**5
     )
-    micro_batch: int = option(
-        8,
-        "whole number from 1 to 100000",
-        "Most rows per forward pass on one device.",
-        partial(whole, least=1, most=10**5),
-    )
-    epochs: float = option(
-        1.0,
-        "number from 1e-06 to 1e+06",
-        "How often the text is read.",
-        partial(number, least=1e-6, most=1e6),
-    )
-    steps: int | None = option(
-        None,
-        "whole number from 1 to 1000000000",
-        "Optimizer steps; given, they take the place of `epochs`.",
-        partial(whole, least=1, most=10**9),
+    epochs: float = number_option(1.0, "How often the text is read.", least=1e-6, most=1e6)
+    steps: int | None = whole_option(
+        None, "Optimizer steps; given, they take the place of `epochs`.", least=1, most=10**9
     )
     learning_rate: float = option(
         3e-5,
@@ -142,71 +129,46 @@ class Config:
         "The learning rate at its peak.",
         partial(number, least=1e-12, most=1.0),  # the cosine's end is a share of it
     )
-    min_learning_rate: float = option(
-        1e-6, "number from 0 to 1", "Where the cosine ends.", partial(number, least=0.0, most=1.0)
+    min_learning_rate: float = number_option(1e-6, "Where the cosine ends.", least=0.0, most=1.0)
+    warmup: float = number_option(
+        0.01, "Share of the steps in which the learning rate rises.", least=0.0, most=1.0
     )
-    warmup: float = option(
-        0.01,
-        "number from 0 to 1",
-        "Share of the steps in which the learning rate rises.",
-        partial(number, least=0.0, most=1.0),
-    )
-    weight_decay: float = option(
-        0.1, "number from 0 to 10", "Of AdamW.", partial(number, least=0.0, most=10.0)
-    )
-    lora_rank: int = option(
+    weight_decay: float = number_option(0.1, "Of AdamW.", least=0.0, most=10.0)
+    lora_rank: int = whole_option(
         0,
-        "whole number from 0 to 100000",
         "Of adapters that are trained in place of the weights; 0 trains the weights.",
-        partial(whole, least=0, most=10**5),
+        least=0,
+        most=10**5,
     )
-    lora_alpha: int | None = option(
-        None,
-        "whole number from 1 to 1000000",
-        "Scale of the adapters; twice their rank, unless given.",
-        partial(whole, least=1, most=10**6),
+    lora_alpha: int | None = whole_option(
+        None, "Scale of the adapters; twice their rank, unless given.", least=1, most=10**6
     )
-    precision: str = option(
+    precision: str = word_option(
+        "auto", "Of the arithmetic; `auto` is bf16 on GPUs that have it.", ("auto", "bf16", "fp32")
+    )
+    gradient_checkpointing: bool | None = truth_option(
+        None, "Less memory for a third more time; true where there is a GPU, unless given."
+    )
+    dtype: str = word_option(
         "auto",
-        "`auto`, `bf16`, `fp32`",
-        "Of the arithmetic; `auto` is bf16 on GPUs that have it.",
-        partial(one_of, accepted=("auto", "bf16", "fp32")),
-    )
-    gradient_checkpointing: bool | None = option(
-        None,
-        "true or false",
-        "Less memory for a third more time; true where there is a GPU, unless given.",
-        truth,
-    )
-    dtype: str = option(
-        "auto",
-        "`auto`, `float32`, `bfloat16`, `float16`",
         "Of the saved weights; `auto` is the base's.",
-        partial(one_of, accepted=("auto", "float32", "bfloat16", "float16")),
+        ("auto", "float32", "bfloat16", "float16"),
     )
-    evaluations: int = option(
-        20,
-        "whole number from 1 to 1000000",
-        "How often held-out text is measured and a checkpoint written.",
-        partial(whole, least=1, most=10**6),
+    evaluations: int = whole_option(
+        20, "How often held-out text is measured and a checkpoint written.", least=1, most=10**6
     )
-    patience: int = option(
+    patience: int = whole_option(
         5,
-        "whole number from 0 to 1000000",
         "Stop after so many evaluations that are no better than the best; 0 never does.",
-        partial(whole, least=0, most=10**6),
+        least=0,
+        most=10**6,
     )
     report_to: tuple[str, ...] = option(
         (), f"some of {', '.join(f'`{one}`' for one in REPORTERS)}", "Who logs the run.", _reporters
     )
-    seed: int = option(
-        1234,
-        "whole number from 0 to 4294967295",
-        "Of everything that is drawn.",
-        partial(whole, least=0, most=2**32 - 1),
-    )
-    trust_remote_code: bool = option(
-        False, "true or false", "Whether code from the base's repository may run.", truth
+    seed: int = whole_option(1234, "Of everything that is drawn.", least=0, most=2**32 - 1)
+    trust_remote_code: bool = truth_option(
+        False, "Whether code from the base's repository may run."
     )
 
     @property
@@ -233,15 +195,12 @@ OPTIONS = options_of(Config)
 
 
 def read(given: str | Path | Mapping[str, Any]) -> Config:
-    """Read a config and check all that can be checked without looking at another file.
-
-    Args:
-        given: A YAML file, or its content.
+    """Read a config, or the YAML file of one; no other file is looked at.
 
     Raises:
         TrimixError: Something in it is missing, unknown, or not what it should be.
     """
-    content = dict(given) if isinstance(given, Mapping) else io.read_yaml(Path(given))
+    content = dict(given) if isinstance(given, Mapping) else yaml_files.read_yaml(Path(given))
     try:
         repr(content)
     except ValueError as error:  # of a hexadecimal number, which YAML reads at any length

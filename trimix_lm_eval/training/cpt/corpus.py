@@ -14,14 +14,13 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from trimix_lm_eval.training.cpt import holdout, seals, texts
-from trimix_lm_eval.training.cpt.cleaning import Account, Cleaner, Document, write_dropped
+from trimix_lm_eval.training.cpt.cleaning import NEAR, Account, Cleaner, Document, write_dropped
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.training.cpt.inputs import Inputs
 from trimix_lm_eval.training.cpt.packing import Packer, Rows
 from trimix_lm_eval.training.cpt.plan import plan
 from trimix_lm_eval.utils import io
@@ -30,21 +29,12 @@ from trimix_lm_eval.utils.progress import progress_bar
 
 #: What training and measuring depend on.
 _DECIDING = ("text.tokens", "english.tokens", "held_out.jsonl", "test.jsonl")
-_NEAR = "near held-out text"
 _LEAST = 4  # documents that are held out, whatever the share: one or two tell little
 _SOME = 64  # documents of English that are tokenized before their tokens are counted
 
 
 class Corpus(NamedTuple):
-    """What `prepare` made.
-
-    Attributes:
-        text: Rows of the language.
-        english: Rows of English.
-        held_out: Documents that decide.
-        test: Documents that decide nothing.
-        report: The account.
-    """
+    """What `prepare` made: rows, held-out documents that decide and that do not, the account."""
 
     text: Rows
     english: Rows
@@ -54,13 +44,7 @@ class Corpus(NamedTuple):
 
 
 def load(config: Config, length: int, filler: int) -> Corpus | None:
-    """What was made before; None if nothing was.
-
-    Args:
-        config: Of the run.
-        length: Tokens per row.
-        filler: See `Rows`.
-    """
+    """What was made before, in rows of a length (see `Rows`); None if nothing was."""
     folder = config.work / "data"
     if not folder.is_dir():
         return None
@@ -73,15 +57,8 @@ def load(config: Config, length: int, filler: int) -> Corpus | None:
     )
 
 
-def prepare(config: Config, found: Inputs, tokenizer: Any, length: int, world: int) -> None:
+def prepare(config: Config, found: texts.Inputs, tokenizer: Any, length: int, world: int) -> None:
     """Read, clean, hold out, tokenize: once, or again if what was made is damaged.
-
-    Args:
-        config: Of the run.
-        found: Its sources.
-        tokenizer: Of the base.
-        length: Tokens per row.
-        world: Processes of the run.
 
     Raises:
         TrimixError: A file cannot be read, or no text is left; or a run has begun with prepared
@@ -115,17 +92,20 @@ def _as_before(old: Path, new: Path) -> bool:
     )
 
 
-def _made(config: Config, found: Inputs, tokenizer: Any, length: int, world: int) -> Path:
+def _made(config: Config, found: texts.Inputs, tokenizer: Any, length: int, world: int) -> Path:
     """Prepare the text beside its place; returns the folder."""
     new = config.work / "data.new"
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     with (new / "dropped.jsonl").open("w", encoding="utf-8") as dropped:
         report: dict[str, Any] = {}
-        tokens, decontaminators = _text(config, found.text, tokenizer, new, dropped, report)
-        rows = -(-tokens // length)
-        wanted = plan(config, length, rows, world).english_rows * length
-        _english(config, found.english, tokenizer, new, dropped, wanted, report, decontaminators)
+        tokens, guard = _text(config, found.text, tokenizer, new, dropped, report)
+        wanted = plan(config, length, -(-tokens // length), world).english_rows * length
+        if found.english:
+            cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, False, guard.hits)
+            report["english"] = _english(cleaner, found.english, tokenizer, new, wanted)
+        else:
+            (new / "english.tokens").touch()
     io.write_json(new / "report.json", report)
     found.check_unchanged()
     seals.seal(new)
@@ -139,34 +119,33 @@ def _text(
     folder: Path,
     dropped: TextIO,
     report: dict[str, Any],
-) -> tuple[int, list[holdout.Decontaminator]]:
-    """Prepare the text of the language; returns its tokens, and what keeps others from it."""
+) -> tuple[int, holdout.Decontaminator]:
+    """Prepare the text of the language; returns its tokens, and what keeps from held-out text."""
     given = {
         name: holdout.read(path, config.text_field)
         for name, path in (("held_out", config.held_out), ("test", config.test))
         if isinstance(path, Path)
     }
-    cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc)
+    # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
+    guard = holdout.Decontaminator(itertools.chain(*given.values()))
+    cleaner = Cleaner(dropped, config.language, config.deduplicate, config.nfc, guard.hits)
     account = cleaner.account
-    decontaminators = [holdout.Decontaminator(itertools.chain(*given.values()))]
     drawn = holdout.Drawn(config.seed)
     clean = folder / "clean.jsonl"
     with clean.open("w", encoding="utf-8") as out:
         for document in documents(cleaner, found, "reading", config.max_bytes):
-            # Before any are drawn: what a file keeps out must not decide which checkpoint is best.
-            document = _away_from(decontaminators, document, account, dropped)
-            if document.lines:
-                drawn.add(document.text)
-                _write(out, document)
+            drawn.add(document.text)
+            json.dump(document, out, ensure_ascii=False)
+            out.write("\n")
     if not account.kept:
         raise no_text(account, "text")
     held: dict[int, str] = {}
     if not isinstance(config.held_out, Path):
         held = drawn.chosen(config.held_out, _LEAST)
         given["held_out"] = list(held.values())
-        decontaminators.append(holdout.Decontaminator(given["held_out"]))
+        guard.add(given["held_out"])
     packer = Packer(tokenizer, folder / "text.tokens")
-    packer.add(_to_train_on(clean, set(held), decontaminators[1:], account, dropped))
+    packer.add(_to_train_on(clean, set(held), guard, account, dropped))
     packer.close()
     clean.unlink()
     if not packer.tokens:
@@ -177,33 +156,13 @@ def _text(
         rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in some)
         io.write(folder / f"{name}.jsonl", "".join(rows))
         report[name] = {"documents": len(some), "bytes": sum(len(text.encode()) for text in some)}
-    return packer.tokens, decontaminators
-
-
-def _away_from(
-    decontaminators: Sequence[holdout.Decontaminator],
-    document: Document,
-    account: Account,
-    dropped: TextIO,
-) -> Document:
-    """A document without the lines that repeat held-out text, which count as dropped from then."""
-    kept = Document(document.file, [], [])
-    for number, line in zip(document.numbers, document.lines, strict=True):
-        if any(decontaminator.hits(line) for decontaminator in decontaminators):
-            size = len(line.encode())
-            account.kept -= 1
-            account.drop(_NEAR, size)
-            write_dropped(dropped, _NEAR, line, document.file, number, size)
-        else:
-            kept.numbers.append(number)
-            kept.lines.append(line)
-    return kept
+    return packer.tokens, guard
 
 
 def _to_train_on(
     clean: Path,
     held: set[int],
-    decontaminators: Sequence[holdout.Decontaminator],
+    guard: holdout.Decontaminator,
     account: Account,
     dropped: TextIO,
 ) -> Iterator[str]:
@@ -213,63 +172,40 @@ def _to_train_on(
     with clean.open(encoding="utf-8") as rows:
         shown = progress_bar(rows, "tokenizing", total=total, unit="document", delay=1)
         for place, row in enumerate(shown):
-            document = Document(*json.loads(row))
+            file, numbers, lines = json.loads(row)
             if place in held:
-                account.kept -= len(document.lines)
-                account.held_out += len(document.lines)
+                account.kept -= len(lines)
+                account.held_out += len(lines)
                 continue
-            document = _away_from(decontaminators, document, account, dropped)
-            if document.lines:
-                account.add(document.text)
-                yield document.text
-
-
-def _apart(
-    documents: Iterable[Document],
-    decontaminators: Sequence[holdout.Decontaminator],
-    account: Account,
-    dropped: TextIO,
-) -> Iterator[str]:
-    """What of documents may be trained on; only that counts as kept."""
-    for whole in documents:
-        kept = _away_from(decontaminators, whole, account, dropped)
-        if len(kept.lines) < len(whole.lines):
-            account.documents -= 1
-            account.characters -= len(whole.text)
-            account.bytes -= len(whole.text.encode())
-            if kept.lines:
-                account.add(kept.text)
-        if kept.lines:
-            yield kept.text
+            kept = []
+            for number, line in zip(numbers, lines, strict=True):
+                if guard.hits(line):
+                    size = len(line.encode())
+                    account.kept -= 1
+                    account.drop(NEAR, size)
+                    write_dropped(dropped, NEAR, line, file, number, size)
+                else:
+                    kept.append(line)
+            if kept:
+                text = "\n".join(kept)
+                account.add(text)
+                yield text
 
 
 def _english(
-    config: Config,
-    found: list[texts.Source],
-    tokenizer: Any,
-    folder: Path,
-    dropped: TextIO,
-    wanted: int,
-    report: dict[str, Any],
-    decontaminators: Sequence[holdout.Decontaminator],
-) -> None:
+    cleaner: Cleaner, found: list[texts.Source], tokenizer: Any, folder: Path, wanted: int
+) -> dict[str, Any]:
     """Prepare as much English as the run reads; what is called so may hold the language, too."""
-    cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, nfc=False)
-    account = cleaner.account
     packer = Packer(tokenizer, folder / "english.tokens")
     stream = documents(cleaner, found, "reading English")
-    while found and packer.tokens < wanted:
-        read = list(itertools.islice(stream, _SOME))
-        if not read:
-            break
-        packer.add(_apart(read, decontaminators, account, dropped))
+    while packer.tokens < wanted and (read := list(itertools.islice(stream, _SOME))):
+        packer.add(document.text for document in read)
     stream.close()
     packer.close()
-    if found and not packer.tokens:
-        raise no_text(cleaner.account, "english")
-    if found:
-        wants = {"tokens wanted": wanted}
-        report["english"] = {**account.plain(), **_fertility(packer, account), **wants}
+    account = cleaner.account
+    if not packer.tokens:
+        raise no_text(account, "english")
+    return {**account.plain(), **_fertility(packer, account), "tokens wanted": wanted}
 
 
 def documents(
@@ -308,11 +244,6 @@ def no_text(account: Account, key: str) -> TrimixError:
         "look at the files; a text in another encoding is converted by "
         "`iconv -f UTF-16 -t UTF-8 old.txt > new.txt`",
     )
-
-
-def _write(out: TextIO, document: Document) -> None:
-    json.dump(document, out, ensure_ascii=False)
-    out.write("\n")
 
 
 def _read_documents(path: Path) -> list[str]:

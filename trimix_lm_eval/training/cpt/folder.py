@@ -19,11 +19,7 @@ _DISK_TEXTS = ("(os error ", "PytorchStreamWriter failed", "unexpected pos")
 
 
 def claim(config: Config, identity: Mapping[str, Any]) -> None:
-    """Make the folder this run's.
-
-    Raises:
-        TrimixError: It holds something else.
-    """
+    """Make the folder this run's, or refuse one that holds something else."""
     file = config.work / "run.json"
     hint = "give this run another output, or delete that folder"
     known = seals.read_record(file)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import regex
 
-from trimix_lm_eval.training.cpt.cleaning import DOCUMENT
+from trimix_lm_eval.training.cpt.cleaning import DOCUMENT, gathered
+from trimix_lm_eval.training.cpt.lines import Line
 from trimix_lm_eval.training.cpt.texts import source_of
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -29,11 +30,7 @@ _REST = regex.compile(r"[^\p{L}\p{M}\p{N}]+")
 
 
 class Drawn:
-    """The documents of a stream that a seed chooses: the same whatever their order.
-
-    Args:
-        seed: Of the choice.
-    """
+    """The documents of a stream that a seed chooses: the same whatever their order."""
 
     def __init__(self, seed: int) -> None:
         self._seed, self._count = seed, 0
@@ -52,9 +49,7 @@ class Drawn:
     def chosen(self, share: float, least: int = 1) -> dict[int, str]:
         """The documents that are held out, by their place in the stream.
 
-        Args:
-            share: Of all documents.
-            least: How many at least; but never more than a quarter of them.
+        At least so many, whatever the share; but never more than a quarter of all.
 
         Raises:
             TrimixError: There are too few documents to hold any out.
@@ -74,48 +69,41 @@ class Drawn:
 def read(path: Path, field: str) -> list[str]:
     """Read held-out documents as they are: the rows of JSONL, or pieces of a text.
 
-    Args:
-        path: A file.
-        field: Of JSONL, what holds the text.
-
     Raises:
         TrimixError: It cannot be read, has no text, or bytes that are not UTF-8.
     """
-    documents: list[list[str]] = []
-    size = 0
-    for line in source_of(path, field, "held-out text").lines():
-        try:
-            text = line.data.decode()
-        except UnicodeDecodeError:
-            text = ""
-            line = line._replace(fault="bytes that are not UTF-8")
-        if line.fault:
-            raise TrimixError(
-                f"{path}, line {line.number}: {line.fault}.",
-                "held-out text is measured as it is: repair the line, or leave it out",
-            )
-        if not documents or line.begins or (line.begins is None and size >= DOCUMENT):
-            documents.append([])
-            size = 0
-        documents[-1].append(text)
-        size += len(text)
-    found = ["\n".join(lines) for lines in documents]
-    found = [text for text in found if text.strip()]
+    found = [one.text for one in gathered(str(path), _sound(path, field)) if one.text.strip()]
     if not found:
         raise TrimixError(f"{path} has no text in it.", "give another file")
     return found
 
 
-class Decontaminator:
-    """Tells which lines repeat held-out text.
+def _sound(path: Path, field: str) -> Iterator[tuple[Line, str]]:
+    """The lines of a file, all of which are text."""
+    for line in source_of(path, field, "held-out text").lines():
+        fault = line.fault
+        try:
+            text = line.data.decode()
+        except UnicodeDecodeError:
+            fault, text = "bytes that are not UTF-8", ""
+        if fault:
+            raise TrimixError(
+                f"{path}, line {line.number}: {fault}.",
+                "held-out text is measured as it is: repair the line, or leave it out",
+            )
+        yield line, text
 
-    Args:
-        documents: That are held out.
-    """
+
+class Decontaminator:
+    """Tells which lines repeat held-out text."""
 
     def __init__(self, documents: Iterable[str]) -> None:
         self._runs: set[int] = set()
         self._lines: set[str] = set()
+        self.add(documents)
+
+    def add(self, documents: Iterable[str]) -> None:
+        """Hold these out, too."""
         for document in documents:
             for line in document.split("\n"):
                 letters = _letters(line)

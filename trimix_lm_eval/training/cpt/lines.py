@@ -44,12 +44,7 @@ class Line(NamedTuple):
 
 
 def of_text(stream: BinaryIO, longest: int = LONGEST) -> Iterator[Line]:
-    """Yield the lines of a text, without the mark of byte order that may precede it.
-
-    Args:
-        stream: Of bytes.
-        longest: Bytes of a line that are held at once.
-    """
+    """Yield the lines of a text, without the mark of byte order that may precede it."""
     number, rest, got = 1, b"", stream.readline(longest)
     if got.startswith(_BOM):
         rest, got = got[len(_BOM) :], b""
@@ -73,13 +68,7 @@ def of_text(stream: BinaryIO, longest: int = LONGEST) -> Iterator[Line]:
 
 
 def of_rows(stream: BinaryIO, field: str, longest: int = LONGEST_ROW) -> Iterator[Line]:
-    """Yield the lines of the texts in JSONL; what is no row is a line with a fault.
-
-    Args:
-        stream: Of bytes.
-        field: Of each object, the text.
-        longest: Bytes of the longest row.
-    """
+    """Yield the lines of the texts in a field of JSONL; what is no row is a line with a fault."""
     number = 0
     while got := stream.readline(longest):
         number += 1

@@ -27,37 +27,21 @@ from trimix_lm_eval.utils.windows import Window
 
 
 class Measured(NamedTuple):
-    """How well a model predicts some documents.
-
-    Attributes:
-        nll: Mean per token, in nats.
-        bits_per_byte: Of the documents in UTF-8.
-    """
+    """Mean NLL per token in nats, and bits per byte of the documents in UTF-8."""
 
     nll: float
     bits_per_byte: float
 
 
 class Windows(NamedTuple):
-    """Documents, cut up for a model.
-
-    Attributes:
-        windows: The longest first.
-        bytes: Of the documents in UTF-8.
-    """
+    """Documents, cut up for a model, the longest first; and their bytes in UTF-8."""
 
     windows: list[Window]
     bytes: int
 
     @classmethod
     def of(cls, documents: Sequence[str], tokenizer: Any, length: int) -> Windows:
-        """Cut documents.
-
-        Args:
-            documents: The texts.
-            tokenizer: Of transformers.
-            length: Tokens that a model sees at once.
-        """
+        """Cut documents into windows of what a model sees at once."""
         codec = TextCodec(tokenizer, Settings({}), (), len(tokenizer))
         found = [window for document in documents for window in codec.windows(document, length)]
         found.sort(key=lambda window: -len(window[0]) - len(window[1]))
@@ -68,13 +52,7 @@ class Windows(NamedTuple):
 def measure(
     model: Any, windows: Windows, rows: int, place: DistributedEnv | None = None
 ) -> Measured:
-    """Measure a model.
-
-    Args:
-        model: A causal LM of transformers.
-        windows: Of the documents.
-        rows: Windows per forward pass.
-        place: Of this process among those that take part.
+    """Measure a model, so many windows in each forward pass.
 
     Raises:
         TrimixError: The model's weights give no numbers.

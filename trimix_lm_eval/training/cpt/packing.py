@@ -22,10 +22,6 @@ _TYPE = np.uint32
 class Packer:
     """Writes the tokens of documents to a file.
 
-    Args:
-        tokenizer: Of transformers.
-        path: Of the file, which is written anew.
-
     Attributes:
         tokens: Written so far.
         text_tokens: Of them, those that stand for text.
@@ -68,13 +64,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 class Rows:
-    """A file of tokens, in rows.
-
-    Args:
-        path: Of the file.
-        length: Tokens per row.
-        filler: A token that exists.
-    """
+    """A file of tokens, in rows of one length; the last is filled up with a token that exists."""
 
     def __init__(self, path: Path, length: int, filler: int) -> None:
         self._tokens = np.memmap(path, dtype=_TYPE, mode="r") if path.stat().st_size else ()

@@ -18,12 +18,7 @@ _WIDTH = 11
 
 
 def of_corpus(report: Mapping[str, Any], config: Config) -> Iterator[str]:
-    """What became of the text.
-
-    Args:
-        report: Of `corpus.prepare`.
-        config: Of the run.
-    """
+    """What became of the text."""
     for title, key in (("text", "text"), ("English", "english")):
         if key in report:
             yield from _of_text(title, report[key], config)
@@ -94,12 +89,7 @@ def _warnings(account: Mapping[str, Any], config: Config) -> Iterator[str]:
 
 
 def of_plan(plan: TrainingPlan, config: Config) -> Iterator[str]:
-    """What the run will do.
-
-    Args:
-        plan: Of the run.
-        config: Of the run.
-    """
+    """What the run will do."""
     english = f" and {plan.english:,} of English" if plan.english else ""
     yield _entry(
         "training",
@@ -125,12 +115,7 @@ def of_plan(plan: TrainingPlan, config: Config) -> Iterator[str]:
 
 
 def of_english(report: Mapping[str, Any], plan: TrainingPlan) -> Iterator[str]:
-    """Whether there is enough English.
-
-    Args:
-        report: Of `corpus.prepare`.
-        plan: Of the run.
-    """
+    """Whether there is enough English."""
     if not plan.english:
         return
     times = report["english"]["tokens wanted"] / report["english"]["tokens"]
@@ -139,11 +124,7 @@ def of_english(report: Mapping[str, Any], plan: TrainingPlan) -> Iterator[str]:
 
 
 def of_result(measured: Mapping[str, Any]) -> Iterator[str]:
-    """What training has changed.
-
-    Args:
-        measured: By text, ``before`` and ``after`` in bits per byte.
-    """
+    """What training has changed in bits per byte, by text."""
     for name, numbers in measured.items():
         before, after = numbers["before"], numbers["after"]
         yield _entry(

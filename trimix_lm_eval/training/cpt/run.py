@@ -26,14 +26,13 @@ from transformers.utils import logging
 
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import (
-    card,
     checkpoints,
     corpus,
     folder,
-    inputs,
     report,
     saving,
     seals,
+    texts,
     trainer,
 )
 from trimix_lm_eval.training.cpt import config as configs
@@ -48,20 +47,11 @@ from trimix_lm_eval.utils.errors import TrimixError
 
 #: What the extra `cpt` installs.
 _EXTRA = ("peft", "tensorboard")
-
 _FINISHED = "finished.json"
-
-Measured = dict[str, dict[str, float]]
 
 
 def train(given: str | Path | Mapping[str, Any]) -> Path:
-    """Train a model, or go on with it, and save it.
-
-    Args:
-        given: A config (see `config`), or its path.
-
-    Returns:
-        The folder of the model.
+    """Train a model, or go on with it, and save it; returns its folder.
 
     Raises:
         TrimixError: Something is wrong that the user can fix. What is done stays done.
@@ -92,15 +82,8 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
     return config.output
 
 
-# --- before training ---------------------------------------------------------------------------
-
-
 def _check_libraries(config: Config) -> None:
-    """See that what a plain installation lacks is there, if the run needs it.
-
-    Raises:
-        TrimixError: It is not; the hint says what to install.
-    """
+    """See that what a plain installation lacks is there, if the run needs it."""
     needed = [(f"report_to names {name}", name) for name in config.report_to]
     if config.lora_rank:
         needed.append((f"lora_rank: {config.lora_rank} trains adapters with peft", "peft"))
@@ -112,7 +95,7 @@ def _check_libraries(config: Config) -> None:
 
 def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> None:
     """Make sure that the folder is this run's, and that the text is prepared."""
-    found = inputs.look(config)
+    found = texts.look(config)
     identity = {
         **config.identity(),
         "base files": base.identity(),
@@ -122,9 +105,6 @@ def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> 
     }
     folder.claim(config, identity)
     corpus.prepare(config, found, base.tokenizer, length, place.world)
-
-
-# --- training ----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -144,10 +124,10 @@ def _train(
     config: Config, base: Base, planned: TrainingPlan, data: Corpus, place: DistributedEnv
 ) -> None:
     """Train from the newest checkpoint on, and save the best one."""
-    texts = {"held_out": data.held_out, "test": data.test}
+    held = {"held_out": data.held_out, "test": data.test}
     windows = {
         name: Windows.of(some, base.tokenizer, planned.length)
-        for name, some in texts.items()
+        for name, some in held.items()
         if some
     }
     model = bases.load(base, config)
@@ -210,13 +190,11 @@ def _finish(
     model = saving.trained(base, config, best)
     saving.save(model, base, new)
     after = _measure(model, windows, planned, DistributedEnv())
-    measured: Measured = {
-        name: {"before": before[name], "after": number} for name, number in after.items()
-    }
-    text = card.write(config, base, planned, data.report, measured, step)
-    io.write(new / card.NAME, text)
+    measured = {name: {"before": before[name], "after": number} for name, number in after.items()}
+    text = saving.card(config, base, planned, data.report, measured, step)
+    io.write(new / saving.CARD, text)
     io.write_json(config.work / "measured.json", measured)
-    files = {name: one for name, one in seals.contents(new).items() if name != card.NAME}
+    files = {name: one for name, one in seals.contents(new).items() if name != saving.CARD}
     saving.move(new, config.output)
     seals.write_record(
         config.work / _FINISHED, {"step": step, "measured": measured, "files": files}
@@ -224,11 +202,7 @@ def _finish(
 
 
 def _of_finished(config: Config) -> Iterator[str]:
-    """What there is to say of a finished model.
-
-    Raises:
-        TrimixError: What was written down of it is damaged.
-    """
+    """What there is to say of a finished model."""
     file = config.work / _FINISHED
     finished = seals.read_record(file)
     again = f"delete {file} to train the model again"
@@ -246,9 +220,6 @@ def _tidy(config: Config) -> None:
     """Delete what a finished model has no use for: several times its size."""
     for name in ("best", "checkpoints"):
         shutil.rmtree(config.work / name, ignore_errors=True)
-
-
-# --- small things ------------------------------------------------------------------------------
 
 
 def _say(lines: Any) -> None:

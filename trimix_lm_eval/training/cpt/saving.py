@@ -1,25 +1,34 @@
-"""The trained model's folder: weights, tokenizer, card; it works at once as ``small_cpt=``."""
+"""The trained model's folder: weights, tokenizer, card; it works at once as ``small_cpt=``.
+
+The card tells data, licence, recipe, commit and numbers.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trimix_lm_eval import __version__
+from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
+from trimix_lm_eval.training.cpt.plan import TrainingPlan
+from trimix_lm_eval.utils import templates
+
+CARD = "README.md"
+_TEMPLATE = Path(__file__).with_name("card.md")
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
 
 def adapted(model: Any, config: Config) -> Any:
-    """The model with LoRA adapters, if the config asks for them.
-
-    Args:
-        model: Loaded.
-        config: Of the run.
-    """
+    """The model with LoRA adapters, if the config asks for them."""
     if not config.lora_rank:
         return model
     from peft import LoraConfig, get_peft_model
@@ -36,13 +45,7 @@ def adapted(model: Any, config: Config) -> Any:
 
 
 def trained(base: Base, config: Config, folder: Path) -> Any:
-    """The trained model in the dtype in which it is saved, adapters merged into it.
-
-    Args:
-        base: Of the run.
-        config: Of the run.
-        folder: What the Trainer has written: weights, or adapters.
-    """
+    """The model that the Trainer has written, weights or adapters, in the dtype of its release."""
     if config.lora_rank:
         from peft import PeftModel
 
@@ -54,13 +57,7 @@ def trained(base: Base, config: Config, folder: Path) -> Any:
 
 
 def save(model: Any, base: Base, folder: Path) -> None:
-    """Write weights, config and tokenizer beside their place.
-
-    Args:
-        model: Of `trained`.
-        base: Of the run.
-        folder: Made anew.
-    """
+    """Write weights, config and tokenizer beside their place."""
     shutil.rmtree(folder, ignore_errors=True)
     # The Trainer switches it off for itself; whoever generates with the model wants it.
     model.config.use_cache = getattr(base.config, "use_cache", True)
@@ -71,12 +68,85 @@ def save(model: Any, base: Base, folder: Path) -> None:
 
 
 def move(folder: Path, output: Path) -> None:
-    """Put the files of a finished folder into their place.
-
-    Args:
-        folder: Of `save`, with the card.
-        output: Their place.
-    """
+    """Put the files of a finished folder into their place."""
     for file in sorted(folder.iterdir()):
         file.replace(output / file.name)
     folder.rmdir()
+
+
+def card(
+    config: Config,
+    base: Base,
+    plan: TrainingPlan,
+    report: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    step: int,
+) -> str:
+    """Write the card of the model that was kept at a step."""
+    on_hub = base.files.commit is not None
+    page = f"https://huggingface.co/{config.base}"
+    body = templates.render(
+        _TEMPLATE,
+        {"cell": _cell, "short": _short},
+        title=config.output.name,
+        base_link=f"[{config.base}]({page})" if on_hub else f"`{config.base}`",
+        language=config.language,
+        versions=_versions(config),
+        config=config,
+        measured=measured,
+        report=report,
+        plan=plan,
+        step=step,
+        recipe=_recipe(config),
+        demo=config.base == DEMO,
+        identity=base.identity(),
+    )
+    body = re.sub(r"\n{3,}", "\n\n", body)
+    return f"---\n{_metadata(config, on_hub)}\n---\n\n{body}"
+
+
+def _cell(text: object) -> str:
+    """A text that stays inside its cell of a Markdown table."""
+    return str(text).replace("|", "\\|")
+
+
+def _short(name: str) -> str:
+    """Of a file on this machine its name only."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _metadata(config: Config, on_hub: bool) -> str:
+    from huggingface_hub import ModelCardData
+
+    return ModelCardData(
+        # The metadata know ISO 639 only: of `swh_Latn` the part before the script.
+        language=config.language.partition("_")[0] or None,
+        license=config.license or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["continual-pretraining", "trimix", *([DEMO] if config.base == DEMO else [])],
+        base_model=config.base if on_hub else None,
+    ).to_yaml()
+
+
+def _recipe(config: Config) -> str:
+    import yaml
+
+    plain = {**config.plain(), "output": config.output.name}
+    # Where files lay on one machine is of no use on another: the table has their SHA-256.
+    for key in ("text", "english"):
+        plain[key] = [Path(one).name if isinstance(one, str) else one for one in plain[key]]
+    for key in ("held_out", "test"):
+        if isinstance(plain[key], str):
+            plain[key] = Path(plain[key]).name
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def _versions(config: Config) -> dict[str, str]:
+    found = {"trimix-lm-eval": __version__}
+    for name in (*_PACKAGES, *(["peft"] if config.lora_rank else [])):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found

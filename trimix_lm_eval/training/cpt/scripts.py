@@ -94,11 +94,7 @@ def script_of(character: str) -> str:
 
 
 def histogram(characters: Mapping[str, int]) -> dict[str, int]:
-    """Count letters by script, the most frequent first.
-
-    Args:
-        characters: How often each occurs.
-    """
+    """Count letters by script, the most frequent first, from how often each character occurs."""
     counts: Counter[str] = Counter()
     for character, count in characters.items():
         script = script_of(character)

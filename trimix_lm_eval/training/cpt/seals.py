@@ -13,31 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils.io import sha256
 
 SEAL = "sealed.json"
 _KEY = "checksum"
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    total = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            total.update(block)
-    return total.hexdigest()
-
-
 def write_record(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with its checksum.
-
-    Args:
-        file: Its place.
-        content: JSON values by name.
-    """
+    """Write a JSON object with its checksum."""
     io.write_json(file, {**content, _KEY: _checksum(content)})
 
 
@@ -54,11 +37,7 @@ def read_record(file: Path) -> dict[str, Any] | None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file of a folder but its seal, by path in the folder.
-
-    Raises:
-        OSError: One cannot be read.
-    """
+    """The SHA-256 of each file of a folder but its seal, by path in the folder."""
     return {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -88,12 +67,7 @@ def faults(folder: Path) -> list[str] | None:
 
 
 def changed(folder: Path, known: Mapping[str, str]) -> list[str]:
-    """The files of a folder that are not what they are known to be.
-
-    Args:
-        folder: Of the files.
-        known: Their SHA-256, see `contents`.
-    """
+    """The files of a folder that are not what they are known to be, see `contents`."""
     return [name for name, digest in known.items() if _sha256_or_none(folder / name) != digest]
 
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.loading import hub
 from trimix_lm_eval.training.cpt import values
+from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.lines import Line, of_rows, of_text, split
-from trimix_lm_eval.training.cpt.places import TextPlace
-from trimix_lm_eval.training.cpt.seals import sha256
+from trimix_lm_eval.training.cpt.values import TextPlace
 from trimix_lm_eval.utils.errors import TrimixError, first_line
+from trimix_lm_eval.utils.io import sha256
 
 _ROWS = (".jsonl", ".ndjson", ".json")
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}
@@ -48,11 +49,7 @@ class Source(NamedTuple):
     commit: str = ""
 
     def lines(self) -> Iterator[Line]:
-        """Yield the lines of it, or of each of its rows.
-
-        Raises:
-            TrimixError: It cannot be read.
-        """
+        """Yield the lines of it, or of each of its rows."""
         try:
             if self.path is None:
                 yield from _of_table(_hub(self), self.field)
@@ -70,6 +67,48 @@ class Source(NamedTuple):
             ) from error
 
 
+class Inputs(NamedTuple):
+    """What there is to be read of the language and of English; and the held-out files, by key."""
+
+    text: list[Source]
+    english: list[Source]
+    kept_out: dict[str, Source]
+
+    def identity(self) -> dict[str, Any]:
+        """What of it the weights depend on.
+
+        Of the Hub's data sets the name, not the commit: text is read once, and a run that has been
+        read for must go on where the Hub cannot be reached.
+        """
+        known = {"text": self.text, "english": self.english}
+        found: dict[str, Any] = {
+            key: [one.sha256 or one.name for one in some] for key, some in known.items()
+        }
+        return {**found, **{f"{key} file": one.sha256 for key, one in self.kept_out.items()}}
+
+    def check_unchanged(self) -> None:
+        """Refuse files that have changed since they were found: nobody knows what was read."""
+        for source in (*self.text, *self.english, *self.kept_out.values()):
+            if source.path and sha256(source.path) != source.sha256:
+                raise TrimixError(
+                    f"{source.name} has changed while it was read.",
+                    "run the same command again when nothing writes to it any more",
+                )
+
+
+def look(config: Config) -> Inputs:
+    """Find the sources of a run."""
+    kept_out = {}
+    for key, path in (("held_out", config.held_out), ("test", config.test)):
+        if isinstance(path, Path):
+            kept_out[key] = source_of(path, config.text_field, key)
+    return Inputs(
+        sources(config.text, config.text_field, "text", [config.output]),
+        sources(config.english, config.text_field, "english", [config.output]),
+        kept_out,
+    )
+
+
 def sources(
     places: tuple[TextPlace, ...], field: str, key: str, made: Sequence[Path] = ()
 ) -> list[Source]:
@@ -80,9 +119,6 @@ def sources(
         field: Column of places that name none.
         key: Under which the places stand in the config, for messages.
         made: Files and folders of our own, which may lie in a folder of text and are no part of it.
-
-    Raises:
-        TrimixError: A place has nothing, or what cannot be read.
     """
     found: list[Source] = []
     for place in places:
@@ -107,16 +143,7 @@ def sources(
 
 
 def source_of(path: Path, field: str, key: str) -> Source:
-    """The one file that a path stands for.
-
-    Args:
-        path: Of it.
-        field: Of JSONL and tables, what holds the text.
-        key: Under which it stands in the config.
-
-    Raises:
-        TrimixError: It is none, or several.
-    """
+    """The one file that a path stands for; several are an error."""
     found = sources((TextPlace(str(path)),), field, key)
     if len(found) > 1:
         raise TrimixError(f"{key}: {path} stands for {len(found)} files.", "name one file")
@@ -157,11 +184,7 @@ def _real(path: Path) -> Path:
 
 
 def _below(folder: Path, key: str) -> list[Path]:
-    """The files in a folder and in those below it, in order.
-
-    Raises:
-        TrimixError: One may not be read: part of the text would be missing.
-    """
+    """The files in a folder and below, in order; without one that is unreadable text would lack."""
 
     def refuse(error: OSError) -> None:
         raise TrimixError(
@@ -210,14 +233,8 @@ def _of_table(rows: Any, field: str) -> Iterator[Line]:
 def _table(path: Path, kind: str) -> Any:
     import datasets
 
-    try:
-        return datasets.load_dataset(
-            kind, data_files={"train": [str(path)]}, split="train", streaming=True
-        )
-    except Exception as error:  # whatever the library raises of a damaged file
-        raise TrimixError(
-            f"{path} cannot be read as {kind}: {first_line(error)}", "copy or make it again"
-        ) from error
+    files = {"train": [str(path)]}
+    return datasets.load_dataset(kind, data_files=files, split="train", streaming=True)
 
 
 def _hub(source: Source) -> Any:

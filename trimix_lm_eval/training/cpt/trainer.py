@@ -24,12 +24,11 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from trimix_lm_eval.training.cpt import checkpoints
+from trimix_lm_eval.training.cpt import seals
 from trimix_lm_eval.training.cpt.config import Config
 from trimix_lm_eval.training.cpt.corpus import Corpus
 from trimix_lm_eval.training.cpt.measure import Windows, measure
-from trimix_lm_eval.training.cpt.mixing import Mixture
-from trimix_lm_eval.training.cpt.plan import TrainingPlan
+from trimix_lm_eval.training.cpt.plan import Mixture, TrainingPlan
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.progress import progress_bar
@@ -39,13 +38,7 @@ _BETA2, _CLIP = 0.95, 1.0
 
 
 class Mixed(Dataset[dict[str, np.ndarray]]):
-    """All rows of a run, each at its place.
-
-    Args:
-        corpus: The rows.
-        mixture: Their order.
-        count: How many the run takes.
-    """
+    """As many rows as a run takes, each at its place."""
 
     def __init__(self, corpus: Corpus, mixture: Mixture, count: int) -> None:
         self._corpus, self._mixture, self._count = corpus, mixture, count
@@ -61,13 +54,7 @@ class Mixed(Dataset[dict[str, np.ndarray]]):
 
 
 class CptTrainer(Trainer):
-    """Trains on rows in their order, and measures bits per byte.
-
-    Args:
-        windows: Of the held-out text.
-        place: Of this process.
-        **given: As of `Trainer`.
-    """
+    """Trains on rows in their order, and measures bits per byte; the rest as in `Trainer`."""
 
     def __init__(self, windows: Windows, place: DistributedEnv, **given: Any) -> None:
         super().__init__(**given, data_collator=default_data_collator)
@@ -117,7 +104,7 @@ class Seals(TrainerCallback):
         """Seal what has just been written."""
         distributed.wait(self._place.world)
         if self._place.rank == 0:
-            checkpoints.seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+            seals.seal(Path(args.output_dir, f"checkpoint-{state.global_step}"))
         distributed.wait(self._place.world)
 
 
@@ -159,16 +146,7 @@ def make(
     windows: Windows,
     place: DistributedEnv,
 ) -> CptTrainer:
-    """Put a trainer together.
-
-    Args:
-        config: Of the run.
-        plan: Of the run.
-        corpus: The rows.
-        model: That is to be trained.
-        windows: Of the held-out text.
-        place: Of this process.
-    """
+    """Put a trainer together."""
     mixture = Mixture(plan.rows, len(corpus.english), config.ratio, config.seed)
     callbacks: list[TrainerCallback] = [Last(), Seals(place)]
     if config.patience:

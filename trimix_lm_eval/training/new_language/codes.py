@@ -19,12 +19,9 @@ _FILE = Path(__file__).with_name("flores.tsv")
 
 
 class Language(NamedTuple):
-    """A language of FLORES-200, or one that Belebele adds.
+    """A language of FLORES-200, or one that Belebele adds: code (``swh_Latn``) and English name.
 
-    Attributes:
-        code: Language and script, e.g. ``swh_Latn``.
-        name: In English.
-        benchmarks: Which have it: of ``sib200`` and ``belebele``.
+    ``benchmarks`` are those that have it, of ``sib200`` and ``belebele``.
     """
 
     code: str
@@ -44,11 +41,7 @@ def known() -> dict[str, Language]:
 
 
 def near(code: str) -> list[Language]:
-    """Languages that may be meant by a code that is not known.
-
-    Args:
-        code: As given; the language alone is found, too, and so is another case.
-    """
+    """Languages that a code may mean which is not known: another case, or the language alone."""
     by_lower = {one.lower(): language for one, language in known().items()}
     start = code.lower().replace("-", "_").partition("_")[0]
     same = [language for one, language in by_lower.items() if one.partition("_")[0] == start]

@@ -16,13 +16,13 @@ from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import config as configs
-from trimix_lm_eval.training.cpt import corpus, holdout, places, texts, values
+from trimix_lm_eval.training.cpt import corpus, holdout, texts, values
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.cleaning import Cleaner
 from trimix_lm_eval.training.new_language import codes, skeleton
 from trimix_lm_eval.training.new_language.codes import Language
 from trimix_lm_eval.training.new_language.recipe import suited
-from trimix_lm_eval.utils import io
+from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: Documents that are kept for testing: a share, but enough for a report to test differences.
@@ -35,19 +35,10 @@ _MADE = ("test.jsonl", "small_cpt", "results", "report", "runs")
 
 
 class NewLanguageArguments(NamedTuple):
-    """What ``trimix new-language`` is given.
+    """What ``trimix new-language`` is given, under the names of its options.
 
-    Attributes:
-        code: Of the language.
-        text: Files, folders or patterns.
-        base: The small base model: Hub id, folder or ``demo``.
-        large: The large model of the same family; None where the base has one of its own.
-        output: Folder; None is the code.
-        name: Of the language in English; None is that of FLORES-200, or the code.
-        english: Files of English text to be mixed in.
-        text_field: Column of JSONL and Parquet.
-        license: Of the text.
-        force: Whether files that are there are written over.
+    Without ``large`` the base has to have one of its own, as the demo has; ``output`` is the code
+    by default, and ``name`` that of FLORES-200, or the code.
     """
 
     code: str
@@ -63,11 +54,7 @@ class NewLanguageArguments(NamedTuple):
 
 
 def main(asked: NewLanguageArguments) -> int:
-    """``trimix new-language``: write the files, and say what to do with them.
-
-    Returns:
-        0.
-    """
+    """``trimix new-language``: write the files, and say what to do with them; returns 0."""
     folder, written = write(asked)
     relative = _shown(folder)
     print(*(f"wrote {os.path.join(relative, name)}" for name in written), sep="\n")
@@ -95,16 +82,10 @@ def _shown(folder: Path) -> str:
 
 
 def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
-    """Write the files.
-
-    Args:
-        asked: What is wanted.
+    """Write the files, or none if something is wrong that the user can fix.
 
     Returns:
         The folder, and the names of the files in it.
-
-    Raises:
-        TrimixError: Something is wrong that the user can fix. Then nothing is written.
     """
     language = _language(asked)
     for key, given in (("--large", asked.large), ("--license", asked.license)):
@@ -124,7 +105,7 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     base = bases.find(config)
     made = [folder / name for name in _MADE]
     english = texts.sources(
-        places.read_places("--english", list(asked.english)), config.text_field, "--english", made
+        values.read_places("--english", list(asked.english)), config.text_field, "--english", made
     )
     found = texts.sources(config.text, config.text_field, "--text", made)
     documents, tokens = _read(found, base, asked.code)
@@ -149,7 +130,7 @@ def write(asked: NewLanguageArguments) -> tuple[Path, list[str]]:
     rows = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)
     files["test.jsonl"] = "".join(rows)
     read = [(str(s.path), s.path) for s in (*found, *english) if s.path]
-    io.keep_inputs([(name, folder / name) for name in files], read)
+    outputs.keep_inputs([(name, folder / name) for name in files], read)
     _put(files, folder, asked.force)
     return folder, sorted(files)
 

@@ -21,16 +21,7 @@ _END = 30  # the recipe's learning rate ends at a thirtieth
 
 
 class Suited(NamedTuple):
-    """What suits a text and a model.
-
-    Attributes:
-        sequence_length: Tokens per row.
-        batch_tokens: Per step.
-        epochs: How often the text is read.
-        learning_rate: At its peak.
-        min_learning_rate: At its end.
-        warmup: Share of the steps.
-    """
+    """What suits a text and a model, under the names that ``trimix cpt`` has for it."""
 
     sequence_length: int
     batch_tokens: int
@@ -41,13 +32,7 @@ class Suited(NamedTuple):
 
 
 def suited(tokens: int, parameters: int | None, context: int) -> Suited:
-    """Choose.
-
-    Args:
-        tokens: Of the text.
-        parameters: Of the model; None if unknown.
-        context: Of the model.
-    """
+    """Choose for a text of so many tokens and a model; its parameters are None if unknown."""
     length = min(2048, context)
     batch = _BATCH
     while batch > length and tokens / batch < STEPS:

@@ -19,23 +19,10 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Facts(NamedTuple):
-    """What the files are made from.
+    """What the files are made from: paths and models as from everywhere, and the data's sizes.
 
-    Attributes:
-        language: Its code, name and benchmarks.
-        slug: The code, as part of names of tasks.
-        folder: Of the files.
-        text: Paths of the text.
-        text_field: Column of the text.
-        english: Paths of English text.
-        license: Of the text.
-        base: The small base model.
-        large: The large model.
-        suited: Steps, batch, learning rate.
-        tokens: Of the text.
-        parameters: Of the base; None if unknown.
-        test: How many documents are kept for testing.
-        seed: They were drawn by.
+    ``slug`` is the code as part of names of tasks; ``test`` is how many documents are kept for
+    testing, drawn by ``seed``; ``tokens`` are those of the text, ``parameters`` of the base.
     """
 
     language: Language
@@ -55,11 +42,7 @@ class Facts(NamedTuple):
 
 
 def files(facts: Facts) -> dict[str, str]:
-    """The content of all files but the held-out text, by path in the folder.
-
-    Args:
-        facts: What they are made from.
-    """
+    """The content of all files but the held-out text, by path in the folder."""
     rolling = f"trimix_{facts.slug}_rolling"
     own, tasks = _benchmarks(facts)
     made = {
