@@ -138,7 +138,7 @@ def test_the_sound_ones_are_accepted(place):
         ("run", ["check", "--config"], RUN, 0),
         ("sweep", ["sweep", "--check"], SWEEP, 0),
         ("languages", ["sweep", "--check"], LANGUAGES, 0),
-        ("cpt", ["cpt"], {**CPT, "text": "text.txt"}, 130),
+        ("cpt", ["cpt"], {**CPT, "text": "text.txt", "output": "a_sound_one"}, 130),
     ):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(sound))
         found = command([*argv, f"{name}.yaml"])
