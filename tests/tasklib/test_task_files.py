@@ -221,6 +221,7 @@ def test_a_mapping_names_a_place_for_each_benchmark(tmp_path, published, monkeyp
         assert LOAD[name](data_dir=chosen)
     # What it does not name comes from the Hub, not from the environment.
     assert places.place_of(sib200.BENCHMARK, chosen).path is None
+    assert places.place_of(sib200.BENCHMARK, {5: "x"}).path is None
     message = refusal("sib200", data_dir={**chosen, "sib2000": "x"})
     assert "'sib2000'" in message and "'sib200'?" in message
     assert "accepted: sib200" in message
@@ -586,6 +587,7 @@ JSON_FAULTS = {
     "comma": ("math", put("answer", "1,200"), ["answer of row 4 is '1,200', not a number"]),
     "not a number": ("math", put("answer", True), ["answer of row 4 is True, not a number"]),
     "nan": ("math", put("answer", "nan"), ["answer of row 4 is 'nan'"]),
+    "too large": ("math", put("answer", 10**400), ["answer of row 4 is 1000", "not a number"]),
     "label as text": (
         "text_classification",
         put("label", "law"),
@@ -704,6 +706,8 @@ FILE_FAULTS = {
     ),
     "pointer": (lambda data: LFS, ["json", "jsonl", "tsv"], ["is a pointer of Git LFS"]),
     "page": (lambda data: b"<!doctype html>", ["json", "jsonl"], ["is not JSON"]),
+    "nested": (lambda data: b"[" * 99_999, ["json", "jsonl"], ["is not JSON"]),
+    "digits": (lambda data: b"[" + b"1" * 9999 + b"]", ["json", "jsonl"], ["is not JSON"]),
     "wrapped": (lambda data: b'{"data": ' + data + b"}", ["json"], ["not a list of JSON objects"]),
     "lists": (lambda data: b"[1]\n" + data, ["jsonl"], ["is not a list of JSON objects"]),
     "an array": (lambda data: b"[" + data.replace(b"}\n{", b"},{") + b"]", ["jsonl"], [" is not "]),

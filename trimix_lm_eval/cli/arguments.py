@@ -23,14 +23,7 @@ def add_metadata(parser: argparse.ArgumentParser) -> None:
 
 
 def read_metadata(given: Sequence[str]) -> dict[str, object]:
-    """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times.
-
-    Args:
-        given: The words after it.
-
-    Raises:
-        TrimixError: It looks like JSON, and is none.
-    """
+    """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times."""
     text = " ".join(given)
     if not text.startswith("{"):
         pairs = (part.partition("=") for word in given for part in word.split(","))

@@ -36,13 +36,7 @@ _AES = 99  # the compression type that marks a zip member as locked with AES
 
 
 class Benchmark(NamedTuple):
-    """A published set of files.
-
-    Attributes:
-        name: How options and messages name it.
-        repository: Its id on the Hub.
-        revision: The commit whose files are meant; ``main`` if none could be confirmed.
-    """
+    """A published set of files, at a commit on the Hub; ``main`` if none could be confirmed."""
 
     name: str
     repository: str
@@ -50,25 +44,14 @@ class Benchmark(NamedTuple):
 
 
 class File(NamedTuple):
-    """One file of a benchmark, under the names that it has in the various releases.
-
-    Attributes:
-        hub: Its path in the repository on the Hub.
-        local: Its paths in other releases, tried in this order before `hub`.
-    """
+    """One file: its path on the Hub, and those in other releases, which are tried before it."""
 
     hub: str
     local: tuple[str, ...] = ()
 
 
 class Content(NamedTuple):
-    """What was found.
-
-    Attributes:
-        data: The bytes of the file.
-        where: The place, for messages.
-        file: Under which of its names it was found.
-    """
+    """The bytes of a file, where it is for messages, and under which of its names it was found."""
 
     data: bytes
     where: str
@@ -76,13 +59,7 @@ class Content(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where the user says that a benchmark's files are.
-
-    Attributes:
-        path: A folder or a zip file; None for the Hub.
-        password: Of the zip file, if it is locked.
-        revision: Of the repository on the Hub.
-    """
+    """Where the user says that files are: a folder or a zip file, or without a path the Hub."""
 
     path: Path | None
     password: str | None
@@ -90,13 +67,7 @@ class Place(NamedTuple):
 
 
 def options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick what is ours out of what lm-eval passes to a task.
-
-    Args:
-        given: The user's ``--metadata``, with lm-eval's own entries and the model's arguments.
-
-    Returns:
-        Those of `OPTIONS` that are there.
+    """Those of `OPTIONS` that lm-eval passes to a task, beside entries of its own.
 
     Raises:
         TrimixError: A name is nearly one of them.
@@ -136,7 +107,7 @@ def place_of(
     given = data_dir or os.environ.get("TRIMIX_DATA_DIR") or None
     if isinstance(given, Mapping):
         for name in given:
-            if name != benchmark.name and get_close_matches(name, [benchmark.name]):
+            if name != benchmark.name and get_close_matches(str(name), [benchmark.name]):
                 raise unknown("benchmark in data_dir", str(name), [benchmark.name])
         given = given.get(benchmark.name)
     if given is not None and not isinstance(given, str):
@@ -162,11 +133,7 @@ def _say(message: str) -> None:
 
 
 def fetch(benchmark: Benchmark, file: File, place: Place) -> Content:
-    """Read one file, and note in `USED` what was read.
-
-    Raises:
-        TrimixError: It cannot be had; the message says why and what to do.
-    """
+    """Read one file, and note in `USED` what was read."""
     content = _read(benchmark, file, place)
     digest = hashlib.sha256(content.data).hexdigest()
     USED[f"{benchmark.name}/{content.file}"] = {"from": content.where, "sha256": digest}
@@ -195,10 +162,7 @@ def _read(benchmark: Benchmark, file: File, place: Place) -> Content:
 
 
 def reach(benchmark: Benchmark, files: list[File], place: Place) -> str:
-    """See whether files could be fetched, without downloading any.
-
-    Returns:
-        Where they are, in a word or two.
+    """See whether files could be fetched, without downloading any; where they are, in a word.
 
     Raises:
         TrimixError: As `fetch`.
@@ -211,9 +175,6 @@ def reach(benchmark: Benchmark, files: list[File], place: Place) -> str:
         else:
             _from_zip(benchmark, file, place.path, place.password, size=1)
     return "zip" if place.path.is_file() else "folder"
-
-
-# --- a local folder ---------------------------------------------------------------------------
 
 
 def _find(benchmark: Benchmark, file: File, folder: Path) -> tuple[str, Path]:
@@ -237,9 +198,6 @@ def _find(benchmark: Benchmark, file: File, folder: Path) -> tuple[str, Path]:
 
 def _names(file: File) -> list[str]:
     return [*file.local, file.hub]
-
-
-# --- a zip file -------------------------------------------------------------------------------
 
 
 def _from_zip(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.tasklib.places import Content
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, quoted
 
 _AGAIN = (
     "download the file again, or name another release with data_dir or data_revision in --metadata"
@@ -25,12 +25,7 @@ Row = dict[str, Any]
 
 
 class Kind(NamedTuple):
-    """What a field must be.
-
-    Attributes:
-        name: In words, for messages.
-        holds: Whether a value is of this kind.
-    """
+    """What a field must be, in words and as a check of a value."""
 
     name: str
     holds: Callable[[Any], bool]
@@ -45,7 +40,7 @@ def _is_number(value: Any) -> bool:
         return False
     try:
         return math.isfinite(float(value))
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
 
 
@@ -68,20 +63,12 @@ ID = Kind(
 
 
 def read_json(content: Content) -> list[Row]:
-    """Read a JSON array of objects.
-
-    Raises:
-        TrimixError: It is something else.
-    """
+    """Read a JSON array of objects."""
     return _objects(_parse(_decode(content), content), content)
 
 
 def read_jsonl(content: Content) -> list[Row]:
-    """Read a JSON object per line; empty lines are skipped.
-
-    Raises:
-        TrimixError: A line is something else.
-    """
+    """Read a JSON object per line; empty lines are skipped."""
     # Not splitlines(): a JSON string may contain the line separators of Unicode.
     lines = _decode(content).split("\n")
     return _objects([_parse(line, content) for line in lines if line.strip()], content)
@@ -91,10 +78,6 @@ def read_tsv(content: Content) -> list[Row]:
     """Read lines of tab-separated fields below a header.
 
     A field that contains quotation marks is quoted as in CSV, marks within it doubled.
-
-    Raises:
-        TrimixError: A row has another number of fields than the header, or its quotes do not
-            match.
     """
     # newline="": only the file's own line ends end a row.
     text = io.StringIO(_decode(content), newline="")
@@ -117,7 +100,7 @@ def check(
     rows: list[Row],
     content: Content,
     fields: Mapping[str, Kind],
-    count: int | None,
+    count: int,
     key: Sequence[str] = ("id",),
 ) -> list[Row]:
     """Return the rows if they are what was published.
@@ -126,12 +109,8 @@ def check(
         rows: As read.
         content: Where they come from, for messages.
         fields: What each field must be. Other fields may be there too.
-        count: How many rows were published; None if that is not known.
+        count: How many rows were published.
         key: Fields that together tell the rows apart.
-
-    Raises:
-        TrimixError: A field is missing, empty or of another kind; two rows have one key; the
-            count differs.
     """
     for number, row in enumerate(rows, 1):
         for name, kind in fields.items():
@@ -143,11 +122,11 @@ def check(
                 )
             if not kind.holds(row[name]):
                 raise TrimixError(
-                    f"{content.where}: {name} of row {number} is {_cut(repr(row[name]))}, not "
+                    f"{content.where}: {name} of row {number} is {quoted(row[name])}, not "
                     f"{kind.name}.",
                     _AGAIN,
                 )
-    if count is not None and len(rows) != count:
+    if len(rows) != count:
         raise TrimixError(
             f"{content.where} has {len(rows)} rows; {count} were published.",
             f"{_AGAIN}; scores on another set could not be compared",
@@ -157,7 +136,7 @@ def check(
         value = ", ".join(str(row[name]) for name in key)
         if value in seen:
             raise TrimixError(
-                f"{content.where}: row {number} has {' and '.join(key)} {_cut(value)} again.",
+                f"{content.where}: row {number} has {' and '.join(key)} {quoted(value)} again.",
                 _AGAIN,
             )
         seen.add(value)
@@ -167,13 +146,7 @@ def check(
 def arrange(pool: list[Row], labels: list[str], per_label: int) -> list[Row]:
     """Order exemplars so that the first ``per_label * len(labels)`` hold `per_label` of each label.
 
-    Args:
-        pool: Documents with a `label`, in file order.
-        labels: All labels, in the order of the prompt.
-        per_label: How many of each label make a round.
-
-    Returns:
-        The pool in rounds, each shuffled by a generator seeded with 0.
+    The pool, in file order, is put into rounds, each shuffled by a generator seeded with 0.
     """
     of_label = {label: [doc for doc in pool if doc["label"] == label] for label in labels}
     longest = max(map(len, of_label.values()), default=0)
@@ -183,10 +156,6 @@ def arrange(pool: list[Row], labels: list[str], per_label: int) -> list[Row]:
         random.Random(0).shuffle(turn)
         arranged += turn
     return arranged
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _decode(content: Content) -> str:
@@ -204,7 +173,7 @@ def _decode(content: Content) -> str:
 def _parse(text: str, content: Content) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of thousands of digits, or of brackets
         raise TrimixError(f"{content.where} is not JSON: {error}.", _AGAIN) from error
 
 
