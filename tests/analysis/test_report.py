@@ -18,8 +18,8 @@ import pytest
 from tests.support.results_files import BETTER, aggregate, trimix_config, write_run
 from trimix_lm_eval import cli
 from trimix_lm_eval.analysis.report import bootstrap, layout, numbers, page, write
+from trimix_lm_eval.analysis.report.bootstrap import read_samples, statistics
 from trimix_lm_eval.analysis.report.model import assemble
-from trimix_lm_eval.analysis.report.statistics import read_samples, statistics
 from trimix_lm_eval.analysis.results import read
 from trimix_lm_eval.fusion.weights import PAPER_GRID
 from trimix_lm_eval.utils.errors import TrimixError

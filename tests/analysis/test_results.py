@@ -10,11 +10,25 @@ import math
 import os
 
 import pytest
+import yaml
+from huggingface_hub import (
+    ModelCard,
+    eval_result_entries_to_yaml,
+    parse_eval_result_entries,
+)
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from tests.analysis.test_export import TASK, submittable
 from tests.support.results_files import aggregate, trimix_config, write_run
 from trimix_lm_eval import cli
-from trimix_lm_eval.analysis.export import card, eval_results, recipe, refusals, table
+from trimix_lm_eval.analysis.export import (
+    card,
+    eval_results,
+    model_index,
+    recipe,
+    refusals,
+    table,
+)
 from trimix_lm_eval.analysis.leaderboard import entries
 from trimix_lm_eval.analysis.leaderboard import page as leaderboard
 from trimix_lm_eval.analysis.leaderboard.entries import collect
@@ -78,9 +92,15 @@ def export_all(run, exported):
     told = repr((rows, config, run.trimix, run.raw.get("transformers_version")))
     if told not in exported:
         exported.add(told)
-        card.files([run], "mix")  # model_index.files, too
+        text = card.files([run], "mix")["README.md"]
+        name, found = model_index_to_eval_results(ModelCard(text).data.to_dict()["model-index"])
+        assert name == "mix"
+        assert sorted(map(repr, found)) == sorted(map(repr, model_index.results(rows)))
         with contextlib.suppress(TrimixError):  # nothing to write
-            eval_results.files(rows)
+            texts, _ = eval_results.files(rows)
+            for listed in map(yaml.safe_load, texts.values()):
+                entries = parse_eval_result_entries(listed)
+                assert entries and eval_result_entries_to_yaml(entries) == listed
 
 
 def test_a_damaged_part_is_no_traceback(tmp_path, monkeypatch):

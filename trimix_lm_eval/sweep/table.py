@@ -6,19 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trimix_lm_eval.analysis.results import Run, read
-from trimix_lm_eval.analysis.results.results_file import MetricValue
+from trimix_lm_eval.analysis.results import MetricValue, Run, read
 
 #: More columns than a terminal shows are left to the report.
 _COLUMNS = 6
 
 
 def lines(written: Sequence[Path]) -> Iterator[str]:
-    """The tables of all settings, and where the files are.
-
-    Args:
-        written: Results files, in the order in which they are shown; whole, as they were written.
-    """
+    """The tables of all settings, in the order of the files as written, and where they are."""
     found, problems = read(written)
     runs = {run.path: run for run in found}
     by_setting: dict[str, list[Run]] = {}
@@ -37,7 +32,10 @@ def lines(written: Sequence[Path]) -> Iterator[str]:
 
 def _table(runs: Sequence[Run]) -> Iterator[str]:
     """One setting's table: a column per task, and per filter of lm-eval's where it has several."""
-    found = [{(s.task, _head(run, s)): s.value for s in _scores(run)} for run in runs]
+    found = [
+        {(s.task, _head(run, s)): s.value for task in run.scores for s in run.filtered(task)}
+        for run in runs
+    ]
     columns = list(dict.fromkeys(column for values in found for column in values))
     shown = columns[:_COLUMNS]
     tasks = list(dict.fromkeys(task for task, _ in shown))
@@ -52,11 +50,6 @@ def _table(runs: Sequence[Run]) -> Iterator[str]:
         yield "  ".join([name.ljust(widths[0]), *right]).rstrip()
     if len(columns) > len(shown):
         yield f"and {len(columns) - len(shown)} more columns"
-
-
-def _scores(run: Run) -> Iterator[MetricValue]:
-    for task in run.scores:
-        yield from run.filtered(task)
 
 
 def _head(run: Run, score: MetricValue) -> str:

@@ -1,7 +1,7 @@
 """`trimix export`: results as files to submit, after a look at whether they may be.
 
     refusals.py                 what must not be submitted, and why
-    origins.py  benchmarks.py   the models and the data behind a number
+    origins.py                  the models and the data behind a number
     table.py                    rows, one for each task and metric; the CSV
     eval_results.py  model_index.py  card.py (recipe.py, card.md)   the other formats
     push.py                     to the Hub
@@ -50,9 +50,6 @@ def main(
         pull_request: Upload as a pull request.
         say: Is told what was written.
 
-    Returns:
-        The files.
-
     Raises:
         TrimixError: Something must not be exported, or cannot be written or uploaded.
     """
@@ -78,7 +75,6 @@ def main(
 def _files(
     runs: Sequence[Run], to: str, repo: str | None, say: Callable[[str], None]
 ) -> Mapping[str, str]:
-    """Content by path."""
     rows = table.rows_of(runs)
     if to == "csv":
         return {"results.csv": table.write_csv(rows)}
@@ -91,16 +87,11 @@ def _files(
         if told := eval_results.filters_left_out(rows):
             say(f"an entry has one number; submitted: {printable('; '.join(told))}")
         return texts
-    name = repo.rpartition("/")[2] if repo else _name(runs)
+    large, *_ = (origin.name for run in runs for origin in sources_of(run).values())
+    name = (repo or f"TriMix-{large.rpartition('/')[2]}").rpartition("/")[2]
     if to == "model-index":
         return model_index.files(rows, name)
     return card.files(runs, name)
-
-
-def _name(runs: Sequence[Run]) -> str:
-    """A name for what has none: TriMix and its large model's."""
-    found = [origin.name for run in runs for origin in sources_of(run).values()]
-    return f"TriMix-{found[0].rpartition('/')[2]}"
 
 
 def _one_model(runs: Sequence[Run]) -> None:

@@ -12,35 +12,24 @@ from typing import Any
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.analysis.export import model_index, recipe
-from trimix_lm_eval.analysis.export.benchmarks import benchmark
-from trimix_lm_eval.analysis.export.origins import Origin, is_hub_id, slug, sources_of
+from trimix_lm_eval.analysis.export.origins import benchmark, is_hub_id, slug, sources_of
 from trimix_lm_eval.analysis.export.table import ResultRow, rows_of
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.utils import templates
 
-NAME = "README.md"
 _TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def files(runs: Sequence[Run], model_name: str) -> dict[str, str]:
-    """Write the card, and beside it each run's config.
+    """Write the card of one combination of models, and each run's config; content by path.
 
-    Args:
-        runs: Of one combination of models; each setting and task once.
-        model_name: The title, and what the metadata call it.
-
-    Returns:
-        Content by path; the card's metadata are read back by huggingface_hub and found the same.
+    Each setting and task is there once; the model's name is the title.
     """
-    from huggingface_hub import ModelCard
-
-    rows = rows_of(runs)
-    recipes = _recipes(runs)
-    text = f"---\n{_metadata(runs, rows, model_name).to_yaml()}\n---\n\n" + _body(
-        runs, rows, recipes, model_name
-    )
-    model_index.check(ModelCard(text).data.to_dict(), rows, model_name)
-    return {NAME: text, **{path: recipe.text(run) for path, run in recipes.items()}}
+    rows, recipes = rows_of(runs), _recipes(runs)
+    texts = {path: recipe.text(run) for path, run in recipes.items()}
+    metadata = _metadata(runs, rows, model_name).to_yaml()
+    body = _body(runs, rows, recipes, texts, model_name)
+    return {"README.md": f"---\n{metadata}\n---\n\n{body}", **texts}
 
 
 def _recipes(runs: Sequence[Run]) -> dict[str, Run]:
@@ -73,11 +62,13 @@ def _metadata(runs: Sequence[Run], rows: Sequence[ResultRow], model_name: str) -
 
 
 def _body(
-    runs: Sequence[Run], rows: Sequence[ResultRow], recipes: dict[str, Run], model_name: str
+    runs: Sequence[Run],
+    rows: Sequence[ResultRow],
+    recipes: dict[str, Run],
+    texts: dict[str, str],
+    model_name: str,
 ) -> str:
-    sources: dict[str, Origin] = {}
-    for run in runs:
-        sources.update(sources_of(run))
+    sources = {role: origin for run in runs for role, origin in sources_of(run).items()}
     return templates.render(
         _TEMPLATE,
         {"cell": _cell, "code": _code, "fence": _fence},
@@ -86,7 +77,7 @@ def _body(
         # The trio of the demo ships with the package.
         local=[r for r, o in sources.items() if not (o.commit or o.name.startswith("demo/"))],
         rows=rows,
-        recipes={path: recipe.text(run) for path, run in recipes.items()},
+        recipes=texts,
         runs=recipes,
         weights={path: _weights(run) for path, run in recipes.items()},
         data=_data(runs),
@@ -103,8 +94,7 @@ def _weights(run: Run) -> str:
         by = ", ".join(f"{role} {w:g}" for role, w in run.weights.by_source().items() if w)
         return f"One point for all documents, given beforehand: {by}."
     parts = []
-    for task in run.scores:
-        counts = run.chosen(task)
+    for task, counts in ((task, run.chosen(task)) for task in run.scores):
         if not counts:
             continue
         most = sorted(counts.items(), key=lambda item: -item[1])[:3]

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 
 
 def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
-    """Lay rows out as files: one for each data set and setting.
-
-    Args:
-        rows: Of one combination of models.
+    """Lay rows of one combination of models out as files: one for each data set and setting.
 
     Returns:
-        Content by path, each read back by huggingface_hub's parser and found the same; and the
-        tasks left out, because their data is no data set of the Hub.
+        Content by path; and the tasks left out, because their data is no data set of the Hub.
 
     Raises:
         TrimixError: All tasks would be left out, or huggingface_hub is too old.
@@ -37,7 +33,7 @@ def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
     import yaml
 
     try:
-        from huggingface_hub import eval_result_entries_to_yaml, parse_eval_result_entries
+        from huggingface_hub import eval_result_entries_to_yaml
     except ImportError as error:
         raise TrimixError(
             "This huggingface_hub is too old for .eval_results.",
@@ -50,19 +46,19 @@ def files(rows: Sequence[ResultRow]) -> tuple[dict[str, str], list[str]]:
     for row in known:
         if row.dataset:
             name = f".eval_results/{slug(row.dataset)}_{slug(row.setting)}.yaml"
-            grouped.setdefault(name, []).append(entry(row))
+            grouped.setdefault(name, []).append(_entry(row))
     if not grouped:
         raise TrimixError(
             f"Nothing to write: {printable(', '.join(left_out))} measure no data set of the Hub, "
             "and an entry of .eval_results must name one.",
             "choose another format: --to model-index, card or csv",
         )
-    texts = {}
-    for name, entries in grouped.items():
-        listed = eval_result_entries_to_yaml(entries)
-        texts[name] = yaml.safe_dump(listed, sort_keys=False, allow_unicode=True)
-        if parse_eval_result_entries(yaml.safe_load(texts[name])) != entries:
-            raise RuntimeError(f"{name} does not read back as it was written")
+    texts = {
+        name: yaml.safe_dump(
+            eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True
+        )
+        for name, entries in grouped.items()
+    }
     return texts, left_out
 
 
@@ -78,8 +74,7 @@ def filters_left_out(rows: Sequence[ResultRow]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def entry(row: ResultRow) -> EvalResultEntry:
-    """One row as the library's own object."""
+def _entry(row: ResultRow) -> EvalResultEntry:
     from huggingface_hub import EvalResultEntry
 
     return EvalResultEntry(
@@ -88,11 +83,11 @@ def entry(row: ResultRow) -> EvalResultEntry:
         value=row.value,
         dataset_revision=row.dataset_revision or None,
         date=row.date or None,
-        notes=notes(row),
+        notes=_notes(row),
     )
 
 
-def notes(row: ResultRow) -> str:
+def _notes(row: ResultRow) -> str:
     """What a reader must know to compare the number."""
     metric = row.metric if row.filter == "none" else f"{row.metric} ({row.filter})"
     error = "" if row.stderr is None else f", standard error {row.stderr:.4g}"

@@ -23,14 +23,10 @@ README = "README.md"
 
 
 def ready(repo: str, push: bool = True) -> None:
-    """See what can be seen before anything is written.
-
-    Args:
-        repo: ``owner/name``.
-        push: Whether something is to be uploaded, and not only named.
+    """See before anything is written that an id is one, and that there is a token to `push` with.
 
     Raises:
-        TrimixError: The id is none, or there is no token.
+        TrimixError: One is not so.
     """
     from huggingface_hub import get_token
 
@@ -46,17 +42,16 @@ def ready(repo: str, push: bool = True) -> None:
 
 
 def push(files: Mapping[str, str], repo: str, *, yes: bool, pull_request: bool) -> str:
-    """Upload files as one commit.
+    """Upload files, content by path, as one commit; where it can be looked at.
+
+    ``model-index.yaml`` is not uploaded as a file but goes into the metadata of the repository's
+    README.md, beside what is there.
 
     Args:
-        files: Content by path. ``model-index.yaml`` is not uploaded as a file but goes into the
-            metadata of the repository's README.md, beside what is there.
+        files: Content by path.
         repo: ``owner/name``.
         yes: Do not ask.
         pull_request: Open a pull request in place of a commit.
-
-    Returns:
-        Where it can be looked at.
 
     Raises:
         TrimixError: The user said no, or the Hub did.
@@ -124,7 +119,6 @@ def _merged(readme: str, index: str, repo: str) -> tuple[str, int]:
 
 
 def _identity(result: EvalResult) -> tuple[Any, ...]:
-    """What a number is of."""
     return (*result.unique_identifier, result.metric_type, result.metric_name)
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from trimix_lm_eval.analysis.export.benchmarks import benchmark
-from trimix_lm_eval.analysis.export.origins import local_name, sources_of
+from trimix_lm_eval.analysis.export.origins import benchmark, local_name, sources_of
 from trimix_lm_eval.analysis.results import Run
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import RECORDED
@@ -26,14 +25,7 @@ _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 def config(run: Run) -> dict[str, Any]:
-    """The content of the file.
-
-    Args:
-        run: One that may be exported.
-
-    Returns:
-        lm-eval's keys: model, model_args, tasks, and what else the run was given.
-    """
+    """The content of the file of a run that may be exported: lm-eval's keys."""
     made: dict[str, Any] = {
         "model": "trimix",
         "model_args": arguments(run),
@@ -123,7 +115,6 @@ def _set(args: dict[str, Any], name: str, value: Any) -> None:
 
 
 def _grid(run: Run) -> str:
-    """The recorded grid as an argument."""
     return "paper" if run.grid == list(PAPER_GRID) else ";".join(w.label() for w in run.grid)
 
 

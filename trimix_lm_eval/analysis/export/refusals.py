@@ -16,8 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trimix_lm_eval.analysis.export.benchmarks import benchmark
-from trimix_lm_eval.analysis.export.origins import relative, sources_of
+from trimix_lm_eval.analysis.export.origins import benchmark, relative, sources_of
 from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import Weights
@@ -35,11 +34,9 @@ _EXAMPLES = 2
 
 
 class Reason(NamedTuple):
-    """Why a result must not be submitted.
+    """Why a result must not be submitted, the same for all results that it holds for.
 
-    Attributes:
-        what: The reason, the same for all results that it holds for.
-        subject: What it is about in this result, for instance a task; empty for the whole.
+    ``subject`` is what it is about in this result, for instance a task; empty for the whole.
     """
 
     what: str
@@ -50,12 +47,7 @@ class Reason(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A results file, or a line of one, that must not be submitted.
-
-    Attributes:
-        path: The file.
-        reasons: All of them, at least one.
-    """
+    """A results file, or a line of one, that must not be submitted; at least one reason."""
 
     path: Path
     reasons: list[Reason]
@@ -63,10 +55,6 @@ class Refused(NamedTuple):
 
 def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
     """Let the runs pass, or none of them.
-
-    Args:
-        runs: What was read.
-        problems: What could not be.
 
     Raises:
         TrimixError: With every reason, by file.
@@ -99,8 +87,7 @@ def unreadable(problems: Sequence[Problem]) -> list[Refused]:
 def lines(refused: Sequence[Refused]) -> list[str]:
     """Each reason once, with the number of results that it holds for and two of them.
 
-    Returns:
-        Texts of two lines, the second one indented; in the order in which the reasons come up.
+    Each is a text of two lines, the second one indented; in the order in which reasons come up.
     """
     found: dict[str, list[tuple[Path, str]]] = {}
     for path, why in refused:
@@ -127,12 +114,7 @@ def _line(what: str, places: Sequence[tuple[Path, str]]) -> str:
 
 
 def assessed(runs: Sequence[Run], problems: Sequence[Problem]) -> tuple[list[Run], list[Refused]]:
-    """The runs that may be submitted beside the others, and what must not be.
-
-    Args:
-        runs: What was read.
-        problems: What could not be.
-    """
+    """The runs that may be submitted beside the others, and what must not be."""
     found = [(run, reasons(run)) for run in runs]
     fixed = [(run, why) for run, why in found if not why and run.policy == Fixed.name]
     tried: dict[tuple[str, ...], set[Weights | None]] = {}
@@ -205,7 +187,6 @@ def _tuned(run: Run) -> Iterator[Reason]:
 
 
 def _grid(sweep: object) -> str:
-    """A sweep's grid in words."""
     told = sweep if isinstance(sweep, dict) else {}
     points = told.get("points")
     many = f" with {len(points)} points" if isinstance(points, list) else ""

@@ -15,8 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.analysis.export.benchmarks import benchmark
-from trimix_lm_eval.analysis.export.origins import family, sources_of
+from trimix_lm_eval.analysis.export.origins import benchmark, family, sources_of
 from trimix_lm_eval.analysis.results import MetricValue, Problem, Run, text_of
 from trimix_lm_eval.analysis.results.scores import no_score
 from trimix_lm_eval.fusion.weights import SOURCES
@@ -28,23 +27,17 @@ _ISO = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One number and what it depends on.
+    """One number and what it depends on; the columns of the CSV, in order.
 
     Attributes:
         task: lm-eval's name of the task or group.
-        version: Of the task.
         language: In English; empty if unknown, ``several`` of a group.
         dataset: Id on the Hub; empty if it is not there.
         dataset_revision: Commit; empty if the results do not tell.
         split: Whose documents were scored.
         shots: Exemplars in each prompt; None of a group whose tasks differ.
-        metric: The metric.
-        filter: lm-eval's, mostly ``none``.
         main: Whether this is the number that the task is known by.
         value: In the metric's own unit.
-        stderr: Standard error; None where lm-eval gives none.
-        higher_is_better: Which way is up.
-        n: Documents.
         policy: Name of the policy, of a corner its own.
         setting: The policy with its point or options, as tables call it.
         family: Of the models; ``other`` if no shipped config names them.
@@ -52,8 +45,6 @@ class ResultRow:
         large_ins: Id or folder; empty if not used. So are the other three.
         large_ins_revision: Commit, or ``digest:`` of a folder. So are the other three.
         date: When it ran, ISO 8601 in UTC; empty if unknown.
-        lm_eval: Version.
-        trimix: Version.
         run: Name of the results file.
     """
 
@@ -157,11 +148,7 @@ def write_csv(rows: Sequence[ResultRow]) -> str:
 
 
 def read_csv(path: Path) -> tuple[list[ResultRow], list[Problem]]:
-    """Read exported rows back.
-
-    Returns:
-        The rows, and a problem for the file or for each line that is none.
-    """
+    """Read exported rows back; a problem for the file or for each line that is none."""
     try:
         lines = list(csv.reader(io.StringIO(text_of(path), newline=""), strict=True))
     except ValueError as error:

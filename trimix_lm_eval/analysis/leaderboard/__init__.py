@@ -28,15 +28,12 @@ from trimix_lm_eval.utils.paths import printable
 
 
 def main(folder: Path, output: Path, title: str = "TriMix leaderboard") -> int:
-    """Build the page.
+    """Build the page; returns 0.
 
     Args:
         folder: Searched, with all folders below, for exported CSV and results*.json.
         output: The folder to write ``index.html`` to; made if it is not there.
         title: The page's.
-
-    Returns:
-        The exit code, 0.
 
     Raises:
         TrimixError: There is nothing to show, or it cannot be written, or an ``index.html`` is

@@ -25,13 +25,7 @@ _HERE = Path(__file__).parent
 
 
 class LeaderboardColumn(NamedTuple):
-    """A column of the table.
-
-    Attributes:
-        key: In the address: ``#sort=key``.
-        title: In the head.
-        number: Whether it sorts as a number, largest first.
-    """
+    """A column: its key in the address (``#sort=key``), its title, whether it sorts as a number."""
 
     key: str
     title: str
@@ -57,12 +51,7 @@ FILTERS = {"lang": "language", "task": "task", "family": "family", "policy": "po
 
 
 def render(entries: Sequence[Entry], title: str) -> str:
-    """Lay out the page.
-
-    Args:
-        entries: In the order in which they stand without JavaScript.
-        title: Of the page.
-    """
+    """The page of some entries, in the order in which they stand without JavaScript."""
     from markupsafe import Markup
 
     style, script = (

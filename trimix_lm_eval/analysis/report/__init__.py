@@ -5,11 +5,10 @@ Imported by `cli`; imports `analysis.results`, `tasklib`, `fusion` and `utils`. 
 
 systems.py     runs of the same models, one row for each way to weight them
 layout.py      which tasks stand side by side, and which may be averaged
-statistics.py  bootstrap.py  cells.py   a number, its error and test; a table of them
-tables.py  groups.py                    all tables, and that of lm-eval's own groups
-oracles.py  endings.py                  the upper bounds in tables; how generated texts ended
-plane.py   paper.py                     alpha and beta; published numbers
-model.py       all of it together
+bootstrap.py  cells.py                  a number, its error and test; a table of them
+tables.py      all tables, and that of lm-eval's own groups
+oracles.py  plane.py   paper.py         the upper bounds; alpha and beta; published numbers
+model.py       all of it together, and how generated texts ended
 numbers.py  pictures.py  csv_files.py  views.py  page.py   rounded, drawn, as CSV, as words
 """
 
@@ -36,13 +35,11 @@ _ELSEWHERE = "name another folder with --output"
 
 
 class Written(NamedTuple):
-    """What a report wrote.
+    """What a report wrote, and how many results files it is made from.
 
     Attributes:
-        files: In order.
-        runs: How many results files it is made from.
         problems: Files that it could not use, or not all of.
-        superseded: Numbers that newer runs replaced.
+        superseded: How many numbers newer runs replaced.
     """
 
     files: list[Path]
@@ -52,10 +49,10 @@ class Written(NamedTuple):
 
 
 def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
-    """Write a report.
+    """Write a report of results files, or of folders with some.
 
     Args:
-        places: Results files, or folders that are searched for them.
+        places: Files or folders.
         output: The folder to write to; an earlier report there is replaced.
         force: Write into a folder that holds other files, too.
 
@@ -116,17 +113,13 @@ def _contents(report: ReportData) -> dict[str, bytes]:
         for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
         for picture in drawn
     }
-    places = {name: f"pictures/{name}" for name in pictures}
-    return {
-        **{places[name]: png for name, png in pictures.items()},
-        **{name: _bytes(text) for name, text in csv_files(report).items()},
-        "report.md": _bytes(render(report, "page.md.j2", places)),
-        _MARK: _bytes(render(report, "page.html.j2", generator=outputs.generator(_COMMAND))),
+    texts = {
+        **csv_files(report),
+        "report.md": render(report, "page.md.j2"),
+        _MARK: render(report, "page.html.j2", outputs.generator(_COMMAND)),
     }
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode()
+    pages = {name: text.encode() for name, text in texts.items()}
+    return {f"pictures/{name}": png for name, png in pictures.items()} | pages
 
 
 def _need(*libraries: str) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from trimix_lm_eval.analysis.report import bootstrap
-from trimix_lm_eval.analysis.report.statistics import Statistics, read_samples, statistics
+from trimix_lm_eval.analysis.report.bootstrap import Statistics, read_samples, statistics
 from trimix_lm_eval.analysis.report.systems import TableRow
 from trimix_lm_eval.analysis.results import MetricValue, Run
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +25,14 @@ class Cell:
 
     Attributes:
         value: In the metric's own unit.
-        stderr: Of it, or None.
         stderr_from: ``lm-eval``, ``bootstrap``, or of a mean ``tasks``; empty if there is none.
-        metric: Its name.
         filter: lm-eval's, of a mean all that its tasks have.
-        higher_is_better: Which way is up.
-        n: Documents of each task.
+        n: Documents of each task it was measured on.
         of: Documents that each task has.
-        runs: Where it comes from.
         reasons: Why it is not comparable with published numbers; empty if it is.
         documents: What the resamples were drawn from.
         resampled: The metric on each draw ``[R]``, or why there are none.
         reference: The best single model's row, if there is one on the same documents.
-        is_reference: Whether this is that row itself.
         delta: Value minus reference.
         test: Of that difference.
         why_not: Why there is no test; empty if there is.
@@ -86,15 +80,12 @@ Cells = dict[tuple[str, str, str, str], Cell]
 
 
 class Column(NamedTuple):
-    """The head of a column.
+    """The head of a column: a task under a filter, or a mean.
 
     Attributes:
         title: Short; where a task has several filters, the filter's name stands behind it.
         tasks: One task, or those of a mean.
-        metric: Its name.
         filter: lm-eval's, of a mean all that its tasks have.
-        higher_is_better: Which way is up.
-        is_mean: Whether it is a mean.
     """
 
     title: str
@@ -107,14 +98,12 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table of numbers.
+    """A table of numbers: its heads, and rows with a cell, or None, for each column.
 
     Attributes:
         name: Of the group or tag; unique in a system.
         title: For people.
         note: What is missing.
-        columns: The heads.
-        rows: With a cell, or None, for each column.
     """
 
     name: str
@@ -190,15 +179,9 @@ def mean(cells: Sequence[Cell | None]) -> Cell | None:
 
 
 def resample(task: str, cells: Iterable[Cell]) -> list[Cell]:
-    """Draw the documents of a task and score all cells on each draw.
+    """Draw the documents of a task and score all cells of `cell_of` on each draw.
 
-    Args:
-        task: The task.
-        cells: From `cell_of`, of this task; several metrics, filters and runs.
-
-    Returns:
-        The cells in the same order, with resamples, and with the bootstrap's standard error where
-        lm-eval gives none.
+    They come back with resamples, and with the bootstrap's standard error where lm-eval gives none.
     """
     given = list(cells)
     read: dict[Any, Any] = {}

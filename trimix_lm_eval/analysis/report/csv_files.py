@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from trimix_lm_eval.analysis.report.endings import Ending
-from trimix_lm_eval.analysis.report.model import Part, ReportData
+from trimix_lm_eval.analysis.report.model import Ending, Part, ReportData
 from trimix_lm_eval.analysis.report.plane import gaps
 from trimix_lm_eval.utils import csv_text
 from trimix_lm_eval.utils.paths import shown
@@ -29,12 +28,11 @@ def csv_files(report: ReportData) -> dict[str, str]:
 
 def _text(lines: Sequence[Line]) -> str:
     """One table; what is no number is left empty."""
-    cells = ([None if _is_nan(it) else it for it in line.values()] for line in lines)
+    cells = (
+        [None if isinstance(it, float) and math.isnan(it) else it for it in line.values()]
+        for line in lines
+    )
     return csv_text.text(list(lines[0]), cells)
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
 
 
 def _scores(part: Part) -> Iterator[Line]:
@@ -181,6 +179,5 @@ def _runs(report: ReportData) -> Iterator[Line]:
 
 
 def _source(role: str, told: Line) -> str:
-    """A model: its role, where it is from, and which version it is."""
     version = told.get("commit") or told.get("digest") or ""
     return f"{role} {shown(str(told.get('path')))} {version}".strip()

@@ -17,11 +17,10 @@ from trimix_lm_eval.tasklib.languages import ENGLISH
 
 
 class Mean(NamedTuple):
-    """A column that is a mean.
+    """A column that is a mean, of equal weight.
 
     Attributes:
         title: As in the paper, e.g. ``MC``.
-        tasks: Over these, of equal weight.
         by_score: Whether to take our tasks' metric ``score``, from 0 to 1, which all of them have;
             else their own metric, which is then the same for all.
     """
@@ -32,14 +31,11 @@ class Mean(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The columns of one table.
+    """The columns of one table: its tasks with what to call each here, then means.
 
     Attributes:
         name: Of the group or tag.
         title: For people.
-        tasks: In order.
-        short: What to call each task here.
-        means: After the tasks.
         note: What is missing, in a sentence; may be empty.
     """
 
@@ -54,13 +50,7 @@ class Layout(NamedTuple):
 def layouts(
     tasks: Sequence[str], metrics: Mapping[str, str], groups: Mapping[str, Sequence[str]]
 ) -> list[Layout]:
-    """Sort tasks into tables.
-
-    Args:
-        tasks: All that have numbers.
-        metrics: The metric that each is shown by.
-        groups: lm-eval's ``group_subtasks``, for tasks that are not ours.
-    """
+    """Sort tasks into tables, by their metrics and lm-eval's groups of those that are not ours."""
     found: dict[str, list[str]] = {}
     for task in sorted(tasks):
         found.setdefault(_table(task, frozenset(tasks), groups), []).append(task)

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimix_lm_eval.analysis.report.cells import Table
-from trimix_lm_eval.analysis.report.endings import Ending, endings
 from trimix_lm_eval.analysis.report.paper import Published, published
 from trimix_lm_eval.analysis.report.pictures import Picture, pictures
 from trimix_lm_eval.analysis.report.plane import Plane, planes
-from trimix_lm_eval.analysis.report.systems import SINGLE, System, systems
+from trimix_lm_eval.analysis.report.systems import SINGLE, System, TableRow, systems
 from trimix_lm_eval.analysis.report.tables import tables
 from trimix_lm_eval.analysis.results import Problem, Run
 from trimix_lm_eval.utils.progress import progress_bar
 
 
+class Ending(NamedTuple):
+    """How the texts of one row on one task ended: a task that scores 0 may have been cut off.
+
+    ``counts`` has by ``finish_reason`` (``stop``, ``eos``, ``length``) the number of texts.
+    """
+
+    row: TableRow
+    column: str
+    task: str
+    counts: dict[str, int]
+
+    @property
+    def length_share(self) -> float:
+        """The share of the texts that were as long as was allowed."""
+        return self.counts.get("length", 0) / sum(self.counts.values())
+
+
 @dataclass(frozen=True)
 class Part:
-    """What there is to say of one system.
+    """What there is to say of one system; its tables of means over languages come first.
 
-    Attributes:
-        title: Its models, in short.
-        system: The models and rows.
-        tables: Means over languages first.
-        planes: By task, what there is of the plane of alpha and beta.
-        pictures: Of each plane.
-        endings: By table, how generated texts ended.
-        published: Published numbers beside ours.
+    Planes of alpha and beta are by task, pictures by plane, endings by table.
     """
 
     title: str
@@ -42,13 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ReportData:
-    """A report.
-
-    Attributes:
-        parts: One for each system.
-        runs: All runs, oldest first; a run's number is its place here, from 1.
-        problems: Files that could not be used.
-    """
+    """A report: a part for each system; a run's number is its place among all, oldest first."""
 
     parts: list[Part]
     runs: list[Run]
@@ -60,12 +63,7 @@ class ReportData:
 
 
 def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> ReportData:
-    """Work everything out.
-
-    Args:
-        runs: From `results.read`, oldest first.
-        problems: Files that could not be used.
-    """
+    """Work everything out that there is to say of runs, which are sorted oldest first."""
     found = systems(runs)
     parts = [_part(it, title) for it, title in zip(found, titles(found), strict=True)]
     return ReportData(parts, list(runs), list(problems))
@@ -78,15 +76,26 @@ def _part(system: System, title: str) -> Part:
         list(pictures(plane))
         for plane in progress_bar(found, "drawing", unit="task", leave=False, delay=1)
     ]
-    return Part(
-        title,
-        system,
-        made,
-        found,
-        drawn,
-        endings(made),
-        published(system, made),
-    )
+    seen: set[tuple[str, str, str]] = set()
+    endings = [list(_endings(table, seen)) for table in made]
+    return Part(title, system, made, found, drawn, endings, published(system, made))
+
+
+def _endings(table: Table, seen: set[tuple[str, str, str]]) -> Iterator[Ending]:
+    """How the texts of each row and task ended; every task and filter is told of once.
+
+    Runs of before this was recorded tell nothing of it and are left out.
+    """
+    for row, _ in table.rows:
+        if row.kind == "oracle":  # each of its tasks is that of another row
+            continue
+        for column in table.columns:
+            task = column.tasks[0]
+            counts = row.runs[task].finish_reasons(task) if task in row.runs else {}
+            told = row.key, task, column.filter
+            if counts and not column.is_mean and told not in seen:
+                seen.add(told)
+                yield Ending(row, column.title, task, counts)
 
 
 def titles(found: Sequence[System]) -> list[str]:
@@ -102,12 +111,10 @@ def titles(found: Sequence[System]) -> list[str]:
 
 
 def _precision(system: System) -> str:
-    """How its models were loaded."""
     return _of_sources(system, lambda it: it.get("quantization") or it.get("dtype"))
 
 
 def _version(system: System) -> str:
-    """Which files its models are, in short."""
     return _of_sources(system, lambda it: str(it.get("commit") or it.get("digest"))[:7])
 
 
@@ -117,7 +124,6 @@ def _of_sources(system: System, tell: Callable[[dict[str, Any]], Any]) -> str:
 
 
 def _title(system: System) -> str:
-    """The last parts of the models' names."""
     names = []
     for role in SINGLE:
         # The same files may have lain in several folders.

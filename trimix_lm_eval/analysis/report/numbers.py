@@ -11,13 +11,7 @@ _POINTS = ("bleu", "chrf", "chrf++", "ter")
 
 
 class Scale(NamedTuple):
-    """How to write the numbers of a column.
-
-    Attributes:
-        factor: To multiply with.
-        decimals: Digits after the point.
-        unit: ``%`` or empty.
-    """
+    """How to write the numbers of a column: what to multiply with, digits, and ``%`` or no unit."""
 
     factor: float
     decimals: int
@@ -33,12 +27,7 @@ class Scale(NamedTuple):
 
 
 def scale(metric: str, values: Iterable[float]) -> Scale:
-    """The scale of a column.
-
-    Args:
-        metric: Its metric.
-        values: All of its values.
-    """
+    """The scale of a column by its metric and all of its values."""
     largest = max((abs(value) for value in values), default=0.0)
     if metric in _SHARES and largest <= 1:
         return Scale(100, 1, "%")

@@ -17,12 +17,9 @@ Shown = Mapping[str, tuple[tuple[str, str], ...]]
 
 
 class FilteredMean(NamedTuple):
-    """A mean, of one filter where its tasks have several.
+    """A mean, of one filter where its tasks have several: then ``named`` is the filter's name.
 
-    Attributes:
-        title: With the filter's name, if they do.
-        named: That name; empty if they do not.
-        measures: By task, metric and filter.
+    ``measures`` has, by task, metric and filter.
     """
 
     title: str

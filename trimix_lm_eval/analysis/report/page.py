@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -25,25 +24,13 @@ from trimix_lm_eval.utils import templates
 from trimix_lm_eval.utils.paths import shown
 
 
-def render(
-    report: ReportData,
-    template: str,
-    pictures: Mapping[str, str] | None = None,
-    generator: str = "",
-) -> str:
-    """Fill a template.
-
-    Args:
-        report: What to say.
-        template: ``page.html.j2`` or ``page.md.j2``.
-        pictures: For Markdown, the pictures' files by `picture_name`; HTML holds them.
-        generator: For HTML, the tag that says which command wrote it.
-    """
+def render(report: ReportData, template: str, generator: str = "") -> str:
+    """Fill ``page.html.j2`` or ``page.md.j2``; `generator` is HTML's tag of the writing command."""
     from markupsafe import Markup
 
-    file = Path(__file__).with_name(template)
-    values = {**_report(report), "files": pictures or {}, "generator": Markup(generator)}
-    return templates.render(file, {"md": markdown}, **values)
+    filters = {"md": markdown, "signed": Scale(1, 1, "").signed, "tenth": "{:.1f}".format}
+    values = {**_report(report), "generator": Markup(generator)}
+    return templates.render(Path(__file__).with_name(template), filters, **values)
 
 
 def markdown(text: object) -> str:
@@ -68,7 +55,7 @@ def _report(report: ReportData) -> View:
         "runs": [_run(number, run) for number, run in enumerate(report.runs, 1)],
         "marked": marked,
         "tasks": len({task for run in report.runs for task in run.scores}),
-        "problems": [{"file": p.file, "what": p.what} for p in report.problems],
+        "problems": report.problems,
         "citations": [" ".join(text.split()) for text in citations().values()],
         "resamples": f"{bootstrap.RESAMPLES:,}",
         "seed": bootstrap.SEED,
@@ -113,19 +100,7 @@ def _part(report: ReportData, number: int, part: Part) -> View:
             for table, found in zip(part.tables, part.endings, strict=True)
             for view in ending_views(table, found)
         ],
-        "published": [
-            {
-                "row": it.row.title,
-                "what": it.what,
-                "ours": f"{it.ours:.1f}",
-                "theirs": f"{it.published:.1f}",
-                "difference": Scale(1, 1, "").signed(it.ours - it.published),
-                "note": it.note,
-                "citation": it.citation,
-                "marked": bool(it.cell.reasons),
-            }
-            for it in part.published
-        ],
+        "published": part.published,
         "superseded": [
             {"task": task, "old": report.number(old), "new": report.number(new)}
             for task, old, new in system.superseded
@@ -134,7 +109,6 @@ def _part(report: ReportData, number: int, part: Part) -> View:
 
 
 def _summary(plane: Plane) -> str:
-    """The pictures' numbers in words."""
     unit, sentences = plane.scale, []
     if plane.oracle:
         best = next(p for p in plane.points if p.weights == plane.oracle)

@@ -22,15 +22,12 @@ from trimix_lm_eval.fusion.weights import PAPER_GRID, SOURCES
 
 
 class Published(NamedTuple):
-    """A published number and ours.
+    """A published number and ours, in the published unit.
 
     Attributes:
         citation: Where the published number is from.
-        row: Our row.
         what: The column or task.
-        ours: Our number, in the published unit.
-        cell: What it is from.
-        published: Theirs.
+        cell: What ours is from.
         note: What differs: how our models were loaded, and why ours is not comparable.
     """
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from trimix_lm_eval.analysis.report.numbers import minus
 from trimix_lm_eval.analysis.report.plane import LEAST, ChosenPoints, Plane
 from trimix_lm_eval.fusion.weights import Weights
@@ -38,13 +40,9 @@ _STYLE: dict[Any, Any] = {
 
 
 class Picture(NamedTuple):
-    """One picture.
+    """One picture: ``map``, ``nll`` or ``choices``; SVG for the page, PNG for Markdown.
 
-    Attributes:
-        kind: ``map``, ``nll`` or ``choices``.
-        alt: What is to be seen, for who does not see it.
-        svg: For the page.
-        png: For Markdown.
+    ``alt`` says what is to be seen, for who does not see it.
     """
 
     kind: str
@@ -94,15 +92,12 @@ def _figure(
 
 
 def _scores(plane: Plane) -> str:
-    """What to call an axis of scores."""
     unit = f" {plane.scale.unit}" if plane.scale.unit else ""
     return f"{plane.metric}{unit} ({'higher' if plane.higher_is_better else 'lower'} is better)"
 
 
 def _map(plane: Plane) -> Figure:
     """Scores by alpha (across) and beta (upwards); choices ringed, the oracle starred."""
-    import numpy as np
-
     shown, unit = plane.flat, plane.scale
     alphas = sorted({point.weights.alpha for point in shown})
     betas = sorted({point.weights.beta for point in shown})
@@ -178,7 +173,6 @@ def _on_map(weights: Weights, alphas: list[float], betas: list[float]) -> bool:
 
 
 def _nll(plane: Plane) -> Figure:
-    """Each point's prompt NLL and score."""
     points, factor = plane.scattered, plane.scale.factor
     figure, (axes,) = _figure(3.7, 2.9)
     lowest = min(points, key=lambda point: point.nll or 0.0)

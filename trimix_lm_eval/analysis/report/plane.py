@@ -19,13 +19,7 @@ LEAST = 4
 
 
 class Point(NamedTuple):
-    """A fixed point on a task.
-
-    Attributes:
-        weights: The point.
-        cell: Its score.
-        nll: The mean NLL per prompt token under it, if a sweep recorded it.
-    """
+    """A fixed point on a task, its score, and the prompt NLL per token if a sweep recorded it."""
 
     weights: Weights
     cell: Cell
@@ -33,12 +27,7 @@ class Point(NamedTuple):
 
 
 class ChosenPoints(NamedTuple):
-    """What a policy chose on a task.
-
-    Attributes:
-        row: The policy.
-        counts: How often it chose each point, the most frequent first.
-    """
+    """How often a policy chose each point on a task, the most frequent first."""
 
     row: TableRow
     counts: tuple[tuple[Weights, int], ...]
@@ -54,14 +43,9 @@ class Plane:
     """One task's plane.
 
     Attributes:
-        task: The task.
         title: The task, behind it the filter's name if the task has several.
-        metric: What is shown.
-        filter: lm-eval's.
-        higher_is_better: Which way is up.
         points: All fixed points, Proxy Tuning included.
         oracle: The best of them, if there are two.
-        choices: Of the policies.
         rho: Spearman's rank correlation of prompt NLL and score.
         p: Of no correlation.
         reasons: Why the scores are not comparable with published ones.
@@ -178,15 +162,7 @@ def _spearman(points: Sequence[Point]) -> tuple[float | None, float | None]:
 
 
 class Gap(NamedTuple):
-    """What a row leaves to the upper bound on a column.
-
-    Attributes:
-        row: The row.
-        column: Title of the column.
-        cell: Its number.
-        oracle: The upper bound's.
-        gap: How much better the oracle is; below 0 if it is worse.
-    """
+    """What a row leaves to the upper bound on a column; below 0 if the row is better."""
 
     row: TableRow
     column: str

@@ -25,7 +25,6 @@ class TableRow:
 
     Attributes:
         key: Unique in its system.
-        title: What to call it.
         kind: One of `KINDS`.
         runs: By task, the run that it shows.
         best: Of an oracle the same by task and filter, since each has a best point of its own.
@@ -63,7 +62,7 @@ class TableRow:
 
 @dataclass
 class System:
-    """Runs of the same models.
+    """Runs of the same models, oldest first.
 
     Attributes:
         shared: By role, the source of all its runs.
@@ -71,7 +70,6 @@ class System:
         rows: By key, without oracles.
         others: By key of a row of one of lm-eval's own models, that model's name in full.
         superseded: Of numbers that newer runs of the same row replaced, the task, old and new run.
-        runs: All of its runs, oldest first.
     """
 
     shared: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -121,11 +119,7 @@ class System:
 
 
 def systems(runs: Sequence[Run]) -> list[System]:
-    """Sort runs into systems and rows.
-
-    Args:
-        runs: Oldest first; the newest run of a row and task is the one that counts.
-    """
+    """Sort runs, oldest first, into systems and rows: the newest of a row and task counts."""
     found: list[System] = []
     for run in sorted(runs, key=lambda run: -len(_sources(run))):
         fitting = [system for system in found if system.fits(run)]

@@ -7,8 +7,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from trimix_lm_eval.analysis.report.cells import Cell, Table
-from trimix_lm_eval.analysis.report.endings import Ending
-from trimix_lm_eval.analysis.report.model import ReportData
+from trimix_lm_eval.analysis.report.model import Ending, ReportData
 from trimix_lm_eval.analysis.report.numbers import Scale, p_value, scale, stars
 from trimix_lm_eval.analysis.report.plane import gaps
 from trimix_lm_eval.analysis.report.systems import KINDS, TableRow
@@ -82,7 +81,6 @@ def _blocks(means: list[bool]) -> list[slice]:
 
 
 def _documents(table: Table, column: int) -> str:
-    """How many documents a column is measured on."""
     found = sorted({sum(cell.n) for cell in table.column(column)} - {0})
     if not found:
         return "n not known"

@@ -21,22 +21,14 @@ from trimix_lm_eval.utils import paths
 #: What is shown of a results file outside of the current folder: of a sweep its setting, variant
 #: and model.
 FILE_PARTS = 4
-
-
 #: Levels of objects and lists; lm-eval's files have fewer than ten.
 _DEEPEST = 100
-
 #: In JSON, the escape of one half of a character, or of both.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Problem(NamedTuple):
-    """A file that could not be used.
-
-    Attributes:
-        path: The file.
-        what: What is wrong, in a sentence.
-    """
+    """A file that could not be used, and what is wrong with it, in a sentence."""
 
     path: Path
     what: str
@@ -82,10 +74,9 @@ def text_of(path: Path) -> str:
         if os.path.exists(path) and not os.path.isfile(path):
             raise ValueError("is no file but a folder, a pipe or a device")
         data = path.read_bytes()
+        return data.decode(json.detect_encoding(data))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror or error}") from error
-    try:
-        return data.decode(json.detect_encoding(data))
     except UnicodeDecodeError as error:
         raise ValueError("is not text") from error
 
@@ -136,14 +127,10 @@ def _whole(digits: str) -> float:
 
 
 def _is_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            part
-            for it in level
-            if isinstance(it, (dict, list))
-            for part in (it.values() if isinstance(it, dict) else it)
-        ]
+    level: list[Any] = [[value]]
+    for _ in range(_DEEPEST + 1):
+        parts = (it.values() if isinstance(it, dict) else it for it in level)
+        level = [part for some in parts for part in some if isinstance(part, (dict, list))]
         if not level:
             return False
     return True

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trimix_lm_eval.analysis.results.files import Problem, find, json_of, text_of
-from trimix_lm_eval.analysis.results.results_file import MetricValue, mapping
 from trimix_lm_eval.analysis.results.run import Run
-from trimix_lm_eval.analysis.results.scores import scores
+from trimix_lm_eval.analysis.results.scores import MetricValue, mapping, scores
 
 
 def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
-    """Read results files.
-
-    Args:
-        places: Files, or folders that are searched for ``results*.json``.
+    """The runs of results files, or of folders that are searched for ``results*.json``.
 
     Returns:
         The runs, oldest first, and what could not be used.
@@ -64,42 +61,39 @@ def _read(path: Path) -> Run | Problem:
 
 
 def _run(path: Path, raw: dict[str, Any]) -> Run | Problem:
-    groups = mapping(raw.get("groups"))
+    groups = mapping(raw, "groups")
     of_tasks: dict[str, list[MetricValue]] = {}
     lost: list[str] = []
     for task, values in raw["results"].items():
         # A group repeats what its tasks have; one that aggregates is listed under `groups`, too.
         if isinstance(values, dict) and task not in groups:
-            counts = mapping(mapping(raw.get("n-samples")).get(task))
-            found, not_scores = scores(raw, task, values, counts)
+            found, not_scores = scores(raw, task, values, mapping(raw, "n-samples", task))
             lost += not_scores
             if found:
                 of_tasks[task] = found
     if not of_tasks:
         return Problem(path, "; ".join(["holds no numbers of any task", *lost]))
-    run = Run(path, raw, of_tasks, {}, tuple(lost))
-    lost += _add_groups(run, groups)
-    run = Run(path, raw, of_tasks, run.groups, tuple(lost))
+    run = Run(path, raw, of_tasks)
+    for name, values in groups.items():
+        if isinstance(values, dict):
+            lost += _add_group(run, name, values)
+    run = replace(run, lost=tuple(lost))
     # Whatever a damaged file would let fail later fails here, where it has a name.
     _ = run.label, run.sources, run.variant, run.grid
     _ = [run.deviations(name) for name in (*run.scores, *run.groups)]
     return run
 
 
-def _add_groups(run: Run, groups: dict[str, Any]) -> Iterator[str]:
-    """Take the groups in whose tasks all have numbers; the others are named, a phrase each."""
-    for name, values in groups.items():
-        if not isinstance(values, dict):
-            continue
-        leaves = [run.scores[task][0] for task in run.leaves(name)]
-        counts = {"effective": sum(s.n for s in leaves), "original": sum(s.of for s in leaves)}
-        # Where the file does not tell how many documents its tasks have, it may have some.
-        found, lost = scores(run.raw, name, values, counts if counts["effective"] else {})
-        yield from lost
-        missing = [task for task in run.below(name) if not run.below(task)]
-        missing = [task for task in missing if task not in run.scores]
-        if found and (missing or not leaves):
-            whose = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-            yield f"the group {name} is without numbers of {whose or 'all of its tasks'}"
-        elif found:
-            run.groups[name] = found
+def _add_group(run: Run, name: str, values: dict[str, Any]) -> list[str]:
+    """Take a group in if all of its tasks have numbers; return what is lost, a phrase each."""
+    leaves = [run.scores[task][0] for task in run.leaves(name)]
+    counts = {"effective": sum(s.n for s in leaves), "original": sum(s.of for s in leaves)}
+    # Where the file does not tell how many documents its tasks have, it may have some.
+    found, lost = scores(run.raw, name, values, counts if counts["effective"] else {})
+    missing = [t for t in run.below(name) if not run.below(t) and t not in run.scores]
+    if found and (missing or not leaves):
+        whose = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        lost.append(f"the group {name} is without numbers of {whose or 'all of its tasks'}")
+    elif found:
+        run.groups[name] = found
+    return lost

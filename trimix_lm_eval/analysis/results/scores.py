@@ -9,21 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Any
-
-from trimix_lm_eval.analysis.results.results_file import MetricValue, is_number, mapping
+from typing import Any, NamedTuple, TypeGuard
 
 #: lm-eval's metrics of which less is better. Its older versions do not say so in their results.
 _LESS_IS_BETTER = {
-    "perplexity",
-    "word_perplexity",
-    "byte_perplexity",
-    "bits_per_byte",
-    "brier_score",
-    "ter",
-    "likelihood_diff",
-    "pct_stereotype",
+    *("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score"),
+    *("ter", "likelihood_diff", "pct_stereotype"),
 }
 
 #: What metrics of these names can be: shares stand from 0 to 1 or from 0 to 100.
@@ -40,42 +31,72 @@ _RANGES = tuple(
 )
 
 
+class MetricValue(NamedTuple):
+    """One number of one task or group.
+
+    Attributes:
+        metric: Without its filter.
+        filter: lm-eval's, mostly ``none``.
+        value: In the metric's own unit.
+        stderr: Its standard error; None where lm-eval gives none.
+        n: Documents it was measured on; 0 if unknown.
+        of: Documents that the task has; 0 if unknown.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    higher_is_better: bool
+    n: int
+    of: int
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number, and no more than a float can hold."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def mapping(value: Any, *keys: str) -> dict[str, Any]:
+    """The object below some keys of what anybody may have written; empty if there is none."""
+    for key in keys:
+        value = mapping(value).get(key)
+    return value if isinstance(value, dict) else {}
+
+
 def scores(
     raw: dict[str, Any], task: str, values: dict[str, Any], counts: dict[str, Any]
 ) -> tuple[list[MetricValue], list[str]]:
-    """The scores of one task or group.
+    """The scores of one task or group; and what is none, a phrase each.
 
     Args:
         raw: All of the file.
         task: The task or group.
         values: Its part of ``results`` or ``groups``.
         counts: ``effective`` and ``original``: documents it was measured on, and has.
-
-    Returns:
-        The scores; and what is none, a phrase each.
     """
     better = _directions(raw, task)
     n, of = _count(counts.get("effective")), _count(counts.get("original"))
     found, lost = [], []
-    for metric, name, value in _entries(values):
+    for key, value in values.items():
+        metric, comma, name = key.partition(",")
+        if not comma or metric.endswith("_stderr"):
+            continue
         why = "of no document" if counts.get("effective") == 0 else no_score(metric, value)
         if why:
             behind = f" (filter {name})" if name != "none" else ""
             lost.append(f"{metric}{behind} of {task} is {why}")
             continue
-        stderr: Any = values.get(f"{metric}_stderr,{name}")
-        found.append(
-            MetricValue(
-                task,
-                metric,
-                name,
-                float(value),
-                float(stderr) if is_number(stderr) and stderr >= 0 else None,
-                better.get(metric, metric not in _LESS_IS_BETTER),
-                n,
-                of,
-            )
-        )
+        given: Any = values.get(f"{metric}_stderr,{name}")
+        stderr = float(given) if is_number(given) and given >= 0 else None
+        up = better.get(metric, metric not in _LESS_IS_BETTER)
+        found.append(MetricValue(task, metric, name, float(value), stderr, up, n, of))
     return found, lost
 
 
@@ -92,14 +113,6 @@ def no_score(metric: str, value: Any) -> str:
     return ""
 
 
-def _entries(values: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
-    """Metric, filter and value of all that ought to be a score."""
-    for key, value in values.items():
-        metric, comma, name = key.partition(",")
-        if comma and not metric.endswith("_stderr"):
-            yield metric, name, value
-
-
 def _count(value: Any) -> int:
     """A number of documents; 0 if the file does not tell."""
     count = int(value or 0)
@@ -110,9 +123,8 @@ def _count(value: Any) -> int:
 
 def _directions(raw: dict[str, Any], task: str) -> dict[str, bool]:
     """Which way is up, where the file says it: for the task, or in the task's YAML."""
-    listed = mapping(mapping(raw.get("configs")).get(task)).get("metric_list")
+    listed = mapping(raw, "configs", task).get("metric_list")
     metrics = [mapping(metric) for metric in (listed if isinstance(listed, list) else [])]
     in_yaml = {str(metric.get("metric")): metric.get("higher_is_better") for metric in metrics}
-    above = mapping(mapping(raw.get("higher_is_better")).get(task))
-    told = [*in_yaml.items(), *above.items()]  # the later wins
+    told = [*in_yaml.items(), *mapping(raw, "higher_is_better", task).items()]  # the later wins
     return {metric: way for metric, way in told if isinstance(way, bool)}
