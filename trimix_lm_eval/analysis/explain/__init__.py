@@ -14,7 +14,6 @@ Imported by `cli`; imports `llm`, the engine and what is below it, and `analysis
     samples.py    a logged sample of lm-eval, read back
     page.py       explanations as a self-contained page (page.html.j2) and as JSON
     run.py        `explain`, `explain_given` and `explain_text`
-    windows.py    what is longer than the context, or has no prompt
     measure.py    all positions of a text through all sources once: the numbers
     pieces.py     tokens as text, and which of them make up a character together
     records.py    what is found out: dataclasses, no tensors

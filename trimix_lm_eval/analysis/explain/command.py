@@ -41,17 +41,8 @@ _REPLACED = "What is no character (half a surrogate pair) was read, and is shown
 class ExplainArguments(NamedTuple):
     """What ``trimix explain`` is given: one of `prompt`, `prompt_file` and `samples`.
 
-    Attributes:
-        model_args: As for ``lm_eval --model_args``; None takes those of the results beside the
-            samples that name models and say how their numbers come about, see `recorded`.
-        prompt: A text to continue.
-        prompt_file: A file with one.
-        continuation: Given texts to be explained after the prompt, in place of a generated one.
-        samples: A file of logged samples.
-        doc: Which document of it.
-        gen_kwargs: As for ``lm_eval --gen_kwargs``.
-        output: The page to write.
-        json: A file for the numbers; None writes none.
+    ``model_args`` of None takes those of the results beside the samples that name models and say
+    how their numbers come about, see `recorded`.
     """
 
     model_args: str | None
@@ -78,14 +69,11 @@ class _Subject(NamedTuple):
 
 
 def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
-    """Explain a prompt's continuation, or a logged sample.
+    """Explain a prompt's continuation, or a logged sample; returns 0.
 
     Args:
         asked: The command's arguments.
         read_gen_kwargs: Reads lm-eval's generation arguments as a run would.
-
-    Returns:
-        0.
 
     Raises:
         TrimixError: Something is missing, or cannot be explained.
@@ -97,12 +85,13 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     from trimix_lm_eval.loading import settings
 
     model = TriMix.from_settings(settings.parse(subject.model_args))
-    explanations = _explained(model, subject, asked, read_gen_kwargs)
+    explanations = [
+        dataclasses.replace(one, notes=(*subject.notes, *one.notes))
+        for one in _explanations(model, subject, asked, read_gen_kwargs)
+    ]
     sample = subject.sample
     # The right answer to a text without a prompt is the text.
-    facts = []
-    if sample and not sample.whole:
-        facts.append(("right answer, as logged", sample.target))
+    facts = [("right answer, as logged", sample.target)] if sample and not sample.whole else []
     about = page.About(subject.title, facts, model.describe())
     _write(asked.output, page.render(about, explanations))
     if asked.json:
@@ -116,10 +105,9 @@ def _check_places(asked: ExplainArguments) -> None:
     outputs += [("--json", _path(asked.json))] if asked.json else []
     inputs = [("--prompt-file", _path(asked.prompt_file))] if asked.prompt_file else []
     if asked.samples:
-        samples = _path(asked.samples)
-        results = results_beside(samples)
-        inputs.append(("--samples", samples))
-        inputs += [("the results file", results)] if results else []
+        inputs.append(("--samples", _path(asked.samples)))
+        if results := results_beside(_path(asked.samples)):
+            inputs.append(("the results file", results))
     keep_inputs(outputs, inputs)
     for _, path in outputs:
         io.check_place(path, _ELSEWHERE)
@@ -155,7 +143,6 @@ def _subject(asked: ExplainArguments) -> _Subject:
 
 
 def _logged(asked: ExplainArguments, path: Path) -> _Subject:
-    """A document of a file of samples."""
     if asked.doc is None:
         raise TrimixError("Which document of the samples?", "add --doc N, its doc_id")
     if asked.continuation:
@@ -204,18 +191,9 @@ def _whole(subject: _Subject) -> _Subject:
     return subject if changed == subject else changed._replace(notes=(_REPLACED,))
 
 
-def _explained(
-    model: TriMix, subject: _Subject, asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs
-) -> list[Explanation]:
-    """Generate or take the text, explain it, and note what was replaced in it."""
-    found = _explanations(model, subject, asked, read_gen_kwargs)
-    return [dataclasses.replace(one, notes=(*subject.notes, *one.notes)) for one in found]
-
-
 def _explanations(
     model: TriMix, subject: _Subject, asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs
 ) -> list[Explanation]:
-    """Generate or take the text, and explain it."""
     from trimix_lm_eval.analysis.explain.run import explain, explain_given, explain_text
     from trimix_lm_eval.loading.codec import seed_for
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, Token
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
-from trimix_lm_eval.fusion.logits import log_prob, plausible
+from trimix_lm_eval.fusion.collectors import Choice, prequential
+from trimix_lm_eval.fusion.logits import grid_nll, log_prob, plausible
 from trimix_lm_eval.utils.windows import Window
 
 #: Favourites that are named of each source.
@@ -29,7 +30,7 @@ def measure(
     noted: Sequence[int | None],
     label: Callable[[int], str],
 ) -> Iterator[tuple[Token, float | None]]:
-    """Explain each token of a text.
+    """Explain each token of a text; gives it, and the fused probability of the noted one, in order.
 
     Args:
         fuser: The sources and the policy.
@@ -37,9 +38,6 @@ def measure(
         vectors: Of each token one weight per source; a policy per token replaces them.
         noted: Of each position a token whose fused probability is wanted, too.
         label: What to call a token.
-
-    Yields:
-        The token, and the fused probability of the noted one; in order.
     """
     for here, logits, targets in chunks(fuser, window):
         chunk = _Chunk(fuser, logits, targets, torch.tensor(vectors[here], device=targets.device))
@@ -48,11 +46,7 @@ def measure(
 
 @torch.inference_mode()
 def chunks(fuser: Fuser, window: Window) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
-    """Run a text through all sources, and give the logits that score its tokens bit by bit.
-
-    Args:
-        fuser: The sources.
-        window: Token ids before the text, at least one, and the text's own.
+    """Run a window through all sources, and give the logits that score its tokens bit by bit.
 
     Yields:
         Which tokens, one ``[n, V]`` tensor of logits per source, and the tokens ``[n]``.
@@ -71,6 +65,29 @@ def chunks(fuser: Fuser, window: Window) -> Iterator[tuple[slice, list[Tensor], 
             done = here.stop
 
 
+def text_weights(
+    fuser: Fuser, windows: Sequence[Window], choice: Choice | None
+) -> tuple[list[list[float]], Choice | None]:
+    """The weights that the tokens of a text without a prompt were scored with.
+
+    Returns:
+        One weight per source for each token, and the choice, if it was one for all tokens.
+    """
+    policy, names = fuser.configs[0].policy, fuser.ensemble.names
+    if policy.scope in ("run", "token"):
+        chosen = choice if policy.scope == "run" else None
+        return [fuser.vector(chosen)] * sum(len(tokens) for _, tokens in windows), chosen
+    points = policy.points()
+    vectors = torch.tensor([point.vector(names) for point in points], device=fuser.ensemble.device)
+    nll = [
+        grid_nll(logits, targets, vectors).cpu()
+        for window in windows
+        for _, logits, targets in chunks(fuser, window)
+    ]
+    at = prequential(torch.cat(nll, dim=1), points).tolist()
+    return [points[i].vector(names) for i in at], None
+
+
 def _finite(logits: Sequence[Tensor], where: slice, size: int) -> Tensor:
     """``[size]`` whether the logits are numbers, for `LogitView.check`."""
     finite = torch.ones(size, dtype=torch.bool)
@@ -85,14 +102,7 @@ def owner(contributions: Mapping[str, float]) -> str | None:
 
 
 class _Chunk:
-    """Some positions.
-
-    Args:
-        fuser: The sources and the policy.
-        logits: One ``[n, V]`` tensor per source.
-        targets: ``[n]`` the tokens that are explained.
-        vectors: ``[n, S]`` chosen weights.
-    """
+    """Some positions: logits ``[n, V]`` of each source, tokens ``[n]``, weights ``[n, S]``."""
 
     def __init__(
         self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
@@ -171,13 +181,7 @@ class _Chunk:
 
 
 class _Distribution:
-    """One source's, or the fused, distribution at n positions.
-
-    Args:
-        logits: ``[n, V]``.
-        targets: ``[n]`` tokens whose ranks and probabilities are wanted.
-        label: What to call a token.
-    """
+    """One source's, or the fused, logits ``[n, V]``, and the place of tokens ``[n]`` in them."""
 
     def __init__(self, logits: Tensor, targets: Tensor, label: Callable[[int], str]) -> None:
         self.logits, self.label = logits, label

@@ -47,27 +47,6 @@ class About(NamedTuple):
     model: dict[str, Any]
 
 
-class _Segment(NamedTuple):
-    """A piece of a bar, in percent."""
-
-    source: str
-    left: float
-    width: float
-
-
-class _Section(NamedTuple):
-    """One explanation on the page."""
-
-    key: str
-    it: Explanation
-    heading: str
-    facts: list[str]
-    spans: list[dict[str, Any]]
-    owners: list[tuple[str, int, float]]
-    bars: list[list[_Segment]]
-    zero: float
-
-
 def as_json(about: About, explanations: Sequence[Explanation]) -> str:
     """The same numbers for programs."""
     whole = {
@@ -87,12 +66,7 @@ def _sources(about: About) -> dict[str, dict[str, Any]]:
 
 
 def render(about: About, explanations: Sequence[Explanation]) -> str:
-    """The page.
-
-    Args:
-        about: Its head.
-        explanations: One, or the options of one question.
-    """
+    """The page of one explanation, or of the options of one question."""
     names = [share.source for share in explanations[0].tokens[0].shares]
     policy = about.model["policy"]["name"]
     return templates.render(
@@ -113,8 +87,7 @@ def render(about: About, explanations: Sequence[Explanation]) -> str:
 
 def _section(
     index: int, it: Explanation, all_of_them: Sequence[Explanation], policy: str
-) -> _Section:
-    """What the template shows of one explanation."""
+) -> dict[str, Any]:
     counts = Counter(token.owner or NOBODY for token in it.tokens)
     names = [share.source for share in it.tokens[0].shares]
     if counts[NOBODY]:
@@ -130,16 +103,16 @@ def _section(
         known = [-1e9 if o.log_likelihood is None else o.log_likelihood for o in all_of_them]
         if known[index] == max(known):
             heading += ", the most likely one"
-    return _Section(
-        key=f"e{index}",
-        it=it,
-        heading=heading,
-        facts=_facts(it, policy),
-        spans=[_span(it, group) for group in it.groups],
-        owners=[(name, counts[name], 100 * counts[name] / len(it.tokens)) for name in names],
-        bars=[_bar(token, zero, width) for token in it.tokens],
-        zero=zero,
-    )
+    return {
+        "key": f"e{index}",
+        "it": it,
+        "heading": heading,
+        "facts": _facts(it, policy),
+        "spans": [_span(it, group) for group in it.groups],
+        "owners": [(name, counts[name], 100 * counts[name] / len(it.tokens)) for name in names],
+        "bars": [_bar(token, zero, width) for token in it.tokens],
+        "zero": zero,
+    }
 
 
 def _facts(it: Explanation, policy: str) -> list[str]:
@@ -165,7 +138,6 @@ def _facts(it: Explanation, policy: str) -> list[str]:
 
 
 def _weights(it: Explanation) -> str:
-    """The weights in force, in words."""
     if it.alpha is None or it.beta is None:
         return "chosen anew at every token"
     gamma = "" if it.gamma in (None, it.alpha) else f", γ = {it.gamma:g}"
@@ -193,18 +165,18 @@ def _span(it: Explanation, group: Group) -> dict[str, Any]:
     return {"group": group, "summary": summary, "classes": " ".join(classes)}
 
 
-def _bar(token: Token, zero: float, whole: float) -> list[_Segment]:
-    """Contributions side by side: those against the token left of 0, those for it on the right."""
+def _bar(token: Token, zero: float, whole: float) -> list[dict[str, Any]]:
+    """Contributions side by side, in percent: those against the token left of 0."""
     left = right = zero
     segments = []
     for share in sorted(token.shares, key=lambda share: -abs(share.contribution)):
         width = 100 * abs(share.contribution) / whole
-        if share.contribution < 0:
-            left -= width
-            segments.append(_Segment(share.source, left, width))
-        else:
-            segments.append(_Segment(share.source, right, width))
-            right += width
+        against = share.contribution < 0
+        left -= width if against else 0
+        segments.append(
+            {"source": share.source, "left": left if against else right, "width": width}
+        )
+        right += 0 if against else width
     return segments
 
 

@@ -29,11 +29,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 class Pieces:
-    """The texts of a tokenizer's tokens.
-
-    Args:
-        tokenizer: Of transformers.
-    """
+    """The texts of a tokenizer's tokens; the tokenizer is one of transformers."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer

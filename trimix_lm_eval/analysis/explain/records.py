@@ -1,7 +1,8 @@
 """What is found out about a text: plain dataclasses, which become the JSON as they are.
 
 Probabilities are between 0 and 1; logits, margins and contributions are natural logarithms (a
-margin of 0.7 makes a token twice as probable as the runner-up). Ranks count from 1.
+margin of 0.7 makes a token twice as probable as the runner-up). Ranks count from 1. The text of a
+token is its label: bytes that are no character of their own are in hexadecimal, as ``⟨E0 BD⟩``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could come.
-
-    Attributes:
-        id: In the vocabulary.
-        text: Its label: bytes that are no character of their own in hexadecimal, as ``⟨E0 BD⟩``.
-        probability: In the distribution that it is a candidate of.
-    """
+    """A token that could come, with its probability in the distribution that is spoken of."""
 
     id: int
     text: str
@@ -26,16 +21,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Share:
-    """What one source has to do with a token's place.
+    """What one source has to do with a token's place; rank, probability and favourites are its own.
 
     Attributes:
-        source: Its role.
         weight: The weight in force at this token.
         lead: The source's own logit of the token minus that of the runner-up.
         contribution: ``weight * lead``; over the sources these sum to the margin.
-        rank: Of the token in the source's own distribution.
-        probability: Of the token there.
-        top: The source's own favourites, best first.
+        top: The source's favourites, best first.
     """
 
     source: str
@@ -66,13 +58,7 @@ class Cutoff:
 
 @dataclass(frozen=True)
 class Draft:
-    """What became of small_cpt's draft for a position.
-
-    Attributes:
-        stood: The draft was the token that came.
-        refused: What was drafted in its place; None if the draft stood. Its probability is that
-            in the fused distribution.
-    """
+    """What became of small_cpt's draft for a position: it stood, or was refused for the token."""
 
     stood: bool
     refused: Candidate | None
@@ -80,18 +66,13 @@ class Draft:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the text.
+    """One token of the text; rank, probability and favourites are of the fused distribution.
 
     Attributes:
-        id: In the vocabulary.
-        text: Its label, as in `Candidate`.
         owner: The source that contributes most to its lead; None if none speaks for it.
         margin: Fused logit of the token minus that of the runner-up (without the mask); negative
             where another token was more probable.
-        runner_up: The most probable other token of the fused distribution.
-        rank: In the fused distribution.
-        probability: In the fused distribution.
-        top: Its favourites, best first.
+        runner_up: The most probable other token.
         shares: One per source.
         cutoff: None without a plausibility mask.
         draft: None where nothing was drafted.
@@ -112,13 +93,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Group:
-    """Tokens that belong together on the page, since a character is made of several of them.
-
-    Attributes:
-        text: What they say together.
-        first: Index of the first.
-        end: Index after the last.
-    """
+    """Tokens, from ``first`` to before ``end``, that make up a character together."""
 
     text: str
     first: int
@@ -127,20 +102,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Drafting:
-    """The account of the drafts of one text.
-
-    Attributes:
-        tried: Drafts made.
-        stood: Of these, how many became part of the text.
-        refused: How many were replaced; those behind a refused one count as neither.
-    """
+    """The account of the drafts of one text; those behind a refused one count as neither."""
 
     tried: int
     stood: int
     refused: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
     """A text and why it reads as it does.
 
@@ -150,9 +119,8 @@ class Explanation:
         kind: ``greedy``, ``sampled`` or ``given``.
         finish_reason: Why a generated text ends: ``eos`` (an end-of-text or other stop token),
             ``stop`` (a stop string) or ``length``; None if it was given.
-        alpha: Chosen weights; None where they are per token.
-        beta: The same.
-        gamma: The same; None if it is alpha.
+        alpha: Chosen weights, as are beta and gamma (None if it is alpha); None where they are per
+            token.
         prompt_nll: Mean NLL of the scored prompt tokens at that point, in nats; None if none was.
         prompt_tokens: How many prompt tokens were scored.
         log_likelihood: Sum of the tokens' log-probabilities; None if one has probability 0.
@@ -162,10 +130,10 @@ class Explanation:
         notes: What a reader should know before believing the numbers.
     """
 
-    prompt: str
+    prompt: str = ""
     text: str
-    kind: str
-    finish_reason: str | None
+    kind: str = "given"
+    finish_reason: str | None = None
     alpha: float | None
     beta: float | None
     gamma: float | None
@@ -174,5 +142,5 @@ class Explanation:
     log_likelihood: float | None
     tokens: tuple[Token, ...]
     groups: tuple[Group, ...]
-    drafting: Drafting | None
+    drafting: Drafting | None = None
     notes: tuple[str, ...]

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from trimix_lm_eval.analysis.explain import windows
-from trimix_lm_eval.analysis.explain.measure import measure
+from trimix_lm_eval.analysis.explain.measure import measure, text_weights
 from trimix_lm_eval.analysis.explain.pieces import Pieces
 from trimix_lm_eval.analysis.explain.records import Candidate, Draft, Drafting, Explanation, Token
 from trimix_lm_eval.engine import scheduler
@@ -59,29 +58,35 @@ def explain(
     with progress_bar(None, "generate", total=how.max_new_tokens, off=not progress) as bar:
         record = _Record(bar)
         with torch.inference_mode():
-            found = scheduler.generate(model.fuser, [request], 1, model.speculation, record)
-            ((_, _, made),) = found
+            generated = scheduler.generate(model.fuser, [request], 1, model.speculation, record)
+            ((_, _, made),) = generated
     tokens = list(made.token_ids)
     if made.finish_reason == "eos":  # the token that ended the text is explained, too
         tokens = record.tokens[: len(tokens) + 1]
 
     drafts = record.drafts[: len(tokens)]
-    noted = [refused for _, refused in drafts]
-    vectors = [_vector(model, made.choice)] * len(tokens)
     parts = [(request.prompt.ids, tuple(tokens))]
-    pairs = zip(_measured(model, parts, vectors, noted, progress), drafts, strict=True)
-    explained = tuple(_drafted(*measured, *draft) for measured, draft in pairs)
+    vectors = [_vector(model, made.choice)] * len(tokens)
+    measured = _measured(model, parts, vectors, [refused for _, refused in drafts], progress)
+    explained = tuple(
+        dataclasses.replace(token, draft=Draft(stood, other) if stood or other else None)
+        for (token, other), (stood, _) in zip(measured, drafts, strict=True)
+    )
     cut = len(model.codec.prompt(prompt).ids) - len(request.prompt.ids)
-    notes = [*_told(model, point, cut), *_compared(explained, how.temperature)]
+    notes = [*_circumstances(model, point, cut), *_compared(explained, how.temperature)]
     if made.answer is None:
         notes.append("The text ended before its thinking did: it has no answer.")
-    kind = "sampled" if how.temperature else "greedy"
-    likelihood = _log_likelihood(explained)
-    plain = _explanation(model, prompt, explained, made.choice, notes, likelihood)
-    account = record.account(explained)
-    text = model.codec.completion(made.token_ids, how.stop, made.answer)
-    return dataclasses.replace(
-        plain, text=text, kind=kind, finish_reason=made.finish_reason, drafting=account
+    return _explanation(
+        model,
+        explained,
+        made.choice,
+        notes,
+        prompt=prompt,
+        text=model.codec.completion(made.token_ids, how.stop, made.answer),
+        kind="sampled" if how.temperature else "greedy",
+        finish_reason=made.finish_reason,
+        log_likelihood=_log_likelihood(explained),
+        drafting=record.account(explained),
     )
 
 
@@ -112,40 +117,36 @@ def explain_given(
     for i, (prompt, target) in enumerate(encoded):
         parts = continuation_windows(prompt.ids, target, model.max_length)
         cut = len(prompt.ids) - len(parts[0][0]) if len(parts) == 1 else 0
-        notes = [*_told(model, point, cut), *windows.told(model, parts)]
+        notes = [*_circumstances(model, point, cut), *_in_windows(model, parts)]
         vectors = [_vector(model, scores[i].choice)] * len(target)
-        found = _given(model, parts, vectors, scores[i], scores[i].choice, notes, progress)
-        explanations.append(dataclasses.replace(found, prompt=pairs[i][0], text=pairs[i][1]))
+        explanations.append(_given(model, pairs[i], parts, vectors, scores[i], notes, progress))
     return explanations
 
 
 def explain_text(model: TriMix, text: str, progress: bool = False) -> Explanation:
     """Explain the tokens of a text without a prompt, as rolling log-likelihood scores it.
 
-    Args:
-        model: The sources and the policy.
-        text: The text.
-        progress: Whether to show a bar.
-
     Raises:
         TrimixError: The text is empty, or the policy's weights are not known at each token.
     """
-    parts = windows.of_text(model, text)
+    parts = model.codec.windows(text, model.max_length)
+    if not parts:
+        raise TrimixError("The text is empty: it has no tokens to explain.")
     (score,) = model.loglikelihood_rolling([text])
-    vectors, choice = windows.weights(model, parts, score.choice)
-    notes = windows.told(model, parts)
+    vectors, choice = text_weights(model.fuser, parts, score.choice)
+    notes = _in_windows(model, parts)
     if choice is None and model.fuser.configs[0].policy.scope != "token":
         notes.append("There is no prompt: each token has the weights that suit those before it.")
-    found = _given(model, parts, vectors, score, choice, notes, progress)
-    return dataclasses.replace(found, text=text)
+    score = score._replace(choice=choice)
+    return _given(model, ("", text), parts, vectors, score, notes, progress)
 
 
 def _given(
     model: TriMix,
+    pair: tuple[str, str],
     parts: Sequence[Window],
     vectors: Sequence[Sequence[float]],
     score: Score,
-    choice: Choice | None,
     notes: list[str],
     progress: bool,
 ) -> Explanation:
@@ -158,16 +159,13 @@ def _given(
             f"Scoring gave the text a log-likelihood of {likelihood:.4f}, the single pass that "
             f"these numbers come from {total:.4f}: rounding at these sources' precision."
         )
-    known = likelihood if math.isfinite(likelihood) else None
-    return _explanation(model, "", explained, choice, notes, known)
+    told: dict[str, Any] = {"prompt": pair[0], "text": pair[1]}
+    told["log_likelihood"] = likelihood if math.isfinite(likelihood) else None
+    return _explanation(model, explained, score.choice, notes, **told)
 
 
 class _Record:
-    """What was drafted for each token of one text, as it is written.
-
-    Args:
-        bar: Shows how far the text is.
-    """
+    """What was drafted for each token of one text, as it is written; ``bar`` shows how far."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
@@ -223,42 +221,30 @@ def _measured(
     return made
 
 
-def _drafted(token: Token, other: Candidate | None, stood: bool, refused: int | None) -> Token:
-    """A token with what became of its draft."""
-    draft = Draft(stood, other) if stood or refused is not None else None
-    return dataclasses.replace(token, draft=draft)
-
-
 def _explanation(
     model: TriMix,
-    prompt: str,
     tokens: tuple[Token, ...],
     choice: Choice | None,
     notes: Sequence[str],
-    log_likelihood: float | None,
+    **told: Any,
 ) -> Explanation:
     """What explanations of given and of generated texts have in common."""
-    chosen = choice if choice and model.fuser.configs[0].policy.scope != "token" else None
-    weights = chosen.weights if chosen else None
+    chosen = None if model.fuser.configs[0].policy.scope == "token" else choice
+    alpha, beta, gamma = chosen.weights if chosen else (None, None, None)
     return Explanation(
-        prompt=prompt,
-        text="",
-        kind="given",
-        finish_reason=None,
-        alpha=weights.alpha if weights else None,
-        beta=weights.beta if weights else None,
-        gamma=weights.gamma if weights else None,
+        alpha=alpha,
+        beta=beta,
+        gamma=gamma,
         prompt_nll=chosen.nll if chosen else None,
         prompt_tokens=chosen.tokens if chosen else 0,
-        log_likelihood=log_likelihood,
         tokens=tokens,
         groups=Pieces(model.tokenizer).groups([token.id for token in tokens]),
-        drafting=None,
         notes=tuple(notes),
+        **told,
     )
 
 
-def _told(model: TriMix, point: Weights | None, cut: int) -> list[str]:
+def _circumstances(model: TriMix, point: Weights | None, cut: int) -> list[str]:
     """What is to be known of the circumstances."""
     notes = []
     if cut > 0:
@@ -273,6 +259,16 @@ def _told(model: TriMix, point: Weights | None, cut: int) -> list[str]:
             "for a whole task, which may be another."
         )
     return notes
+
+
+def _in_windows(model: TriMix, parts: Sequence[Window]) -> list[str]:
+    """Whether a text was read in several pieces."""
+    if len(parts) == 1:
+        return []
+    return [
+        f"The text is longer than the context length of {model.max_length} tokens: it was read in "
+        f"{len(parts)} windows, and the sources did not see what lies before a window."
+    ]
 
 
 def _compared(tokens: Sequence[Token], temperature: float) -> list[str]:
