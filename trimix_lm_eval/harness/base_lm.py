@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from trimix_lm_eval import __version__
-from trimix_lm_eval.engine import request, scorer
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.fusion.policies import Policy
@@ -20,9 +20,6 @@ from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils import distributed, errors
 from trimix_lm_eval.utils.distributed import DistributedEnv
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 #: What tells a request from all others: task, document, option, and which repetition it is.
 Identity = tuple[str | None, int | None, int, int]
@@ -71,12 +68,7 @@ def label(policy: Policy, weights: Weights) -> str:
 
 
 class TextLM(TemplateLM):
-    """A `TriMix` as lm-eval sees it, but for the answers.
-
-    Args:
-        model: The sources.
-        env: Of this process.
-    """
+    """A `TriMix` on a process as lm-eval sees it, but for the answers."""
 
     backend = "causal"
 
@@ -103,10 +95,7 @@ class TextLM(TemplateLM):
     ) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task.
 
-        Args:
-            description: See `provenance.describe`; the sources that it names are those that count.
-            task_points: Of a policy that chooses by task.
-            data: The benchmarks' files, see `places.USED`.
+        The sources that the description (`provenance.describe`) names are those that count.
         """
         model, tally = self.model, self.total or self.tally()
         names = description["sources"]
@@ -243,30 +232,20 @@ class TextLM(TemplateLM):
             errors.warn_once("The chat template refuses the system role: it is left out.")
             return render([m for m in chat_history if m["role"] != "system"])
 
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
-    ) -> list[tuple[float, bool]]:
-        """Score pairs that are token ids already."""
-        wanted = [
-            request.ScoringRequest(request.Prompt(tuple(context)), tuple(target))
-            for _, context, target in requests
-        ]
-        scores = scorer.score(
-            self.model.fuser, wanted, self.model.batch_size, self.model.max_length
-        )
-        found = {i: score for i, _, score in scores}
-        return [(found[i].log_likelihood, found[i].is_greedy) for i in range(len(wanted))]
+    def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> list[tuple[float, bool]]:
+        """What lm-eval's own `loglikelihood` would call, which is not used here."""
+        raise NotImplementedError
 
+    def refuse_thinking(self, requests: Sequence[Instance]) -> None:
+        """Refuse log-likelihood requests where thinking is switched on, as lm-eval's ``hf`` does.
 
-def refuse_thinking(requests: Sequence[Instance]) -> None:
-    """Refuse log-likelihood requests where thinking is switched on, as lm-eval's ``hf`` does.
-
-    Raises:
-        TrimixError: Always: the options would be scored in place of the thinking.
-    """
-    tasks = ", ".join(sorted({str(one.task_name) for one in requests}))
-    raise errors.TrimixError(
-        f"enable_thinking=true is not for log-likelihood tasks ({tasks}): their options would be "
-        "scored in place of the thinking.",
-        "run these tasks without it, or with enable_thinking=false",
-    )
+        Raises:
+            TrimixError: It is: the options would be scored in place of the thinking.
+        """
+        if self.model.settings.enable_thinking:
+            tasks = ", ".join(sorted({str(one.task_name) for one in requests}))
+            raise errors.TrimixError(
+                f"enable_thinking=true is not for log-likelihood tasks ({tasks}): their options "
+                "would be scored in place of the thinking.",
+                "run these tasks without it, or with enable_thinking=false",
+            )

@@ -11,15 +11,13 @@ says is read where it is answered.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
@@ -29,9 +27,10 @@ from trimix_lm_eval.engine.model_runner import NotFinite
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import GenerationRequest, recorded
+from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import request_cache, response_cache
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label, refuse_thinking
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
 from trimix_lm_eval.harness.response_cache import (
     CachedAnswer,
     ResponseCache,
@@ -49,11 +48,6 @@ from trimix_lm_eval.utils import distributed, errors, validation
 from trimix_lm_eval.utils.errors import TrimixError, unknown
 from trimix_lm_eval.utils.progress import progress_bar
 
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
-    from trimix_lm_eval.fusion.collectors import Choice
-
 _READ = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 #: Names that other backends know: accepted where they change nothing, with this value.
 _NEUTRAL: dict[str, Any] = {
@@ -69,7 +63,7 @@ _NEUTRAL: dict[str, Any] = {
 }
 
 #: Of each request as it is finished: its place, the result, the choice, why its text ended.
-Found = Iterator[tuple[int, Any, "Choice | None", "str | None"]]
+Found = Iterator[tuple[int, Any, Choice | None, str | None]]
 
 
 @register_model("trimix")
@@ -103,8 +97,7 @@ class TriMixLM(TextLM):
         #: By task and document; of several requests the last one's.
         self.weights: dict[tuple[str, int], Weights] = {}
         self.finish_reasons: dict[Identity, str] = {}
-        run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
-        self._log.stamp = {"run": run, "policy": self.policy.name}
+        self._log.begin(self.description)
 
     # ---------------------------------------------------------------- the three request types
 
@@ -114,8 +107,7 @@ class TriMixLM(TextLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         model = self.model
-        if model.settings.enable_thinking:
-            refuse_thinking(requests)
+        self.refuse_thinking(requests)
         points = self._points(requests)
         wanted = []
         for i, request in enumerate(requests):
@@ -189,12 +181,8 @@ class TriMixLM(TextLM):
     ) -> list[Any]:
         """Take what the response cache has, make the rest, and keep it as it finishes.
 
-        Args:
-            kind: Name of lm-eval's method.
-            requests: Of the call.
-            points: Of each request's task, where the policy chooses by task.
-            make: From the places of requests, what is found of them.
-            quiet: Show no progress bar.
+        `points` are those of each request's task, where the policy chooses by task; `make` gives,
+        from the places of requests, what is found of them.
         """
         names, cache = identified(requests), self.response_cache
         keys = answer_keys(kind, requests, names, points) if cache else []
@@ -225,7 +213,6 @@ class TriMixLM(TextLM):
         return [answer.result for answer in answers]
 
     def _truncated(self, cut: Iterable[bool]) -> None:
-        """Count the requests whose contexts are cut."""
         self.model.truncated += sum(cut)
         if self.model.truncated:
             self.model.warn_truncated()
@@ -249,9 +236,8 @@ class TriMixLM(TextLM):
         if store is None:
             self.response_cache = None
             return
-        cache = ResponseCache(store.filename, store.tablename)
-        cache.claim(self.description)
-        self.response_cache = cache
+        self.response_cache = ResponseCache(store.filename, store.tablename)
+        self.response_cache.claim(self.description)
 
     def tally(self) -> Tally:
         """What this process has counted."""
@@ -295,13 +281,7 @@ def counts(request: Instance, name: Identity) -> bool:
 def sampling_params(
     requests: Sequence[Instance], names: Sequence[Identity], tokenizer: Any, seed: int
 ) -> list[SamplingParams]:
-    """How each text is to be continued.
-
-    Args:
-        requests: Of `LM.generate_until`.
-        names: From `identified`: repeats of one request are draws of their own.
-        tokenizer: Says what ends a text.
-        seed: Of the run.
+    """How each text is to be continued; repeats of one request are draws of their own.
 
     Raises:
         TrimixError: A task's generation arguments are not all understood.
@@ -352,12 +332,13 @@ def read_gen_kwargs(kwargs: Mapping[str, Any], eos: str, seed: int) -> SamplingP
     do_sample = values.get("do_sample")
     if not isinstance(do_sample, bool):
         do_sample = validation.truth("generation argument do_sample", do_sample or "false")
+    temperature = _number("temperature", kwargs.get("temperature") if do_sample else None, least=0)
     return SamplingParams(
         max_new_tokens=_whole("max_gen_toks", values["max_gen_toks"] if most is None else most, 1),
         stop=tuple(map(whole_characters, stop)),
-        temperature=_number("temperature", kwargs.get("temperature"), 1.0) if do_sample else 0.0,
+        temperature=temperature if do_sample else 0.0,
         top_k=_whole("top_k", values.get("top_k", 0), 0),
-        top_p=_top_p(values.get("top_p")),
+        top_p=_number("top_p", values.get("top_p"), most=1, above=0),
         seed=seed,
     )
 
@@ -371,27 +352,17 @@ def _whole(name: str, value: Any, least: int) -> int:
     return least if value is None else validation.whole(f"generation argument {name}", value, least)
 
 
-def _number(name: str, value: Any, default: float) -> float:
-    if type(value) in (int, float) and 0 <= value < math.inf:
-        return float(value)
-    return default if value is None else validation.number(f"generation argument {name}", value, 0)
-
-
-def _top_p(value: Any) -> float:
+def _number(name: str, value: Any, **bounds: Any) -> float:
     if value is None:
         return 1.0
     if type(value) in (int, float) and 0 < value <= 1:
         return float(value)
-    return validation.number("generation argument top_p", value, most=1, above=0)
+    return validation.number(f"generation argument {name}", value, **bounds)
 
 
 @contextmanager
 def naming(requests: Sequence[Instance]) -> Iterator[None]:
-    """Say of a `NotFinite` raised inside which document it belongs to.
-
-    Raises:
-        TrimixError: In its place.
-    """
+    """Say of a `NotFinite` raised inside which document it belongs to, as a `TrimixError`."""
     try:
         yield
     except NotFinite as error:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from lm_eval.api.instance import Instance
 
 from trimix_lm_eval.utils.errors import TrimixError
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 #: Characters of a prompt on either side of what is shown of a difference.
 _AROUND = 30
@@ -47,11 +46,7 @@ def install() -> None:
 
 
 def check_shares(task: Any, how: Mapping[str, Any]) -> None:
-    """See that every process has a document of a task.
-
-    Args:
-        task: Of lm-eval.
-        how: The arguments of its ``build_all_requests``.
+    """See that every process has a document of a task, whose requests are built like this.
 
     Raises:
         TrimixError: There are fewer documents than processes; on all of them alike.
@@ -72,10 +67,8 @@ def check_shares(task: Any, how: Mapping[str, Any]) -> None:
 def _build_and_compare(module: Any, build: Callable[[], None], task: str) -> None:
     """Build a task's requests anew, and compare them to those that lm-eval has kept.
 
-    Args:
-        module: ``lm_eval.api.task``, which loads and saves by these two functions.
-        build: Builds requests, and saves them if none could be loaded.
-        task: Its name.
+    ``lm_eval.api.task``, the `module`, loads and saves by two functions; `build` saves what it
+    has built if none could be loaded.
     """
     load, save = module.load_from_cache, module.save_to_cache
     kept: list[list[list[Instance]]] = []
@@ -125,7 +118,6 @@ def _difference(kept: Sequence[Sequence[Instance]], now: Sequence[Sequence[Insta
 
 
 def _of_arguments(kept: Sequence[Any], now: Sequence[Any]) -> str:
-    """Where the arguments of a request differ."""
     if len(kept) != len(now):
         return f"{len(kept)} arguments there, not {len(now)}"
     a, b = next(pair for pair in zip(kept, now, strict=True) if pair[0] != pair[1])

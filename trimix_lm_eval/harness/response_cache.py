@@ -73,12 +73,7 @@ def check_place(path: str) -> None:
 
 
 class TaskPoint(NamedTuple):
-    """The point of a task and what it was chosen from.
-
-    Attributes:
-        weights: The point.
-        drawn: Of each prompt that was read: its place in the draw, and a digest of its text.
-    """
+    """The point of a task; of each prompt that was read, its place in the draw and a digest."""
 
     weights: Weights
     drawn: dict[int, str]
@@ -86,10 +81,7 @@ class TaskPoint(NamedTuple):
     def fits(self, place: int, text: str, most: int) -> bool:
         """Whether a prompt that arrives now is of the set that the point was chosen from.
 
-        Args:
-            place: Its place in the draw; the lowest ``most`` were read.
-            text: The prompt.
-            most: How many prompts are read at most.
+        The prompts of the lowest ``most`` places in the draw were read.
         """
         if place in self.drawn:
             return self.drawn[place] == text_digest(text)
@@ -97,12 +89,9 @@ class TaskPoint(NamedTuple):
 
 
 class CachedAnswer(NamedTuple):
-    """What is known of a finished request.
+    """What is known of a finished request; weights are None where nothing was scored.
 
-    Attributes:
-        result: What lm-eval gets.
-        weights: The point that it was made with; None where nothing was scored.
-        finish_reason: Why a generated text ended; None for other kinds of request.
+    The reason is why a generated text ended; None for other kinds of request.
     """
 
     result: Any
@@ -202,20 +191,11 @@ class ResponseCache:
         )
 
     def keep(self, key: str, answer: CachedAnswer) -> None:
-        """Keep an answer, as soon as it is known.
-
-        Raises:
-            TrimixError: The file cannot be written.
-        """
+        """Keep an answer, as soon as it is known."""
         self._write(key, answer)
 
     def point(self, task: str, drawn: dict[int, str]) -> Weights | None:
-        """The point that was chosen for a task from these prompts; None if there is none.
-
-        Args:
-            task: Its name.
-            drawn: See `TaskPoint`.
-        """
+        """The point that was chosen for a task from these prompts (`TaskPoint`); None if none."""
         kept = self._read(_point_key(task, drawn))
         return None if kept is None else Weights(*kept)
 

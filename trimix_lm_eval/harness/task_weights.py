@@ -7,7 +7,9 @@ was chosen from, before any request is answered with it, and a resumed run reads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from lm_eval.api.instance import Instance
 
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness.response_cache import ResponseCache, TaskPoint
@@ -15,9 +17,6 @@ from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading.codec import seed_for
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.utils import distributed
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 
 def prompts(requests: Sequence[Instance], seed: int) -> dict[str, dict[int, str]]:
@@ -36,13 +35,7 @@ def prompts(requests: Sequence[Instance], seed: int) -> dict[str, dict[int, str]
 def drawn(
     arrived: Mapping[str, Mapping[int, str]], most: int, world: int
 ) -> dict[str, dict[int, str]]:
-    """The first prompts of each task over all processes, the same on each of them.
-
-    Args:
-        arrived: See `prompts`; what has arrived on this process.
-        most: How many of a task.
-        world: Number of processes, all of which must call this.
-    """
+    """The first `most` prompts of each task over all processes, which all must call this."""
     mine = {task: dict(sorted(found.items())[:most]) for task, found in arrived.items()}
     together: dict[str, dict[int, str]] = {}
     for part in distributed.exchanged(mine, world):
@@ -52,14 +45,7 @@ def drawn(
 
 
 class TaskWeights(NamedTuple):
-    """The points of one run, by task.
-
-    Attributes:
-        model: With the one fusion whose policy chooses.
-        rank: Of this process.
-        world: Number of processes.
-        points: Those that are chosen.
-    """
+    """The points of one run, by task; the model has the one fusion whose policy chooses."""
 
     model: TriMix
     rank: int
@@ -67,12 +53,7 @@ class TaskWeights(NamedTuple):
     points: dict[str, TaskPoint]
 
     def of(self, requests: Sequence[Instance], cache: ResponseCache | None) -> list[Points]:
-        """The point of each request's task, chosen now where there is none yet.
-
-        Args:
-            requests: On every process those that are its own.
-            cache: In which points are kept; None without one.
-        """
+        """The point of each request's task; chosen now, or read from a cache, if there is none."""
         most = self.model.fuser.configs[0].policy.task_prompts
         arrived = prompts(requests, self.model.settings.seed)
         for task, found in arrived.items():

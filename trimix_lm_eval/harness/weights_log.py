@@ -6,11 +6,14 @@ import io
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.harness.base_lm import Identity
+from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.utils.errors import logger
 from trimix_lm_eval.utils.io import not_written
 from trimix_lm_eval.utils.paths import expanded
@@ -46,18 +49,18 @@ class WeightsLog:
             except OSError as error:
                 raise not_written(Path(path), error, _ANOTHER) from error
 
+    def begin(self, description: Mapping[str, Any]) -> None:
+        """Stamp the lines to come with their run, see `provenance.describe`."""
+        run = text_digest(json.dumps(description, sort_keys=True))[:8]
+        self.stamp = {"run": run, "policy": description["policy"]["name"]}
+
     def write(
-        self,
-        name: Identity,
-        kind: str,
-        choice: Choice,
-        finish_reason: str | None = None,
+        self, name: Identity, kind: str, choice: Choice, finish_reason: str | None = None
     ) -> None:
         """Append one line.
 
         Args:
-            name: Task, document, place among the document's requests, and number of the repeat:
-                together they stand for one request, in whatever order the lines come.
+            name: Stands for one request, in whatever order the lines come.
             kind: Name of lm-eval's method.
             choice: The weights that were used, and what they were chosen by.
             finish_reason: Why a generated text ended, as `recorded`; None writes none.
@@ -86,26 +89,21 @@ class WeightsLog:
             _append(self.stream, f"{json.dumps(line)}\n".encode())
             self.written += 1
         except OSError as error:
-            self._end(error)
+            self._end(self.stream, error)
 
-    def _end(self, error: OSError) -> None:
+    def _end(self, stream: io.FileIO, error: OSError) -> None:
         """Stop the run if nothing could be written; else go on without the log.
 
         Raises:
             TrimixError: Nothing could be.
         """
-        stream, self.stream = self.stream, None
-        if stream is None:
-            return
+        self.stream = None
         stream.close()
         refusal = not_written(Path(str(stream.name)), error, _ANOTHER)
         if not self.written:
             raise refusal from error
-        logger.warning(
-            "weights_log: %s The run goes on; the log ends after %d requests.",
-            refusal,
-            self.written,
-        )
+        told = "weights_log: %s The run goes on; the log ends after %d requests."
+        logger.warning(told, refusal, self.written)
 
 
 def _opened(path: str, flags: int) -> int:

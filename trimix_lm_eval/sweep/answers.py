@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from lm_eval.api.instance import Instance
 
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.fusion.collectors import Choice
@@ -13,19 +15,9 @@ from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness.base_lm import Identity
 from trimix_lm_eval.harness.lm import identified, question_of
 
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
 
 class KeyedRequest(NamedTuple):
-    """A request of lm-eval, and what stands for it.
-
-    Attributes:
-        key: Stands for it in the journal.
-        request: lm-eval's.
-        name: What tells it from the others.
-        params: How a text is to be generated; None for requests of other kinds.
-    """
+    """A request of lm-eval with its key in the journal; `params` are of generation only."""
 
     key: bytes
     request: Instance
@@ -36,13 +28,7 @@ class KeyedRequest(NamedTuple):
 def keyed(
     kind: str, requests: Sequence[Instance], params: Sequence[SamplingParams] | None
 ) -> list[KeyedRequest]:
-    """Give requests their keys; repeats of one count as others only if they are drawn.
-
-    Args:
-        kind: Of request: the name of lm-eval's method.
-        requests: All of this kind.
-        params: How each text is to be generated; None for other kinds.
-    """
+    """Give requests their keys; repeats of one count as others only if they are drawn."""
     made = []
     for i, (request, name) in enumerate(zip(requests, identified(requests), strict=True)):
         how = params[i] if params else None
@@ -54,15 +40,10 @@ def keyed(
 def missing(
     kind: str, asked: Sequence[KeyedRequest], known: Sequence[set[bytes]]
 ) -> dict[tuple[int, ...], list[KeyedRequest]]:
-    """Requests by the variants that lack an answer to them.
+    """Requests by the variants that lack an answer to them; `known` is what each has.
 
     Options of a question that differ in context share the weights of what their contexts have in
-    common: such a question is asked as a whole or not at all.
-
-    Args:
-        kind: Of request.
-        asked: All of this kind; what occurs twice is returned once.
-        known: What is answered, for each variant.
+    common: such a question is asked as a whole or not at all. What occurs twice is returned once.
     """
     contexts: dict[Any, set[str]] = {}
     for one in asked:
@@ -88,10 +69,9 @@ def key(*parts: Any) -> bytes:
 
 
 class Answer(NamedTuple):
-    """An answer as the journal keeps it.
+    """An answer as the journal keeps it: what lm-eval gets (a list where it was a tuple) and more.
 
     Attributes:
-        result: What lm-eval gets; what was a tuple is a list.
         choice: The weights, and what they were chosen by.
         finish_reason: Why a generated text ended; None for other kinds of request.
     """

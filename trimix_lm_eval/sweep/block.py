@@ -15,10 +15,12 @@ shots with every seed is a *setting*.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
@@ -26,40 +28,14 @@ from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.run_values import MOST_SEED, is_text
 from trimix_lm_eval.utils.errors import TrimixError, quoted, unknown
-from trimix_lm_eval.utils.options import Option, checked
+from trimix_lm_eval.utils.options import checked, option, options_of
 from trimix_lm_eval.utils.validation import number, whole
 
 _AXES = ("alpha", "beta", "gamma")
 
 
-class Block(NamedTuple):
-    """What is to be swept.
-
-    Attributes:
-        name: Of the sweep.
-        languages: Each a mapping from placeholders to what fills them; empty without languages.
-        points: Of the grid.
-        policies: Everything that weights the sources, by name and options: policies, then points.
-        plausibility: The masks; empty leaves it to ``model_args``.
-        num_fewshot: Numbers of exemplars; None is the task's own. Empty leaves it to the config.
-        seeds: Empty leaves them to the config.
-    """
-
-    name: str
-    languages: tuple[dict[str, str], ...]
-    points: tuple[Weights, ...]
-    policies: tuple[tuple[str, dict[str, Any]], ...]
-    plausibility: tuple[float | None, ...]
-    num_fewshot: tuple[int | None, ...]
-    seeds: tuple[int, ...]
-
-
 def read(given: Any, name: str) -> Block:
-    """Read the block.
-
-    Args:
-        given: What YAML made of it.
-        name: What the sweep is called if it does not say.
+    """Read the block that YAML made; ``name`` is what the sweep is called if it does not say.
 
     Raises:
         TrimixError: Something in it is unknown, empty, or not what it should be.
@@ -74,21 +50,13 @@ def read(given: Any, name: str) -> Block:
     for key in given:
         if key not in accepted:
             raise unknown("key in sweep", str(key), accepted)
-    values = dict.fromkeys(accepted, ()) | checked(OPTIONS, {"name": name, **given})
-    found = tuple(_distinct(values["policies"], values["grid"]))
-    if not found:
+    block = Block(**checked(OPTIONS, {"name": name, **given}))
+    variants = tuple(_distinct(block.policies, block.grid))
+    if not variants:
         raise TrimixError(
             "The sweep has neither points nor policies.", "add grid: paper, policies: all, or both"
         )
-    return Block(
-        values["name"],
-        values["languages"],
-        values["grid"],
-        found,
-        values["plausibility"],
-        values["num_fewshot"],
-        values["seeds"],
-    )
+    return dataclasses.replace(block, variants=variants)
 
 
 def _name(key: str, given: Any) -> str:
@@ -101,7 +69,6 @@ def _name(key: str, given: Any) -> str:
 
 
 def _several(key: str, value: Any) -> list[Any]:
-    """The values of a key: a list, or one value."""
     values = value if isinstance(value, list) else [value]
     if not values:
         raise TrimixError(f"{key} is an empty list.", f"give it values, or leave {key} out")
@@ -145,12 +112,14 @@ def _grid(key: str, given: Any) -> tuple[Weights, ...]:
                     "write points in quotes, '1:0': YAML takes them for times of day",
                 )
         points = list(policies.parse_grid(given))
-    short = (p._replace(gamma=None if p.gamma == p.alpha else p.gamma) for p in points)
-    return tuple(dict.fromkeys(short))
+    return tuple(dict.fromkeys(map(_short, points)))
+
+
+def _short(point: Weights) -> Weights:
+    return point._replace(gamma=None) if point.gamma == point.alpha else point
 
 
 def _product(given: Mapping[str, Any]) -> list[Weights]:
-    """All combinations of alpha, beta and gamma."""
     for axis in given:
         if axis not in _AXES:
             raise unknown("axis of the grid", str(axis), _AXES)
@@ -163,7 +132,6 @@ def _product(given: Mapping[str, Any]) -> list[Weights]:
 
 
 def _policies(key: str, given: Any) -> tuple[Any, ...]:
-    """What the block says of policies, one by one."""
     return () if given is None else tuple(_several(key, given))
 
 
@@ -179,9 +147,8 @@ def _distinct(
     for value in [*wanted, *map(_point, points)]:
         name, options = _named(value)
         if name == Fixed.name:
-            fixed = policies.build(name, **options).points()[0]
-            short = fixed._replace(gamma=None if fixed.gamma == fixed.alpha else fixed.gamma)
-            name, options = _named(_point(short))
+            (fixed,) = policies.build(name, **options).points()
+            name, options = _named(_point(_short(fixed)))
         built = policies.build(name, **options)
         if built not in seen:
             seen.add(built)
@@ -189,7 +156,6 @@ def _distinct(
 
 
 def _named(given: Any) -> tuple[str, dict[str, Any]]:
-    """Name and options of one policy."""
     options = dict(given) if isinstance(given, Mapping) else {"policy": given}
     name = options.pop("policy", None)
     if not isinstance(name, str):
@@ -222,51 +188,56 @@ def _seeds(key: str, given: Any) -> tuple[int, ...]:
     return tuple(whole(key, value, 0, MOST_SEED) for value in _several(key, given))
 
 
-#: The keys of the block.
-OPTIONS = (
-    Option("name", "text", None, "What the sweep is called: the file's stem, unless given.", _name),
-    Option(
-        "languages",
+@dataclass(frozen=True)
+class Block:
+    """What is to be swept; what is empty is left to the rest of the config.
+
+    Attributes:
+        languages: Each a mapping from placeholders to what fills them.
+        grid: Points, gamma left out where it is alpha.
+        variants: Everything that weights the sources, by name and options: policies, then points.
+    """
+
+    name: str = option(
+        None, "text", "What the sweep is called: the file's stem, unless given.", _name
+    )
+    languages: tuple[dict[str, str], ...] = option(
+        (),
         "codes, or mappings",
-        None,
         "Fill `{language}` in `tasks` and `model_args`; a mapping such as `{language: bo, flores: "
         "bod_Tibt}` fills placeholders of other names.",
         _languages,
-    ),
-    Option(
-        "grid",
+    )
+    grid: tuple[Weights, ...] = option(
+        (),
         "points",
-        None,
         "`paper`, points as `alpha:beta[:gamma]`, or `{alpha: […], beta: […]}` for all "
         "combinations.",
         _grid,
-    ),
-    Option(
-        "policies",
+    )
+    policies: tuple[Any, ...] = option(
+        (),
         "names, or mappings",
-        None,
         "`all`, names, or mappings such as `{policy: gate, floor: 0.1}`.",
         _policies,
-    ),
-    Option(
-        "plausibility",
+    )
+    plausibility: tuple[float | None, ...] = option(
+        (),
         "numbers between 0 and 1, or null",
-        None,
         "Each point and policy is run with each; null is no mask.",
         _masks,
-    ),
-    Option(
-        "num_fewshot",
+    )
+    num_fewshot: tuple[int | None, ...] = option(
+        (),
         "whole numbers >= 0, or null",
-        None,
         "Numbers of few-shot examples; null is the task's own.",
         _shots,
-    ),
-    Option(
-        "seeds",
-        "whole numbers >= 0",
-        None,
-        "Each value of `num_fewshot` is run with each.",
-        _seeds,
-    ),
-)
+    )
+    seeds: tuple[int, ...] = option(
+        (), "whole numbers >= 0", "Each value of `num_fewshot` is run with each.", _seeds
+    )
+    variants: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+#: The keys of the block.
+OPTIONS = options_of(Block)

@@ -35,13 +35,7 @@ def digest_of(documents: Iterable[Any]) -> str:
 def evaluated(
     documents: Sequence[Any], limit: float | None, samples: Sequence[int] | None, name: str
 ) -> list[Any]:
-    """Those of a task's documents that a run asks for.
-
-    Args:
-        documents: All of them.
-        limit: Of the run: how many, or below 1 which share.
-        samples: Of the run: which.
-        name: Of the task, for messages.
+    """Those of a task's documents that a run asks for by ``limit`` or ``samples``.
 
     Raises:
         TrimixError: `samples` names a document that the task does not have.
@@ -60,12 +54,7 @@ def evaluated(
 
 
 def exemplars(task: Any, num_fewshot: int | None) -> list[Any]:
-    """The documents that exemplars are drawn from; none where there are no exemplars.
-
-    Args:
-        task: Of lm-eval.
-        num_fewshot: Of the run; None is the task's own.
-    """
+    """The documents that exemplars are drawn from; none where there are no exemplars."""
     own = task.get_config("num_fewshot")
     # A task that says 0 keeps it, whatever a run asks for.
     if not own if num_fewshot is None or own == 0 else not num_fewshot:
@@ -79,8 +68,8 @@ def code(task: Any) -> dict[str, str]:
     Of this package, the functions themselves are in the task's definition; files of installed
     packages that its functions import are left out.
     """
-    wanted = [task.config, *([] if _is_lm_evals(type(task)) else [type(task)])]
-    return code_files.digests(_callables(wanted))
+    own = [] if type(task).__module__ == "lm_eval.api.task" else [type(task)]
+    return code_files.digests(_callables([task.config, *own]))
 
 
 def _as_text(document: Any) -> str:
@@ -96,12 +85,7 @@ def _plain(value: Any) -> str:
     return hashlib.sha256(data).hexdigest() if data else _PLACE.sub("", repr(value))
 
 
-def _is_lm_evals(kind: type) -> bool:
-    return kind.__module__ == "lm_eval.api.task"
-
-
 def _callables(value: Any) -> Iterator[Any]:
-    """Every function or class in a task's config, however deep."""
     if callable(value):
         yield value
         if isinstance(value, functools.partial):

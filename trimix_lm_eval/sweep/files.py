@@ -55,19 +55,16 @@ def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
             "are of: whether they are those of today cannot be told.",
             hint,
         )
-    differences = list(islice(compared(theirs, identity), 5))
-    if differences:
-        shown = "; ".join(differences)
-        raise TrimixError(f"{folder} holds the results of another sweep: {shown}.", hint)
+    if differences := "; ".join(islice(compared(theirs, identity), 5)):
+        raise TrimixError(f"{folder} holds the results of another sweep: {differences}.", hint)
     for name, digest in written.items():
         try:
-            same = _digest(folder / name) == digest
-            reason = "is not as it was written"
+            reason = "" if _digest(folder / name) == digest else "is not as it was written"
         except FileNotFoundError:
-            same, reason = False, "is gone"
+            reason = "is gone"
         except OSError as error:
-            same, reason = False, f"cannot be read: {error.strerror or error}"
-        if not same:
+            reason = f"cannot be read: {error.strerror or error}"
+        if reason:
             raise TrimixError(
                 f"{folder} is finished, but its {name} {reason}.",
                 "delete that folder: the same command makes its results anew",

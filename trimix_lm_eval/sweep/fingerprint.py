@@ -32,27 +32,15 @@ _OF_SOURCE = {"name", "path", "revision", "device"}
 #: Of ``metadata``: where the data is; what it holds is in ``data``.
 _PLACES = {"data_dir", "data_password", "data_revision"}
 _OF_RUN = (
-    "limit",
-    "samples",
-    "num_fewshot",
-    "gen_kwargs",
-    "system_instruction",
-    "apply_chat_template",
-    "fewshot_as_multiturn",
-    "seed",
+    *("limit", "samples", "num_fewshot", "gen_kwargs", "system_instruction"),
+    *("apply_chat_template", "fewshot_as_multiturn", "seed"),
 )
 
 
 def identities(
     setting: Setting, report: PreflightReport, tasks: LoadedTasks
 ) -> list[dict[str, Any]]:
-    """What the numbers of each variant depend on, as JSON values.
-
-    Args:
-        setting: The variants.
-        report: What the preflight found of their sources.
-        tasks: The setting's tasks, as loaded.
-    """
+    """What the numbers of each variant depend on, as JSON values."""
     config, first = setting.config, setting.variants[0].settings
     specs = {name: _source(first.sources[name], report) for name in report.commits}
     given = {k: v for k, v in config.metadata.items() if k not in config.model_args}
@@ -94,7 +82,6 @@ def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _source(spec: SourceSpec, report: PreflightReport) -> dict[str, Any]:
-    """A source by its content."""
     names = (field.name for field in dataclasses.fields(spec) if field.name not in _OF_SOURCE)
     return {
         **model_identity(spec.path, spec.subfolder, report.commits[spec.name]),

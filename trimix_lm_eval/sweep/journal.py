@@ -45,11 +45,8 @@ Row = tuple[str, bytes, str]
 class Journal:
     """The answers of a sweep, on this process.
 
-    Args:
-        folder: Of all processes' files; made if it is not there.
-        place: Of this process.
-        variants: Digests of those that are to run: what other processes' files, left by an
-            earlier launch, hold of them is taken over.
+    Of what other processes' files in the folder, left by an earlier launch, hold, that of the
+    variants (digests) that are to run is taken over.
 
     Raises:
         TrimixError: The files are in use, or cannot be written.
@@ -69,16 +66,15 @@ class Journal:
     def _take_over(self, variants: Collection[str]) -> None:
         """Read what others left. Each file is opened by one process, and told to all."""
         found: list[Row] = []
-        wanted = set(variants)
         for file in sorted(self.folder.glob("rank*.sqlite")):
             number = file.stem.removeprefix("rank")
             if not number.isdecimal() or int(number) % self.place.world != self.place.rank:
                 continue
-            theirs = self._db if int(number) == self.place.rank else _open(file)
-            if theirs is not self._db or self.place.world > 1:
-                found += [row for row in _read(theirs, file) if row[0] in wanted]
-            if theirs is not self._db:
-                theirs.close()
+            if int(number) != self.place.rank:
+                with closing(_open(file)) as theirs:
+                    found += [row for row in _read(theirs, file) if row[0] in variants]
+            elif self.place.world > 1:
+                found += [row for row in _read(self._db, file) if row[0] in variants]
         for rows in distributed.exchanged(found, self.place.world):
             self._write(rows)
 

@@ -17,10 +17,6 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 def parts(run: Mapping[str, Any], block: Block) -> Iterator[tuple[str, dict[str, Any]]]:
     """Tell which models run on which tasks.
 
-    Args:
-        run: A run config.
-        block: Its ``sweep:`` block.
-
     Yields:
         For each set of models a folder, which is empty if there is but one set, and the tasks and
         model_args.
@@ -65,7 +61,6 @@ def folder_name(name: str) -> str:
 
 
 def _placeholders(value: Any) -> Iterator[str]:
-    """Every {name} in texts, however deep."""
     if isinstance(value, str):
         yield from _PLACEHOLDER.findall(value)
     elif isinstance(value, Mapping):

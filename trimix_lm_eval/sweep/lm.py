@@ -7,23 +7,17 @@ rerun, are answered from there: what a variant tells of its weights is in its an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+from lm_eval.api.instance import Instance
 
 from trimix_lm_eval.engine.sequence import recorded
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness import task_weights
-from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label, refuse_thinking
-from trimix_lm_eval.harness.lm import (
-    counts,
-    identified,
-    naming,
-    question_of,
-    sampling_params,
-)
+from trimix_lm_eval.harness.base_lm import Identity, Tally, TextLM, label
+from trimix_lm_eval.harness.lm import counts, identified, naming, question_of, sampling_params
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.llm import TriMix
@@ -35,18 +29,9 @@ from trimix_lm_eval.sweep.plan import SweepVariant
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.progress import progress_bar
 
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
 
 class VariantRun(NamedTuple):
-    """A variant that is run.
-
-    Attributes:
-        variant: Its name and arguments.
-        digest: Stands for everything that its numbers depend on.
-        noted: What its results record about the sweep.
-    """
+    """A variant that is run, the digest of its identity, and what its results note of the sweep."""
 
     variant: SweepVariant
     digest: str
@@ -93,15 +78,13 @@ class SweepLM(TextLM):
         self._nlls: dict[tuple[str, int], tuple[float, ...]] = {}
         self._truncated = 0
         self.description = self.model.describe(which)
-        run = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()[:8]
-        self._log.stamp = {"run": run, "policy": self.runs[which].variant.policy.name}
+        self._log.begin(self.description)
 
     # ---------------------------------------------------------------- the three request types
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
-        if self.model.settings.enable_thinking:
-            refuse_thinking(requests)
+        self.refuse_thinking(requests)
         return [(value, greedy) for value, greedy in self._answers("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
@@ -145,22 +128,15 @@ class SweepLM(TextLM):
     # ---------------------------------------------------------------- all variants at once
 
     def _complete(self, kind: str, asked: Sequence[KeyedRequest]) -> None:
-        """Make what is not in the journal yet."""
         if kind != "loglikelihood_rolling":  # which has no prompt to choose by
             self._choose_points(asked)
         known = [self.journal.requests(run.digest) for run in self.runs]
         groups = answers.missing(kind, asked, known)
         left = sum(len(which) * len(group) for which, group in groups.items())
         total = len({one.key for one in asked}) * len(self.runs)
-        bar = progress_bar(
-            None,
-            " ".join(filter(None, [self.title, kind])),
-            total=total,
-            initial=total - left,  # what the journal has
-            unit="answer",
-            off=self.rank != 0 or not left,
-        )
-        with bar:
+        title, off = f"{self.title} {kind}".lstrip(), self.rank != 0 or not left
+        done = total - left  # what the journal has
+        with progress_bar(None, title, total=total, initial=done, unit="answer", off=off) as bar:
             for which, group in groups.items():
                 with naming([one.request for one in group]):
                     for i, variant, answer in self._ask(kind, which, group):
@@ -214,10 +190,8 @@ class SweepLM(TextLM):
         key, digest = answers.key("point", task, drawn), self.runs[which].digest
         stored = self.journal.answer(digest, key)
         if stored is None:
-            title = " ".join(filter(None, [self.title, f"{task}: weights"]))
-            choice = self.model.choose_for_task(
-                list(read.values()), which, None if self.rank else title
-            )
+            title = None if self.rank else f"{self.title} {task}: weights".lstrip()
+            choice = self.model.choose_for_task(list(read.values()), which, title)
             stored = Answer(None, choice).encoded()
             self.journal.add(digest, key, stored)
         kept = Answer.decoded(stored).choice

@@ -43,14 +43,7 @@ _UNUSED = {
 
 
 class SweepVariant(NamedTuple):
-    """One way to weight the sources.
-
-    Attributes:
-        name: Of its folder.
-        policy: Who chooses the weights.
-        model_args: As a plain run of it would have them.
-        settings: The same, checked and typed.
-    """
+    """One way to weight the sources: its folder's name, its arguments, the same as checked."""
 
     name: str
     policy: Policy
@@ -80,9 +73,7 @@ class Plan(NamedTuple):
     """A whole sweep.
 
     Attributes:
-        name: What it is called.
         output: Folder of all results.
-        settings: What is to be run.
         points: Labels of the grid's points, and the name of each that has one of its own.
         without_mask: Names of variants that are not run with a plausibility mask, since they do
             not use the source that it looks at.
@@ -96,10 +87,7 @@ class Plan(NamedTuple):
 
 
 def read(config: str | Path | Mapping[str, Any]) -> Plan:
-    """Read a sweep's config and check all of it that can be checked without looking at a file.
-
-    Args:
-        config: A YAML file, or its content.
+    """Read a sweep's config, or the YAML file with it, and check what needs no look at a file.
 
     Raises:
         TrimixError: Something in it is wrong.
@@ -120,7 +108,7 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
             for seed in block.seeds or (None,)
         ]
     _check_folders([setting for setting, _ in made])
-    named = {point.label(): name_of(point) for point in block.points}
+    named = {point.label(): name_of(point) for point in block.grid}
     masked = {name for _, skipped in made for name in skipped}
     return Plan(
         block.name,
@@ -132,7 +120,6 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
 
 
 def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
-    """What is wrong with the config beside the block, or does not go with it."""
     if run.get("model") != "trimix":
         raise TrimixError(
             f"model is {quoted(run.get('model'))}, not 'trimix'.",
@@ -147,13 +134,14 @@ def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
             f"output_path is {quoted(output)}; a sweep writes many files.", "name a folder for them"
         )
     arguments = run_config.model_arguments(run, None)
-    for key, values in _swept(block).items():
+    swept = {"num_fewshot": block.num_fewshot, "seed": block.seeds}
+    for key, values in {**swept, "plausibility": block.plausibility}.items():
         if values and (key in run or key in arguments):
             raise TrimixError(
                 f"{key} is given in the sweep block and outside of it.", "keep the one in sweep"
             )
     # Of this package and of the sweep: others, which may be broken, are not imported for it.
-    known = {*filter(policies.ours, policies.names()), *(name for name, _ in block.policies)}
+    known = {*filter(policies.ours, policies.names()), *(name for name, _ in block.variants)}
     options = {option for name in known for option in policies.option_names(name)}
     for key in arguments:
         if key == "policy" or key in options:
@@ -175,15 +163,6 @@ def _check_folders(made: list[Setting]) -> None:
                     "give each language a {language} of its own, and no value twice",
                 )
             taken.add(place)
-
-
-def _swept(block: Block) -> dict[str, tuple[Any, ...]]:
-    """What the block sweeps, by the name that it has elsewhere."""
-    return {
-        "num_fewshot": block.num_fewshot,
-        "seed": block.seeds,
-        "plausibility": block.plausibility,
-    }
 
 
 def _setting(
@@ -208,7 +187,7 @@ def _setting(
         folders.append(f"seed{seed}")
     config = run_config.configured(changed, where)
     made, skipped = [], []
-    for name, options in block.policies:
+    for name, options in block.variants:
         for mask in block.plausibility or (None,):
             masked = {} if mask is None else {"plausibility": mask}
             arguments = {**config.model_args, **extra, "policy": name, **options, **masked}

@@ -59,11 +59,7 @@ def environment_told_once() -> Iterator[None]:
 
 
 def git_commit_hash() -> str | None:
-    """What lm-eval records as ``git_hash``, without git's own words if there is no repository.
-
-    Returns:
-        What git calls the commit of the current folder; None outside of a repository.
-    """
+    """What lm-eval records as ``git_hash``, without git's own words if there is no repository."""
     from lm_eval.loggers.utils import get_commit_from_path
 
     try:
@@ -75,12 +71,7 @@ def git_commit_hash() -> str | None:
 
 @contextlib.contextmanager
 def named_prompts_bar(name: str, rank: int = 0) -> Iterator[None]:
-    """Let the bar over the prompts that lm-eval builds say so, and whose they are.
-
-    Args:
-        name: Of the task.
-        rank: Of this process; the first one alone shows the bar.
-    """
+    """Let the bar over a task's prompts, on the first process, say so and whose they are."""
     from lm_eval.api import task
 
     bar = functools.partial(

@@ -35,13 +35,11 @@ Kept = dict[SourceSpec, Any]
 
 
 class Work(NamedTuple):
-    """A setting and what is to be done about it.
+    """A setting, with the context length that all its variants share, and what is to be done.
 
     Attributes:
-        setting: With the context length that all its variants share.
         report: What the preflight found of its sources.
         folders: Of the variants.
-        tasks: Loaded.
         identities: By variant, what its numbers depend on.
         missing: Indices of the variants that have no results yet.
     """
@@ -99,9 +97,6 @@ def sweep(config: str | Path | Mapping[str, Any]) -> list[Path]:
 
 def look(config: str | Path | Mapping[str, Any]) -> list[str]:
     """What a sweep would do, and how much that is, in lines for reading; no model is loaded.
-
-    Args:
-        config: As for `sweep`.
 
     Raises:
         TrimixError: Something is wrong that the user can fix.
@@ -177,12 +172,10 @@ def _check_share(counts: Mapping[str, int], world: int) -> None:
 
 
 def _device(setting: Setting, place: DistributedEnv) -> str | None:
-    """Where models go that name no device."""
     return place.device if place.world > 1 else usable(setting.config.device)
 
 
 def _say(planned: Plan, work: list[Work]) -> None:
-    """A line on what is skipped."""
     total = sum(len(one.folders) for one in work)
     there = total - sum(len(one.missing) for one in work)
     if there:
@@ -220,7 +213,7 @@ def _evaluate(
         runs.append(VariantRun(variant, digest, told))
     lm = SweepLM(model, place, runs, journal, log, setting.folder, work.tasks.data)
     staging_dir = journal.folder / f"results{place.rank}"
-    title = " ".join(filter(None, [setting.folder, "results"]))
+    title = f"{setting.folder} results".lstrip()
     with quiet.environment_told_once():
         _one(work, work.missing[0], lm, staging_dir)  # has all of them answered: the long part
         rest = work.missing[1:]
@@ -265,17 +258,7 @@ def _one(work: Work, i: int, lm: SweepLM, staging_dir: Path) -> None:
 
 #: What goes from the config to `simple_evaluate` as it is.
 _PASSED_ON = (
-    "num_fewshot",
-    "batch_size",
-    "max_batch_size",
-    "device",
-    "limit",
-    "samples",
-    "log_samples",
-    "system_instruction",
-    "apply_chat_template",
-    "fewshot_as_multiturn",
-    "gen_kwargs",
-    "confirm_run_unsafe_code",
-    "metadata",
+    *("num_fewshot", "batch_size", "max_batch_size", "device", "limit", "samples", "log_samples"),
+    *("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "gen_kwargs"),
+    *("confirm_run_unsafe_code", "metadata"),
 )

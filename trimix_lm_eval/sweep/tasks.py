@@ -21,14 +21,9 @@ from trimix_lm_eval.tasklib import places
 
 
 class LoadedTasks:
-    """What `simple_evaluate` takes for its task manager.
-
-    Args:
-        manager: lm-eval's, whose metadata become the setting's.
-        setting: Names the tasks.
+    """What `simple_evaluate` takes for its task manager: the setting's tasks, by lm-eval's manager.
 
     Attributes:
-        task_index: Where lm-eval found what.
         loaded: Tasks and groups by name.
         data: The benchmarks' files that were read for them, see `places.USED`.
         counts: By task, how many documents are evaluated.
