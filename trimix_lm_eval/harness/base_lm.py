@@ -240,12 +240,11 @@ class TextLM(TemplateLM):
         """Refuse log-likelihood requests where thinking is switched on, as lm-eval's ``hf`` does.
 
         Raises:
-            TrimixError: It is: the options would be scored in place of the thinking.
+            TrimixError: Always: the options would be scored in place of the thinking.
         """
-        if self.model.settings.enable_thinking:
-            tasks = ", ".join(sorted({str(one.task_name) for one in requests}))
-            raise errors.TrimixError(
-                f"enable_thinking=true is not for log-likelihood tasks ({tasks}): their options "
-                "would be scored in place of the thinking.",
-                "run these tasks without it, or with enable_thinking=false",
-            )
+        tasks = ", ".join(sorted({str(one.task_name) for one in requests}))
+        raise errors.TrimixError(
+            f"enable_thinking=true is not for log-likelihood tasks ({tasks}): their options would "
+            "be scored in place of the thinking.",
+            "run these tasks without it, or with enable_thinking=false",
+        )

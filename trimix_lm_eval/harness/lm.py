@@ -107,7 +107,8 @@ class TriMixLM(TextLM):
     ) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
         model = self.model
-        self.refuse_thinking(requests)
+        if model.settings.enable_thinking:
+            self.refuse_thinking(requests)
         points = self._points(requests)
         wanted = []
         for i, request in enumerate(requests):

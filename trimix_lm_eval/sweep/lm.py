@@ -84,7 +84,8 @@ class SweepLM(TextLM):
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> list[tuple[float, bool]]:
         """Score continuations; see `LM.loglikelihood`."""
-        self.refuse_thinking(requests)
+        if self.model.settings.enable_thinking:
+            self.refuse_thinking(requests)
         return [(value, greedy) for value, greedy in self._answers("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
