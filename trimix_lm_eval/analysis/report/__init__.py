@@ -35,7 +35,7 @@ _ELSEWHERE = "name another folder with --output"
 
 
 class Written(NamedTuple):
-    """What a report wrote, and how many results files it is made from.
+    """What a report wrote.
 
     Attributes:
         problems: Files that it could not use, or not all of.
@@ -43,7 +43,6 @@ class Written(NamedTuple):
     """
 
     files: list[Path]
-    runs: int
     problems: list[Problem]
     superseded: int
 
@@ -80,7 +79,7 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
     )
     _replace(output, files)
     superseded = sum(len(part.system.superseded) for part in report.parts)
-    return Written([path for path, _ in files], len(runs), problems, superseded)
+    return Written([path for path, _ in files], problems, superseded)
 
 
 def _check(output: Path, force: bool) -> None:
@@ -105,21 +104,16 @@ def _holds_files(folder: Path) -> bool:
 def _contents(report: ReportData) -> dict[str, bytes]:
     """All files of a report by their names in its folder; the page last, which marks it whole."""
     from trimix_lm_eval.analysis.report.csv_files import csv_files
-    from trimix_lm_eval.analysis.report.page import picture_name, render
+    from trimix_lm_eval.analysis.report.page import render
 
-    pictures = {
-        picture_name(number, place, plane.task, picture.kind): picture.png
-        for number, part in enumerate(report.parts, 1)
-        for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
-        for picture in drawn
-    }
+    pictures = (picture for part in report.parts for drawn in part.pictures for picture in drawn)
     texts = {
         **csv_files(report),
         "report.md": render(report, "page.md.j2"),
         _MARK: render(report, "page.html.j2", outputs.generator(_COMMAND)),
     }
     pages = {name: text.encode() for name, text in texts.items()}
-    return {f"pictures/{name}": png for name, png in pictures.items()} | pages
+    return {f"pictures/{picture.name}": picture.png for picture in pictures} | pages
 
 
 def _need(*libraries: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -65,20 +66,27 @@ class ReportData:
 def assemble(runs: Sequence[Run], problems: Sequence[Problem]) -> ReportData:
     """Work everything out that there is to say of runs, which are sorted oldest first."""
     found = systems(runs)
-    parts = [_part(it, title) for it, title in zip(found, titles(found), strict=True)]
+    named = zip(found, titles(found), strict=True)
+    parts = [_part(number, it, title) for number, (it, title) in enumerate(named, 1)]
     return ReportData(parts, list(runs), list(problems))
 
 
-def _part(system: System, title: str) -> Part:
+def _part(number: int, system: System, title: str) -> Part:
     made = tables(system)
     found = planes(system, made)
+    bar = progress_bar(found, "drawing", unit="task", leave=False, delay=1)
     drawn = [
-        list(pictures(plane))
-        for plane in progress_bar(found, "drawing", unit="task", leave=False, delay=1)
+        [it._replace(name=_file(f"{number}-{at}", plane, it)) for it in pictures(plane)]
+        for at, plane in enumerate(bar, 1)
     ]
     seen: set[tuple[str, str, str]] = set()
     endings = [list(_endings(table, seen)) for table in made]
     return Part(title, system, made, found, drawn, endings, published(system, made))
+
+
+def _file(places: str, plane: Plane, picture: Picture) -> str:
+    """The file of a picture: unique, and safe whatever a task is called."""
+    return f"{places}-{re.sub(r'[^A-Za-z0-9-]+', '_', plane.task)[:60]}-{picture.kind}.png"
 
 
 def _endings(table: Table, seen: set[tuple[str, str, str]]) -> Iterator[Ending]:

@@ -28,9 +28,8 @@ def render(report: ReportData, template: str, generator: str = "") -> str:
     """Fill ``page.html.j2`` or ``page.md.j2``; `generator` is HTML's tag of the writing command."""
     from markupsafe import Markup
 
-    filters = {"md": markdown, "signed": Scale(1, 1, "").signed, "tenth": "{:.1f}".format}
     values = {**_report(report), "generator": Markup(generator)}
-    return templates.render(Path(__file__).with_name(template), filters, **values)
+    return templates.render(Path(__file__).with_name(template), _FILTERS, **values)
 
 
 def markdown(text: object) -> str:
@@ -40,9 +39,12 @@ def markdown(text: object) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def picture_name(part: int, plane: int, task: str, kind: str) -> str:
-    """The file of a picture: unique, and safe whatever a task is called."""
-    return f"{part}-{plane}-{re.sub(r'[^A-Za-z0-9-]+', '_', task)[:60]}-{kind}.png"
+_FILTERS = {
+    "md": markdown,
+    "base64": lambda data: base64.b64encode(data).decode(),
+    "signed": Scale(1, 1, "").signed,
+    "tenth": "{:.1f}".format,
+}
 
 
 def _report(report: ReportData) -> View:
@@ -52,7 +54,7 @@ def _report(report: ReportData) -> View:
         "version": __version__,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "parts": parts,
-        "runs": [_run(number, run) for number, run in enumerate(report.runs, 1)],
+        "runs": [(run, _told(run)) for run in report.runs],
         "marked": marked,
         "tasks": len({task for run in report.runs for task in run.scores}),
         "problems": report.problems,
@@ -83,16 +85,9 @@ def _part(report: ReportData, number: int, part: Part) -> View:
                 "circumstances": plane.circumstances,
                 "text": _summary(plane),
                 "not_comparable": "; ".join(plane.reasons),
-                "pictures": [
-                    {
-                        "alt": picture.alt,
-                        "name": picture_name(number, place, plane.task, picture.kind),
-                        "svg": base64.b64encode(picture.svg).decode(),
-                    }
-                    for picture in drawn
-                ],
+                "pictures": drawn,
             }
-            for place, (plane, drawn) in enumerate(zip(part.planes, part.pictures, strict=True), 1)
+            for plane, drawn in zip(part.planes, part.pictures, strict=True)
         ],
         "gaps": [view for table in part.tables for view in gap_views(table)],
         "endings": [
@@ -144,7 +139,8 @@ def _data(file: View) -> View:
     return {**file, "from": shown(str(file["from"]))} if "from" in file else file
 
 
-def _run(number: int, run: Run) -> View:
+def _told(run: Run) -> View:
+    """What a results file says of a run, as words."""
     when = ""
     if run.date is not None:
         when = datetime.fromtimestamp(run.date, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -166,18 +162,10 @@ def _run(number: int, run: Run) -> View:
         "transformers": run.raw.get("transformers_version"),
     }
     return {
-        "number": number,
-        "label": run.label,
-        "variant": run.variant,
-        "file": run.file,
         "date": when,
         "model": f"{run.config.get('model')}: {shown(str(run.raw.get('model_name')))}",
         "sources": sources,
-        "weights": run.weights.label() if run.weights else "",
-        "task_points": {task: point.label() for task, point in run.task_points.items()},
         "seed": trimix.get("seed", run.config.get("random_seed")),
         "versions": ", ".join(f"{name} {v}" for name, v in versions.items() if v),
         "data": {name: _data(file) for name, file in run.data.items()},
-        "tasks": list(run.scores),
-        "truncated": run.truncated,
     }

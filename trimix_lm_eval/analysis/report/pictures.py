@@ -42,13 +42,14 @@ _STYLE: dict[Any, Any] = {
 class Picture(NamedTuple):
     """One picture: ``map``, ``nll`` or ``choices``; SVG for the page, PNG for Markdown.
 
-    ``alt`` says what is to be seen, for who does not see it.
+    ``alt`` says what is to be seen, for who does not see it; ``name`` is the PNG's file.
     """
 
     kind: str
     alt: str
     svg: bytes
     png: bytes
+    name: str = ""
 
 
 def pictures(plane: Plane) -> Iterator[Picture]:
