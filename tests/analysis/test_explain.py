@@ -395,12 +395,13 @@ def test_bars_are_to_scale(trio):
         trio("llama").weighted("fixed", **FIXED), PROMPT, SamplingParams(max_new_tokens=12)
     )
     section = page._section(0, it, [it], "fixed")
-    scales = set()
-    for token, bar in zip(it.tokens, section.bars, strict=True):
-        assert all(s.left >= -1e-9 and s.left + s.width <= 100 + 1e-9 for s in bar)
-        right = max([s.left + s.width for s in bar if s.left >= section.zero - 1e-9])
-        left = min([s.left for s in bar])
-        net = (right - section.zero) - (section.zero - left)
+    zero, scales = section["zero"], set()
+    for token, bar in zip(it.tokens, section["bars"], strict=True):
+        ends = [(s["left"], s["left"] + s["width"]) for s in bar]
+        assert all(left >= -1e-9 and right <= 100 + 1e-9 for left, right in ends)
+        right = max(right for left, right in ends if left >= zero - 1e-9)
+        left = min(left for left, _ in ends)
+        net = (right - zero) - (zero - left)
         scales.add(round(net / token.margin, 3))
     assert len(scales) == 1
 
