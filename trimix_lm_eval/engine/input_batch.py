@@ -371,12 +371,7 @@ class TokenTable:
 def chunk_columns(rows: int, slots: int, chunk_tokens: int) -> int:
     """Columns of the next chunk: few enough that neither it nor its mask grows with the text.
 
-    A mask has rows * columns * (slots + columns) entries.
-
-    Args:
-        rows: How many run together.
-        slots: Of each, filled so far.
-        chunk_tokens: Tokens of a chunk, at most.
+    A mask has rows * columns * (slots + columns) entries; ``slots`` of each row are filled so far.
     """
     room = MASK_ENTRIES / rows
     return max(1, min(chunk_tokens // rows, int(((slots * slots + 4 * room) ** 0.5 - slots) / 2)))
