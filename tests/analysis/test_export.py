@@ -595,7 +595,7 @@ def test_a_name_does_not_end_the_card_s_block_of_code(tmp_path):
     ("to", "words", "said"),
     [
         ("x" * 300, (), "cannot be written: File name too long"),
-        ("a\0b", (), "no path of a file"),
+        ("a\0b", (), "no file can have such a name"),
         ("out", ("--repo", "x\udcff/y\n# z"), "'x?/y?# z' is no id of a repository"),
     ],
 )
