@@ -84,7 +84,9 @@ def place(pico, trio, tmp_path_factory):
         for role, model in sources.items():
             (folder / role).symlink_to(model)
         sweeping.write_tasks(folder / "tasks", ["choice"])
-        manager = TaskManager(include_path="tasks", include_defaults=False)
+        manager = TaskManager(
+            include_path="tasks", include_defaults=False, metadata={"model": "trimix"}
+        )
         patch.setattr(check, "_task_manager", lambda path: manager)
         cpt_runs.write_text(folder / "text.txt", lines=200)
         submittable(folder / "results")

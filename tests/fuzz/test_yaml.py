@@ -37,11 +37,15 @@ def place(pico, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, inside(tmp_path_factory.mktemp("yaml")) as folder:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         sweeping.make_lm_eval_quick(patch)
-        manager = TaskManager(include_path="tasks", include_defaults=False)
+        manager = TaskManager(
+            include_path="tasks", include_defaults=False, metadata={"model": "trimix"}
+        )
         for role, model in pico("llama", padded=False).items():
             (folder / role).symlink_to(model)
         sweeping.write_tasks(folder / "tasks")
-        manager = TaskManager(include_path="tasks", include_defaults=False)
+        manager = TaskManager(
+            include_path="tasks", include_defaults=False, metadata={"model": "trimix"}
+        )
         patch.setattr(check, "_task_manager", lambda path: manager)
         patch.setattr(training, "_train", _interrupted)
         cpt_runs.write_text(folder / "text.txt", lines=200)

@@ -91,7 +91,7 @@ def counted(path):
     unloaded = requests.Unloaded([asked], preflight(asked, check._needed(asked)))
     manager = check._task_manager(run["include_path"])
     loaded = requests.load_tasks(manager, run["tasks"])
-    tasks = requests.LoadedTasks(loaded, manager.task_index)
+    tasks = requests.PreparedTasks(loaded, manager.task_index)
     parts = requests.build(run_config.configured(run, path), lambda: tasks, unloaded)
     return unloaded, estimate.jobs_of(unloaded, parts)
 

@@ -100,8 +100,8 @@ def _estimate(
     manager.metadata.update(config.metadata or {})
     unloaded = requests.Unloaded([asked], report)
 
-    def tasks() -> requests.LoadedTasks:
-        return requests.LoadedTasks(requests.load_tasks(manager, names), manager.task_index)
+    def tasks() -> requests.PreparedTasks:
+        return requests.PreparedTasks(requests.load_tasks(manager, names), manager.task_index)
 
     try:
         with contextlib.nullcontext() if load else hub.offline():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Work:
+class Workload:
     """What each source has to do for some requests.
 
     Attributes:
@@ -59,9 +59,9 @@ class Work:
             start += chunk_columns(rows, start, CHUNK_TOKENS)
             self.forwards += 1
 
-    def scaled(self, by: float) -> Work:
+    def scaled(self, by: float) -> Workload:
         """Of so many times as many requests, no longer than these."""
-        return replace(Work(*(by * value for value in astuple(self))), longest=self.longest)
+        return replace(Workload(*(by * value for value in astuple(self))), longest=self.longest)
 
 
 class Job(NamedTuple):
@@ -74,8 +74,8 @@ class Job(NamedTuple):
     """
 
     part: TaskRequests
-    work: Work
-    choosing: Work | None
+    work: Workload
+    choosing: Workload | None
 
 
 def jobs_of(model: Unloaded, parts: Sequence[TaskRequests]) -> list[Job]:
@@ -90,7 +90,7 @@ def jobs_of(model: Unloaded, parts: Sequence[TaskRequests]) -> list[Job]:
     ]
 
 
-def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Work:
+def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Workload:
     """The work for these requests, in a run of their own.
 
     Args:
@@ -98,7 +98,7 @@ def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Work:
         kind: The method of lm-eval's model that answers them.
         requests: Of that kind.
     """
-    work = Work(len(requests))
+    work = Workload(len(requests))
     if kind == "generate_until":
         _generate(model, requests, work)
     elif kind == "loglikelihood_rolling":
@@ -129,7 +129,9 @@ def _fitting(request: ScoringRequest, max_length: int) -> list[ScoringRequest]:
     return [ScoringRequest(Prompt(context), target) for context, target in windows]
 
 
-def _score(model: Unloaded, fuser: Fuser, requests: Sequence[ScoringRequest], work: Work) -> None:
+def _score(
+    model: Unloaded, fuser: Fuser, requests: Sequence[ScoringRequest], work: Workload
+) -> None:
     """Add what `scorer` runs."""
     size = model.batch_size
     questions = scorer.questions_of(requests, range(len(requests)), model.max_length)
@@ -142,7 +144,7 @@ def _score(model: Unloaded, fuser: Fuser, requests: Sequence[ScoringRequest], wo
             _run_padded([n for n in lengths if n], size, work, start)
 
 
-def _roll(model: Unloaded, documents: Sequence[Sequence[Window]], work: Work) -> None:
+def _roll(model: Unloaded, documents: Sequence[Sequence[Window]], work: Workload) -> None:
     """Add what `rolling` runs: once for all that need no choice, once for all that choose."""
     free = [one for one in model.fuser.configs if one.policy.scope in ("run", "token")]
     if free:
@@ -155,7 +157,7 @@ def _roll(model: Unloaded, documents: Sequence[Sequence[Window]], work: Work) ->
             _run_padded(lengths, model.batch_size, work)
 
 
-def _generate(model: Unloaded, requests: Sequence[Instance], work: Work) -> None:
+def _generate(model: Unloaded, requests: Sequence[Instance], work: Workload) -> None:
     """Add what `scheduler` runs, if every text becomes as long as it may."""
     params = sampling_params(requests, identified(requests), model.tokenizer, 0)
     most = [min(one.max_new_tokens, model.max_length - 1) for one in params]
@@ -177,12 +179,12 @@ def _generate(model: Unloaded, requests: Sequence[Instance], work: Work) -> None
     work.longest = max(lengths, default=0)
 
 
-def choosing(model: Unloaded, requests: Sequence[Instance]) -> Work | None:
+def choosing(model: Unloaded, requests: Sequence[Instance]) -> Workload | None:
     """The work for the prompts that policies read before they choose for a whole task."""
     policies = [one.policy for one in model.fuser.configs if one.policy.scope == "task"]
     if not policies:
         return None
-    work = Work()
+    work = Workload()
     found = task_weights.prompts(requests, model.settings.seed)
     for policy in policies:
         for some in task_weights.drawn(found, policy.task_prompts, 1).values():
@@ -199,7 +201,7 @@ def choosing(model: Unloaded, requests: Sequence[Instance]) -> Work | None:
 class _Tree(PrefixTree):
     """Prompts by the prefixes that the engine runs once; here they are counted."""
 
-    work: Work
+    work: Workload
 
     def extend(self, node: PrefixNode, index: int, length: int) -> PrefixNode:
         """A node for a segment that would be run here."""
@@ -208,7 +210,7 @@ class _Tree(PrefixTree):
 
 
 def _batches(
-    fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Work
+    fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Workload
 ) -> Iterator[tuple[int, Sequence[int]]]:
     """Add what is run of some prompts; yield each batch's longest and the places of its prompts."""
     tree = _Tree(fuser, prompts)
@@ -220,13 +222,13 @@ def _batches(
             yield longest, batch
 
 
-def _prefill(fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Work) -> None:
+def _prefill(fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Workload) -> None:
     """Add what is run of some prompts."""
     for _ in _batches(fuser, prompts, size, work):
         pass
 
 
-def _run_padded(lengths: Sequence[int], size: int, work: Work, start: int = 0) -> None:
+def _run_padded(lengths: Sequence[int], size: int, work: Workload, start: int = 0) -> None:
     """Add rows of these lengths, the longest first, in batches."""
     for some in _split(sorted(lengths, reverse=True), size):
         work.run(len(some), start, some[0])
@@ -264,9 +266,9 @@ def lines(model: Unloaded, jobs: Sequence[Job]) -> list[str]:
     return [*told, _memory(model, longest)]
 
 
-def _row(works: Sequence[Work]) -> list[str]:
+def _row(works: Sequence[Workload]) -> list[str]:
     """Their sums, but for the longest."""
-    names = [field.name for field in fields(Work)][:-1]
+    names = [field.name for field in fields(Workload)][:-1]
     return [f"{round(sum(getattr(work, name) for work in works)):,}" for name in names]
 
 

@@ -88,7 +88,7 @@ class TaskRequests(NamedTuple):
     requests: list[Instance]
 
 
-class LoadedTasks(NamedTuple):
+class PreparedTasks(NamedTuple):
     """What `simple_evaluate` takes for its task manager.
 
     Attributes:
@@ -160,7 +160,7 @@ def build(config: Any, load: Callable[[], Any], model: Unloaded) -> list[TaskReq
 
     Args:
         config: What lm-eval made of the run config.
-        load: Returns `LoadedTasks`, or what serves `simple_evaluate` like them.
+        load: Returns `PreparedTasks`, or what serves `simple_evaluate` like them.
         model: Says how texts become tokens and chats texts.
 
     Raises:

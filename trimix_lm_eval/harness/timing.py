@@ -17,7 +17,7 @@ import torch
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.spec_decode import NewTokens
 from trimix_lm_eval.harness import task_weights
-from trimix_lm_eval.harness.estimate import Job, Work, choosing, count
+from trimix_lm_eval.harness.estimate import Workload, Job, choosing, count
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
 from trimix_lm_eval.llm import Points, TriMix
@@ -111,7 +111,7 @@ class Probe:
         list(self.model.iter_loglikelihood(pairs, [points] * len(pairs), questions))
 
     def _choose(
-        self, part: TaskRequests, documents: Sequence[int], read: Work
+        self, part: TaskRequests, documents: Sequence[int], read: Workload
     ) -> tuple[Points, float]:
         """A point for the task from a few of its prompts, and the seconds that all will take."""
         chosen: list[Weights] = []
@@ -125,7 +125,7 @@ class Probe:
         return (chosen[-1],), spent * read.tokens / max(1, done.tokens)
 
     def _generating(
-        self, part: TaskRequests, documents: Sequence[int], work: Work, points: Points
+        self, part: TaskRequests, documents: Sequence[int], work: Workload, points: Points
     ) -> float:
         some = _requests(part, documents)[: self.model.batch_size]
         self._write(some[:1], points, 0.0)  # what is slow the first time
