@@ -17,7 +17,7 @@ import torch
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.spec_decode import NewTokens
 from trimix_lm_eval.harness import task_weights
-from trimix_lm_eval.harness.estimate import Workload, Job, choosing, count
+from trimix_lm_eval.harness.estimate import Job, Workload, choosing, count
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
 from trimix_lm_eval.llm import Points, TriMix
