@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.utils import collect_env
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,6 +28,8 @@ from tests.support.loaded import Trio, load
 from trimix_lm_eval.tasklib import places
 
 torch.set_num_threads(1)
+# lm-eval writes into every results file what is installed, which takes pip most of a second.
+collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
 # A machine that is busy with something else is no fault of an example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

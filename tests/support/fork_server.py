@@ -2,7 +2,7 @@
 
 Run as a program. It listens on a Unix socket; each client sends one command (arguments, folder,
 environment) with its standard streams, and gets the child's id and, later, how the child ended.
-Only modules are imported here, nothing is computed: there are no threads that a child would miss.
+Modules are imported here and hardly anything is computed: a child would miss a thread.
 
 A child ends as an interpreter does, but for taking its objects apart one by one: with pages shared
 between processes, that takes a second.
@@ -200,12 +200,22 @@ def remember(file: Path) -> None:
     _autoload.install()
 
 
+def know_what_is_installed() -> None:
+    """Ask pip once for what lm-eval writes into every results file."""
+    from torch.utils import collect_env
+
+    found = collect_env.get_pretty_env_info()
+    collect_env.get_pretty_env_info = lambda: found
+
+
 def main() -> Command:
     """Import what is asked for, then serve."""
     address, names, tasks = sys.argv[1:]
     del sys.path[0]  # this folder, which is no place to import from
     for name in {"libraries": LIBRARIES, "everything": EVERYTHING}[names]:
         importlib.import_module(name)
+    if names == "everything":
+        know_what_is_installed()
     if tasks:
         remember(Path(tasks))
     with socket.socket(socket.AF_UNIX) as listener:
