@@ -136,11 +136,11 @@ def evaluate(config: dict[str, Any]) -> None:
     simple_evaluate(**config)
 
 
-def seconds_in(printed: str) -> int:
-    found = re.search(r"time: about (\d+):(\d+):(\d+)", printed)
+def seconds_in(printed: str) -> float:
+    found = re.search(r"time: about (\d+):(\d+):([\d.]+)", printed)
     assert found
-    hours, minutes, seconds = map(int, found.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    hours, minutes, seconds = found.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
 
 def work_in(printed: str) -> tuple[int, int]:

@@ -113,7 +113,7 @@ def test_nothing_to_show(tmp_path, capsys, make):
     assert not (tmp_path / "index.html").exists()
 
 
-ODD = ("=1+1", "+a", "@x", "-b", "\tc", "\rd", "'=e", "-1", " f  g\n\n h ", "i\ud800", "j\0")
+ODD = ("=1+1", "+a", "@x", "-b", "\tc", "\rd", "'=e", "-1", " f  g\n\n h ", "i\ud800")
 
 
 def test_odd_names_come_back_from_csv(tmp_path):
@@ -129,7 +129,7 @@ def test_odd_names_come_back_from_csv(tmp_path):
     assert [task for task in tasks if task[0] in "=+-@\t\r"] == ["-1"]
     after, problems = entries.collect(tmp_path)
     assert after == before and not problems
-    assert {e.row.task for e in after} == {*ODD[:-2], "i?", "j\0"}
+    assert {e.row.task for e in after} == {*ODD[:-1], "i?"}
     assert cli.main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "site")]) == 0
 
 

@@ -39,5 +39,6 @@ def test_reading_undoes_writing(text):
         float(cell)
 
 
-def test_half_characters_are_question_marks():
-    assert csv_text.text(["a"], [["\ud800"]]) == "a\n?\n"
+@pytest.mark.parametrize("cell", ["\ud800", "\0"])
+def test_what_no_file_can_hold_is_a_question_mark(cell):
+    assert csv_text.text(["a"], [[cell]]) == "a\n?\n"

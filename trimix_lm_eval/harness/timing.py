@@ -201,7 +201,9 @@ def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float)
 
 
 def clock(seconds: float) -> str:
-    """Seconds as hours, minutes and seconds."""
+    """Seconds as hours, minutes and seconds; below a minute with tenths."""
+    if round(seconds, 1) < 60:
+        return f"0:00:{seconds:04.1f}"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 

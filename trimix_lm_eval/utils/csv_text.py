@@ -21,17 +21,24 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 def text(columns: Sequence[str], lines: Iterable[Iterable[Any]]) -> str:
     """A table as CSV; None is an empty cell, floats keep all their digits."""
-    written = [_line(columns), *(_line(line) for line in lines)]
-    # A half of a character, as names of files may hold, cannot be written.
-    return "".join(written).encode("utf-8", "replace").decode()
+    return "".join([_line(columns), *(_line(line) for line in lines)])
 
 
 def _line(cells: Iterable[Any]) -> str:
     made = io.StringIO()
     # Of the line ends in a cell, csv quotes those only that its own line end has.
     writer = csv.writer(made, lineterminator="\r\n")
-    writer.writerow([escaped(it) if isinstance(it, str) else it for it in cells])
+    writer.writerow([escaped(_whole(it)) if isinstance(it, str) else it for it in cells])
     return f"{made.getvalue().removesuffix(writer.dialect.lineterminator)}\n"
+
+
+def _whole(cell: str) -> str:
+    """A text of characters that a CSV file can hold; question marks stand for the others.
+
+    These are halves of characters, as names of files may have, and NUL, which Python's csv neither
+    writes nor reads before 3.11.
+    """
+    return cell.replace("\0", "?").encode("utf-8", "replace").decode()
 
 
 def escaped(cell: str) -> str:
