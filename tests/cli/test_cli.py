@@ -11,6 +11,7 @@ import pytest
 
 from trimix_lm_eval import __main__ as entry
 from trimix_lm_eval import cli
+from trimix_lm_eval.cli.arguments import read_metadata
 from trimix_lm_eval.tasklib import catalog
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.paths import demo_dir, model_configs_dir, tasks_dir
@@ -112,6 +113,12 @@ def test_check(monkeypatch, capsys, given, paths, expected):
 def test_metadata_that_is_not_json(capsys, text):
     assert cli.main(["tasks", "--metadata", text]) == 1
     assert "--metadata is not JSON" in capsys.readouterr().err
+
+
+def test_metadata_in_words():
+    assert read_metadata(["a=1", "b=2,c="]) == {"a": "1", "b": "2", "c": ""}
+    with pytest.raises(TrimixError, match="--metadata 'a' is given twice"):
+        read_metadata(["a=1", "b=2,a=1"])
 
 
 def test_every_file_is_a_subcommand_that_help_names(capsys):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.validation import each_once
 
 
 def add_metadata(parser: argparse.ArgumentParser) -> None:
@@ -25,16 +26,17 @@ def add_metadata(parser: argparse.ArgumentParser) -> None:
 def read_metadata(given: Sequence[str]) -> dict[str, object]:
     """Read ``--metadata`` as lm-eval does: one JSON object, or ``key=value`` several times."""
     text = " ".join(given)
-    if not text.startswith("{"):
-        pairs = (part.partition("=") for word in given for part in word.split(","))
-        return {key: value for key, _, value in pairs}
-    from trimix_lm_eval.loading.run_config import named_values
-
     try:
-        return named_values(text)
+        if text.startswith("{"):
+            from trimix_lm_eval.loading.run_config import named_values
+
+            return named_values(text)
+        pairs = (part.partition("=") for word in given for part in word.split(","))
+        return each_once((key, value) for key, _, value in pairs)
     except ValueError as error:
+        what = "is not JSON: " if text.startswith("{") else ""
         raise TrimixError(
-            f"--metadata is not JSON: {error}.", 'write it as \'{"data_dir": "path"}\''
+            f"--metadata {what}{error}.", 'write it as \'{"data_dir": "path"}\''
         ) from error
 
 

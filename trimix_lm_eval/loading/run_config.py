@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from trimix_lm_eval.loading import run_values
 from trimix_lm_eval.utils.errors import TrimixError, did_you_mean, quoted, unknown
 from trimix_lm_eval.utils.paths import model_configs_dir
+from trimix_lm_eval.utils.validation import each_once
 from trimix_lm_eval.utils.yaml_files import read_yaml
 
 
@@ -90,25 +91,11 @@ def named_values(text: str) -> dict[str, Any]:
 
     try:
         if text.lstrip().startswith("{"):
-            return dict(json.loads(text, object_pairs_hook=_once))
+            return dict(json.loads(text, object_pairs_hook=each_once))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    _once([(part.partition("=")[0].strip(), "") for part in text.split(",") if part.strip()])
+    each_once((part.partition("=")[0].strip(), "") for part in text.split(",") if part.strip())
     return dict(simple_parse_args_string(text))
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Names and values as a mapping.
-
-    Raises:
-        ValueError: A name is there twice: only the last would count.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r:.80} is given twice")
-    return found
 
 
 def task_names(given: Any) -> list[str]:

@@ -20,6 +20,21 @@ from trimix_lm_eval.utils.errors import TrimixError, quoted, unknown
 _TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
+def each_once(pairs: Iterable[tuple[str, Any]], says: str = "{} is given twice") -> dict[str, Any]:
+    """Names and values as a mapping, in which of a name given twice only the last would count.
+
+    Raises:
+        ValueError: A name is there twice; with what ``says`` tells, the name in place of ``{}``.
+    """
+    given = list(pairs)
+    found = dict(given)
+    if len(found) < len(given):
+        names = [name for name, _ in given]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(says.format(f"{twice!r:.80}"))
+    return found
+
+
 def whole(
     name: str, value: Any, least: int | None = None, most: int | None = None, hint: str = ""
 ) -> int:

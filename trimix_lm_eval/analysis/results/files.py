@@ -12,11 +12,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimix_lm_eval.utils import paths
+from trimix_lm_eval.utils.validation import each_once
 
 #: What is shown of a results file outside of the current folder: of a sweep its setting, variant
 #: and model.
@@ -109,16 +110,8 @@ def json_of(text: str, with_halves: bool = False) -> Any:
 
 
 def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object, parse_int=_whole)
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"is ambiguous: an object in it has the key {twice!r:.80} twice")
-    return found
+    says = "is ambiguous: an object in it has the key {} twice"
+    return json.loads(text, object_pairs_hook=partial(each_once, says=says), parse_int=_whole)
 
 
 def _whole(digits: str) -> float:
