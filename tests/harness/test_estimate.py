@@ -90,7 +90,7 @@ def counted(path):
     asked = settings.parse(run_config.model_arguments(run, None))
     unloaded = requests.Unloaded([asked], preflight(asked, check._needed(asked)))
     manager = check._task_manager(run["include_path"])
-    loaded = requests.load_tasks(manager, run["tasks"])
+    loaded = requests.load_tasks(manager, run["tasks"], {})
     tasks = requests.PreparedTasks(loaded, manager.task_index)
     parts = requests.build(run_config.configured(run, path), lambda: tasks, unloaded)
     return unloaded, estimate.jobs_of(unloaded, parts)

@@ -96,12 +96,11 @@ def _estimate(
 
     begun = time.perf_counter()
     manager = _task_manager(config.include_path)
-    manager.metadata.clear()  # the manager hands this very mapping to the tasks that it makes
-    manager.metadata.update(config.metadata or {})
     unloaded = requests.Unloaded([asked], report)
 
     def tasks() -> requests.PreparedTasks:
-        return requests.PreparedTasks(requests.load_tasks(manager, names), manager.task_index)
+        loaded = requests.load_tasks(manager, names, config.metadata or {})
+        return requests.PreparedTasks(loaded, manager.task_index)
 
     try:
         with contextlib.nullcontext() if load else hub.offline():
@@ -200,8 +199,7 @@ def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
 
 @functools.cache
 def _task_manager(include_path: str | None) -> Any:
-    """lm-eval's index of tasks, built once per folder: it takes seconds."""
-    from lm_eval.tasks import TaskManager
+    """lm-eval's index of tasks, read once per folder."""
+    from trimix_lm_eval.harness.requests import manager_for
 
-    # An empty mapping would not be shared with the tasks.
-    return TaskManager(include_path=include_path, metadata={"model": "trimix"})
+    return manager_for(include_path)

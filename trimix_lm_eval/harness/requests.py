@@ -10,12 +10,13 @@ import contextlib
 import glob
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from trimix_lm_eval import _autoload
 from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
 from trimix_lm_eval.harness.base_lm import Tally, TextLM
 from trimix_lm_eval.loading import run_config
@@ -121,12 +122,22 @@ class _Asked(TextLM):
     loglikelihood = loglikelihood_rolling = generate_until = _stop
 
 
-def load_tasks(manager: Any, names: Sequence[str]) -> Any:
+def manager_for(include_path: str | None) -> Any:
+    """lm-eval's index of all tasks, for `load_tasks`; to read it takes seconds."""
+    _autoload.install()  # so that our tasks are among them, however this was installed
+    from lm_eval.tasks import TaskManager
+
+    # An empty mapping would not be shared with the tasks.
+    return TaskManager(include_path=include_path, metadata={"model": "trimix"})
+
+
+def load_tasks(manager: Any, names: Sequence[str], metadata: Mapping[str, Any]) -> Any:
     """Load tasks by name, shell pattern, or path to YAML.
 
     Args:
-        manager: lm-eval's index of tasks.
+        manager: lm-eval's index of tasks, see `manager_for`.
         names: As under ``tasks`` in a run config.
+        metadata: What the tasks are told of the run.
 
     Returns:
         What lm-eval's ``TaskManager.load`` returns: tasks and groups by name.
@@ -136,6 +147,8 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Any:
     """
     from lm_eval.tasks._yaml_loader import load_yaml
 
+    manager.metadata.clear()  # the manager hands this very mapping to the tasks that it makes
+    manager.metadata.update(metadata)
     wanted: list[Any] = []
     for name in names:
         path = name

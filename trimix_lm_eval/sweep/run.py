@@ -16,6 +16,7 @@ from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.harness import estimate, requests
 from trimix_lm_eval.harness.lm import read_gen_kwargs
+from trimix_lm_eval.harness.requests import manager_for
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.run_config import usable
@@ -24,7 +25,7 @@ from trimix_lm_eval.sweep import files, fingerprint, plan, quiet
 from trimix_lm_eval.sweep.journal import Journal
 from trimix_lm_eval.sweep.lm import SweepLM, TriMix, VariantRun
 from trimix_lm_eval.sweep.plan import Plan, Setting
-from trimix_lm_eval.sweep.tasks import LoadedTasks, manager_for
+from trimix_lm_eval.sweep.tasks import LoadedTasks
 from trimix_lm_eval.utils import distributed
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from trimix_lm_eval import _autoload
 from trimix_lm_eval.harness.requests import load_tasks
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import content
@@ -36,11 +35,8 @@ class LoadedTasks:
 
     def __init__(self, manager: Any, setting: Setting) -> None:
         self.task_index = manager.task_index
-        # The manager hands this very mapping to the tasks that it makes.
-        manager.metadata.clear()
-        manager.metadata.update(setting.config.metadata)
         places.USED.clear()
-        self.loaded = load_tasks(manager, setting.tasks)
+        self.loaded = load_tasks(manager, setting.tasks, setting.config.metadata)
         self.data = dict(places.USED)
         self._metadata = {
             name: dict(task.config.metadata)
@@ -96,15 +92,6 @@ class LoadedTasks:
             name: _definition({"tasks": group.child_names, "metrics": group.aggregate_metric_list})
             for name, group in found.items()
         }
-
-
-def manager_for(include_path: str | None) -> Any:
-    """lm-eval's index of all tasks, which takes seconds to read; once for a sweep."""
-    _autoload.install()  # so that our tasks are among them, however this was installed
-    from lm_eval.tasks import TaskManager
-
-    # An empty mapping would not be shared with the tasks, see `LoadedTasks`.
-    return TaskManager(include_path=include_path, metadata={"model": "trimix"})
 
 
 def _definition(config: Mapping[str, Any]) -> str:
