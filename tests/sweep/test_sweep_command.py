@@ -30,7 +30,8 @@ from trimix_lm_eval.sweep.journal import Journal
 
 bar, init, add = lm.progress_bar, TaskManager.__init__, Journal.add
 again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-left = 0 if again else int(os.environ.get("DIE_AFTER", "0"))
+# The first process only: another's death would end it before it has answered anything.
+left = 0 if again or os.environ.get("RANK", "0") != "0" else int(os.environ.get("DIE_AFTER", "0"))
 
 def quick(self, *args, **kwargs):
     init(self, *args, **{**kwargs, "include_defaults": False})
