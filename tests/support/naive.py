@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+
+@functools.lru_cache(maxsize=64)  # the points of a grid, and of an optimizer, share their logits
+@torch.no_grad()
+def whole_row(model: PreTrainedModel, ids: tuple[int, ...]) -> torch.Tensor:
+    """Logits of one row, padding rows of the embeddings included; [T, V]"""
+    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
 
 
 class Naive:
@@ -16,11 +25,9 @@ class Naive:
             for role, folder in folders.items()
         }
 
-    @torch.no_grad()
     def logits(self, role: str, ids: list[int]) -> torch.Tensor:
         """[T, V]"""
-        out = self.models[role](input_ids=torch.tensor([ids]), use_cache=False)
-        return out.logits[0, :, : self.vocab_size].double()
+        return whole_row(self.models[role], tuple(ids))[:, : self.vocab_size].double()
 
     def fused(self, ids, alpha, beta, gamma=None) -> torch.Tensor:
         """L_sb + alpha (L_li - L_lb) + beta (L_sc - L_sb) + gamma (L_lb - L_sb)"""
