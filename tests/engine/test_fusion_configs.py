@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.engine.test_invariants import (
     batches,
     context,
+    cuts,
     property_test,
     questions,
     text,
@@ -50,8 +51,11 @@ EVERY = [*GRID, *CHOOSING, *OTHERS]
 
 
 def alone(three, one, **how):
-    """The fusion config in a run of its own, with the sources that it needs."""
-    return three.many([one], **how)
+    """The fusion config in a run of its own, with the sources that it needs.
+
+    Its requests share batches, of which `test_invariants` says that they change nothing.
+    """
+    return three.many([one], **{"batch_size": 8, **how})
 
 
 def every(found):
@@ -92,12 +96,12 @@ def test_scores(trio, family):
     three = trio(family)
 
     @property_test(8)
-    @given(some_configs | points_too, questions(), batches)
-    def check(configs, pairs, how):
-        found = every(three.many(configs, **how).iter_loglikelihood(pairs))
+    @given(some_configs | points_too, questions(), batches, cuts)
+    def check(configs, pairs, how, cut):
+        found = every(three.many(configs, max_length=cut, **how).iter_loglikelihood(pairs))
         assert len(found) == len(configs) * len(pairs)
         for which, one in enumerate(configs):
-            wanted = alone(three, one).loglikelihood(pairs)
+            wanted = alone(three, one, max_length=cut).loglikelihood(pairs)
             for i, want in enumerate(wanted):
                 assert_same_score(found[which, i], want, is_refined(one))
 
@@ -141,7 +145,7 @@ def assert_same_text(got, want, refined=False):
 
 row = st.builds(
     SamplingParams,
-    max_new_tokens=st.integers(1, 14),
+    max_new_tokens=st.integers(1, 9),
     temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
     top_k=st.sampled_from([0, 5]),
     seed=st.integers(0, 3),
@@ -157,12 +161,13 @@ def test_texts(trio, family):
     some = st.lists(st.sampled_from(exact), min_size=1, max_size=7)
 
     @property_test(10)
-    @given(some, st.lists(st.tuples(context, row), min_size=1, max_size=4), batches)
-    def check(configs, jobs, how):
-        found = every(three.many(configs, **how).iter_generate(jobs))
+    @given(some, st.lists(st.tuples(context, row), min_size=1, max_size=4), batches, cuts)
+    def check(configs, jobs, how, cut):
+        found = every(three.many(configs, max_length=cut, **how).iter_generate(jobs))
         assert len(found) == len(configs) * len(jobs)
         for which, one in enumerate(configs):
-            wanted = every(alone(three, one, speculative="off").iter_generate(jobs))
+            single = alone(three, one, max_length=cut, speculative="off")
+            wanted = every(single.iter_generate(jobs))
             for i in range(len(jobs)):
                 assert_same_text(found[which, i], wanted[0, i])
 
@@ -209,7 +214,7 @@ def test_everything_at_once(trio):
     pairs = [("Q: x\nA: y\n\nQ: the inn\nA:", option) for option in (" in", " there")]
     scores = every(model.iter_loglikelihood(pairs))
     rolling = every(model.iter_rolling(["the inn where brother winters"]))
-    texts = every(model.iter_generate([(pairs[0][0], SamplingParams(12))]))
+    texts = every(model.iter_generate([(pairs[0][0], SamplingParams(6))]))
     for which, one in enumerate(EVERY):
         single = alone(three, one)
         for i, want in enumerate(single.loglikelihood(pairs)):
@@ -218,7 +223,7 @@ def test_everything_at_once(trio):
         assert rolling[which, 0].log_likelihood == pytest.approx(want.log_likelihood, rel=1e-4)
         assert_same_text(
             texts[which, 0],
-            every(single.iter_generate([(pairs[0][0], SamplingParams(12))]))[0, 0],
+            every(single.iter_generate([(pairs[0][0], SamplingParams(6))]))[0, 0],
             is_refined(one),
         )
 

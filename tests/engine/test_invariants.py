@@ -39,7 +39,7 @@ def property_test(examples):
 
 
 words = st.sampled_from(["the", " in", " there", "x", "?", "\n", " བོད", "སྐད།", " winter,", "é"])
-text = st.lists(words, min_size=1, max_size=7).map("".join)
+text = st.lists(words, min_size=1, max_size=4).map("".join)
 context = st.one_of(
     st.just(""),
     text,
@@ -56,6 +56,8 @@ batches = st.fixed_dictionaries(
     }
 )
 masks = st.sampled_from([None, 0.2])
+#: The context length: that of the models, or one that many a prompt does not fit into.
+cuts = st.sampled_from([None, 24])
 
 
 @st.composite
@@ -145,12 +147,13 @@ def test_1_a_corner_is_what_hf_gives(plain, family, role):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("policy", POLICIES)
 def test_2_scores_depend_on_nothing_but_the_request(trio, family, policy):
-    three, options = trio(family), POLICIES[policy]
-    alone = three.weighted(policy, **options)
+    three = trio(family)
 
     @property_test(8)
-    @given(questions(), batches)
-    def check(pairs, how):
+    @given(questions(), batches, cuts)
+    def check(pairs, how, cut):
+        options = {"max_length": cut, **POLICIES[policy]}
+        alone = three.weighted(policy, **options)
         together = three.weighted(policy, **how, **options).loglikelihood(pairs)
         for pair, score in zip(pairs, together, strict=True):
             (expected,) = alone.loglikelihood([pair])
@@ -182,10 +185,10 @@ def test_2_rolling_depends_on_nothing_but_the_document(trio, family, policy):
 @pytest.mark.parametrize("policy", ["fixed", "ppl", "ent", "gate"])
 def test_2_tokens_depend_on_nothing_but_the_prompt(trio, family, policy):
     """Greedy or sampled, drafted or not, beside whatever other rows."""
-    three, options = trio(family), POLICIES[policy]
+    three = trio(family)
     row = st.builds(
         SamplingParams,
-        max_new_tokens=st.integers(1, 12),
+        max_new_tokens=st.integers(1, 9),
         temperature=st.sampled_from([0.0, 0.0, 0.7, 3.0]),
         top_k=st.sampled_from([0, 5]),
         top_p=st.sampled_from([1.0, 0.8]),
@@ -194,8 +197,9 @@ def test_2_tokens_depend_on_nothing_but_the_prompt(trio, family, policy):
     )
 
     @property_test(10)
-    @given(st.lists(st.tuples(context, row), min_size=1, max_size=5), batches, masks)
-    def check(jobs, how, mask):
+    @given(st.lists(st.tuples(context, row), min_size=1, max_size=5), batches, masks, cuts)
+    def check(jobs, how, mask, cut):
+        options = {"max_length": cut, **POLICIES[policy]}
         alone = three.weighted(policy, speculative="off", plausibility=mask, **options)
         model = three.weighted(policy, plausibility=mask, **how, **options)
         together = by_index(model.iter_generate(jobs))
@@ -265,13 +269,14 @@ def loud(pico, tmp_path_factory):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_3_padding_rows_have_no_voice(trio, loud, policy):
     """Loud or quiet, they change no number and are never produced."""
-    quiet, options = trio("llama"), POLICIES[policy]
+    quiet = trio("llama")
     whole = loud.naive.models["large_ins"](torch.tensor([[1, 2, 3, 4]])).logits[0]
     assert (whole.argmax(-1) >= 265).all(), "they would win"
 
     @property_test(5)
-    @given(questions(), batches, st.lists(text, min_size=1, max_size=3))
-    def check(pairs, how, texts):
+    @given(questions(), batches, st.lists(text, min_size=1, max_size=3), cuts)
+    def check(pairs, how, texts, cut):
+        options = {"max_length": cut, **POLICIES[policy]}
         a = loud.weighted(policy, **how, **options)
         b = quiet.weighted(policy, **how, **options)
         assert a.loglikelihood(pairs) == b.loglikelihood(pairs)
