@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 import weakref
@@ -44,6 +45,21 @@ PAIRS = [
 def everything_shared(monkeypatch):
     monkeypatch.setattr(prefill, "SHORTEST", 1)
     monkeypatch.setattr(prefill, "SHARE", 0.0)
+
+
+@pytest.fixture(scope="module")
+def with_room(trio):
+    """``with_room(policy)``: scores and texts of `PAIRS` where memory is no matter."""
+
+    @functools.cache
+    def get(policy):
+        model = trio("llama").weighted(policy, batch_size=4, **POLICIES[policy])
+        with pytest.MonkeyPatch.context() as patch:
+            shared(patch, True)
+            texts = model.generate([context for context, _ in PAIRS], max_new_tokens=6)
+            return model.loglikelihood(PAIRS), texts
+
+    return get
 
 
 def shared(monkeypatch, on: bool):
@@ -234,11 +250,11 @@ class Scarce:
 @pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
 @pytest.mark.parametrize("budget", [0, 2_000, 20_000, 2**30])
 def test_a_budget_changes_nothing_but_the_time(
-    trio, monkeypatch, everything_shared, policy, budget
+    trio, monkeypatch, everything_shared, with_room, policy, budget
 ):
     model = trio("llama").weighted(policy, batch_size=3, **POLICIES[policy])
     contexts = [context for context, _ in PAIRS]
-    alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=5)
+    alone, texts = with_room(policy)
     monkeypatch.setattr(prefill, "HELD_BYTES", budget)
     held = []
     init = PrefixNode.__init__
@@ -248,7 +264,7 @@ def test_a_budget_changes_nothing_but_the_time(
     for mine, theirs in zip(model.loglikelihood(PAIRS), alone, strict=True):
         assert mine.log_likelihood == pytest.approx(theirs.log_likelihood, abs=2e-5)
         assert mine.choice.weights == theirs.choice.weights
-    assert model.generate(contexts, max_new_tokens=5) == texts
+    assert model.generate(contexts, max_new_tokens=6) == texts
     assert max(held) * model.fuser.ensemble.token_bytes <= budget
     assert max(held) > 0 or budget < 2**30
 
@@ -256,12 +272,12 @@ def test_a_budget_changes_nothing_but_the_time(
 @pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
 @pytest.mark.parametrize("seed", range(6))
 def test_scarce_memory_changes_nothing_but_the_time(
-    trio, monkeypatch, everything_shared, policy, seed
+    trio, monkeypatch, everything_shared, with_room, policy, seed
 ):
     """Segments are evicted and batches halved at random places; every result comes once."""
     model = trio("llama").weighted(policy, batch_size=4, speculative=2, **POLICIES[policy])
     contexts = [context for context, _ in PAIRS]
-    alone, texts = model.loglikelihood(PAIRS), model.generate(contexts, max_new_tokens=6)
+    alone, texts = with_room(policy)
     scarce = Scarce(monkeypatch, seed)
     for _ in range(40):
         scarce.refused = 0
