@@ -232,7 +232,7 @@ def test_an_error_in_a_shared_prefix_names_a_request(trio, monkeypatch, everythi
 class Scarce:
     """Memory that runs out by chance, more easily for more rows; one that shares nothing fits."""
 
-    def __init__(self, monkeypatch, seed: int, most: float = 0.25) -> None:
+    def __init__(self, monkeypatch, seed: int, most: float = 0.12) -> None:
         self.random, self.most, self.refused = random.Random(seed), most, 0
         run = InputBatch.run
 
