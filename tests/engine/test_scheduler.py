@@ -60,20 +60,20 @@ def sized(folders, batch_size, **more):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "mixtral"])
-def test_greedy_equals_naive_whatever_the_batch_and_the_order(pico, family):
-    folders = pico(family)
-    arguments = model_args(folders, policy="fixed", alpha=ALPHA, beta=BETA)
+def test_greedy_equals_naive_whatever_the_batch_and_the_order(trio, family):
+    three, steps = trio(family), 12
     made = {}
     for batch_size in (1, 3, 7):
-        lm = TriMixLM(**arguments, batch_size=batch_size)
+        model = three.weighted("fixed", alpha=ALPHA, beta=BETA, batch_size=batch_size)
         order = PROMPTS[:]
         random.Random(batch_size).shuffle(order)
-        made[batch_size] = dict(zip(order, make(lm, order, max_gen_toks=25), strict=True))
+        made[batch_size] = dict(
+            zip(order, model.generate(order, max_new_tokens=steps), strict=True)
+        )
     assert made[1] == made[3] == made[7]
-    reference = Naive({role: folders[role] for role in TRIO}, lm.model.report.vocab_size)
     for prompt in PROMPTS:
-        ids = reference.greedy(lm.tok_encode(prompt), 25, ALPHA, BETA)
-        assert made[1][prompt] == lm.tok_decode(ids)
+        ids = three.naive.greedy(list(model.codec.prompt(prompt).ids), steps, ALPHA, BETA)
+        assert made[1][prompt] == model.tokenizer.decode(ids, skip_special_tokens=True)
     assert len(set(made[1].values())) == len(PROMPTS)
 
 
@@ -200,9 +200,10 @@ def test_temperatures_beyond_the_logits_numbers(temperature, more):
     assert tokens == {1} if temperature < 1 else len(tokens) > 1 and tokens <= {0, 1, 3, 4}
 
 
-def test_draws_over_many_seeds_follow_the_fused_softmax(lm, naive):
+def test_draws_over_many_seeds_follow_the_fused_softmax(folders, naive):
     """Chi-square of the first token over 800 seeds, against the naive distribution."""
     prompt, temperature, top_k = "The hen", 1.3, 12
+    lm = sized(folders, 100)
     logits = naive.fused(lm.tok_encode(prompt), ALPHA, BETA)[-1].float()
     want = warped(logits, temperature, top_k, 1.0)
     texts = {}
