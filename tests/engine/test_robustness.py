@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from tests.conftest import byte_tokenizer
+from tests.support.loaded import load
 from tests.support.naive import Naive
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval import TriMix
@@ -79,13 +80,32 @@ def break_weights(loaded: TriMix, name: str, value: float, where: str, index) ->
         source.model.get_parameter(where)[index] = value
 
 
+BREAKS = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def breakable(folders):
+    """Models of this test's own, whose weights are put right again after each case."""
+    return load(folders)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("broken", TRIO)
 @pytest.mark.parametrize("policy", ["fixed", "ppl", "ent"])
-def test_broken_numbers_are_an_error_that_names_the_source(folders, broken, value, policy):
-    point = {"alpha": ALPHA, "beta": BETA} if policy == "fixed" else {"alpha": None, "beta": None}
-    loaded = trio(folders, policy=policy, **point)
-    break_weights(loaded, broken, value, "model.layers.0.mlp.up_proj.weight", (3, 3))
+def test_broken_numbers_are_an_error_that_names_the_source(breakable, broken, value, policy):
+    point = {"alpha": ALPHA, "beta": BETA} if policy == "fixed" else {}
+    loaded = breakable.weighted(policy, **point)
+    source = next(s for s in loaded.fuser.ensemble.sources if s.name == broken)
+    sound = source.model.get_parameter(BREAKS)[3, 3].item()
+    break_weights(loaded, broken, value, BREAKS, (3, 3))
+    try:
+        assert_all_name(loaded, broken)
+    finally:
+        break_weights(loaded, broken, sound, BREAKS, (3, 3))
+
+
+def assert_all_name(loaded: TriMix, broken: str) -> None:
+    """Whatever is asked for, the error names the source."""
     for ask in (
         lambda: loaded.loglikelihood([PAIRS[0]]),
         lambda: loaded.loglikelihood_rolling(TEXTS[:1]),
