@@ -88,10 +88,7 @@ def stepped(tokens):
 def test_auto_is_near_the_best_fixed_length_and_near_off(acceptance, draft, verify, rows):
     """Within 5 % of never drafting and within 10 % of the best length, its learning included."""
     rounds = 600
-    fixed = {
-        k: World(acceptance, draft, verify, seed=k).run(k, rounds, rows)[0]
-        for k in LENGTHS
-    }
+    fixed = {k: World(acceptance, draft, verify, seed=k).run(k, rounds, rows)[0] for k in LENGTHS}
     auto, _ = World(acceptance, draft, verify, seed=99).run(Speculation("auto"), rounds, rows)
     assert auto <= 1.05 * fixed[0]
     assert auto <= 1.1 * min(fixed.values())
@@ -191,6 +188,13 @@ def test_a_free_seat_is_taken(trio, passes):
         if speculative == "off":
             # Waiting for the slowest of each four would take 30 + 25 + 20 rounds.
             assert model.speculation.summary()["rounds"] < 45
+
+
+def test_texts_of_one_token_fill_the_seats_every_time(trio, passes):
+    """Not one by one once the first of them have ended."""
+    model = trio("llama").weighted("fixed", batch_size=3, **POINT)
+    model.generate(PROMPTS, max_new_tokens=1)
+    assert [rows for which, rows, _ in passes if which == 0] == [3, 3, 1]
 
 
 @pytest.mark.parametrize("policy", ["fixed", "gate"])

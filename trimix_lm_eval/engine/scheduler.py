@@ -219,9 +219,11 @@ class Scheduler:
         while self.preempted and (room := self.room(size)) > 0:
             self._resume(room)
         # Where sequences fork, a few prompts make many rows within a few tokens.
-        left = max(1, size // 4) if self.max_forks > 1 else size
+        most = left = max(1, size // 4) if self.max_forks > 1 else size
         while (left > 0 or not self.running) and len(self.running) < size and not self.preempted:
-            group = self.waiting.take(min(max(left, 1), size - len(self.running)))
+            if left <= 0:  # all of them ended with their first token
+                left = most
+            group = self.waiting.take(min(left, size - len(self.running)))
             if group is None:
                 return
             node, self.starting = group
