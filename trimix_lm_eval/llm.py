@@ -16,6 +16,7 @@ Imported by `harness`, `analysis`, `sweep` and `cli`; imports `loading`, `engine
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Hashable, Iterator, MutableMapping, Sequence
@@ -144,6 +145,7 @@ class TriMix:
         tokenizer = report.tokenizer
         check_token_ids(asked, report.vocab_size)
         if asked.add_bos_token is not None:
+            tokenizer = copy.deepcopy(tokenizer)  # which other runs may have, too
             tokenizer.add_bos_token = asked.add_bos_token
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
         sources = []

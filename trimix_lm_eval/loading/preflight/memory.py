@@ -8,6 +8,7 @@ on the batch, which is halved when it does not fit.
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ SPREAD = "auto"
 #: bytes per quantized weight: int8; 4 bits and one fp32 scale per block of 64.
 _QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: What `_count` has found, by config: runs that are checked in turn share models, and families.
+_counts: dict[tuple[type, str, str | None], tuple[int, int]] = {}
 
 
 class Estimate(NamedTuple):
@@ -115,7 +118,7 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
     stored = getattr(config, "quantization_config", None)
     dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
     size = _BYTES.get(dtype, 4)
-    counted = _count(spec, config)
+    counted = _counted(spec, config)
     weights = files.weight_bytes
     precision = "as stored" if stored else dtype
     if counted is not None and not stored:
@@ -175,6 +178,20 @@ def stored_dtype(config: Any) -> Any:
             if getattr(part, name, None) is not None:
                 return getattr(part, name)
     return torch.float32
+
+
+def _counted(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
+    """`_count`, once for a config, wherever it lies; a repository's code may have changed."""
+    if spec.trust_remote_code:
+        return _count(spec, config)
+    content = {**config.to_dict(), "_name_or_path": ""}
+    key = (type(config), json.dumps(content, default=str), spec.attn_implementation)
+    if key not in _counts:
+        found = _count(spec, config)
+        if found is None:
+            return None
+        _counts[key] = found
+    return _counts[key]
 
 
 def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
@@ -131,7 +132,7 @@ def pinned(spec: SourceSpec, commit: str | None) -> SourceSpec:
 
 
 def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
-    """Load the tokenizer that lies with a source.
+    """Load the tokenizer that lies with a source; who changes it has to copy it before.
 
     Raises:
         TrimixError: There is none, or it cannot be loaded.
@@ -142,8 +143,11 @@ def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
             f"{label(spec)} comes without a tokenizer.",
             "copy the tokenizer's files into its folder, or name another with tokenizer=",
         )
+    arguments = files.arguments(spec)
     try:
-        return AutoTokenizer.from_pretrained(spec.path, **files.arguments(spec))
+        if files.commit:
+            return _tokenizer_at(spec.path, tuple(sorted(arguments.items())))
+        return AutoTokenizer.from_pretrained(spec.path, **arguments)
     except Exception as error:  # whatever transformers or the repository's own code raises
         raise TrimixError(
             f"{label(spec)}: its tokenizer cannot be loaded: {type(error).__name__}: "
@@ -151,6 +155,12 @@ def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
             "install the library it names, check that tokenizer.json is complete, or name "
             "another tokenizer with tokenizer=",
         ) from error
+
+
+@lru_cache(maxsize=8)
+def _tokenizer_at(path: str, arguments: tuple[tuple[str, Any], ...]) -> Any:
+    """The tokenizer of a commit, which stays as it is: runs that are checked in turn share it."""
+    return AutoTokenizer.from_pretrained(path, **dict(arguments))
 
 
 def _vocabulary(
