@@ -28,6 +28,16 @@ ELSEWHERE = {
     "add_a_policy.md": "repository/test_add_a_policy.py",
 }
 RUN = ("sh", "python")
+#: All that `lm_eval` prints to a log: its own account of the run, with its own bars; a line a step
+#: of ours; and what git says when lm-eval asks it for the commit of a folder without one.
+LOG = r"""
+\S+ WARNING  \[\S+\] --limit SHOULD ONLY BE USED FOR TESTING. .*
+\S+ INFO     \[\S+\] .*
+trimix: loading (large_ins|small_cpt|small_base)
+trimix (loglikelihood|loglikelihood_rolling|generate_until): \d+/\d+ \[.*\]
+ *\d+%\|.*
+fatal: not a git repository .*
+""".strip().splitlines()
 EXECUTED = [
     page
     for page in PAGES
@@ -36,16 +46,16 @@ EXECUTED = [
 ]
 
 
-def run(command: list[str], folder: Path, fresh: bool = False, **more: str) -> str:
-    """Run a command that finds `trimix` and `lm_eval` on the PATH; fresh: as users have them."""
-    programs = Path(sys.executable).parent if fresh else quick_python.folder()
+def run(command: list[str], folder: Path, programs: Path, **more: str) -> tuple[str, str]:
+    """Run a command that finds `trimix` and `lm_eval` among some programs; what it prints."""
     env = environment(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", **more)
+    env = {name: value for name, value in env.items() if not name.startswith("TQDM_")}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout
+    return done.stdout, done.stderr
 
 
-def run_page(page: Path, folder: Path, fresh: bool = False, **env: str) -> str:
+def run_page(page: Path, folder: Path, programs: Path, **env: str) -> tuple[str, str]:
     """Write the files of a page and run its blocks, in its order; returns what they print.
 
     Python is run in this process, which has imported the libraries already.
@@ -56,10 +66,11 @@ def run_page(page: Path, folder: Path, fresh: bool = False, **env: str) -> str:
         if block.name:
             pages.put(block, folder)
         elif block.language == "sh":
-            printed.append(run(["bash", "-euc", block.text], folder, fresh, **env))
+            printed.append(run(["bash", "-euc", block.text], folder, programs, **env))
         elif block.language == "python":
-            printed.append(execute(block.text, names))
-    return "".join(printed)
+            printed.append((execute(block.text, names), ""))
+    output, errors = map("".join, zip(*printed, strict=True))
+    return output, errors
 
 
 def execute(source: str, names: dict[str, object]) -> str:
@@ -73,14 +84,18 @@ def execute(source: str, names: dict[str, object]) -> str:
 def test_a_page_runs_from_any_folder(page, tmp_path):
     """Blocks marked `sh` need nothing to download; those marked `console` need the Hub."""
     env = {}
-    if page.name == "add_a_benchmark.md":
+    if page.name == "README.md":  # as users run it
+        programs = Path(sys.executable).parent
+    elif page.name == "add_a_benchmark.md":
+        programs = quick_python.folder("libraries")  # which can import another checkout than this
         env = {"PYTHONPATH": str(pages.checkout(tmp_path))}
-    # Another checkout cannot be imported beside this one; the README is run as users run it.
-    fresh = bool(env) or page.name == "README.md"
-    printed = run_page(page, tmp_path, fresh, **env)
+    else:
+        programs = quick_python.folder()
+    printed, said = run_page(page, tmp_path, programs, **env)
     script = "".join(pages.of_language(page, "sh"))
     if "--tasks trimix_demo " in script:
         assert re.search(r"trimix_demo_rolling\s*\|.*\|bits_per_byte", printed)
+        check_the_log(said)
     if "check" in script:
         assert "large_ins" in printed and "small_base" in printed
     if page.name == "python.md":
@@ -90,6 +105,16 @@ def test_a_page_runs_from_any_folder(page, tmp_path):
         assert written.stat().st_size > 10_000
     if page.name == "add_a_benchmark.md":
         check_the_benchmark(printed, tmp_path)
+
+
+def check_the_log(said: str) -> None:
+    """A run of `lm_eval` says nothing that is of no use."""
+    lines = [line for line in re.split(r"[\r\n]+", said) if line]
+    assert [line for line in lines if not any(re.fullmatch(known, line) for known in LOG)] == []
+    assert sum("WARNING" in line for line in lines) == 1
+    ours = [line.split(":")[0] for line in lines if line.startswith("trimix ")]
+    kinds = ["loglikelihood_rolling", "loglikelihood", "generate_until"]
+    assert ours == [f"trimix {kind}" for kind in kinds]
 
 
 def check_the_benchmark(printed: str, folder: Path) -> None:

@@ -135,7 +135,7 @@ def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(prefixes)}
 
 
-def run(command: Command) -> None:
+def run(command: Command, found: Mapping[str, bytes]) -> None:
     """Run a command line of the interpreter: ``-c code``, ``-m module`` or a script.
 
     ``-u`` before any of them flushes whole lines.
@@ -151,6 +151,9 @@ def run(command: Command) -> None:
         first, *more = more
     sys.path[:0] = [p for p in command.env.get("PYTHONPATH", "").split(os.pathsep) if p]
     importlib.invalidate_caches()
+    if sys.argv[2] == "libraries":
+        forget()
+        remember(found)
     if first == "-m":
         sys.path.insert(0, os.getcwd())
         sys.argv = more
@@ -187,17 +190,28 @@ def end(error: BaseException | None) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def remember(file: Path) -> None:
-    """Let lm-eval's index of tasks take what `lm_eval_tasks` keeps, now or once it is imported."""
-    from trimix_lm_eval import _autoload
-
+def kept_tasks(file: str) -> Mapping[str, bytes]:
+    """What `lm_eval_tasks` keeps in a file, if there is one."""
     sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     from tests.support import lm_eval_tasks
 
     del sys.path[0]
-    found = lm_eval_tasks.load(file)
+    return lm_eval_tasks.load(Path(file)) if file else {}
+
+
+def remember(found: Mapping[str, bytes]) -> None:
+    """Let lm-eval's index take the tasks that were kept, now or once it is imported."""
+    from tests.support import lm_eval_tasks
+    from trimix_lm_eval import _autoload
+
     _autoload._AFTER_IMPORT["lm_eval.tasks._index"] = lambda module: lm_eval_tasks.use(found)
     _autoload.install()
+
+
+def forget() -> None:
+    """Forget this package, of which a command may have another checkout on its path."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trimix_lm_eval"]:
+        del sys.modules[name]
 
 
 def know_what_is_installed() -> None:
@@ -208,29 +222,29 @@ def know_what_is_installed() -> None:
     collect_env.get_pretty_env_info = lambda: found
 
 
-def main() -> Command:
+def main() -> tuple[Command, Mapping[str, bytes]]:
     """Import what is asked for, then serve."""
     address, names, tasks = sys.argv[1:]
     del sys.path[0]  # this folder, which is no place to import from
     for name in {"libraries": LIBRARIES, "everything": EVERYTHING}[names]:
         importlib.import_module(name)
+    found = kept_tasks(tasks)
     if names == "everything":
         know_what_is_installed()
-    if tasks:
-        remember(Path(tasks))
+        remember(found)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address + ".new")
         listener.listen()
         os.rename(address + ".new", address)
         gc.collect()
         gc.freeze()
-        return serve(listener)
+        return serve(listener), found
 
 
 if __name__ == "__main__":
     asked = main()
     try:
-        run(asked)
+        run(*asked)
     except BaseException as error:
         end(error)
     end(None)
