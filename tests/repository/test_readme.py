@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import pages, quick_python
+from tests.support import lm_eval_tasks, pages, quick_python
 from tests.support.pages import PAGES, README, ROOT
 from tests.support.quick_python import environment
 from trimix_lm_eval.fusion import policies
@@ -84,8 +84,9 @@ def execute(source: str, names: dict[str, object]) -> str:
 def test_a_page_runs_from_any_folder(page, tmp_path):
     """Blocks marked `sh` need nothing to download; those marked `console` need the Hub."""
     env = {}
-    if page.name == "README.md":  # as users run it
+    if page.name == "README.md":  # as users run it, in interpreters that have imported nothing
         programs = Path(sys.executable).parent
+        env = {"PYTHONPATH": lm_eval_tasks.sitecustomize(tmp_path / "site")}
     elif page.name == "add_a_benchmark.md":
         programs = quick_python.folder("libraries")  # which can import another checkout than this
         env = {"PYTHONPATH": str(pages.checkout(tmp_path))}

@@ -16,6 +16,20 @@ from typing import Any
 
 #: Where they are kept; None if they are not.
 kept: Path | None = None
+#: What a new interpreter runs at its start, see `sitecustomize`.
+SITE = """
+import sys
+from pathlib import Path
+from trimix_lm_eval import _autoload
+
+def take(index):
+    sys.path.append({root!r})
+    from tests.support import lm_eval_tasks
+    sys.path.remove({root!r})
+    lm_eval_tasks.use(lm_eval_tasks.load(Path({file!r})))
+
+_autoload._AFTER_IMPORT["lm_eval.tasks._index"] = take
+"""
 
 
 def read(folder: Path) -> Path:
@@ -57,3 +71,12 @@ def use(found: Mapping[str, bytes]) -> None:
         return load_yaml(path, resolve_func=resolve_func, recursive=recursive)
 
     _index.load_yaml = kept_yaml
+
+
+def sitecustomize(folder: Path) -> str:
+    """Write what lets new interpreters with this folder as PYTHONPATH take what was kept."""
+    folder.mkdir()
+    if kept:
+        text = SITE.format(root=str(Path(__file__).parent.parent.parent), file=str(kept))
+        (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    return str(folder)
