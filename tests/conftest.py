@@ -213,22 +213,24 @@ def browser(chromium):
         yield started
 
 
-@pytest.fixture
-def task_yaml(tmp_path):
-    """Write a task over JSONL rows: ``task_yaml(name, rows, **fields)`` returns its folder."""
+def write_task(folder: Path, name: str, rows: list[dict], **fields) -> Path:
+    """Write a task over JSONL rows; returns its folder."""
     import yaml
 
-    def write(name: str, rows: list[dict], **fields) -> Path:
-        data = tmp_path / f"{name}.jsonl"
-        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        task = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(data)}},
-            "test_split": "test",
-            **fields,
-        }
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-        return tmp_path
+    data = folder / f"{name}.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test",
+        **fields,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    return folder
 
-    return write
+
+@pytest.fixture
+def task_yaml(tmp_path):
+    """`write_task` in the folder of the test: ``task_yaml(name, rows, **fields)``."""
+    return functools.partial(write_task, tmp_path)

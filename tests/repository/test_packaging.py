@@ -81,6 +81,11 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    return build(ROOT, tmp_path_factory.mktemp("sdist"), "sdist")
+
+
+@pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
     return environment(tmp_path_factory.mktemp("installed"), wheel)
 
@@ -116,16 +121,15 @@ def test_only_the_extra_asks_for_what_training_needs(wheel):
     assert cpt == {"peft", "tensorboard"}
 
 
-def test_sdist_builds_the_same_wheel(wheel, tmp_path):
-    sdist = build(ROOT, tmp_path / "sdist", "sdist")
+def test_sdist_builds_the_same_wheel(wheel, sdist, tmp_path):
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     again = build(tmp_path / f"trimix_lm_eval-{__version__}", tmp_path / "again", "wheel")
     assert again.read_bytes() == wheel.read_bytes()
 
 
-def test_sdist_has_the_pages_that_the_readme_links_to(tmp_path):
-    with tarfile.open(build(ROOT, tmp_path, "sdist")) as archive:
+def test_sdist_has_the_pages_that_the_readme_links_to(sdist):
+    with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     for page in (ROOT / "docs").glob("*.md"):
         assert f"docs/{page.name}" in names
@@ -136,14 +140,38 @@ def test_start_file_names_a_callable():
     assert callable(pkgutil.resolve_name(line))
 
 
-@pytest.mark.parametrize("kind", ["installed", "editable"])
-def test_stock_lm_eval_knows_trimix_beside_its_own(kind, request, tmp_path):
-    code = """
+#: What a process tells of lm-eval: whether it knows us, both models, then where tasks come from.
+KNOWN = """
+import lm_eval.models, lm_eval.tasks
 from lm_eval.api.registry import get_model, model_registry
+print("trimix" in model_registry, hasattr(lm_eval.tasks.TaskManager.__init__, "__wrapped__"))
 print(get_model("hf").__name__, get_model("trimix").__name__, len(model_registry) > 30)
 """
-    ran = python(request.getfixturevalue(kind), "-c", code, cwd=tmp_path)
-    assert ran.stdout.split() == ["HFLM", "TriMixLM", "True"], ran.stderr
+TASKS = """
+from lm_eval.tasks import TaskManager
+print(TaskManager(include_defaults=False).all_tasks)
+index = TaskManager(include_path="mine").task_index
+for name in ("hellaswag", "trimix_demo_choice", "trimix_demo_rolling"):
+    print(index[name].yaml_path)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(installed, tmp_path_factory):
+    """What an installed package makes lm-eval say, and the folder of tasks that the user has."""
+    folder = tmp_path_factory.mktemp("user")
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "mine.yaml").write_text("task: trimix_demo_rolling\ndataset_path: json\n")
+    ran = python(installed, "-c", KNOWN + TASKS, cwd=folder)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.splitlines(), mine
+
+
+def test_stock_lm_eval_knows_trimix_beside_its_own(told, editable, tmp_path):
+    ran = python(editable, "-c", KNOWN, cwd=tmp_path)
+    for lines in (told[0], ran.stdout.splitlines()):
+        assert lines[:2] == ["True True", "HFLM TriMixLM True"], ran.stderr
 
 
 def test_class_imported_first_does_not_hide_the_others(installed, tmp_path):
@@ -171,48 +199,34 @@ def test_start_imports_the_hook_and_nothing_else(kind, request, tmp_path):
     assert "ImportHook" not in python(interpreter, "-c", meta_path, cwd=tmp_path, **off).stdout
 
 
-def test_switched_off(installed, tmp_path):
-    code = """
-import lm_eval.models, lm_eval.tasks
-from lm_eval.api.registry import model_registry
-print("trimix" in model_registry, hasattr(lm_eval.tasks.TaskManager.__init__, "__wrapped__"))
-"""
-    ran = python(installed, "-c", code, cwd=tmp_path, TRIMIX_NO_AUTOLOAD="1")
+def test_switched_off(installed, told, tmp_path):
+    known = "\n".join(KNOWN.splitlines()[:4])
+    ran = python(installed, "-c", known, cwd=tmp_path, TRIMIX_NO_AUTOLOAD="1")
     assert ran.stdout.split() == ["False", "False"], ran.stderr
-    assert python(installed, "-c", code, cwd=tmp_path).stdout.split() == ["True", "True"]
+    assert told[0][0] == "True True"
 
 
-def test_task_manager_finds_our_tasks_and_the_users_win(installed, tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "mine.yaml").write_text("task: trimix_demo_rolling\ndataset_path: json\n")
-    code = """
-from lm_eval.tasks import TaskManager
-print(TaskManager(include_defaults=False).all_tasks)
-index = TaskManager(include_path="mine").task_index
-for name in ("hellaswag", "trimix_demo_choice", "trimix_demo_rolling"):
-    print(index[name].yaml_path)
-"""
-    ran = python(installed, "-c", code, cwd=tmp_path)
-    none, stock, ours, users = ran.stdout.splitlines()
-    assert none == "[]", ran.stderr
+def test_task_manager_finds_our_tasks_and_the_users_win(told):
+    (*_, none, stock, ours, users), mine = told
+    assert none == "[]"
     assert "lm_eval/tasks/hellaswag" in stock
     assert "trimix_lm_eval/tasks/" in ours
     assert Path(users) == mine / "mine.yaml" or users == "mine/mine.yaml"
 
 
-@pytest.mark.parametrize("damage", ["no hook", "syntax error", "no package"])
-def test_half_uninstalled_package_is_silent(wheel, tmp_path, damage):
+def test_half_uninstalled_package_is_silent(wheel, tmp_path):
+    """Its hook gone, then damaged, then no package at all."""
     interpreter = environment(tmp_path / "env", wheel)
     package = site_packages(tmp_path / "env") / "trimix_lm_eval"
-    if damage == "no hook":
-        (package / "_autoload.py").unlink()
-    elif damage == "syntax error":
-        (package / "_autoload.py").write_text("def (:\n")
-    else:
-        package.rename(tmp_path / "gone")
-    ran = python(interpreter, "-c", "import lm_eval.models; print('fine')", cwd=tmp_path)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "fine\n", "")
+    hook = package / "_autoload.py"
+    for damage in (
+        hook.unlink,
+        lambda: hook.write_text("def (:\n"),
+        lambda: package.rename(tmp_path / "gone"),
+    ):
+        damage()
+        ran = python(interpreter, "-c", "import lm_eval.models; print('fine')", cwd=tmp_path)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "fine\n", "")
 
 
 def test_target_install_works_through_the_module(wheel, tmp_path):

@@ -37,7 +37,7 @@ def quick_lm_eval():
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    return write_tasks(tmp_path_factory.mktemp("tasks"), TASKS)
+    return write_tasks(tmp_path_factory.mktemp("tasks"), TASKS, docs=5)
 
 
 @pytest.fixture
@@ -298,11 +298,11 @@ def test_kill_at_any_time(asked, whole, seconds):
 
 def test_a_question_whose_options_differ_in_context_keeps_its_weights(asked, tasks, tmp_path):
     """Half of its options are answered: it is asked anew, or the other half would choose anew."""
-    write_tasks(tasks, ["choice_mutual"])
+    write_tasks(tasks, ["choice_mutual"], docs=5)
     alone = {**asked, "tasks": ["choice_mutual"], "output_path": str(tmp_path / "alone")}
     want = by_variant(sweep(alone))
     mutual = {**asked, "tasks": ["choice_mutual"]}
-    for answers in (4, 30):
+    for answers in (4, 18):
         assert live(mutual, ("answers", answers), tmp_path / "log") == -signal.SIGKILL
     assert by_variant(sweep(mutual)) == want
 
