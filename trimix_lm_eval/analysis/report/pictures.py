@@ -73,8 +73,12 @@ def _draw(kind: str, alt: str, draw: Callable[[], Figure]) -> Picture:
     with matplotlib.rc_context(_STYLE):
         figure = draw()
         svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", bbox_inches="tight", metadata={"Date": None})
-        figure.savefig(png, format="png", bbox_inches="tight", dpi=160)
+        # Laid out and cut to size once for both files: that takes as long as to draw them.
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
+        box = figure.get_tightbbox().padded(matplotlib.rcParams["savefig.pad_inches"])
+        figure.savefig(svg, format="svg", bbox_inches=box, metadata={"Date": None})
+        figure.savefig(png, format="png", bbox_inches=box, dpi=160)
     return Picture(kind, alt, svg.getvalue(), png.getvalue())
 
 
