@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from lm_eval.models.huggingface import HFLM
 
+from tests.conftest import write_task
 from tests.support.running import answers, evaluate, model_args, program, spied_rows
 from trimix_lm_eval.engine import model_runner
 from trimix_lm_eval.utils.errors import TrimixError
@@ -33,10 +35,12 @@ def folders(pico):
     return pico("llama")
 
 
-@pytest.fixture
-def tasks(task_yaml):
-    """A task of each kind."""
-    task_yaml(
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """The folder of a task of each kind."""
+    folder = tmp_path_factory.mktemp("tasks")
+    write_task(
+        folder,
         "choice",
         DOCS,
         output_type="multiple_choice",
@@ -46,7 +50,8 @@ def tasks(task_yaml):
         target_delimiter="",
         metric_list=[{"metric": "acc"}],
     )
-    task_yaml(
+    write_task(
+        folder,
         "rolling",
         DOCS[:5],
         output_type="loglikelihood_rolling",
@@ -54,7 +59,8 @@ def tasks(task_yaml):
         doc_to_target="{{q}}",
         metric_list=[{"metric": "bits_per_byte"}],
     )
-    return task_yaml(
+    return write_task(
+        folder,
         "free",
         DOCS[:6],
         output_type="generate_until",
@@ -63,6 +69,27 @@ def tasks(task_yaml):
         generation_kwargs={"until": ["\n"], "max_gen_toks": 6},
         metric_list=[{"metric": "bypass"}],
     )
+
+
+@pytest.fixture(scope="module")
+def plain(folders, tasks):
+    """``plain(policy)``: what a run without a cache gives, and its forward passes."""
+
+    @functools.cache
+    def get(policy):
+        args = model_args(folders, batch_size=2, policy=policy)
+        with pytest.MonkeyPatch.context() as patch, spied_rows(patch) as shapes:
+            return evaluate("trimix", tasks, TASKS, model_args=args), len(shapes)
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tasks, tmp_path_factory):
+    """The cache of a run of one task."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(folders, tasks, folder / "cache", names=["rolling"])
+    return folder
 
 
 def run(folders, tasks, cache, names=TASKS, **arguments):
@@ -103,17 +130,14 @@ def stored(cache) -> dict[str, dict[str, object]]:
 
 
 @pytest.mark.parametrize("policy", ["ppl", "ppl_task", "fixed", "gate"])
-def test_the_second_run_reads_everything(folders, tasks, tmp_path, monkeypatch, policy):
+def test_the_second_run_reads_everything(folders, tasks, plain, tmp_path, monkeypatch, policy):
     first = run(folders, tasks, tmp_path / "cache", policy=policy)
     assert sum(sum(c.values()) for c in told(first)[0].values()) == 16 + 5 + 6
     with spied_rows(monkeypatch) as shapes:
         second = run(folders, tasks, tmp_path / "cache", policy=policy)
     assert shapes == []
     assert_same(second, first)
-    plain = evaluate(
-        "trimix", tasks, TASKS, model_args=model_args(folders, batch_size=2, policy=policy)
-    )
-    assert_same(first, plain)
+    assert_same(first, plain(policy)[0])
 
 
 def test_batch_size_and_place_do_not_make_another_run(folders, tasks, tmp_path, monkeypatch):
@@ -150,8 +174,8 @@ def test_batch_size_and_place_do_not_make_another_run(folders, tasks, tmp_path, 
         ({"think_end_token": "the"}, ["think_end_token"]),
     ],
 )
-def test_a_file_of_another_run_is_refused(folders, tasks, tmp_path, change, named):
-    run(folders, tasks, tmp_path / "cache", names=["rolling"])
+def test_a_file_of_another_run_is_refused(folders, tasks, finished, tmp_path, change, named):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     before = stored(tmp_path / "cache")
     with pytest.raises(TrimixError) as caught:
         run(folders, tasks, tmp_path / "cache", names=["rolling"], **change)
@@ -267,12 +291,10 @@ def die(folders, tasks, tmp_path, after, number, **arguments):
 
 @pytest.mark.parametrize("policy", ["ppl", "ppl_task"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-def test_a_run_that_was_ended_is_taken_up(folders, tasks, tmp_path, monkeypatch, policy, number):
-    with spied_rows(monkeypatch) as shapes:
-        whole = evaluate(
-            "trimix", tasks, TASKS, model_args=model_args(folders, batch_size=2, policy=policy)
-        )
-    full = len(shapes)
+def test_a_run_that_was_ended_is_taken_up(
+    folders, tasks, plain, tmp_path, monkeypatch, policy, number
+):
+    whole, full = plain(policy)
     log = str(tmp_path / "weights.jsonl")
     # ppl_task reads eight batches of prompts first, before any request is scored.
     ended, finished = die(folders, tasks, tmp_path, 18, number, policy=policy, weights_log=log)
