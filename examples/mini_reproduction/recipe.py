@@ -94,5 +94,5 @@ SMOKE = ExperimentConfig(
     large_ins=_TOY._replace(mixture={"tasks": 0.7, "en": 0.3}, length=256),
     cpt={name: {"steps": 4, "batch_tokens": 256, "sequence_length": 64} for name in LANGUAGES},
     tuning=100,
-    items={"choice": 4, "write": 4, "sign": 4, "rolling": 2},
+    items={"choice": 2, "write": 2, "sign": 2, "rolling": 2},
 )
