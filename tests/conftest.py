@@ -7,6 +7,7 @@ import gc
 import json
 from pathlib import Path
 
+import lm_eval.utils
 import pytest
 import torch
 from hypothesis import settings
@@ -30,6 +31,8 @@ from trimix_lm_eval.tasklib import places
 torch.set_num_threads(1)
 # lm-eval writes into every results file what is installed, which takes pip most of a second.
 collect_env.get_pretty_env_info = functools.cache(collect_env.get_pretty_env_info)
+# lm-eval compiles a task's template anew for every document.
+lm_eval.utils.env.from_string = functools.lru_cache(1000)(lm_eval.utils.env.from_string)
 # A machine that is busy with something else is no fault of an example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")

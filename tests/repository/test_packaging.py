@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.support import lm_eval_tasks
 from trimix_lm_eval import __version__
 
 pytest.importorskip("hatchling", reason="pip install -e '.[dev]'")
@@ -163,7 +164,8 @@ def told(installed, tmp_path_factory):
     mine = folder / "mine"
     mine.mkdir()
     (mine / "mine.yaml").write_text("task: trimix_demo_rolling\ndataset_path: json\n")
-    ran = python(installed, "-c", KNOWN + TASKS, cwd=folder)
+    site = lm_eval_tasks.sitecustomize(folder / "site")
+    ran = python(installed, "-c", KNOWN + TASKS, cwd=folder, PYTHONPATH=site)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.splitlines(), mine
 

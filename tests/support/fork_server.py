@@ -135,7 +135,7 @@ def read_at_import(env: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(prefixes)}
 
 
-def run(command: Command, found: Mapping[str, bytes]) -> None:
+def run(command: Command, found: dict[str, bytes]) -> None:
     """Run a command line of the interpreter: ``-c code``, ``-m module`` or a script.
 
     ``-u`` before any of them flushes whole lines.
@@ -190,7 +190,7 @@ def end(error: BaseException | None) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def kept_tasks(file: str) -> Mapping[str, bytes]:
+def kept_tasks(file: str) -> dict[str, bytes]:
     """What `lm_eval_tasks` keeps in a file, if there is one."""
     sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     from tests.support import lm_eval_tasks
@@ -199,7 +199,7 @@ def kept_tasks(file: str) -> Mapping[str, bytes]:
     return lm_eval_tasks.load(Path(file)) if file else {}
 
 
-def remember(found: Mapping[str, bytes]) -> None:
+def remember(found: dict[str, bytes]) -> None:
     """Let lm-eval's index take the tasks that were kept, now or once it is imported."""
     from tests.support import lm_eval_tasks
     from trimix_lm_eval import _autoload
@@ -222,7 +222,7 @@ def know_what_is_installed() -> None:
     collect_env.get_pretty_env_info = lambda: found
 
 
-def main() -> tuple[Command, Mapping[str, bytes]]:
+def main() -> tuple[Command, dict[str, bytes]]:
     """Import what is asked for, then serve."""
     address, names, tasks = sys.argv[1:]
     del sys.path[0]  # this folder, which is no place to import from

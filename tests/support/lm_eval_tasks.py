@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +56,24 @@ def load(file: Path) -> dict[str, bytes]:
     return pickle.loads(file.read_bytes())
 
 
-def use(found: Mapping[str, bytes]) -> None:
-    """Let the indices of this process take what was kept."""
+def use(found: dict[str, bytes]) -> None:
+    """Let the indices of this process take what was kept, and read this package's tasks once."""
     from lm_eval.tasks import _index
 
+    from trimix_lm_eval.utils.paths import tasks_dir
+
     load_yaml = _index.load_yaml
+    ours = tasks_dir()
 
     def kept_yaml(
         path: Path, *, resolve_func: bool = True, recursive: bool = True
     ) -> dict[str, Any]:
-        if recursive and not resolve_func and str(path) in found:
-            return pickle.loads(found[str(path)])
+        if recursive and not resolve_func:
+            if str(path) not in found and Path(path).is_relative_to(ours):
+                made = load_yaml(path, resolve_func=False)
+                found[str(path)] = pickle.dumps(made)
+            if str(path) in found:
+                return pickle.loads(found[str(path)])
         return load_yaml(path, resolve_func=resolve_func, recursive=recursive)
 
     _index.load_yaml = kept_yaml
