@@ -287,6 +287,8 @@ def test_all_files_pass_the_check(models, data, quantizer, tmp_path):
         places = ["Davlan/sib200", "facebook/belebele"] if indic else ["pkupie/milic-eval"]
         assert f"data: {', '.join(f'{place} (Hub)' for place in places)}\n" in block
     assert not [path for path in hub.asked if path.endswith(".safetensors")]
+    asked = Counter(path for path in hub.asked if path.endswith("additional_chat_templates"))
+    assert all(count == 1 for count in asked.values()), "runs share the tokenizer of a commit"
 
 
 @pytest.mark.parametrize("installed", [False, True])

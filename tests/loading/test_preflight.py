@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.support.hub import COMMIT, Hub, client
-from trimix_lm_eval import cli
+from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.harness import check as harness_check
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.preflight import memory, vocabulary
@@ -144,6 +144,13 @@ def test_large_ins_may_stay_unloaded_but_lends_its_tokenizer(tmp_path, tok):
     asked = settings(save(tmp_path / "large", tok), save(tmp_path / "small"))
     report = preflight.check(asked, ["small_cpt"])
     assert list(report.configs) == ["small_cpt"] and report.vocab_size == 290
+
+
+def test_the_tokenizer_that_was_found_stays_as_it_is(pico):
+    """Runs at one commit share it."""
+    model = TriMix.from_pretrained(pico()["large_ins"], policy="large_ins", add_bos_token=True)
+    assert model.tokenizer.add_bos_token and not model.report.tokenizer.add_bos_token
+    assert model.report.tokenizer is not model.tokenizer
 
 
 def test_max_length_as_given(tmp_path, tok, warnings):
