@@ -13,6 +13,7 @@ from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from tests.repository.test_readme import run
+from tests.support import quick_python
 from tests.support.cpt_runs import UYGHUR, write_text
 from tests.support.running import ROOT
 from tests.support.sweeping import make_lm_eval_quick
@@ -262,8 +263,9 @@ def test_the_commands_of_the_guide_as_printed(tmp_path):
     guide = (ROOT / "docs" / "new_language.md").read_text(encoding="utf-8")
     scripts = re.findall(r"^```sh\n(.*?)^```", guide, flags=re.M | re.S)
     write_text(tmp_path / "ug_udt_train.txt", 85, UYGHUR)
-    said = [run(["bash", "-euc", script], tmp_path) for script in scripts]
-    commands = said[0].partition("Now:\n\n")[2].partition("\n\n")[0].splitlines()
+    programs = quick_python.folder()
+    said = [run(["bash", "-euc", script], tmp_path, programs) for script in scripts]
+    commands = said[0][0].partition("Now:\n\n")[2].partition("\n\n")[0].splitlines()
     assert commands == "".join(scripts[1:]).splitlines(), "what is printed is what the guide says"
     table = (tmp_path / "uig_Arab/report/report.md").read_text(encoding="utf-8")
     for row in ("small\\_cpt", "large\\_ins", "TriMix ppl", "Proxy Tuning"):
