@@ -139,6 +139,29 @@ def test_wrong_usage(args, capsys):
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["report", "results", "--output="],
+        ["report", ""],
+        ["export", "results", "--to", "csv", "--output", " "],
+        ["leaderboard", "results", "--output="],
+        ["explain", "--prompt", "x", "--output="],
+        ["explain", "--prompt", "x", "--json="],
+        ["explain", "--samples="],
+        ["new-language", "uig_Arab", "--text", "a.txt", "--output="],
+        ["new-language", "uig_Arab", "--text", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(args, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    assert "it is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("given", "near"), [("swep", "sweep"), ("new_language", "new-language"), ("rnu", "run")]
 )
 def test_a_command_with_a_typo_is_guessed(capsys, given, near):

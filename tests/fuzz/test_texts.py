@@ -147,7 +147,7 @@ def test_new_languages(place, damage: Damage, name, given_texts):
     argv = ["new-language", "uig_Arab", "--base", "small_base", "--large", "small_base"]
     found = command([*argv, "--text", name, *(f"{key}={text}" for key, text in asked.items())])
     if found.code == 0:
-        output = Path(asked.get("--output") or "uig_Arab").expanduser()
+        output = Path(asked.get("--output", "uig_Arab")).expanduser()
         for file in output.rglob("*.yaml"):
             yaml.safe_load(file.read_text(encoding="utf-8").replace("!function", ""))
         written = yaml.safe_load((output / "cpt.yaml").read_text(encoding="utf-8"))

@@ -137,7 +137,7 @@ def _change(draw: Any, whole: Any, ways: list[Any], holder: Any, key: Any) -> No
     elif kind == "sign" and isinstance(value, (int, float)):
         holder[key] = draw(st.sampled_from((-value, value * 1e30, value + 0.5, str(value))))
     else:
-        holder[key] = draw(values)
+        holder[key] = copy.deepcopy(draw(values))  # a list that is drawn is changed next, perhaps
 
 
 def _retyped(value: Any) -> list[Any]:

@@ -6,9 +6,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.validation import each_once
+
+
+def filled(text: str) -> str:
+    """A type of argparse: a text that says something.
+
+    An empty one, which a variable of the shell that is not set leaves behind, would as a path be
+    the current folder.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty (a variable that is not set?)")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """A type of argparse: a path, which is not empty."""
+    return Path(filled(text))
 
 
 def add_metadata(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trimix_lm_eval.cli.arguments import joined
+from trimix_lm_eval.cli.arguments import filled, joined
 
 if TYPE_CHECKING:
     from trimix_lm_eval.engine.sampler import SamplingParams
@@ -26,9 +26,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", metavar="text", help="continue this text")
-    what.add_argument("--prompt-file", metavar="file", help="continue the text of a file")
     what.add_argument(
-        "--samples", metavar="samples_….jsonl", help="a file that lm_eval --log_samples wrote"
+        "--prompt-file", type=filled, metavar="file", help="continue the text of a file"
+    )
+    what.add_argument(
+        "--samples",
+        type=filled,
+        metavar="samples_….jsonl",
+        help="a file that lm_eval --log_samples wrote",
     )
     parser.add_argument("--doc", type=int, metavar="N", help="which document of --samples")
     parser.add_argument(
@@ -45,9 +50,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="as for lm_eval, e.g. max_gen_toks=64 (the default), until=[…] as JSON",
     )
     parser.add_argument(
-        "--output", default="explain.html", metavar="file.html", help="default: explain.html"
+        "--output",
+        type=filled,
+        default="explain.html",
+        metavar="file.html",
+        help="default: explain.html",
     )
-    parser.add_argument("--json", metavar="file.json", help="write the numbers, too")
+    parser.add_argument("--json", type=filled, metavar="file.json", help="write the numbers, too")
 
 
 def run(args: argparse.Namespace) -> int:

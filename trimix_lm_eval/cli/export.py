@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trimix_lm_eval.cli.arguments import given_path
+
 HELP = "turn results into files to submit, if they may be"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULTS", help="results*.json, or folders of them"
+        "results",
+        nargs="+",
+        type=given_path,
+        metavar="RESULTS",
+        help="results*.json, or folders of them",
     )
     parser.add_argument(
         "--to", required=True, choices=("eval-results", "model-index", "card", "csv")
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("export"), metavar="DIR", help="default: export"
+        "--output", type=given_path, default=Path("export"), metavar="DIR", help="default: export"
     )
     parser.add_argument("--repo", metavar="owner/name", help="the repository on the Hub")
     parser.add_argument("--push", action="store_true", help="upload to --repo; asks first")

@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trimix_lm_eval.cli.arguments import given_path
+
 HELP = "build a page that compares exported results"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what the subcommand takes."""
     parser.add_argument(
-        "folder", type=Path, metavar="DIR", help="searched for exported CSV and for results*.json"
+        "folder",
+        type=given_path,
+        metavar="DIR",
+        help="searched for exported CSV and for results*.json",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("site"), metavar="DIR", help="default: site"
+        "--output", type=given_path, default=Path("site"), metavar="DIR", help="default: site"
     )
     parser.add_argument("--title", default="TriMix leaderboard", help="default: TriMix leaderboard")
 

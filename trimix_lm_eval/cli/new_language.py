@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from trimix_lm_eval.cli.arguments import filled, given_path
 
 HELP = "write what a language needs, from text in it: configs to train and compare, tasks"
 
@@ -13,6 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("code", metavar="CODE", help="as in FLORES-200 (swh_Latn), or any other")
     parser.add_argument(
         "--text",
+        type=filled,
         nargs="+",
         required=True,
         metavar="FILE",
@@ -22,10 +24,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--base", default="demo", metavar="MODEL", help="small base model (default: demo's)"
     )
     parser.add_argument("--large", metavar="MODEL", help="large model of the same family")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: CODE")
+    parser.add_argument("--output", type=given_path, metavar="DIR", help="default: CODE")
     parser.add_argument("--name", help="of the language in prompts (default: that in FLORES-200)")
     parser.add_argument(
-        "--english", nargs="+", default=[], metavar="FILE", help="English text to be mixed in"
+        "--english",
+        type=filled,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="English text to be mixed in",
     )
     parser.add_argument("--text-field", default="text", help="column of JSONL and Parquet")
     parser.add_argument("--license", default="", help="of the text, for the model's card")

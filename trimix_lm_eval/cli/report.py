@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trimix_lm_eval.cli.arguments import given_path
+
 HELP = "tables, tests and pictures from results files, as a page"
 
 
@@ -13,13 +15,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "results",
         nargs="+",
-        type=Path,
+        type=given_path,
         metavar="RESULTS",
         help="results*.json of lm_eval or trimix sweep, or folders of them",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         default=Path("report"),
         metavar="DIR",
         help="folder for report.html, report.md and CSV (default: report); an earlier report "
