@@ -555,3 +555,15 @@ def test_a_generation_error_of_the_stock_command_has_no_traceback(folders, task_
     assert ran.returncode != 0
     assert "Traceback" not in ran.stderr, ran.stderr[-3000:]
     assert "num_beams=4" in ran.stderr
+
+
+def test_a_request_that_fills_up_a_process_is_cut_once(folders):
+    """lm-eval repeats the last request where a process has fewer documents than others."""
+    lm = TriMixLM(**model_args(folders, batch_size=2))
+    long = "The hen went to the barn. " * 9
+    pairs = instances("loglikelihood", [("x", " y"), (long, " y")])
+    lm.loglikelihood([*pairs, pairs[-1]], disable_tqdm=True)
+    assert lm.tally().truncated == 1
+    texts = instances("generate_until", [(long, {"until": [], "max_gen_toks": 2})])
+    lm.generate_until([*texts, texts[-1]], disable_tqdm=True)
+    assert lm.tally().truncated == 2

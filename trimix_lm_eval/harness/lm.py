@@ -115,11 +115,10 @@ class TriMixLM(TextLM):
             tokens, target = model.codec.pair(*request.args)
             prompt = Prompt(*tokens, points[i] if points else None)
             wanted.append(ScoringRequest(prompt, target, question_of(request)))
-        self._truncated(
-            bool(one.continuation)
-            and len(one.prompt.ids) + len(one.continuation) - 1 > model.max_length
-            for one in wanted
+        lengths = (
+            len(x.prompt.ids) + len(x.continuation) - 1 if x.continuation else 0 for x in wanted
         )
+        self._truncated(requests, (length > model.max_length for length in lengths))
 
         def score(todo: Sequence[int]) -> Found:
             some = [wanted[i] for i in todo]
@@ -157,10 +156,8 @@ class TriMixLM(TextLM):
             )
             for prompt, how in zip(prompts, params, strict=True)
         ]
-        self._truncated(
-            len(one.prompt.ids) < len(prompt.ids)
-            for one, prompt in zip(wanted, prompts, strict=True)
-        )
+        cut = (len(a.prompt.ids) < len(b.ids) for a, b in zip(wanted, prompts, strict=True))
+        self._truncated(requests, cut)
 
         def generate(todo: Sequence[int]) -> Found:
             some = [wanted[i] for i in todo]
@@ -213,8 +210,9 @@ class TriMixLM(TextLM):
                 self.weights[str(request.task_name), int(request.doc_id or 0)] = answer.weights
         return [answer.result for answer in answers]
 
-    def _truncated(self, cut: Iterable[bool]) -> None:
-        self.model.truncated += sum(cut)
+    def _truncated(self, requests: Sequence[Instance], cut: Iterable[bool]) -> None:
+        found = zip(requests, identified(requests), cut, strict=True)
+        self.model.truncated += sum(long and counts(one, name) for one, name, long in found)
         if self.model.truncated:
             self.model.warn_truncated()
 

@@ -112,7 +112,7 @@ class SweepLM(TextLM):
         for one, _ in zip(self._asked[kind], requests, strict=True):
             answer = Answer.decoded(found[one.key])
             self._note(kind, one, answer)
-            self._truncated += self._long[one.key]
+            self._truncated += self._long[one.key] and counts(one.request, one.name)
             yield answer.result
 
     def _is_long(self, kind: str, asked: KeyedRequest) -> bool:
