@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing, suppress
@@ -199,6 +200,24 @@ def test_finished_variants(variant, damage: Damage, data):
         assert str(folder) in str(error) and len(str(error)) < READABLE
     else:
         assert name == files._FINGERPRINT or (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["/dev/zero", "pipe", "a\0b", "../other", "x" * 300, "loop", "m", "/etc/hostname", ""]
+)
+def test_a_finished_variant_reads_no_file_but_its_own(variant, tmp_path, name):
+    """A fingerprint is foreign data: it may name a device, which has no end."""
+    kept, identity = variant
+    folder = Path(shutil.copytree(kept, tmp_path / "tried"))
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    (tmp_path / "other").write_text("other", encoding="utf-8")
+    noted = json.loads((folder / files._FINGERPRINT).read_text(encoding="utf-8"))
+    noted[files._FILES][name] = "0"
+    io.write_json(folder / files._FINGERPRINT, noted)
+    with no_hang(), pytest.raises(TrimixError, match="(is gone|cannot be read)") as refused:
+        files.finished(folder, identity, folder.parent)
+    assert str(folder) in str(refused.value) and len(str(refused.value)) < READABLE
 
 
 # ---------------------------------------------------------------- the weights log

@@ -135,7 +135,8 @@ def _change(draw: Any, whole: Any, ways: list[Any], holder: Any, key: Any) -> No
     elif kind == "retype":
         holder[key] = draw(st.sampled_from(_retyped(value)))
     elif kind == "sign" and isinstance(value, (int, float)):
-        holder[key] = draw(st.sampled_from((-value, value * 1e30, value + 0.5, str(value))))
+        half = value if abs(value) > 2**53 else value + 0.5
+        holder[key] = draw(st.sampled_from((-value, value * 10**30, half, str(value))))
     else:
         holder[key] = copy.deepcopy(draw(values))  # a list that is drawn is changed next, perhaps
 

@@ -22,6 +22,7 @@ from typing import Any
 from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 _FINGERPRINT = "fingerprint.json"
 #: In the fingerprint, beside what the numbers depend on: the digest of each file.
@@ -58,18 +59,28 @@ def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
     if differences := "; ".join(islice(compared(theirs, identity), 5)):
         raise TrimixError(f"{folder} holds the results of another sweep: {differences}.", hint)
     for name, digest in written.items():
-        try:
-            reason = "" if _digest(folder / name) == digest else "is not as it was written"
-        except FileNotFoundError:
-            reason = "is gone"
-        except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
-        if reason:
+        if reason := _fault(folder, name, digest):
             raise TrimixError(
-                f"{folder} is finished, but its {name} {reason}.",
+                f"{folder} is finished, but its {printable(name)[:200]} {reason}.",
                 "delete that folder: the same command makes its results anew",
             )
     return True
+
+
+def _fault(folder: Path, name: str, digest: object) -> str:
+    """What has happened to a file that a fingerprint names; nothing if it is as it was written.
+
+    The name may be anything by now, a device among others: only a file of the folder is read.
+    """
+    try:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        if not inside or not (folder / name).is_file():
+            return "is gone"
+        return "" if _digest(folder / name) == digest else "is not as it was written"
+    except ValueError:  # a path cannot have it
+        return "is gone"
+    except (OSError, RuntimeError) as error:  # the latter of a circle of links, before Python 3.13
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def results_of(folder: Path) -> Path:
