@@ -6,14 +6,17 @@ The model is a pico one; each test damages a copy.
 import json
 import os
 import shutil
+import types
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 
 from tests.support import hostile_values
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.loading import hub, models, preflight
+from trimix_lm_eval.loading.preflight.report import context_of
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
@@ -199,6 +202,14 @@ def test_a_context_length_of_another_type(folder, value):
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"max_position_embeddings": value}))
     assert "max_position_embeddings" in refusal(check, folder)
+
+
+@pytest.mark.parametrize("value", [1.5, 0, -1.0, float("nan"), "x"])
+def test_a_tokenizers_context_length_that_is_none(folder, value):
+    """Where the config has none; a fraction was looked for among all numbers, for ever."""
+    config = PretrainedConfig()
+    with pytest.raises(TrimixError, match=r"model_max_length=.* is no number of tokens"):
+        context_of(config, types.SimpleNamespace(model_max_length=value))
 
 
 def test_a_model_without_layers(folder):

@@ -234,7 +234,8 @@ def context_of(config: Any, tokenizer: Any, label: str = "the model") -> int:
 
 def _tokens(name: str, value: Any) -> int:
     """A context length of a model's own files."""
-    if isinstance(value, int | float) and value in range(2, _NO_LENGTH):
+    # Not `in range(…)`, which looks for a fraction among all numbers, one after the other.
+    if isinstance(value, int | float) and 2 <= value < _NO_LENGTH and value == int(value):
         return int(value)
     raise TrimixError(
         f"{name}={quoted(value)} is no number of tokens.",
