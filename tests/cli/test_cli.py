@@ -52,6 +52,32 @@ def test_lm_eval_gets_its_own_words(lm_eval, given, handed_on):
     assert lm_eval.argv == handed_on
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("limit: -1", "limit"),
+        ("include_path: nosuch/dir", "there is no folder nosuch/dir"),
+        ("tasks: 5", "tasks"),
+        ("taskss: [a]", "taskss"),
+    ],
+)
+@pytest.mark.parametrize("words", [["--config"], ["-C"]])
+def test_a_config_of_ours_is_checked_before_it_is_handed_on(
+    lm_eval, capsys, tmp_path, wrong, says, words
+):
+    file = tmp_path / "run.yaml"
+    sound = "model: trimix\nmodel_args: {pretrained: demo}\n"
+    tasks = "" if wrong.startswith("tasks") else "tasks: [trimix_demo]\n"
+    file.write_text(f"{sound}{tasks}{wrong}\n", encoding="utf-8")
+    assert cli.main(["run", *words, str(file)]) == 1
+    assert lm_eval.argv is None
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and says in told
+    file.write_text(f"{sound}tasks: [trimix_demo]\n".replace("trimix\n", "hf\n"), "utf-8")
+    assert cli.main(["run", *words, str(file)]) == 0, "of other models nothing is known"
+    assert lm_eval.argv == ["run", *words, str(file)]
+
+
 def test_mendable_error_is_a_message(lm_eval, capsys):
     lm_eval.act = lambda: raise_(TrimixError("No such policy.", "accepted: ppl"))
     assert cli.main(["run"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -23,10 +24,29 @@ def is_for_lm_eval(given: Sequence[str]) -> bool:
 
 
 def pass_on(given: Sequence[str]) -> int:
-    """Register with lm-eval, then let its command line do the rest; returns 0."""
+    """Register with lm-eval, then let its command line do the rest; returns 0.
+
+    Raises:
+        TrimixError: A config of ours holds what lm-eval would end in a traceback for.
+    """
     _autoload.install()
+    _check_config(given)
     from lm_eval.__main__ import cli_evaluate
 
     sys.argv = ["lm_eval", *([] if given[0] in PASSED_ON else ["run"]), *given]
     cli_evaluate()
     return 0
+
+
+def _check_config(given: Sequence[str]) -> None:
+    """Check the file after ``--config``, if it is of a run of ours."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-C")
+    path = parser.parse_known_args(list(given))[0].config
+    if path is None:
+        return
+    from trimix_lm_eval.loading import run_config
+
+    run = run_config.load(path)
+    if run.get("model") == "trimix":
+        run_config.configured(run, path)
