@@ -4,7 +4,8 @@ Sampling is by the Gumbel-max trick: argmax of L / T + G, with G independent sta
 for every token of the vocabulary, is a draw from softmax(L / T) (Gumbel 1954; Maddison et al. 2014,
 "A* Sampling"). The noise of a sequence's t-th token comes from the sequence's seed and t alone. So
 a text depends neither on its batch nor on whether tokens were drafted: a draft is only a guess at
-the value of this function, and is accepted if the guess was right.
+the value of this function, and is accepted if the guess was right. The noise is the same on every
+device; how it is made is in `noise`.
 
 The sources' logits of a position exist once for all branches of a sequence. Branches are taken in
 layers, one branch of each sequence at a time, so that nothing is copied where every sequence has a
@@ -13,7 +14,6 @@ single branch, as in a run of one fusion.
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
+from trimix_lm_eval.engine.noise import gumbel, seed_words
 from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -282,11 +283,7 @@ def _best_up_to(scores: Tensor, mass: Tensor, top_p: float) -> Tensor:
 
 
 def _noise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Gumbel noise ``[N, V]``: minus the logarithm of exponential noise."""
-    noise = logits.new_empty(len(draws), logits.shape[1])
-    generator = torch.Generator(logits.device)
-    for row, (params, step) in zip(noise, draws, strict=True):
-        digest = hashlib.blake2b(f"{params.seed}:{step}".encode(), digest_size=8).digest()
-        generator.manual_seed(int.from_bytes(digest, "big") >> 1)  # 63 bits
-        row.exponential_(generator=generator)
-    return noise.clamp_min_(torch.finfo(noise.dtype).tiny).log_().neg_()
+    """The Gumbel noise ``[N, V]`` of N draws, on the device of the logits."""
+    words = [(*seed_words(params.seed), step) for params, step in draws]
+    counters = torch.tensor(words, dtype=torch.int32).to(logits.device, non_blocking=True)
+    return gumbel(counters[:, :2], counters[:, 2], logits.shape[1])
