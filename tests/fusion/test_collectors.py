@@ -39,6 +39,14 @@ def draw(seed, positions, vocab=13):
 cuts = st.lists(st.integers(0, 5), min_size=1, max_size=6)
 
 
+def settle(collector):
+    """As the engine does when a batch of prompts is over."""
+    values = collector.unsettled()
+    if values is not None:
+        collector.settle(values.double().cpu())
+    assert collector.unsettled() is None
+
+
 @property_test
 @given(st.integers(0, 10**6), cuts, st.integers(1, 4))
 def test_a_grid_read_in_chunks_is_the_grid_read_whole(seed, sizes, step):
@@ -49,6 +57,7 @@ def test_a_grid_read_in_chunks_is_the_grid_read_whole(seed, sizes, step):
         part = slice(at, at + size)
         collector.read(Fixed([x[part] for x in logits], step), targets[part])
         at += size
+    settle(collector)
     assert collector.count == len(targets)
     li, sc, sb = (x.double() for x in logits)
     for i, (a, b, _) in enumerate(PAPER_GRID):
@@ -64,6 +73,7 @@ def test_entropy_is_that_of_the_last_position(seed):
     collector = EntropyCollector(TRIO, PAPER_GRID)
     assert collector.entropy is None
     collector.read_next(Fixed(logits, 1))
+    settle(collector)
     li, sc, sb = (x.double() for x in logits)
     for i, (a, b, _) in enumerate(PAPER_GRID):
         log_p = (a * li + b * sc + (1 - a - b) * sb).log_softmax(-1)
@@ -76,6 +86,7 @@ def test_collectors_of_a_grid_keep_no_logits():
     logits, targets = draw(0, 200, vocab=50)
     collector = GridCollector(TRIO, PAPER_GRID)
     collector.read(Fixed(logits, 7), targets)
+    settle(collector)
     kept = [v for v in vars(collector).values() if isinstance(v, torch.Tensor)]
     assert sum(v.numel() for v in kept) == 36 + 36 * 3
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.kv_cache import concat_caches
 from trimix_lm_eval.engine.model_runner import Ensemble
+from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory
 
 #: Entries of the attention mask of one chunk: 64 MiB in fp32.
@@ -179,7 +180,7 @@ class InputBatch:
         index = torch.tensor(list(rows), dtype=torch.long)
         table = self.table.select(index)
         if counts is not None:
-            table.keep(start, torch.tensor(list(counts)).to(table.ids.device))
+            table.keep(start, torch.tensor(list(counts)))
         slots = None
         if tokens is not None:
             slots = table.packed(self.width(rows, tokens))
@@ -217,28 +218,32 @@ class InputBatch:
 class TokenTable:
     """The tokens of a batch: one row per sequence, one column per slot of the caches.
 
-    Padding is a slot that no query sees. A row's positions count its valid tokens only.
+    Padding is a slot that no query sees. A row's positions count its valid tokens only. Which token
+    stands in a slot may be known to a GPU alone; whether one does is always known to the host, so
+    that nothing here waits.
 
     Args:
         rows: The number of sequences, which have no tokens yet.
-        device: Where the table lives.
+        device: Where the token ids live.
 
     Attributes:
         ids: ``[B, S]`` token ids.
-        positions: ``[B, S]`` position of each token in its row.
-        valid: ``[B, S]`` False for padding.
-        length: ``[B]`` valid tokens so far.
+        positions: ``[B, S]`` position of each token in its row, on the CPU.
+        valid: ``[B, S]`` False for padding, on the CPU.
+        length: ``[B]`` valid tokens so far, on the CPU.
         shared: The leading columns that hold shared prefixes, each of which the caches hold once
             for all its rows: they stay where they are when slots are packed.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.ids = torch.zeros(rows, 0, dtype=torch.long, device=device)
-        self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)
-        self.valid = torch.zeros(rows, 0, dtype=torch.bool, device=device)
-        self.length = torch.zeros(rows, dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, 0, dtype=torch.long)
+        self.valid = torch.zeros(rows, 0, dtype=torch.bool)
+        self.length = torch.zeros(rows, dtype=torch.long)
         self.shared = 0
         self._masks: dict[tuple[object, ...], Tensor] = {}
+        #: Positions and valid slots by device, as long as they are what the host has.
+        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @property
     def slots(self) -> int:
@@ -246,52 +251,61 @@ class TokenTable:
         return self.ids.shape[1]
 
     def append(self, ids: Tensor, valid: Tensor) -> None:
-        """Add ``[B, n]`` tokens as n new slots."""
-        ids, valid = ids.to(self.ids.device), valid.to(self.ids.device)
+        """Add ``[B, n]`` tokens as n new slots; ``valid`` is on the CPU."""
+        ids = to_device(ids, self.ids.device)
         counted = valid.long().cumsum(dim=1)  # [B, n]
         positions = (self.length[:, None] + counted - 1).clamp_min(0)
         self.ids = torch.cat([self.ids, ids], dim=1)
         self.positions = torch.cat([self.positions, positions], dim=1)
         self.valid = torch.cat([self.valid, valid], dim=1)
         self.length = self.length + counted[:, -1]
+        self._changed()
+
+    def _changed(self) -> None:
+        """Forget what was made of the slots as they were."""
         self._masks.clear()
+        self._sent.clear()
 
     def keep(self, start: int, counts: Tensor) -> None:
-        """Of the slots from ``start`` on, keep the first ``[B]`` ``counts`` of each row.
+        """Keep, of the slots from ``start`` on, the first ``[B]`` ``counts`` of each row.
 
         The others become holes; those at the end that no row keeps are to be cut off with `crop`.
         """
-        kept = torch.arange(self.slots - start, device=self.ids.device) < counts[:, None]  # [B, n]
+        kept = torch.arange(self.slots - start) < counts[:, None]  # [B, n]
         dropped = (self.valid[:, start:] & ~kept).sum(dim=1)
         self.valid = torch.cat([self.valid[:, :start], self.valid[:, start:] & kept], dim=1)
         self.length = self.length - dropped
-        self._masks.clear()
+        self._changed()
 
     def crop(self, slots: int) -> None:
         """Cut off all but the first ``slots`` columns, which must hold every valid token."""
         self.ids, self.positions = self.ids[:, :slots], self.positions[:, :slots]
         self.valid = self.valid[:, :slots]
-        self._masks.clear()
+        self._changed()
 
     def select(self, rows: Tensor, slots: Tensor | None = None) -> TokenTable:
         """A table of some rows.
 
         Args:
-            rows: ``[R]`` indices; repeats allowed.
+            rows: ``[R]`` indices, on the CPU; repeats allowed.
             slots: ``[R, W]`` which columns of each, in order, all valid tokens among them, counted
-                behind the shared ones, which are kept too; None keeps all.
+                behind the shared ones, which are kept too; None keeps all. On the CPU.
         """
-        rows = rows.to(self.ids.device)
+        if slots is None:
+            return self._chosen(rows, None, self.shared)
+        shared = torch.arange(self.shared).expand(len(rows), -1)
+        return self._chosen(rows, torch.cat([shared, slots + self.shared], dim=1), self.shared)
+
+    def _chosen(self, rows: Tensor, slots: Tensor | None, shared: int) -> TokenTable:
+        """A table of some rows, and of each row of it the columns ``[R, W]``."""
         chosen = TokenTable(0, self.ids.device)
-        chosen.length, chosen.shared = self.length[rows], self.shared
-        tables = [self.ids[rows], self.positions[rows], self.valid[rows]]
+        chosen.length, chosen.shared = self.length[rows], shared
+        chosen.positions, chosen.valid = self.positions[rows], self.valid[rows]
+        chosen.ids = self.ids[to_device(rows, self.ids.device)]
         if slots is not None:
-            slots = slots.to(self.ids.device)
-            tables = [
-                torch.cat([x[:, : self.shared], x[:, self.shared :].gather(1, slots)], dim=1)
-                for x in tables
-            ]
-        chosen.ids, chosen.positions, chosen.valid = tables
+            chosen.positions = chosen.positions.gather(1, slots)
+            chosen.valid = chosen.valid.gather(1, slots)
+            chosen.ids = chosen.ids.gather(1, to_device(slots, self.ids.device))
         return chosen
 
     def fork_shared(self, rows: Sequence[int], prefix_of: Sequence[int]) -> TokenTable:
@@ -301,45 +315,52 @@ class TokenTable:
             rows: The R rows that become prefixes.
             prefix_of: For each new row, which of ``rows`` is its prefix.
         """
-        at = torch.tensor(list(rows)).to(self.ids.device)
+        at = torch.tensor(list(rows))
         width = int(self.length[at].max())
         slots = (~self.valid[at]).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
-        tables = [x[at].gather(1, slots) for x in (self.ids, self.positions, self.valid)]
-        place = torch.tensor(list(prefix_of)).to(self.ids.device)
-        new = TokenTable(0, self.ids.device)
-        new.ids, new.positions, new.valid = (table[place] for table in tables)
-        new.length, new.shared = self.length[at][place], width
-        return new
+        place = torch.tensor(list(prefix_of))
+        return self._chosen(at[place], slots[place], width)
 
     def own(self, row: int) -> Tensor:
-        """Valid slots of a row, counted behind the shared ones."""
+        """Valid slots of a row, counted behind the shared ones, on the CPU."""
         return self.valid[row, self.shared :].nonzero()[:, 0]
 
     def packed(self, width: int) -> Tensor:
         """``[B, width]`` each row's valid slots in order; where there are fewer, holes after.
 
-        Slots are counted behind the shared ones.
+        Slots are counted behind the shared ones; on the CPU.
         """
         holes = (~self.valid[:, self.shared :]).to(torch.uint8)
         return holes.argsort(dim=1, stable=True)[:, :width]
 
-    def visible(self, start: int, window: int | None = None, block: int | None = None) -> Tensor:
+    def visible(
+        self,
+        start: int,
+        window: int | None = None,
+        block: int | None = None,
+        device: torch.device | None = None,
+    ) -> Tensor:
         """Which slots the tokens from slot ``start`` on may see.
 
         Args:
             start: First query slot.
             window: A sliding window: only the last ``window`` positions, oneself included.
             block: Chunked attention: only positions of one's own block of this size.
+            device: Where the answer is needed; None is where the token ids are.
 
         Returns:
             ``[B, n, S]`` True where query sees key. Every query sees itself, padding too: a row
             of a softmax that sees nothing is NaN.
         """
-        query = self.positions[:, start:, None]  # [B, n, 1]
-        key = self.positions[:, None, :]  # [B, 1, S]
-        slots = torch.arange(self.slots, device=self.ids.device)
+        device = device or self.ids.device
+        if device not in self._sent:
+            self._sent[device] = to_device(self.positions, device), to_device(self.valid, device)
+        positions, valid = self._sent[device]
+        query = positions[:, start:, None]  # [B, n, 1]
+        key = positions[:, None, :]  # [B, 1, S]
+        slots = torch.arange(self.slots, device=device)
         earlier = slots[None, :] <= slots[start:, None]  # [n, S]
-        seen = self.valid[:, None, :] & (key <= query) & earlier
+        seen = valid[:, None, :] & (key <= query) & earlier
         if window is not None:
             seen &= query - key < window
         if block is not None:
@@ -362,7 +383,7 @@ class TokenTable:
         """
         key = (start, window, block, dtype, device)
         if key not in self._masks:
-            seen = self.visible(start, window, block).to(device).unsqueeze(1)
+            seen = self.visible(start, window, block, device).unsqueeze(1)
             mask = torch.zeros(seen.shape, dtype=dtype, device=device)
             self._masks[key] = mask.masked_fill_(~seen, torch.finfo(dtype).min)
         return self._masks[key]

@@ -31,6 +31,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from trimix_lm_eval.fusion.logits import to_device
+
 #: The name under which transformers knows `shared_prefix_attention`.
 ATTENTION_NAME = "trimix"
 #: Up to so many queries per row are answered here, more are left to ``sdpa``.
@@ -132,7 +134,7 @@ class SharedPrefixes:
         for at, (rows, prefix) in enumerate(zip(self._rows, self.prefixes, strict=True)):
             keys, values = prefix[index]
             if isinstance(rows, Tensor) and rows.device != keys.device:  # once, mostly
-                self._rows[at] = rows = rows.to(keys.device, non_blocking=True)
+                self._rows[at] = rows = to_device(rows, keys.device)
             yield SharedPrefix(rows, keys, values)
 
     def select(self, rows: Sequence[int]) -> SharedPrefixes:
@@ -187,9 +189,9 @@ class KVCache(DynamicCache):
         """
         into = torch.tensor([i for i, row in enumerate(order) if row != i], dtype=torch.long)
         last = torch.tensor([row for i, row in enumerate(order) if row != i], dtype=torch.long)
+        sent = _Sent(into, last)
         for layer in self.layers:
-            device = layer.keys.device
-            layer.shrink(len(order), into.to(device), last.to(device))
+            layer.shrink(len(order), *sent.on(layer.keys.device))
         if self.shared is not None:
             self.shared = self.shared.select(order)
 
@@ -201,15 +203,16 @@ class KVCache(DynamicCache):
             slots: ``[R, W]`` the slots of each row that are kept, in order; None keeps all.
         """
         copy = KVCache()
+        most = self.layers[0].keys.shape[2] if self.layers else 0
+        sent = _Sent(rows, rows if slots is None else _with_room(slots, most))
         for layer in self.layers:
             mine = KVCacheLayer()
-            at = rows.to(layer.keys.device)
+            at, place = sent.on(layer.keys.device)
             if slots is None:
                 mine.hold(layer.keys[at], layer.values[at], layer.keys.shape[2])
             else:
                 # One copy, with room for what comes next: the slots there hold whatever they hold.
                 used = slots.shape[1]
-                place = _with_room(slots, layer.keys.shape[2]).to(at.device)
                 head = torch.arange(layer.keys.shape[1], device=at.device)
                 where = (at[:, None, None], head[None, :, None], place[:, None, :])
                 mine.hold(layer.keys[where], layer.values[where], used)
@@ -231,8 +234,9 @@ class KVCache(DynamicCache):
         prefixes: list[Prefix] = []
         for row, mine in zip(rows, slots, strict=True):
             prefix: Prefix = []
+            sent = _Sent(mine)
             for i, layer in enumerate(self.layers):
-                at = mine.to(layer.keys.device)
+                (at,) = sent.on(layer.keys.device)
                 pair = [layer.keys[row][:, at], layer.values[row][:, at]]
                 above = self.shared.prefix_of[row] if self.shared is not None else None
                 if above is not None and self.shared is not None:
@@ -272,6 +276,19 @@ def concat_caches(caches: Sequence[KVCache], slots: int) -> KVCache:
             first = first.concat(other)
         whole.shared = first
     return whole
+
+
+class _Sent:
+    """Indices on the CPU, sent to each device once, however many layers lie there."""
+
+    def __init__(self, *indices: Tensor) -> None:
+        self._indices, self._sent = indices, dict[torch.device, list[Tensor]]()
+
+    def on(self, device: torch.device) -> list[Tensor]:
+        """The indices, there."""
+        if device not in self._sent:
+            self._sent[device] = [to_device(index, device) for index in self._indices]
+        return self._sent[device]
 
 
 def _with_room(slots: Tensor, most: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.config import LogitsProcessor
-from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob
+from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob, to_device
 
 #: Fewer points than this are fused one by one.
 _LEAST = 4
@@ -53,8 +53,8 @@ def compute_logprobs(
     """
     device = fuser.ensemble.device
     points, on_point = _shared_points(fuser, vectors)
-    points, vectors = points.to(device), vectors.to(device)
-    on_point = {i: which.to(device) for i, which in on_point.items()}
+    vectors = to_device(vectors, device)
+    on_point = {i: to_device(which, device) for i, which in on_point.items()}
     parts: list[list[TokenLogprobs]] = [[] for _ in fuser.configs]
     for where, logits in view.chunks():
         here = targets[where]
@@ -71,15 +71,23 @@ def compute_logprobs(
                 fused, used = fuser.fused(logits, mine, processor)
                 found = log_prob(fused, here), fused.argmax(dim=-1) == here, used
                 parts[i].append(TokenLogprobs(*found))
-    scored = [
-        TokenLogprobs(*(torch.cat(column).cpu() for column in zip(*mine, strict=True)))
-        for mine in parts
-    ]
+    scored = _on_cpu([TokenLogprobs(*map(torch.cat, zip(*mine, strict=True))) for mine in parts])
     for processor, one in zip(fuser.processors, scored, strict=True):
         # A token that the plausibility mask removes has probability 0: minus infinity is its score.
         masked = processor.plausibility is not None
         view.check(~one.logprobs.isnan() if masked else one.logprobs.isfinite())
     return scored
+
+
+def _on_cpu(scored: list[TokenLogprobs]) -> list[TokenLogprobs]:
+    """The same on the CPU, in one transfer."""
+    columns = [column for one in scored for column in one]
+    if columns[0].device.type == "cpu":
+        return scored
+    whole = torch.cat([column.double().flatten() for column in columns]).cpu()
+    parts = whole.split([column.numel() for column in columns])
+    back = [x.view(like.shape).to(like.dtype) for x, like in zip(parts, columns, strict=True)]
+    return [TokenLogprobs(*back[i : i + 3]) for i in range(0, len(back), 3)]
 
 
 def _shared_points(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, Tensor]]:

@@ -31,7 +31,7 @@ from trimix_lm_eval.engine.kv_cache import KVCache
 from trimix_lm_eval.engine.request import Tokens
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.config import FusionConfig, LogitsProcessor
-from trimix_lm_eval.fusion.logits import fuse, plausible
+from trimix_lm_eval.fusion.logits import fuse, plausible, to_device
 from trimix_lm_eval.fusion.policies import Policy, checks
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import TrimixError
@@ -166,15 +166,15 @@ class ModelRunner:
         if self.plain:
             return self._recompute(table, start, wanted)
         output = self.model.base_model(
-            input_ids=table.ids[:, start:].to(self.device),
-            position_ids=table.positions[:, start:].to(self.device),
+            input_ids=table.ids[:, start:].to(self.device, non_blocking=True),
+            position_ids=to_device(table.positions[:, start:], self.device),
             attention_mask=self._mask(table, start),
             use_cache=True,
             **{self.cache_name: cache},
             **({"trimix_shared": cache.shared} if cache.shared else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
-        return states if wanted is None else states[wanted.to(states.device)]
+        return states if wanted is None else states[to_device(wanted, states.device)]
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[N, V]`` of ``[N, H]`` hidden states: fp32, the tokenizer's vocabulary only."""
@@ -209,10 +209,12 @@ class ModelRunner:
             if not len(mine):
                 continue
             valid = table.valid[row]
-            last = table.positions[row, start + mine.to(valid.device)]
-            ids = table.ids[row][valid][: int(last.max()) + 1]
+            last = table.positions[row, start + mine]
+            kept = valid.nonzero()[: int(last.max()) + 1, 0]
+            ids = table.ids[row][to_device(kept, table.ids.device)]
             result = self.model(input_ids=ids[None].to(self.device), use_cache=False)
-            out.append(result.logits[0][last.to(result.logits.device), : self.vocab_size])
+            at = to_device(last, result.logits.device)
+            out.append(result.logits[0][at, : self.vocab_size])
         return torch.cat(out) if out else torch.zeros(0, self.vocab_size)
 
 
@@ -293,13 +295,14 @@ class LogitView:
 
         Args:
             where: The positions; n of them.
-            keep: ``[n]`` (on the CPU) which of them; None is all.
+            keep: ``[k]`` (on the CPU) the indices of those of them that are kept; None keeps all.
             logits: One ``[n, V]`` tensor per source, if they need not be computed again.
         """
         hidden, ready = [h[where] for h in self.hidden], list(logits)
-        if keep is not None and not bool(keep.all()):
-            hidden = [h[keep.to(h.device)] for h in hidden]
-            ready = [x[keep.to(x.device)] for x in ready]
+        if keep is not None:
+            at = {device: to_device(keep, device) for device in {x.device for x in hidden + ready}}
+            hidden = [h[at[h.device]] for h in hidden]
+            ready = [x[at[x.device]] for x in ready]
         return LogitView(self.ensemble, hidden, dict(enumerate(ready)))
 
     def check(self, finite: Tensor) -> None:

@@ -18,7 +18,8 @@ feeds a segment to all sources and shows its logits to the collectors.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -36,8 +37,9 @@ from trimix_lm_eval.engine.model_runner import (
 )
 from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
+from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.utils.errors import is_out_of_memory
+from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory
 
 #: A segment is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
@@ -87,17 +89,60 @@ class PromptCollectors:
         """
         for where, logits in view.chunks() if self.reading else ():
             for i, masked in self.reading.items():
-                keep = inside[where] if masked else None
-                mine = targets[where] if keep is None else targets[where][keep.to(targets.device)]
-                if len(mine):
+                keep = inside[where].nonzero()[:, 0] if masked else None
+                if keep is None or len(keep) == len(logits[0]):
+                    part, mine = view.part(where, None, logits), targets[where]
+                elif not len(keep):
+                    continue
+                else:
                     part = view.part(where, keep, logits)
-                    called(self.policies.get(i), self.collectors[i].read, part, mine)
+                    mine = targets[where][to_device(keep, targets.device)]
+                called(self.policies.get(i), self.collectors[i].read, part, mine)
 
     def read_next(self, view: LogitView) -> None:
         """Show the last position of the prompt to those that look at it."""
         for i, collector in self.collectors.items():
             if collector.next_only:
                 called(self.policies.get(i), collector.read_next, view)
+
+
+def _settle(
+    ensemble: Ensemble, prompts: Sequence[Prompt], collectors: Sequence[PromptCollectors | None]
+) -> None:
+    """Bring what the collectors of a batch have computed to the CPU, in one transfer.
+
+    Raises:
+        NotFinite: Some of it is not finite, because a source's logits are not.
+        TrimixError: Some of it is not, though all logits are.
+    """
+    found = [
+        (row, mine.policies.get(i), collector, values)
+        for row, mine in enumerate(collectors)
+        if mine is not None
+        for i, collector in mine.collectors.items()
+        if (values := called(mine.policies.get(i), collector.unsettled)) is not None
+    ]
+    if not found:
+        return
+    whole = torch.cat([values.double() for *_, values in found]).cpu()
+    parts = whole.split([len(values) for *_, values in found])
+    for (row, policy, collector, _), part in zip(found, parts, strict=True):
+        if not bool(part.isfinite().all()):
+            with blame(always(row)):
+                _explain(ensemble, prompts[row])
+        called(policy, collector.settle, part)
+
+
+def _explain(ensemble: Ensemble, prompt: Prompt) -> NoReturn:
+    """Run a prompt again to find the source whose logits are not finite."""
+    batch = InputBatch.empty(ensemble, 1)
+    ids, valid = padded([prompt.ids])
+    for _, _, hidden in batch.feed(ids, valid, valid):
+        LogitView(ensemble, hidden).check(torch.zeros(1, dtype=torch.bool))
+    raise TrimixError(
+        "A policy's numbers for a prompt are not finite, though the logits of all sources are.",
+        "choose policy=fixed, or report the models that you use",
+    )
 
 
 def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollectors | None]:
@@ -153,13 +198,10 @@ def cut(prompt: Prompt, length: int) -> Prompt:
 
 def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Token lists as ``[B, T]`` ids, padded on the right, and ``[B, T]`` which of them are real."""
-    longest = max(len(s) for s in sequences)
-    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
-    valid = torch.zeros(len(sequences), longest, dtype=torch.bool)
-    for row, tokens in enumerate(sequences):
-        ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        valid[row, : len(tokens)] = True
-    return ids, valid
+    rows = [torch.tensor(tokens, dtype=torch.long) for tokens in sequences]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 def prefill(
@@ -193,14 +235,17 @@ def prefill(
             last[row] = [h[-1:] for h in hidden]
         mine, keep = collectors[row], shown[row, slots]
         if mine is not None and bool(keep.any()):
-            view = LogitView(ensemble, hidden).part(slice(0, len(slots)), keep)
             at = slots[keep]
+            view = LogitView(ensemble, hidden)
+            if len(at) < len(slots):
+                view = view.part(slice(0, len(slots)), keep.nonzero()[:, 0])
             with blame(always(row)):
-                mine.read(view, after[row, at].to(ensemble.device), inside[row, at])
+                mine.read(view, to_device(after[row, at], ensemble.device), inside[row, at])
     for row, (prompt, mine) in enumerate(zip(prompts, collectors, strict=True)):
         if mine is not None and prompt.tail is None:
             with blame(always(row)):
                 mine.read_next(LogitView(ensemble, last[row]))
+    _settle(ensemble, prompts, collectors)
     order = range(len(prompts))
     return batch, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 
@@ -232,29 +277,25 @@ def _predicted(
     return after, inside, shown
 
 
+@dataclass(eq=False)
 class PrefixNode:
     """A prefix that several prompts share, as far as it has been run.
 
-    Args:
+    Attributes:
         parent: The prefix that it continues.
         length: Its tokens, from the beginning of the prompts; 0 for the root.
         batch: One row, to be shared; None if nothing is.
         collectors: What policies have seen of it; None if none looks.
-
-    Attributes:
         prompts: Those below it that share nothing more worth a segment: they run from it at last.
+        evicted: Whether memory ran out: then prompts below it are run whole.
     """
 
-    def __init__(
-        self,
-        parent: PrefixNode | None = None,
-        length: int = 0,
-        batch: InputBatch | None = None,
-        collectors: PromptCollectors | None = None,
-    ) -> None:
-        self.parent, self.length, self.batch, self.collectors = parent, length, batch, collectors
-        self.prompts: list[int] = []
-        self.evicted = False
+    parent: PrefixNode | None = None
+    length: int = 0
+    batch: InputBatch | None = None
+    collectors: PromptCollectors | None = None
+    prompts: list[int] = field(default_factory=list)
+    evicted: bool = False
 
     @property
     def held(self) -> int:

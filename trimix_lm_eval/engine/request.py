@@ -16,8 +16,8 @@ class Tokens(Protocol):
     """What a forward pass needs of a token table: see `input_batch.TokenTable`."""
 
     ids: Tensor
-    positions: Tensor
-    valid: Tensor
+    positions: Tensor  # on the CPU
+    valid: Tensor  # on the CPU
 
     @property
     def slots(self) -> int:

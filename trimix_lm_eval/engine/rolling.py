@@ -27,10 +27,13 @@ from trimix_lm_eval.fusion.collectors import (
     prequential,
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
-from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob
+from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob, to_device
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
+
+#: An NLL of so much stands for infinity.
+_INFINITE = torch.finfo(torch.float32).max
 
 
 def score_rolling(
@@ -139,23 +142,34 @@ class _TokenCollector(PromptCollector):
         self.masked: dict[_Grid, list[Tensor]] = {
             g: [] for g in grids if g.processor != LogitsProcessor()
         }
+        self._new: list[tuple[list[Tensor], Tensor]] = []  # the list that each tensor is for
 
     def read(self, view: View, targets: Tensor) -> None:
         """Add ``[P, n]`` values."""
         for where, logits in view.chunks():
-            nll = grid_nll(logits, targets[where], self.vectors.to(logits[0].device)).cpu()
-            view.check(nll.isfinite())
-            self.nll.append(nll)
+            nll = grid_nll(logits, targets[where], self.vectors)
+            self._new.append((self.nll, nll))
             for one, kept in self.masked.items():
                 names = self.fuser.ensemble.names
-                each = torch.tensor([source_vector(p, names) for p in one.points]).to(
-                    logits[0].device
-                )
+                vectors = torch.tensor([source_vector(p, names) for p in one.points])
                 rows = [
                     self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.processor)[0]
-                    for vector in each
+                    for vector in to_device(vectors, nll.device)
                 ]
-                kept.append(torch.stack([-log_prob(x, targets[where]) for x in rows]).cpu())
+                found = torch.stack([-log_prob(x, targets[where]) for x in rows])
+                # What must be finite is told apart from what the mask makes infinite.
+                self._new.append((kept, found.clamp_max_(_INFINITE)))
+
+    def unsettled(self) -> Tensor | None:
+        """All that is new, side by side."""
+        return torch.cat([x.flatten() for _, x in self._new]) if self._new else None
+
+    def settle(self, values: Tensor) -> None:
+        """Take the new values apart again."""
+        parts = values.float().split([x.numel() for _, x in self._new])
+        for (kept, like), part in zip(self._new, parts, strict=True):
+            kept.append(part.masked_fill(part >= _INFINITE, torch.inf).view(like.shape))
+        self._new = []
 
 
 def _by_grids(

@@ -25,6 +25,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.engine.noise import gumbel, seed_words
 from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
+from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: How many of the most probable tokens are looked at first for top-p, before all are sorted.
@@ -139,7 +140,7 @@ def _layers(fusions: Sequence[Sequence[ResolvedFusion]], device: torch.device) -
     layers = []
     for (processor, _), of in found.items():
         vectors = torch.tensor([fusions[row][branch].vector for row, branch in of])
-        layers.append(_Layer(processor, of, vectors.to(device, non_blocking=True)))
+        layers.append(_Layer(processor, of, to_device(vectors, device)))
     return layers
 
 
@@ -173,7 +174,8 @@ def sample(
             mine = logits
             if high - low < where.stop - where.start:
                 local = torch.tensor(at[low:high]) - where.start
-                mine = [x[local.to(x.device, non_blocking=True)] for x in logits]
+                local = to_device(local, device)
+                mine = [x[local] for x in logits]
             weights = vectors.repeat_interleave(k, dim=0)[low:high]
             fused, weights = fuser.fused(mine, weights, processor)
             best = fused.max(dim=-1)
@@ -233,7 +235,7 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
         if params.temperature > 0:
             alike.setdefault((params.temperature, params.top_k, params.top_p), []).append(i)
     for (temperature, top_k, top_p), some in alike.items():
-        rows = torch.tensor(some).to(logits.device, non_blocking=True)
+        rows = to_device(torch.tensor(some), logits.device)
         some_logits = logits[rows]
         # Nothing is above 0, so that no temperature, however low, makes infinities of the best.
         some_logits -= some_logits.amax(dim=-1, keepdim=True)
@@ -285,5 +287,5 @@ def _best_up_to(scores: Tensor, mass: Tensor, top_p: float) -> Tensor:
 def _noise(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The Gumbel noise ``[N, V]`` of N draws, on the device of the logits."""
     words = [(*seed_words(params.seed), step) for params, step in draws]
-    counters = torch.tensor(words, dtype=torch.int32).to(logits.device, non_blocking=True)
+    counters = to_device(torch.tensor(words, dtype=torch.int32), logits.device)
     return gumbel(counters[:, :2], counters[:, 2], logits.shape[1])

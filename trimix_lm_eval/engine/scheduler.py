@@ -394,7 +394,7 @@ class Scheduler:
         assert self.batch is not None
         table, cached = self.batch.table, [one.num_cached for one in self.running]
         if min(counts) < table.slots - start:
-            table.keep(start, torch.tensor(counts).to(table.ids.device, non_blocking=True))
+            table.keep(start, torch.tensor(counts))
             self.batch.crop(start + max(counts))
         everyone = range(len(self.running))
         needed = self.batch.width(everyone, cached)

@@ -38,6 +38,7 @@ from trimix_lm_eval.engine.prefill import (
 )
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
 from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import continuation_windows
 
@@ -316,7 +317,7 @@ def _score_options(
     """
     of_row = [row for row, _, _ in part]
     at = torch.tensor(of_row)
-    first = [h[at.to(h.device)] for h in ends]  # S times [O, H]: predicts each first token
+    first = [h[to_device(at, h.device)] for h in ends]  # S times [O, H]: predicts each first token
     pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
     if max(len(tokens) for _, _, tokens in part) > 1:
         ids, valid = padded([tokens[:-1] for _, _, tokens in part])
@@ -324,9 +325,9 @@ def _score_options(
             pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
     hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
 
-    device = fuser.ensemble.device
     lengths = [len(tokens) for _, _, tokens in part]
-    targets = torch.tensor([token for _, _, tokens in part for token in tokens], device=device)
+    targets = torch.tensor([token for _, _, tokens in part for token in tokens])
+    targets = to_device(targets, fuser.ensemble.device)
     vectors = torch.tensor([[fuser.vector(c) for c in choices[row]] for row in of_row])  # [O, R, S]
     vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0)  # [N, R, S]
     request_at = [index for _, index, tokens in part for _ in tokens]  # of each position

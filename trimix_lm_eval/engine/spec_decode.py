@@ -36,6 +36,7 @@ from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame
 from trimix_lm_eval.engine.sampler import SampledTokens, pick, sample
 from trimix_lm_eval.engine.sequence import NewTokens, Sequence, grouped
+from trimix_lm_eval.fusion.logits import to_device
 
 #: Draft lengths to choose from.
 LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
@@ -179,10 +180,8 @@ class DecodingStep:
         table, ensemble = self.batch.table, self.fuser.ensemble
         device, rows = table.ids.device, len(self.sequences)
         valid = torch.tensor([[j <= most for j in range(self.k + 1)] for most in self.limits])
-        # Not waiting for a GPU: what is copied is small, and staged at once.
-        valid = valid.to(device, non_blocking=True)
         last = torch.tensor([one.token_ids[-1] for one in self.sequences])
-        token = last.to(device, non_blocking=True)
+        token = to_device(last, device)
         keep = rows * self.k <= ensemble.logit_positions
         hidden, logits, drafts = [], [], []
         for j in range(self.k):
@@ -241,10 +240,8 @@ class DecodingStep:
         last = self.batch.run(self.drafter, self.start + self.k)  # [B, H]
         self.watch.lap()
         at = torch.tensor(whole)
-        hidden = [
-            (last if s == self.drafter else h[:, self.k])[at.to(h.device, non_blocking=True)]
-            for s, h in enumerate(self.hidden)
-        ]
+        ends = [last if s == self.drafter else h[:, self.k] for s, h in enumerate(self.hidden)]
+        hidden = [h[to_device(at, h.device)] for h in ends]
         view = LogitView(self.fuser.ensemble, hidden)
         pairs = [list(zip(self.fusions[row], self.gained[row], strict=True)) for row in whole]
         pairs = [[(f, one) for f, one in mine if one.accepted == self.k] for mine in pairs]

@@ -51,7 +51,9 @@ class PromptCollector:
     """Watches one prompt as its forward passes go by, and keeps what its policy needs.
 
     A collector looks either at the tokens of a prompt (`absorb` and `read`) or at its last position
-    alone (`read_next`).
+    alone (`read_next`). What it keeps may stay where it was computed: the engine brings what
+    `unsettled` returns to the CPU, of all prompts of a batch at once, checks that it is finite, and
+    hands it to `settle`. A collector that knows neither brings its results to the CPU itself.
 
     Attributes:
         next_only: Whether it looks at the last position alone.
@@ -84,6 +86,14 @@ class PromptCollector:
         Args:
             view: One position.
         """
+        raise NotImplementedError
+
+    def unsettled(self) -> Tensor | None:
+        """What has been computed since the last `settle`, ``[K]``; None if nothing has."""
+        return None
+
+    def settle(self, values: Tensor) -> None:
+        """Keep what `unsettled` returned: ``[K]`` float64 numbers, now on the CPU."""
         raise NotImplementedError
 
 

@@ -19,7 +19,8 @@ Six values of each make 36 points from 12 exponentials per vocabulary entry and 
 ``[6, V]`` with a ``[V, 6]`` matrix, in place of 36 passes with an exponential each. Where the
 logits span no more than fp32 can hold, each exponential is the one before times a factor, so that
 six are computed instead of twelve. Where a sum comes out so small that terms which count may have
-become zero, the points are computed one by one.
+become zero, the points are computed one by one. To know of either the host looks at results, which
+on a GPU would mean to wait for it: there all factors are exponentials in fp64, which holds any.
 
 Longer than most modules, since one point and many points are one equation: a reader of either
 wants the other beside it.
@@ -37,10 +38,12 @@ from trimix_lm_eval.fusion.weights import PRIOR, Weights
 
 #: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
 _ROWS, _BLOCK = 8, 16384
+#: Bytes that the factors of a block may take on a GPU.
+_GPU_BYTES = 256 * 2**20
 #: Columns side by side in which a CPU finds the extremes of a row.
 _LANES = 64
-#: exp of less is no normal number in fp32: slow to multiply with, and soon zero.
-_SMALLEST = -87.0
+#: exp of less is no normal number, in fp32 and in fp64: slow to multiply with, and soon zero.
+_SMALLEST, _SMALLEST_FP64 = -87.0, -700.0
 #: Where no source's logits span more than this, no factor is below exp(_SMALLEST), and a sum over
 #: the vocabulary cannot overflow.
 _SPAN = 72.0
@@ -50,6 +53,13 @@ _RELIABLE = -55.0
 _SAME = 1e-7
 #: So many exponentials are made each from the one before; then rounding starts anew.
 _CHAIN = 16
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor of the CPU to a device without waiting: by pinned memory, if that is a GPU."""
+    if device.type == "cpu" or tensor.device.type != "cpu":
+        return tensor.to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def fuse(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -107,11 +117,12 @@ def grid_nll_one_by_one(logits: Sequence[Tensor], targets: Tensor, points: Tenso
     Args:
         logits: One ``[N, V]`` tensor per source.
         targets: ``[N]`` token ids.
-        points: ``[P, S]`` source weights.
+        points: ``[P, S]`` source weights, on any device.
 
     Returns:
         ``[P, N]``, natural logarithm.
     """
+    points = to_device(points, logits[0].device)
     return torch.stack([-log_prob(fuse(logits, point), targets) for point in points])
 
 
@@ -120,13 +131,13 @@ def grid_entropy(logits: Sequence[Tensor], points: Tensor) -> Tensor:
 
     Args:
         logits: One ``[N, V]`` tensor per source.
-        points: ``[P, S]`` source weights.
+        points: ``[P, S]`` source weights, on any device.
 
     Returns:
         ``[P, N]`` in nats.
     """
     rows = []
-    for point in points:
+    for point in to_device(points, logits[0].device):
         log_p = fuse(logits, point).log_softmax(dim=-1)  # [N, V]
         rows.append(-(log_p.exp() * log_p).sum(dim=-1))
     return torch.stack(rows)
@@ -159,7 +170,7 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
     Args:
         logits: One ``[N, V]`` tensor per source, fp32.
         targets: ``[N]`` token ids.
-        points: ``[P, S]`` source weights, each row of sum 1.
+        points: ``[P, S]`` source weights, each row of sum 1; on the CPU, or a GPU is waited for.
 
     Returns:
         ``[P, N]``, natural logarithm; what `grid_nll_one_by_one` gives, up to rounding.
@@ -168,7 +179,10 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
         return grid_nll_one_by_one(logits, targets, points)
     on_cpu = logits[0].device.type == "cpu"
     rows = min(_ROWS, len(targets)) if on_cpu else len(targets)
-    work = _Workspace(logits[0], points, rows, _BLOCK if on_cpu else logits[0].shape[1])
+    work = _Workspace(logits[0], points, rows)
+    points = to_device(points, logits[0].device)
+    if not on_cpu and not work.in_unit_box:  # factors may be beyond any number
+        return grid_nll_one_by_one(logits, targets, points)
     parts = []
     for start in range(0, len(targets), rows):
         part = [source[start : start + rows] for source in logits]
@@ -188,12 +202,12 @@ def grid_greedy(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Te
     Args:
         logits: One ``[N, V]`` tensor per source.
         targets: ``[N]`` token ids.
-        points: ``[P, S]`` source weights, each row of sum 1.
+        points: ``[P, S]`` source weights, each row of sum 1, on the CPU. A GPU is waited for once.
 
     Returns:
         ``[P, N]``; of tokens with equal logits the first one is the best.
     """
-    corners = _corners(points)
+    corners, points = (to_device(x, logits[0].device) for x in (_corners(points), points))
     if len(corners) >= len(points):
         return torch.stack([fuse(logits, p).argmax(dim=-1) == targets for p in points])
     best = torch.stack([fuse(logits, corner).argmax(dim=-1) for corner in corners])  # [C, N]
@@ -205,7 +219,7 @@ def grid_greedy(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Te
     greedy = sure.expand(len(points), -1).clone()
     for p, open_ in enumerate((~beaten & ~sure).cpu()):
         if bool(open_.any()):
-            at = open_.nonzero()[:, 0].to(targets.device)
+            at = to_device(open_.nonzero()[:, 0], targets.device)
             fused = fuse([source[at] for source in logits], points[p])
             greedy[p, at] = fused.argmax(dim=-1) == targets[at]
     return greedy
@@ -226,22 +240,30 @@ class _Workspace:
 
     Args:
         like: Logits, for their type and device.
-        points: ``[P, 3]``.
+        points: ``[P, 3]``, on the CPU.
         rows: Positions in a block.
-        block: Vocabulary entries in a block.
     """
 
-    def __init__(self, like: Tensor, points: Tensor, rows: int, block: int) -> None:
-        self.first, self.of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
-        self.second, self.of_second = torch.unique(points[:, 1], return_inverse=True)
-        self.alphas, self.betas = self.first.tolist(), self.second.tolist()
-        self.block = min(block, like.shape[1])
-        self.in_unit_box = bool((points[:, :2].amin() >= 0) & (points[:, :2].amax() <= 1))
-        self.large, self.cpt, self.base, self.scaled = (
-            like.new_empty(rows, self.block) for _ in range(4)
+    def __init__(self, like: Tensor, points: Tensor, rows: int) -> None:
+        device = like.device
+        self.on_cpu = device.type == "cpu"
+        self.first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
+        second, of_second = torch.unique(points[:, 1], return_inverse=True)
+        self.alphas, self.betas = self.first.tolist(), second.tolist()
+        self.second, self.of_first, self.of_second = (
+            to_device(x, device) for x in (second, of_first, of_second)
         )
-        self.a = like.new_empty(rows, len(self.alphas), self.block)
-        self.b = like.new_empty(rows, len(self.betas), self.block)
+        self.in_unit_box = bool((points[:, :2].amin() >= 0) & (points[:, :2].amax() <= 1))
+        columns = len(self.alphas) + len(self.betas)
+        most = _BLOCK if self.on_cpu else _GPU_BYTES // (8 * rows * (columns + 4))
+        self.block = max(1, min(most, like.shape[1]))
+        kind = like.dtype if self.on_cpu else torch.float64
+        self.smallest = _SMALLEST if self.on_cpu else _SMALLEST_FP64
+        self.large, self.cpt, self.base, self.scaled = (
+            like.new_empty(rows, self.block, dtype=kind) for _ in range(4)
+        )
+        self.a = like.new_empty(rows, len(self.alphas), self.block, dtype=kind)
+        self.b = like.new_empty(rows, len(self.betas), self.block, dtype=kind)
         self.factors: dict[float, Tensor] = {}
 
 
@@ -260,12 +282,12 @@ def _factored(
         ``[P, n]``
     """
     # From here on each source's highest logit is 0: shifts leave the distribution as it is.
-    low = torch.stack([_extreme(x, torch.amin) for x in logits])  # [3, n]
+    low = torch.stack([_extreme(x, torch.amin) for x in logits]) if work.on_cpu else None  # [3, n]
     top = torch.stack([_extreme(x, torch.amax) for x in logits])
-    chained = work.in_unit_box and bool((top - low).amax() < _SPAN)
+    chained = low is not None and work.in_unit_box and bool((top - low).amax() < _SPAN)
     tops = top[:, :, None]  # [3, n, 1]
     lift = torch.zeros_like(top[0]) if chained else _highest_ratio(logits, tops)  # [n]
-    total = lift.new_zeros(len(targets), len(work.alphas), len(work.betas))
+    total = work.a.new_zeros(len(targets), len(work.alphas), len(work.betas))
     width = logits[0].shape[1]
     for at in range(0, width, work.block):
         sources = [x[:, at : at + work.block] for x in logits]
@@ -280,9 +302,9 @@ def _factored(
         b = _exponentials(cpt, work.betas, None, chained, work, work.b[:n, :, :v])
         total.baddbmm_(a, b.mT)
     log_z = total.log()  # [n, A, B]
-    if not bool((log_z.amin() > _RELIABLE) & log_z.isfinite().all()):
+    if work.on_cpu and not bool((log_z.amin() > _RELIABLE) & log_z.isfinite().all()):
         return None
-    log_z += lift[:, None, None] * work.second
+    log_z = (log_z + lift[:, None, None] * work.second).to(lift.dtype)
     picked = torch.stack([x.gather(1, targets[:, None])[:, 0] for x in logits]) - top  # [3, n]
     return log_z[:, work.of_first, work.of_second].T - points.to(picked) @ picked
 
@@ -345,6 +367,6 @@ def _exponentials(
             torch.mul(step, weight, out=scaled)
         else:
             torch.add(base, step, alpha=weight, out=scaled)
-        torch.exp(scaled if chained else scaled.clamp_min_(_SMALLEST), out=out[:, i])
+        torch.exp(scaled if chained else scaled.clamp_min_(work.smallest), out=out[:, i])
         reached = weight
     return out

@@ -53,7 +53,7 @@ class EntropyCollector(PromptCollector):
         points: The P points.
 
     Attributes:
-        entropy: ``[P]`` in nats, on the CPU; None before `read_next`.
+        entropy: ``[P]`` in nats, on the CPU; None before it is settled.
     """
 
     next_only = True
@@ -63,12 +63,19 @@ class EntropyCollector(PromptCollector):
 
         self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
         self.entropy: Tensor | None = None  # [P]
+        self._new: Tensor | None = None  # [P]
 
     def read_next(self, view: View) -> None:
         """Measure the entropies."""
         from trimix_lm_eval.fusion.logits import grid_entropy
 
         for _, logits in view.chunks():
-            vectors = self.vectors.to(logits[0].device)
-            self.entropy = grid_entropy(logits, vectors)[:, -1].cpu()
-            view.check(self.entropy.isfinite())
+            self._new = grid_entropy(logits, self.vectors)[:, -1]
+
+    def unsettled(self) -> Tensor | None:
+        """The entropies, where they were measured."""
+        return self._new
+
+    def settle(self, values: Tensor) -> None:
+        """Keep the entropies."""
+        self.entropy, self._new = values, None

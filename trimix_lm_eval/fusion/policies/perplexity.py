@@ -89,7 +89,7 @@ class GridCollector(PromptCollector):
         points: The P points.
 
     Attributes:
-        nll: ``[P]`` sums, float64 on the CPU.
+        nll: ``[P]`` sums, float64 on the CPU, of what is settled.
     """
 
     def __init__(self, names: tuple[str, ...], points: Sequence[Weights]) -> None:
@@ -97,6 +97,7 @@ class GridCollector(PromptCollector):
 
         self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
         self.nll = torch.zeros(len(points), dtype=torch.float64)  # [P]
+        self._new: Tensor | None = None  # [P]
 
     def absorb(self, other: GridCollector) -> None:
         """Add the other's sums."""
@@ -110,9 +111,15 @@ class GridCollector(PromptCollector):
         from trimix_lm_eval.fusion.logits import grid_nll
 
         for where, logits in view.chunks():
-            vectors = self.vectors.to(logits[0].device)
-            nll = grid_nll(logits, targets[where], vectors)  # [P, n]
-            total = nll.sum(dim=1, dtype=torch.float64).cpu()
-            view.check(total.isfinite())
-            self.nll += total
+            nll = grid_nll(logits, targets[where], self.vectors)  # [P, n]
+            total = nll.sum(dim=1, dtype=torch.float64)
+            self._new = total if self._new is None else self._new + total
         self.count += len(targets)
+
+    def unsettled(self) -> Tensor | None:
+        """The sums since the last `settle`, where they were made."""
+        return self._new
+
+    def settle(self, values: Tensor) -> None:
+        """Add these sums."""
+        self.nll, self._new = self.nll + values, None
