@@ -320,7 +320,8 @@ def shared_prefix_attention(
         query: ``[B, heads, n, D]``
         key: ``[B, key heads, S, D]`` of each row its own, without its shared prefix.
         value: Likewise.
-        attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'.
+        attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'. Or
+            ``[B, 1, heads / key heads * n, S]``: n rows, repeated for each head of a group.
         scaling: Of the scores; None is 1 / sqrt(D).
         trimix_shared: The prefixes that rows share; None if they share none.
         **kwargs: What ``sdpa`` takes.
@@ -328,8 +329,13 @@ def shared_prefix_attention(
     Returns:
         ``[B, n, heads, D]``, and None in place of the weights.
     """
-    few = query.shape[2] <= FEW_QUERIES
+    count = query.shape[2]
+    few = count <= FEW_QUERIES
     plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
+    if attention_mask is not None and attention_mask.shape[2] > count:
+        if plain and attention_mask.shape[2] * key.shape[1] == count * query.shape[1]:
+            return _attend_grouped(query, key, value, attention_mask, scaling), None
+        attention_mask = attention_mask[:, :, :count]
     # In fewer bits sdpa's kernels round less: there it is asked unless a prefix is shared.
     worth = trimix_shared is not None or query.dtype == torch.float32
     if attention_mask is not None and few and plain and worth:
@@ -344,6 +350,22 @@ def shared_prefix_attention(
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
+
+
+def _attend_grouped(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float | None
+) -> Tensor:
+    """Attention in one kernel, the heads of a group as more queries of one head.
+
+    Returns:
+        ``[B, n, heads, D]``
+    """
+    batch, heads, n, size = query.shape
+    asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, heads / G * n, D]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        asked, key, value, attn_mask=mask, scale=scaling
+    )
+    return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
 
 
 def _attend_few(

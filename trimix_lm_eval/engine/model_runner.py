@@ -182,21 +182,45 @@ class ModelRunner:
             hidden = self.finish(self.model.get_output_embeddings()(hidden))
         return hidden[:, : self.vocab_size].float()
 
-    def _mask(self, table: Tokens, start: int) -> Any:
-        """Additive masks ``[B, 1, n, S]``: one, or one per type of layer."""
+    def forward_static(self, ids: Tensor, positions: Tensor, cache: Any, masks: Any) -> Tensor:
+        """Run tokens at the slots of their positions: no shape or address depends on the host.
+
+        Args:
+            ids: ``[B, n]`` tokens.
+            positions: ``[B, n]`` their positions, which are their slots.
+            cache: A `static_cache.StaticCache`, written to.
+            masks: What `static_cache.StepMasks` gives for these tokens.
+
+        Returns:
+            ``[B, n, H]`` final hidden states.
+        """
+        cache.slots = positions
+        more = {"attention_mask": masks, self.cache_name: cache}
+        output = self.model.base_model(
+            input_ids=ids, position_ids=positions, use_cache=True, **more
+        )
+        return output.last_hidden_state
+
+    def mask_kinds(self) -> dict[str, tuple[int | None, int | None]]:
+        """Sliding window and block of each kind of layer; of the kind ``""`` if all are one."""
         window = getattr(self.config, "sliding_window", None)
         block = getattr(self.config, "attention_chunk_size", None)
         if not self.masks_by_type:
-            return table.mask(start, window, block, self.dtype, self.device)
+            return {"": (window, block)}
         kinds = {
             "full_attention": (None, None),
             "sliding_attention": (window, None),
             "chunked_attention": (None, block),
         }
-        return {
-            kind: table.mask(start, *kinds[kind], self.dtype, self.device)
-            for kind in set(self.config.layer_types)
+        return {kind: kinds[kind] for kind in dict.fromkeys(self.config.layer_types)}
+
+    def _mask(self, table: Tokens, start: int) -> Any:
+        """Additive masks ``[B, 1, n, S]``: one, or one per type of layer."""
+        masks = {
+            kind: table.mask(start, *how, self.dtype, self.device)
+            for kind, how in self.mask_kinds().items()
         }
+        return masks if self.masks_by_type else masks[""]
 
     def _recompute(self, table: Tokens, start: int, wanted: Tensor | None) -> Tensor:
         """Logits without a cache: each row from its first token, alone."""
@@ -238,6 +262,8 @@ class Ensemble:
         self.vocab_size = self.sources[0].vocab_size
         self.unused = torch.tensor(unused_ids, dtype=torch.long, device=self.device)
         self.chunk_tokens = CHUNK_TOKENS
+        #: Whether decoding steps may be captured as CUDA graphs.
+        self.cuda_graphs = True
         #: Rows per forward pass that memory has room for, as far as is known (see `memory`).
         self.most_rows = sys.maxsize
         #: Whether a prefix that several rows share can be held once.

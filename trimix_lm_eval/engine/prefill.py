@@ -129,18 +129,23 @@ def _settle(
     for (row, policy, collector, _), part in zip(found, parts, strict=True):
         if not bool(part.isfinite().all()):
             with blame(always(row)):
-                _explain(ensemble, prompts[row])
+                explain_not_finite(ensemble, prompts[row].ids)
         called(policy, collector.settle, part)
 
 
-def _explain(ensemble: Ensemble, prompt: Prompt) -> NoReturn:
-    """Run a prompt again to find the source whose logits are not finite."""
+def explain_not_finite(ensemble: Ensemble, ids: Sequence[int]) -> NoReturn:
+    """Run tokens again, to name the source whose logits are not finite.
+
+    Raises:
+        NotFinite: This one.
+        TrimixError: There is none.
+    """
     batch = InputBatch.empty(ensemble, 1)
-    ids, valid = padded([prompt.ids])
-    for _, _, hidden in batch.feed(ids, valid, valid):
+    tokens, valid = padded([ids])
+    for _, _, hidden in batch.feed(tokens, valid, valid):
         LogitView(ensemble, hidden).check(torch.zeros(1, dtype=torch.bool))
     raise TrimixError(
-        "A policy's numbers for a prompt are not finite, though the logits of all sources are.",
+        "What is made of the logits is not finite, though the logits of all sources are.",
         "choose policy=fixed, or report the models that you use",
     )
 

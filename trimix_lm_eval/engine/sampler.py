@@ -247,6 +247,57 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
     return picked
 
 
+class RowParams(NamedTuple):
+    """How the next tokens of N rows are drawn, as tensors on their device.
+
+    Attributes:
+        seeds: ``[N, 2]`` int32, the `noise.seed_words` of each row.
+        temperature: ``[N]`` fp32; 0 is greedy.
+        top_k: ``[N]`` int64; V keeps all.
+        top_p: ``[N]`` float64; 1 keeps all.
+    """
+
+    seeds: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+
+    def pick(self, logits: Tensor, steps: Tensor, drawn: bool, cut: bool) -> Tensor:
+        """`pick`, without anything that depends on the rows' values: for a CUDA graph.
+
+        Args:
+            logits: ``[N, V]``, unnormalised.
+            steps: ``[N]``, which token of its text each is.
+            drawn: Whether any row is sampled at all; otherwise all are greedy.
+            cut: Whether any has a top_k or top_p.
+
+        Returns:
+            ``[N]`` token ids.
+        """
+        best = logits.max(dim=-1)
+        if not drawn:
+            return best.indices
+        greedy = self.temperature == 0
+        kind = torch.finfo(logits.dtype)
+        heat = self.temperature.clamp(kind.tiny, kind.max).masked_fill(greedy, 1.0)
+        scores = (logits - best.values[:, None]) / heat[:, None]
+        if cut:
+            scores = self._cut(scores)
+        noisy = scores + gumbel(self.seeds, steps, logits.shape[1])
+        return torch.where(greedy, best.indices, noisy.argmax(dim=-1))
+
+    def _cut(self, scores: Tensor) -> Tensor:
+        """`apply_top_k_top_p` with a k and a p for each row."""
+        best = scores.sort(dim=-1, descending=True).values
+        ranks = torch.arange(scores.shape[1], device=scores.device)
+        kept = ranks < self.top_k[:, None]  # [N, V]
+        best = best.masked_fill(~kept, -torch.inf)
+        p = (best - best.logsumexp(dim=-1, keepdim=True)).double().exp()
+        inside = kept & ((p.cumsum(dim=-1) - p < self.top_p[:, None]) | (self.top_p[:, None] >= 1))
+        last = best.gather(1, inside.sum(dim=-1, keepdim=True) - 1)
+        return scores.masked_fill(scores < last, -torch.inf)
+
+
 def apply_top_k_top_p(scores: Tensor, top_k: int, top_p: float) -> Tensor:
     """Keep the top k tokens, then of these the top p.
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections.abc as abc
 import time
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -45,6 +46,9 @@ from trimix_lm_eval.engine.spec_decode import DecodingStep, Speculation
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
 from trimix_lm_eval.utils.errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    from trimix_lm_eval.engine.graph_decoder import GraphDecoder
 
 #: Who drafts.
 DRAFTER = "small_cpt"
@@ -174,6 +178,16 @@ class Scheduler:
         #: By request, the configs whose texts are finished: it may have to be started again.
         self.finished: dict[int, set[int]] = {}
         self.outputs: list[Found] = []
+        self.decoder = self._decoder()
+
+    def _decoder(self) -> GraphDecoder | None:
+        """What decodes by captured rounds; None where steps are run one operation at a time."""
+        fuser = self.fuser
+        if fuser.ensemble.device.type != "cuda" or not fuser.ensemble.cuda_graphs:
+            return None
+        from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
+
+        return GraphDecoder(fuser, self.drafter) if can_capture(fuser) else None
 
     @property
     def num_rows(self) -> int:
@@ -189,7 +203,7 @@ class Scheduler:
         """Give up all texts that are not finished; their requests wait to be started anew."""
         indices = [*self.starting, *(one.index for one in [*self.running, *self.preempted])]
         self.running, self.preempted, self.batch = [], [], None
-        self.starting, self.resuming = [], 0
+        self.starting, self.resuming, self.decoder = [], 0, self._decoder()
         left = [i for i in indices if len(self.finished.get(i, ())) < len(self.fuser.configs)]
         self.waiting.again += dict.fromkeys(left)
 
@@ -312,10 +326,15 @@ class Scheduler:
 
     def _join(self, new: InputBatch, sequences: abc.Sequence[Sequence]) -> None:
         """Let more sequences join those that run."""
-        if self.batch is not None:
+        if self.decoder is not None:
+            self.decoder.admit(new, sequences)
+        elif self.batch is not None:
             cached = [one.num_cached for one in self.running]
             new = self.batch.fork(range(len(self.running)), cached).concat(new)
-        self.running, self.batch = [*self.running, *sequences], new
+        self.running, self.batch = (
+            [*self.running, *sequences],
+            new if self.decoder is None else None,
+        )
 
     def _append(self, sequence: Sequence, new: NewTokens) -> tuple[Sequence, int]:
         """Give some branches of a sequence their new tokens.
@@ -339,11 +358,15 @@ class Scheduler:
 
     def step(self, size: int) -> None:
         """Give every sequence that runs at least one token; ``size`` as of `schedule`."""
-        if self.batch is None:
+        if not self.running:
             return
         most = max(one.remaining_tokens for one in self.running) - 1 if self.may_draft else 0
         others_wait = bool(self.waiting or self.preempted)
         k = self.speculation.draft_length(len(self.running), most, others_wait)
+        if self.decoder is not None:
+            self._graph_step(self.decoder, k)
+            return
+        assert self.batch is not None
         one_step = DecodingStep(self.fuser, self.batch, self.running, self.drafter, k)
         with blame(lambda row: self.running[row].index):
             gained = one_step.run()
@@ -363,6 +386,21 @@ class Scheduler:
         settling = time.perf_counter() - begun if k else 0.0
         cost = cost._replace(verifying=cost.verifying + settling)
         self.speculation.learn(k, len(gained), kept, cost)
+
+    def _graph_step(self, decoder: GraphDecoder, k: int) -> None:
+        """Begin a round, and take account of the one before, while the GPU works."""
+        begun = decoder.begin(k)
+        if begun is None:
+            return
+        gained, cost = decoder.finish(begun)
+        kept = []
+        for row, sequence, new in gained:
+            fork, drawn = self._append(sequence, new)
+            kept.append(new.up_to(drawn))
+            decoder.replace(row, fork if fork.branches else None)
+        self.running = list(decoder.rows.values())
+        if kept:
+            self.speculation.learn(begun.work.kind.k, len(kept), kept, cost)
 
     def _keep(
         self, start: int, counts: dict[int, int], staying: abc.Sequence[tuple[int, Sequence]]

@@ -189,6 +189,9 @@ def _register() -> None:
     for full in ("aten::_unsafe_view", "aten::alias", "aten::detach", "aten::lift_fresh"):
         op = getattr(torch.ops.aten, full.removeprefix("aten::")).default
         own[full] = functools.partial(kernels.kernel, full, op)
+    own["aten::view.dtype"] = functools.partial(
+        kernels.kernel, "aten::view.dtype", torch.ops.aten.view.dtype
+    )
     for full in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
         space, _, rest = full.partition("::")
         base, _, overload = rest.partition(".")

@@ -1,0 +1,185 @@
+"""Captured rounds: the texts of the eager path and of a CPU, at a handful of launches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import gpu
+from tests.support.running import TRIO
+from trimix_lm_eval import TriMix
+from trimix_lm_eval.engine.graph_decoder import GraphDecoder
+from trimix_lm_eval.engine.graph_round import Round
+from trimix_lm_eval.engine.sampler import SamplingParams
+
+PROMPTS = [
+    "The hen went to the barn",
+    "In the",
+    "There is a river near the inn, and then the heron",
+    "ths",
+    "the inn",
+    "བོད་",
+    "\n",
+]
+K = 4
+
+
+@pytest.fixture(scope="module")
+def models(pico):
+    """(CPU, GPU) models by family and policy; made anew for each call, over the same sources."""
+    made = {}
+
+    def get(family="llama", policy="fixed", **more):
+        if (family, policy) not in made:
+            folders = {role: pico(family)[role] for role in TRIO}
+            asked = {**folders, "policy": policy, "dtype": "float32"}
+            made[family, policy] = [
+                TriMix.from_pretrained(**asked, device=device) for device in ("cpu", "cuda:0")
+            ]
+        found = []
+        for model in made[family, policy]:
+            model.fuser.ensemble.cuda_graphs = True
+            how = dataclasses.replace(model.settings, **{"speculative": K, **more})
+            found.append(TriMix(how, model.tokenizer, model.fuser, model.report))
+        return found
+
+    return get
+
+
+@pytest.fixture
+def decoders(monkeypatch):
+    """The graph decoders that are made."""
+    found = []
+    make = GraphDecoder.__init__
+
+    def spied(self, *args):
+        make(self, *args)
+        found.append(self)
+
+    monkeypatch.setattr(GraphDecoder, "__init__", spied)
+    return found
+
+
+def written(model, jobs):
+    return {i: (out.text, out.finish_reason) for i, _, out in model.iter_generate(jobs)}
+
+
+def jobs_of(**how):
+    return [
+        (text, SamplingParams(max_new_tokens=20, seed=i, **how)) for i, text in enumerate(PROMPTS)
+    ]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
+@pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_captured_is_what_a_cpu_writes(models, decoders, family, policy, batch_size):
+    cpu, device = models(family, policy, batch_size=batch_size)
+    how = [{}, {"temperature": 0.9}, {"temperature": 1.3, "top_p": 0.8, "top_k": 30}]
+    for one in how:
+        jobs = jobs_of(**one)
+        assert written(device, jobs) == written(cpu, jobs)
+    rounds = [work for decoder in decoders for work in decoder.rounds.values()]
+    assert len(decoders) == len(how) and any(work.graphs for work in rounds)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 8, "auto"])
+def test_whatever_the_drafts(models, k):
+    cpu, device = models(speculative=k, batch_size=3)
+    assert written(device, jobs_of()) == written(cpu, jobs_of())
+
+
+def test_eager_is_the_reference(models, decoders):
+    _, device = models(batch_size=3)
+    captured = written(device, jobs_of())
+    device.fuser.ensemble.cuda_graphs = False
+    count = len(decoders)
+    assert written(device, jobs_of()) == captured
+    assert len(decoders) == count == 1
+
+
+jobs = st.lists(
+    st.tuples(
+        st.sampled_from(PROMPTS),
+        st.builds(
+            SamplingParams,
+            max_new_tokens=st.integers(1, 24),
+            temperature=st.sampled_from([0.0, 0.0, 0.8, 2.0]),
+            top_k=st.sampled_from([0, 5]),
+            top_p=st.sampled_from([1.0, 0.8]),
+            seed=st.integers(0, 99),
+            stop=st.sampled_from([(), (), ("e",), ("th", " h")]),
+        ),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(jobs, st.integers(1, 5), st.sampled_from([0, 1, 4]), st.sampled_from(["fixed", "gate"]))
+def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
+    """Greedy and sampled, long and short, with stop strings; come and go in any order."""
+    cpu, device = models("llama", policy, batch_size=batch_size, speculative=k)
+    assert written(device, jobs) == written(cpu, jobs)
+
+
+# ---------------------------------------------------------------- what a round costs
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_round_is_a_few_launches_and_one_wait(models, decoders, batch_size):
+    _, device = models(batch_size=batch_size)
+    long = [(PROMPTS[i % 7], SamplingParams(max_new_tokens=80)) for i in range(batch_size)]
+    written(device, long)  # kernels that are chosen the first time
+    rounds = []
+    begin = GraphDecoder.begin
+
+    def counted(self, k):
+        rounds.append(len(seen.events))
+        return begin(self, k)
+
+    with pytest.MonkeyPatch.context() as patch, gpu.watch() as seen:
+        patch.setattr(GraphDecoder, "begin", counted)
+        written(device, long)
+    # Rounds after the first two, which are not captured yet, and before a text ends.
+    steady = seen.events[rounds[4] : rounds[7]]
+    kinds = [event.kind for event in steady]
+    assert kinds.count("launch") <= 3 * 24
+    assert kinds.count("sync") <= 3
+    assert kinds.count("h2d") == 0
+
+
+def test_a_round_does_not_wait_but_where_it_may(models):
+    """All of it under `no_sync`, but the one place where its result is waited for."""
+    _, device = models(batch_size=3)
+    written(device, jobs_of())
+    begin = Round.begin
+
+    def strict(self, events):
+        if self.graphs is None and self.count == 2:  # to capture is to wait once
+            return begin(self, events)
+        with gpu.no_sync():
+            return begin(self, events)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Round, "begin", strict)
+        assert written(device, jobs_of())
+
+
+def test_a_source_that_is_not_finite_is_named(models):
+    cpu, device = models("llama", "fixed", batch_size=3)
+    head = device.fuser.ensemble.sources[1].model.get_output_embeddings()
+    kept = head.weight.clone()
+    try:
+        with torch.no_grad():
+            head.weight[7] = torch.nan
+        with pytest.raises(Exception, match="small_cpt gives logits that are NaN or infinite"):
+            written(device, jobs_of())
+    finally:
+        with torch.no_grad():
+            head.weight.copy_(kept)
