@@ -90,6 +90,7 @@ class TriMix:
         self.codec = TextCodec(tokenizer, asked, weighting, report.vocab_size)
         self.truncated = 0
         self.speculation = Speculation(asked.speculative)
+        fuser.ensemble.cuda_graphs = asked.cuda_graphs == "auto"
         #: Rows per forward pass; ``auto`` starts high on a GPU and halves when memory runs out.
         self.batch_size = asked.rows_per_pass(fuser.ensemble.device.type)
         #: By config, the tokens that end a text: the tokenizer's, and those its sources declare.

@@ -4,12 +4,14 @@ The host begins round r + 1 before it looks at what round r gave: while the GPU 
 tokens into text, looks for stop strings, and lets sequences in. A sequence that ended in round r
 has then run one round too many, whose tokens are dropped.
 
-The number of rows and the number of slots of each are powers of two and multiples of 128, so that a
-run needs few graphs; caches are made anew, and rows copied, only when sequences no longer fit.
+The number of rows is a power of two, the number of slots a multiple of 128, so that a run needs few
+graphs; caches are made anew, and rows copied, only when sequences no longer fit. A prefix that rows
+share is held once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from typing import Any
 
@@ -18,12 +20,13 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.graph_round import Round, RoundKind, RowState, Verdict
 from trimix_lm_eval.engine.input_batch import InputBatch
+from trimix_lm_eval.engine.kv_cache import Prefix
 from trimix_lm_eval.engine.model_runner import Fuser, always, blame
 from trimix_lm_eval.engine.noise import seed_words
-from trimix_lm_eval.engine.prefill import explain_not_finite
+from trimix_lm_eval.engine.not_finite import explain_not_finite
 from trimix_lm_eval.engine.sequence import NewTokens, Sequence
 from trimix_lm_eval.engine.spec_decode import Cost
-from trimix_lm_eval.engine.static_cache import StaticCache
+from trimix_lm_eval.engine.static_cache import StaticCache, StaticShape
 from trimix_lm_eval.fusion.logits import to_device
 
 #: Slots of a row are a multiple of this.
@@ -35,11 +38,12 @@ _MOST_KINDS = 12
 
 
 def can_capture(fuser: Fuser) -> bool:
-    """Whether rounds of these sources can be captured: all on one GPU, one fusion config."""
+    """Whether rounds may be captured: all sources on one GPU, one fusion config."""
     sources = fuser.ensemble.sources
     devices = {source.device for source in sources}
     one_gpu = len(devices) == 1 and fuser.ensemble.device.type == "cuda"
-    return one_gpu and len(fuser.configs) == 1 and not any(source.plain for source in sources)
+    alone = len(fuser.configs) == 1
+    return fuser.ensemble.cuda_graphs and one_gpu and alone and not any(s.plain for s in sources)
 
 
 class _Running:
@@ -62,7 +66,10 @@ class GraphDecoder:
     def __init__(self, fuser: Fuser, drafter: int) -> None:
         self.fuser, self.drafter = fuser, drafter
         self.rows: dict[int, Sequence] = {}
-        self.slots = self.capacity = 0
+        self.shape = StaticShape(0, 0, 0)
+        #: Where shared prefixes lie: the first slot, the prefix in the cache of the first source.
+        self.prefixes: dict[int, Prefix] = {}
+        self.prefix_of: dict[int, int] = {}  # the first slot of the prefix of a row
         self.state: RowState | None = None
         self.caches: list[StaticCache] = []
         self.rounds: dict[RoundKind, Round] = {}
@@ -73,43 +80,82 @@ class GraphDecoder:
 
     def admit(self, batch: InputBatch, sequences: Sequences[Sequence]) -> None:
         """Let sequences in that have run in a batch, a row each; their slots there are packed."""
-        needed = max(self._needed(one) for one in [*self.rows.values(), *sequences])
-        self._make_room(batch, len(self.rows) + len(sequences), needed)
-        free = [row for row in range(self.capacity) if row not in self.rows]
+        shared = batch.caches[0].shared
+        new = [] if shared is None else shared.prefixes
+        self._forget_prefixes()
+        everyone = [(one, self._length_of(row)) for row, one in self.rows.items()]
+        everyone += zip(sequences, batch.prefix_lengths, strict=True)
+        needed = max(_slots(one) - length for one, length in everyone)
+        starts, fresh = self._place(new)
+        end = max((start + _length(p) for start, p in self.prefixes.items()), default=0)
+        self._make_room(batch, len(everyone), needed, end)
+        free = [row for row in range(self.shape.rows) if row not in self.rows]
         rows = free[: len(sequences)]
         for cache, theirs in zip(self.caches, batch.caches, strict=True):
-            cache.take(theirs, rows, batch.prefix_lengths)
+            cache.take_rows(theirs, rows)
+            for i in fresh:
+                cache.take_prefix(theirs.shared.prefixes[i], starts[i])
+        of = [None] * len(rows) if shared is None else shared.prefix_of
+        for row, prefix in zip(rows, of, strict=True):
+            self.prefix_of.pop(row, None)
+            if prefix is not None:
+                self.prefix_of[row] = starts[prefix]
         self._write(rows, sequences)
         self.rows.update(zip(rows, sequences, strict=True))
 
-    def replace(self, row: int, sequence: Sequence | None) -> None:
-        """The sequence of a row as it goes on; None lets it go."""
-        if sequence is None:
-            del self.rows[row]
-        else:
-            self.rows[row] = sequence
+    def _length_of(self, row: int) -> int:
+        """Tokens of a row's shared prefix."""
+        return _length(self.prefixes[self.prefix_of[row]]) if row in self.prefix_of else 0
 
-    def _needed(self, one: Sequence) -> int:
-        """Slots for a sequence: all its tokens, and two rounds that may run beyond its end."""
-        return len(one.request.prompt.ids) + one.request.max_new_tokens + 2 * (MOST_DRAFTS + 1)
+    def _forget_prefixes(self) -> None:
+        """Let go of the prefixes that no row has any more."""
+        used = {start for row, start in self.prefix_of.items() if row in self.rows}
+        self.prefixes = {start: p for start, p in self.prefixes.items() if start in used}
 
-    def _make_room(self, batch: InputBatch, rows: int, slots: int) -> None:
-        """Larger caches if rows or slots are too few; those that run move there."""
-        if rows <= self.capacity and slots <= self.slots:
+    def _place(self, prefixes: Sequences[Prefix]) -> tuple[list[int], list[int]]:
+        """The first slot of each prefix, and which of them are not there yet."""
+        starts, fresh = [], []
+        for i, prefix in enumerate(prefixes):
+            found = [start for start, one in self.prefixes.items() if one is prefix]
+            if not found:
+                found = [self._gap(_length(prefix))]
+                self.prefixes[found[0]] = prefix
+                fresh.append(i)
+            starts.append(found[0])
+        return starts, fresh
+
+    def _gap(self, length: int) -> int:
+        """The first of so many free slots among the shared ones."""
+        at = 0
+        for start in sorted(self.prefixes):
+            if start - at >= length:
+                break
+            at = start + _length(self.prefixes[start])
+        return at
+
+    def _make_room(self, batch: InputBatch, rows: int, slots: int, shared: int) -> None:
+        """Larger caches if these do not suffice; the rows that run move there."""
+        before, had = self.shape, self.caches
+        if rows <= before.rows and slots <= before.slots and shared <= before.shared:
             return
-        self.capacity = max(self.capacity, 1 << (rows - 1).bit_length())
-        self.slots = max(self.slots, -(-slots // _SLOTS) * _SLOTS)
-        before, state, kept = self.caches, self.state, list(self.rows)
+        self.shape = StaticShape(
+            max(before.rows, 1 << (rows - 1).bit_length()),
+            max(before.slots, _rounded(slots)),
+            max(before.shared, _rounded(shared)),
+        )
+        state, kept = self.state, list(self.rows)
         self.rounds.clear()
-        self.state = RowState.empty(self.capacity, self.fuser)
-        self.caches = [StaticCache(c, self.capacity, self.slots) for c in batch.caches]
-        if kept and state is not None:
-            for mine, theirs in zip(self.caches, before, strict=True):
-                mine.move(theirs, kept)
-            at = to_device(torch.tensor(kept), self.state.last.device)
-            for new, old in zip(self.state.tensors(), state.tensors(), strict=True):
-                new[: len(kept)] = old[at]
-            self.rows = {i: self.rows[row] for i, row in enumerate(kept)}
+        self.state = RowState.empty(self.shape.rows, self.fuser)
+        self.caches = [StaticCache(cache, self.shape) for cache in batch.caches]
+        if state is None:
+            return
+        for mine, theirs in zip(self.caches, had, strict=True):
+            mine.take_all(theirs, kept)
+        at = to_device(torch.tensor(kept, dtype=torch.long), self.state.last.device)
+        for new, old in zip(self.state.tensors(), state.tensors(), strict=True):
+            new[: len(kept)] = old[at]
+        self.prefix_of = {i: self.prefix_of[r] for i, r in enumerate(kept) if r in self.prefix_of}
+        self.rows = {i: self.rows[row] for i, row in enumerate(kept)}
 
     def _write(self, rows: Sequences[int], sequences: Sequences[Sequence]) -> None:
         """Tell the device where new rows stand."""
@@ -120,6 +166,8 @@ class GraphDecoder:
             torch.tensor([one.token_ids[-1] for one in sequences]),
             torch.tensor([one.num_cached for one in sequences]),
             torch.tensor([len(one.token_ids) for one in sequences]),
+            torch.tensor([self.prefix_of.get(row, 0) for row in rows]),
+            torch.tensor([self._length_of(row) for row in rows]),
             torch.tensor([one.fusions[0].vector for one in sequences]),
             torch.tensor([seed_words(how.seed) for how in params], dtype=torch.int32),
             torch.tensor([how.temperature for how in params]),
@@ -131,6 +179,33 @@ class GraphDecoder:
             held[at] = to_device(column, device).to(held.dtype)
 
     # ---------------------------------------------------------------- rounds
+
+    def step(
+        self, k: int, append: Callable[[Sequence, NewTokens], tuple[Sequence, int]]
+    ) -> tuple[int, int, list[NewTokens], Cost] | None:
+        """Begin a round with k drafts, and take account of the one before while the GPU works.
+
+        Args:
+            k: Drafts of each row.
+            append: Gives a sequence its new tokens; returns it as it goes on, without branches if
+                it does not, and how many of the tokens were of use.
+
+        Returns:
+            Of the round before, what `Speculation.learn` takes; None if there was none.
+        """
+        begun = self.begin(min(k, MOST_DRAFTS))
+        if begun is None:
+            return None
+        gained, cost = self.finish(begun)
+        kept = []
+        for row, sequence, new in gained:
+            one, drawn = append(sequence, new)
+            kept.append(new.up_to(drawn))
+            if one.branches:
+                self.rows[row] = one
+            else:
+                del self.rows[row]
+        return (begun.work.kind.k, len(kept), kept, cost) if kept else None
 
     def begin(self, k: int) -> _Running | None:
         """Begin a round with k drafts; returns the one that was begun before, if there is one."""
@@ -156,7 +231,7 @@ class GraphDecoder:
                 self.fuser.processors[0],
                 self.state,
                 self.caches,
-                self.slots,
+                self.shape,
                 kind,
                 self._pool,
             )
@@ -188,6 +263,20 @@ class GraphDecoder:
                     explain_not_finite(self.fuser.ensemble, ids)
         cost = Cost(start.elapsed_time(drafted) / 1e3, k + 1, drafted.elapsed_time(verified) / 1e3)
         return gained, cost
+
+
+def _slots(one: Sequence) -> int:
+    """Slots for a sequence: all its tokens, and two rounds that may run beyond its end."""
+    return len(one.request.prompt.ids) + one.request.max_new_tokens + 2 * (MOST_DRAFTS + 1)
+
+
+def _length(prefix: Prefix) -> int:
+    """Tokens of a shared prefix."""
+    return prefix[0][0].shape[1]
+
+
+def _rounded(slots: int) -> int:
+    return -(-slots // _SLOTS) * _SLOTS
 
 
 def _gained(verdict: Verdict, row: int, k: int, one: Sequence) -> NewTokens:

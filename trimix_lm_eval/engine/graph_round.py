@@ -22,7 +22,13 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.engine.sampler import RowParams
-from trimix_lm_eval.engine.static_cache import StaticCache, StepMasks
+from trimix_lm_eval.engine.static_cache import (
+    Places,
+    StaticCache,
+    StaticShape,
+    StepMasks,
+    run_static,
+)
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.utils.errors import is_out_of_memory, warn_once
 
@@ -52,6 +58,8 @@ class RowState(NamedTuple):
         last: ``[B]`` int64, the last token of each, which no source has seen yet.
         position: ``[B]`` int64, its position.
         step: ``[B]`` int64, which token of its text comes next.
+        starts: ``[B]`` int64, where its shared prefix begins among the shared slots.
+        lengths: ``[B]`` int64, how long that prefix is.
         vectors: ``[B, S]`` fp32 source weights.
         params: How tokens are drawn.
     """
@@ -59,6 +67,8 @@ class RowState(NamedTuple):
     last: Tensor
     position: Tensor
     step: Tensor
+    starts: Tensor
+    lengths: Tensor
     vectors: Tensor
     params: RowParams
 
@@ -77,11 +87,11 @@ class RowState(NamedTuple):
             torch.ones(rows, dtype=torch.float64, device=device),
         )
         vectors = torch.zeros(rows, sources, device=device)
-        return cls(whole(), whole(), whole(), vectors, params)
+        return cls(whole(), whole(), whole(), whole(), whole(), vectors, params)
 
     def tensors(self) -> list[Tensor]:
         """All of them, each with a row per row."""
-        return [self.last, self.position, self.step, self.vectors, *self.params]
+        return [*self[:-1], *self.params]
 
 
 class Verdict(NamedTuple):
@@ -103,7 +113,7 @@ class Verdict(NamedTuple):
 
 
 class Round:
-    """A round of B rows in S slots, of one kind, which is captured when it is needed again.
+    """A round of B rows, of one kind, which is captured when it is needed again.
 
     Args:
         fuser: The sources, all on one device.
@@ -111,7 +121,7 @@ class Round:
         processor: What is made of logits and weights.
         state: Where the rows stand.
         caches: Of each source.
-        slots: S.
+        shape: How large the caches are.
         kind: What is fixed.
         pool: The memory pool of all graphs of the run.
     """
@@ -123,22 +133,22 @@ class Round:
         processor: LogitsProcessor,
         state: RowState,
         caches: Sequence[StaticCache],
-        slots: int,
+        shape: StaticShape,
         kind: RoundKind,
         pool: Any,
     ) -> None:
         self.fuser, self.drafter, self.processor = fuser, drafter, processor
-        self.state, self.caches, self.slots, self.kind = state, caches, slots, kind
+        self.state, self.caches, self.shape, self.kind = state, caches, shape, kind
         rows, width = len(state.last), kind.k + 1
         #: Whether the drafter's logits are few enough to be kept for the verdict.
         self.keep = rows * width <= fuser.ensemble.logit_positions
         sources = len(fuser.ensemble.names)
         # Tokens, drafts, accepted, finite; then the weights, as the bits of fp32.
         self.columns = [width, kind.k, 1, width, width * sources]
-        shape = (rows, sum(self.columns))
-        self.out = torch.zeros(shape, dtype=torch.int32, device=state.last.device)
+        size = (rows, sum(self.columns))
+        self.out = torch.zeros(size, dtype=torch.int32, device=state.last.device)
         # Two, since a round begins before what the last one gave is read.
-        self._on_host = [torch.zeros(shape, dtype=torch.int32, pin_memory=True) for _ in range(2)]
+        self._on_host = [torch.zeros(size, dtype=torch.int32, pin_memory=True) for _ in range(2)]
         self.pool, self.count, self.may_capture = pool, 0, True
         self.graphs: tuple[Callable[[], None], Callable[[], None]] | None = None
 
@@ -200,16 +210,16 @@ class Round:
         state, k, ensemble = self.state, self.kind.k, self.fuser.ensemble
         runner, cache = ensemble.sources[self.drafter], self.caches[self.drafter]
         # A row that is over runs on until another takes its place, and must stay in its slots.
-        state.position.clamp_max_(self.slots - k - 1)
+        state.position.copy_(state.position.minimum(state.lengths + (self.shape.slots - k - 1)))
         ahead = torch.arange(k + 1, device=state.position.device)
-        self.positions = state.position[:, None] + ahead  # [B, k + 1]
-        self.steps = state.step[:, None] + ahead
-        masks = StepMasks(runner, self.positions, self.slots)
+        self.places = Places(state.position[:, None] + ahead, state.starts, state.lengths)
+        self.steps = state.step[:, None] + ahead  # [B, k + 1]
+        masks = StepMasks(runner, self.places, self.shape)
         token, tokens = state.last, [state.last]
         hidden, logits = [], []
         for j in range(k + 1):
-            at = self.positions[:, j : j + 1]
-            h = runner.forward_static(token[:, None], at, cache, masks.one(j))[:, 0]
+            at = self.places._replace(positions=self.places.positions[:, j : j + 1])
+            h = run_static(runner, token[:, None], at, cache, masks.one(j))[:, 0]
             hidden.append(h)
             if j < k or self.keep:
                 mine = ensemble.compute_logits(self.drafter, h)
@@ -229,8 +239,8 @@ class Round:
             if s == self.drafter:
                 hidden.append(self.drafted_from.flatten(0, 1))
                 continue
-            masks = StepMasks(runner, self.positions, self.slots)
-            h = runner.forward_static(self.block, self.positions, cache, masks.all())
+            masks = StepMasks(runner, self.places, self.shape)
+            h = run_static(runner, self.block, self.places, cache, masks.all())
             hidden.append(h.flatten(0, 1))  # [B * (k + 1), H]
         vectors = state.vectors.repeat_interleave(k + 1, dim=0, output_size=len(hidden[0]))
         tokens, finite, used = [], [], []

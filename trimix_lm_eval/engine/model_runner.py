@@ -182,25 +182,6 @@ class ModelRunner:
             hidden = self.finish(self.model.get_output_embeddings()(hidden))
         return hidden[:, : self.vocab_size].float()
 
-    def forward_static(self, ids: Tensor, positions: Tensor, cache: Any, masks: Any) -> Tensor:
-        """Run tokens at the slots of their positions: no shape or address depends on the host.
-
-        Args:
-            ids: ``[B, n]`` tokens.
-            positions: ``[B, n]`` their positions, which are their slots.
-            cache: A `static_cache.StaticCache`, written to.
-            masks: What `static_cache.StepMasks` gives for these tokens.
-
-        Returns:
-            ``[B, n, H]`` final hidden states.
-        """
-        cache.slots = positions
-        more = {"attention_mask": masks, self.cache_name: cache}
-        output = self.model.base_model(
-            input_ids=ids, position_ids=positions, use_cache=True, **more
-        )
-        return output.last_hidden_state
-
     def mask_kinds(self) -> dict[str, tuple[int | None, int | None]]:
         """Sliding window and block of each kind of layer; of the kind ``""`` if all are one."""
         window = getattr(self.config, "sliding_window", None)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,11 +35,12 @@ from trimix_lm_eval.engine.model_runner import (
     called,
     choice_of,
 )
+from trimix_lm_eval.engine.not_finite import explain_not_finite
 from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.fusion.policies import Policy
-from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory
+from trimix_lm_eval.utils.errors import is_out_of_memory
 
 #: A segment is run by itself if it is this long and saves this share of the tokens below it: what
 #: is split off runs in smaller batches.
@@ -131,23 +132,6 @@ def _settle(
             with blame(always(row)):
                 explain_not_finite(ensemble, prompts[row].ids)
         called(policy, collector.settle, part)
-
-
-def explain_not_finite(ensemble: Ensemble, ids: Sequence[int]) -> NoReturn:
-    """Run tokens again, to name the source whose logits are not finite.
-
-    Raises:
-        NotFinite: This one.
-        TrimixError: There is none.
-    """
-    batch = InputBatch.empty(ensemble, 1)
-    tokens, valid = padded([ids])
-    for _, _, hidden in batch.feed(tokens, valid, valid):
-        LogitView(ensemble, hidden).check(torch.zeros(1, dtype=torch.bool))
-    raise TrimixError(
-        "What is made of the logits is not finite, though the logits of all sources are.",
-        "choose policy=fixed, or report the models that you use",
-    )
 
 
 def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollectors | None]:
@@ -289,7 +273,7 @@ class PrefixNode:
     Attributes:
         parent: The prefix that it continues.
         length: Its tokens, from the beginning of the prompts; 0 for the root.
-        batch: One row, to be shared; None if nothing is.
+        batch: One row, whose shared prefix it is; None if nothing is.
         collectors: What policies have seen of it; None if none looks.
         prompts: Those below it that share nothing more worth a segment: they run from it at last.
         evicted: Whether memory ran out: then prompts below it are run whole.
@@ -323,7 +307,7 @@ class PrefixNode:
         for mine in collectors:
             if mine is not None and self.collectors is not None:
                 mine.absorb(self.collectors)
-        return self.batch.fork_shared([0] * len(prompts)) if self.batch else None
+        return self.batch.fork([0] * len(prompts)) if self.batch else None
 
     def rest(self, prompt: Prompt) -> Prompt:
         """What is left of a prompt behind the prefix."""
@@ -411,7 +395,8 @@ class PrefixTree(NamedTuple):
             with blame(always(self.request_of(index))):
                 start = node.start([segment], collectors)
                 batch, _ = prefill(ensemble, [segment], collectors, start)
-            return PrefixNode(node, length, batch, collectors[0])
+            # To be shared by all below it, however often some of them begin.
+            return PrefixNode(node, length, batch.fork_shared([0]), collectors[0])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import collections.abc as abc
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
+from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.memory import halve_batch_size, release_memory
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame, mean_choice
@@ -46,9 +46,6 @@ from trimix_lm_eval.engine.spec_decode import DecodingStep, Speculation
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
 from trimix_lm_eval.utils.errors import is_out_of_memory
-
-if TYPE_CHECKING:
-    from trimix_lm_eval.engine.graph_decoder import GraphDecoder
 
 #: Who drafts.
 DRAFTER = "small_cpt"
@@ -181,13 +178,11 @@ class Scheduler:
         self.decoder = self._decoder()
 
     def _decoder(self) -> GraphDecoder | None:
-        """What decodes by captured rounds; None where steps are run one operation at a time."""
-        fuser = self.fuser
-        if fuser.ensemble.device.type != "cuda" or not fuser.ensemble.cuda_graphs:
-            return None
-        from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
-
-        return GraphDecoder(fuser, self.drafter) if can_capture(fuser) else None
+        """What decodes by captured rounds; None where steps are run operation by operation."""
+        on_gpu = self.fuser.ensemble.device.type == "cuda"
+        return (
+            GraphDecoder(self.fuser, self.drafter) if on_gpu and can_capture(self.fuser) else None
+        )
 
     @property
     def num_rows(self) -> int:
@@ -364,7 +359,10 @@ class Scheduler:
         others_wait = bool(self.waiting or self.preempted)
         k = self.speculation.draft_length(len(self.running), most, others_wait)
         if self.decoder is not None:
-            self._graph_step(self.decoder, k)
+            done = self.decoder.step(k, self._append)
+            self.running = list(self.decoder.rows.values())
+            if done is not None:
+                self.speculation.learn(*done)
             return
         assert self.batch is not None
         one_step = DecodingStep(self.fuser, self.batch, self.running, self.drafter, k)
@@ -386,21 +384,6 @@ class Scheduler:
         settling = time.perf_counter() - begun if k else 0.0
         cost = cost._replace(verifying=cost.verifying + settling)
         self.speculation.learn(k, len(gained), kept, cost)
-
-    def _graph_step(self, decoder: GraphDecoder, k: int) -> None:
-        """Begin a round, and take account of the one before, while the GPU works."""
-        begun = decoder.begin(k)
-        if begun is None:
-            return
-        gained, cost = decoder.finish(begun)
-        kept = []
-        for row, sequence, new in gained:
-            fork, drawn = self._append(sequence, new)
-            kept.append(new.up_to(drawn))
-            decoder.replace(row, fork if fork.branches else None)
-        self.running = list(decoder.rows.values())
-        if kept:
-            self.speculation.learn(begun.work.kind.k, len(kept), kept, cost)
 
     def _keep(
         self, start: int, counts: dict[int, int], staying: abc.Sequence[tuple[int, Sequence]]

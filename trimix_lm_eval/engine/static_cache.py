@@ -1,35 +1,55 @@
 """Keys and values at fixed addresses, for decoding steps that are captured as CUDA graphs.
 
-A row's token at position p lies in slot p. So which slots a query sees follows from its position
-alone, a draft that was rejected is overwritten by the token that took its place, and nothing ever
-has to be packed. A batch has a fixed number of rows and of slots; rows that are not in use compute
-along, and what they hold is of no consequence.
+A row's token at position p lies in slot p, counted from the end of the prefix that it shares with
+other rows, if it does. So which slots a query sees follows from positions alone, a draft that was
+rejected is overwritten by the token that took its place, and nothing ever has to be packed. A batch
+has a fixed number of rows and of slots; rows that are not in use compute along, and what they hold
+is of no consequence.
+
+Shared prefixes lie one behind the other in slots that all rows have in common, each of them once.
+Every row attends to all of these in one matrix product; the mask lets it see its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from trimix_lm_eval.engine.kv_cache import KVCache
+from trimix_lm_eval.engine.kv_cache import KVCache, Prefix
 from trimix_lm_eval.engine.model_runner import ModelRunner
 
 
-class StaticLayer(DynamicLayer):
-    """One layer: ``[B, S, heads, D]`` keys and values, made when the first rows come."""
+class StaticShape(NamedTuple):
+    """How large caches are: rows, slots of each row, and slots of shared prefixes."""
 
-    def __init__(self, cache: StaticCache) -> None:
+    rows: int
+    slots: int
+    shared: int
+
+
+class StaticLayer(DynamicLayer):
+    """One layer.
+
+    Args:
+        cache: Which says where a step's tokens go.
+        like: ``[*, heads, *, D]`` keys or values of the layer.
+        shape: How large it is.
+
+    Attributes:
+        held: Keys and values, ``[B, S, heads, D]`` each.
+        prefixes: Those of shared prefixes, ``[P, heads, D]`` each.
+    """
+
+    def __init__(self, cache: StaticCache, like: Tensor, shape: StaticShape) -> None:
         super().__init__()
         self._cache = cache
-
-    def allocate(self, like: Tensor, rows: int, slots: int) -> None:
-        """Make room for ``rows`` rows of ``slots`` slots; ``like`` is ``[*, heads, *, D]``."""
         _, heads, _, size = like.shape
         # Zeros: what is not seen is multiplied by 0, and must be a number.
-        self.held = [like.new_zeros(rows, slots, heads, size) for _ in range(2)]
+        self.held = [like.new_zeros(shape.rows, shape.slots, heads, size) for _ in range(2)]
+        self.prefixes = [like.new_zeros(shape.shared, heads, size) for _ in range(2)]
         self.keys, self.values = (x.transpose(1, 2) for x in self.held)
         self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
 
@@ -48,60 +68,59 @@ class StaticLayer(DynamicLayer):
 
 
 class StaticCache(DynamicCache):
-    """The cache of one source for B rows of S slots.
+    """The cache of one source.
 
     Args:
         like: A cache of the same source that holds something.
-        rows: B.
-        slots: S.
+        shape: How large it is.
 
     Attributes:
-        slots: ``[B, n]`` where the tokens of the next forward pass go: their positions.
+        slots: ``[B, n]`` where the tokens of the next forward pass go.
     """
 
-    def __init__(self, like: KVCache, rows: int, slots: int) -> None:
+    def __init__(self, like: KVCache, shape: StaticShape) -> None:
         super().__init__()
         device = like.layers[0].keys.device
-        self.rows = torch.arange(rows, device=device)
-        self.slots = torch.zeros(rows, 1, dtype=torch.long, device=device)
-        self.layers = []
-        for layer in like.layers:
-            mine = StaticLayer(self)
-            mine.allocate(layer.keys, rows, slots)
-            self.layers.append(mine)
+        self.rows = torch.arange(shape.rows, device=device)
+        self.slots = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
+        self.layers = [StaticLayer(self, layer.keys, shape) for layer in like.layers]
 
-    def take(self, other: KVCache, rows: list[int], prefix_lengths: list[int]) -> None:
-        """Copy the rows of another cache, slot by slot in the order of their positions.
-
-        Args:
-            other: Its slots are packed: those of a row hold its tokens in order.
-            rows: For each of its rows, which row of this cache it becomes.
-            prefix_lengths: Of each of its rows, the tokens of its shared prefix.
-        """
-        shared = other.shared
-        for index, layer in enumerate(self.layers):
-            theirs = other.layers[index]
-            count = theirs.keys.shape[2]
+    def take_rows(self, other: KVCache, rows: list[int]) -> None:
+        """Copy the rows of another cache, whose slots are packed: each to the row given for it."""
+        for layer, theirs in zip(self.layers, other.layers, strict=True):
+            count = min(theirs.keys.shape[2], layer.held[0].shape[1])
             for held, states in zip(layer.held, (theirs.keys, theirs.values), strict=True):
-                for at, (row, before) in enumerate(zip(rows, prefix_lengths, strict=True)):
-                    end = min(before + count, held.shape[1])
-                    held[row, before:end] = states[at, :, : end - before].transpose(0, 1)
-            if shared is None:
-                continue
-            for at, row in enumerate(rows):
-                prefix = shared.prefix_of[at]
-                if prefix is not None:
-                    pair = shared.prefixes[prefix][index]
-                    for held, states in zip(layer.held, pair, strict=True):
-                        held[row, : states.shape[1]] = states.transpose(0, 1)
+                for at, row in enumerate(rows):
+                    held[row, :count] = states[at, :, :count].transpose(0, 1)
 
-    def move(self, other: StaticCache, rows: list[int]) -> None:
-        """Copy rows of another cache of this kind to the first rows, as many slots as both have."""
+    def take_prefix(self, prefix: Prefix, start: int) -> None:
+        """Copy a shared prefix to the slots from ``start`` on."""
+        for layer, pair in zip(self.layers, prefix, strict=True):
+            for held, states in zip(layer.prefixes, pair, strict=True):
+                held[start : start + states.shape[1]] = states.transpose(0, 1)
+
+    def take_all(self, other: StaticCache, rows: list[int]) -> None:
+        """Copy rows of another, smaller cache of this kind to the first rows, and all prefixes."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             for held, source in zip(mine.held, theirs.held, strict=True):
-                count = min(held.shape[1], source.shape[1])
                 for to, row in enumerate(rows):
-                    held[to, :count] = source[row, :count]
+                    held[to, : source.shape[1]] = source[row]
+            for held, source in zip(mine.prefixes, theirs.prefixes, strict=True):
+                held[: len(source)] = source
+
+
+class Places(NamedTuple):
+    """Where the tokens of a step are, on the device.
+
+    Attributes:
+        positions: ``[B, n]`` their positions.
+        starts: ``[B]`` where each row's shared prefix begins among the shared slots.
+        lengths: ``[B]`` how long it is; 0 where there is none.
+    """
+
+    positions: Tensor
+    starts: Tensor
+    lengths: Tensor
 
 
 class StepMasks:
@@ -109,41 +128,44 @@ class StepMasks:
 
     Args:
         runner: The source.
-        positions: ``[B, n]`` positions of the step's tokens, which are their slots.
-        slots: S, how many there are; a multiple of 16, or kernels of attention pad the mask.
+        places: Where the step's tokens are.
+        shape: How large its cache is. Multiples of 16 slots, or kernels of attention pad the mask.
     """
 
-    def __init__(self, runner: ModelRunner, positions: Tensor, slots: int) -> None:
-        self.runner = runner
-        config = runner.config
+    def __init__(self, runner: ModelRunner, places: Places, shape: StaticShape) -> None:
+        self.runner, config = runner, runner.config
         heads = getattr(config, "num_attention_heads", 1)
+        repeats = heads // (getattr(config, "num_key_value_heads", None) or heads)
         #: Heads that share a key: `kv_cache` lets them ask as queries of one.
-        self.repeats = heads // (getattr(config, "num_key_value_heads", None) or heads)
+        self.repeats = repeats if runner.shares_prefixes else 1
+        own = torch.arange(shape.slots, device=places.lengths.device) + places.lengths[:, None]
+        shared = torch.arange(shape.shared, device=own.device) - places.starts[:, None]
+        outside = (shared < 0) | (shared >= places.lengths[:, None])
+        # Positions of all slots, [B, P + S]; what is of another prefix is later than everything.
+        keys = torch.cat([shared.masked_fill_(outside, torch.iinfo(torch.long).max), own], dim=1)
         self.masks = {
-            kind: self._additive(positions, slots, window, block)
-            for kind, (window, block) in runner.mask_kinds().items()
+            kind: self._additive(places.positions[:, None, :, None], keys[:, None, None], *how)
+            for kind, how in runner.mask_kinds().items()
         }
 
     def _additive(
-        self, positions: Tensor, slots: int, window: int | None, block: int | None
+        self, query: Tensor, key: Tensor, window: int | None, block: int | None
     ) -> Tensor:
-        """``[B, 1, n, S]``, 0 where seen, the dtype's minimum elsewhere."""
-        key = torch.arange(slots, device=positions.device)
-        query = positions[:, None, :, None]  # [B, 1, n, 1]
+        """``[B, 1, n, P + S]``, 0 where seen, the dtype's minimum elsewhere."""
         hidden = key > query
         if window is not None:
             hidden = hidden | (key <= query - window)
         if block is not None:
             hidden = hidden | (key // block != query // block)
         dtype = self.runner.dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
         return mask.masked_fill_(hidden, torch.finfo(dtype).min)
 
     def one(self, index: int) -> Any:
         """Of one of the step's tokens: by kind of layer, if the model wants it so."""
         return self._given(
             {
-                kind: mask[:, :, index : index + 1].expand(-1, -1, self._rows, -1)
+                kind: mask[:, :, index : index + 1].expand(-1, -1, self.repeats, -1)
                 for kind, mask in self.masks.items()
             }
         )
@@ -151,12 +173,37 @@ class StepMasks:
     def all(self) -> Any:
         """Of all of them."""
         return self._given(
-            {kind: mask.repeat(1, 1, self._rows, 1) for kind, mask in self.masks.items()}
+            {kind: mask.repeat(1, 1, self.repeats, 1) for kind, mask in self.masks.items()}
         )
-
-    @property
-    def _rows(self) -> int:
-        return self.repeats if self.runner.shares_prefixes else 1
 
     def _given(self, masks: dict[str, Tensor]) -> Any:
         return masks if self.runner.masks_by_type else masks[""]
+
+
+def run_static(
+    runner: ModelRunner, ids: Tensor, places: Places, cache: StaticCache, masks: Any
+) -> Tensor:
+    """Run tokens at the slots of their positions: no shape or address depends on values.
+
+    Args:
+        runner: The source.
+        ids: ``[B, n]`` tokens.
+        places: Where they are.
+        cache: Of the source; written to.
+        masks: What `StepMasks` gives for these tokens.
+
+    Returns:
+        ``[B, n, H]`` final hidden states.
+    """
+    cache.slots = places.positions - places.lengths[:, None]
+    shared = {"trimix_static": cache} if len(cache.layers[0].prefixes[0]) else {}
+    output = runner.model.base_model(
+        input_ids=ids,
+        position_ids=places.positions,
+        attention_mask=masks,
+        use_cache=True,
+        **{runner.cache_name: cache},
+        **shared,
+    )
+    states: Tensor = output.last_hidden_state
+    return states

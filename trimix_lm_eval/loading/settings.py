@@ -120,6 +120,12 @@ class Settings:
         "that a run takes, not its texts.",
         _draft_length,
     )
+    cuda_graphs: str = word_option(
+        "auto",
+        "On one GPU, decoding steps that are needed again are captured as CUDA graphs (`auto`), or "
+        "run operation by operation (`off`). Changes the time that a run takes, not its texts.",
+        ("auto", "off"),
+    )
     seed: int = whole_option(
         1234, "Of the sampling of tokens, and of the prompts that `policy=ppl_task` reads.", least=0
     )

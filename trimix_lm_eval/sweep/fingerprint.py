@@ -25,7 +25,7 @@ from trimix_lm_eval.sweep.plan import Setting, SweepVariant
 from trimix_lm_eval.sweep.tasks import LoadedTasks
 
 #: Change the time that a run takes, or where it says what it did.
-_TIME_ONLY = {"batch_size", "max_batch_size", "speculative", "weights_log"}
+_TIME_ONLY = {"batch_size", "max_batch_size", "speculative", "cuda_graphs", "weights_log"}
 #: What stands for these is there by its content.
 _BY_CONTENT = {"sources", "policy", "policy_options", "plausibility_source", "tokenizer"}
 _OF_SOURCE = {"name", "path", "revision", "device"}
