@@ -157,7 +157,8 @@ def kernel(name: str, op: Any, *args: Any, **kwargs: Any) -> Any:
         note("sync", name, device, sum(x.nbytes for x in held))
     if name in _INDEXED and any(x.dtype in (torch.bool, torch.uint8) for x in tensors[1:]):
         note("sync", "index by a mask (nonzero)", device)
-    if op.is_view or name in VIEWS:
+    is_view = op.is_view or name in VIEWS
+    if is_view:
         note("view", name, device)
     elif name not in _FREE:
         note("launch", name, device, 0, held[0].dtype)
@@ -168,11 +169,11 @@ def kernel(name: str, op: Any, *args: Any, **kwargs: Any) -> Any:
     mine = {id(x.inner): x for x in held}
     if kwargs.get("device") is not None:
         kwargs["device"] = "cpu"
-    out = run(op, _inner(args), {k: _inner(v) for k, v in kwargs.items()}, op.is_view)
+    out = run(op, _inner(args), {k: _inner(v) for k, v in kwargs.items()}, is_view)
     if op.is_view and not held[0].is_inference():  # a view is of the kind that its base is
         with torch.inference_mode(False):
             return _wrapped(out, mine, device)
-    if not op.is_view and any(id(x) not in mine for x in leaves((out,))):
+    if not is_view and any(id(x) not in mine for x in leaves((out,))):
         allocate()
     return _wrapped(out, mine, device)
 
