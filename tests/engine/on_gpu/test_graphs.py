@@ -70,13 +70,21 @@ def written(model, jobs):
 
 def jobs_of(**how):
     return [
-        (text, SamplingParams(max_new_tokens=20, seed=i, **how)) for i, text in enumerate(PROMPTS)
+        (text, SamplingParams(max_new_tokens=14, seed=i, **how)) for i, text in enumerate(PROMPTS)
     ]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
-@pytest.mark.parametrize("policy", ["fixed", "ppl", "gate"])
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(
+    ("family", "policy", "batch_size"),
+    [
+        ("llama", "fixed", 1),
+        ("llama", "ppl", 3),
+        ("llama", "gate", 3),
+        ("qwen2", "fixed", 3),
+        ("gemma3", "fixed", 3),
+        ("gemma3", "gate", 1),
+    ],
+)
 def test_captured_is_what_a_cpu_writes(models, decoders, family, policy, batch_size):
     cpu, device = models(family, policy, batch_size=batch_size)
     how = [{}, {"temperature": 0.9}, {"temperature": 1.3, "top_p": 0.8, "top_k": 30}]
@@ -120,7 +128,7 @@ jobs = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(jobs, st.integers(1, 5), st.sampled_from([0, 1, 4]), st.sampled_from(["fixed", "gate"]))
 def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
     """Greedy and sampled, long and short, with stop strings; come and go in any order."""

@@ -119,13 +119,15 @@ def test_rolling(models, policy):
     assert len(seen.syncs) == 1 and not seen.of("h2d"), seen.by_site("sync", "h2d")
 
 
-@pytest.mark.parametrize("speculative", [0, 1, 4])
-@pytest.mark.parametrize("how", [{}, {"temperature": 0.9}, {"temperature": 1.2, "top_p": 0.8}])
-def test_texts(models, speculative, how):
+@pytest.mark.parametrize(
+    ("speculative", "how"),
+    [(0, {"temperature": 0.9}), (2, {}), (4, {"temperature": 1.2, "top_p": 0.8})],
+)
+def test_texts_operation_by_operation(models, speculative, how):
     """Token for token, greedy or sampled: noise depends on no device."""
-    cpu, device = models("ppl", speculative=speculative, batch_size=3)
-    assert cpu.generate(PROMPTS, max_new_tokens=12, **how) == device.generate(
-        PROMPTS, max_new_tokens=12, **how
+    cpu, device = models("ppl", speculative=speculative, batch_size=3, cuda_graphs="off")
+    assert cpu.generate(PROMPTS, max_new_tokens=10, **how) == device.generate(
+        PROMPTS, max_new_tokens=10, **how
     )
 
 
