@@ -38,12 +38,15 @@ _MOST_KINDS = 12
 
 
 def can_capture(fuser: Fuser) -> bool:
-    """Whether rounds may be captured: all sources on one GPU, one fusion config."""
+    """Whether rounds may be captured: all sources on one GPU, one fusion config.
+
+    `StaticLayer.attend` caps no scores.
+    """
     sources = fuser.ensemble.sources
     devices = {source.device for source in sources}
     one_gpu = len(devices) == 1 and fuser.ensemble.device.type == "cuda"
-    alone = len(fuser.configs) == 1
-    return fuser.ensemble.cuda_graphs and one_gpu and alone and not any(s.plain for s in sources)
+    fit = not any(s.plain or getattr(s.config, "attn_logit_softcapping", None) for s in sources)
+    return fuser.ensemble.cuda_graphs and one_gpu and len(fuser.configs) == 1 and fit
 
 
 class _Running:

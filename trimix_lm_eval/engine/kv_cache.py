@@ -321,28 +321,21 @@ def shared_prefix_attention(
         query: ``[B, heads, n, D]``
         key: ``[B, key heads, S, D]`` of each row its own, without its shared prefix.
         value: Likewise.
-        attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'. Or
-            ``[B, 1, heads / key heads * n, S]``: n rows, repeated for each head of a group.
+        attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'.
         scaling: Of the scores; None is 1 / sqrt(D).
         trimix_shared: The prefixes that rows share; None if they share none.
-        trimix_static: The `static_cache.StaticCache` of a captured step in which some rows share
-            prefixes.
+        trimix_static: The `static_cache.StaticCache` of a captured step, which attends by itself.
         **kwargs: What ``sdpa`` takes.
 
     Returns:
         ``[B, n, heads, D]``, and None in place of the weights.
     """
-    count = query.shape[2]
-    few = count <= FEW_QUERIES
-    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if trimix_static is not None and attention_mask is not None:
-        prefixes = trimix_static.layers[module.layer_idx].prefixes
-        return _attend_static(query * scale, key, value, attention_mask, prefixes), None
-    if attention_mask is not None and attention_mask.shape[2] > count:
-        if plain and attention_mask.shape[2] * key.shape[1] == count * query.shape[1]:
-            return _attend_grouped(query, key, value, attention_mask, scale), None
-        attention_mask = attention_mask[:, :, :count]
+        layer = trimix_static.layers[module.layer_idx]
+        return layer.attend(query, key, value, attention_mask, scale), None
+    few = query.shape[2] <= FEW_QUERIES
+    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
     # In fewer bits sdpa's kernels round less: there it is asked unless a prefix is shared.
     worth = trimix_shared is not None or query.dtype == torch.float32
     if attention_mask is not None and few and plain and worth:
@@ -356,51 +349,6 @@ def shared_prefix_attention(
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
     )
-
-
-def _attend_grouped(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
-) -> Tensor:
-    """Attention in one kernel, the heads of a group as more queries of one head.
-
-    Returns:
-        ``[B, n, heads, D]``
-    """
-    batch, heads, n, size = query.shape
-    asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, heads / G * n, D]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        asked, key, value, attn_mask=mask, scale=scale
-    )
-    return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
-
-
-def _attend_static(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, prefixes: Sequence[Tensor]
-) -> Tensor:
-    """Attention to slots of one's own and to those of all shared prefixes, in two products.
-
-    Args:
-        query: ``[B, heads, n, D]``, scaled.
-        key: ``[B, G, S, D]``
-        value: ``[B, G, S, D]``
-        mask: ``[B, 1, heads / G * n, P + S]``
-        prefixes: Keys and values of the P shared slots, ``[P, G, D]``.
-
-    Returns:
-        ``[B, n, heads, D]``
-    """
-    batch, heads, n, size = query.shape
-    groups = key.shape[1]
-    keys, values = (x.transpose(0, 1) for x in prefixes)  # [G, P, D]
-    width = keys.shape[1]
-    asked = query.reshape(batch, groups, -1, size)  # [B, G, m, D]
-    flat = asked.transpose(0, 1).flatten(1, 2)  # [G, B * m, D]
-    shared = (flat @ keys.transpose(1, 2)).unflatten(1, (batch, -1)).transpose(0, 1)
-    scores = torch.cat([shared, asked @ key.transpose(2, 3)], dim=3) + mask  # [B, G, m, P + S]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    flat = weights[..., :width].transpose(0, 1).flatten(1, 2)  # [G, B * m, P]
-    out = weights[..., width:] @ value + (flat @ values).unflatten(1, (batch, -1)).transpose(0, 1)
-    return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
 
 
 def _attend_few(

@@ -66,6 +66,56 @@ class StaticLayer(DynamicLayer):
         """None that the model could count positions by: they are given."""
         return 0
 
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
+        """Attention, the heads of a group as more queries of one head.
+
+        Args:
+            query: ``[B, heads, n, D]``
+            key: ``[B, G, S, D]``
+            value: ``[B, G, S, D]``
+            mask: ``[B, 1, heads / G * n, P + S]``, see `StepMasks`.
+            scale: Of the scores.
+
+        Returns:
+            ``[B, n, heads, D]``
+        """
+        batch, heads, n, size = query.shape
+        asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, m, D]
+        if len(self.prefixes[0]):
+            out = _attend_shared(asked * scale, key, value, mask, *self.prefixes)
+        else:
+            attend = torch.nn.functional.scaled_dot_product_attention
+            out = attend(asked, key, value, attn_mask=mask, scale=scale)
+        return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
+
+
+def _attend_shared(
+    asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Attention to slots of one's own and to those of all shared prefixes, in two products.
+
+    Args:
+        asked: ``[B, G, m, D]``, scaled.
+        key: ``[B, G, S, D]``
+        value: ``[B, G, S, D]``
+        mask: ``[B, 1, m, P + S]``
+        keys: ``[P, G, D]`` of the shared slots.
+        values: ``[P, G, D]`` of the shared slots.
+
+    Returns:
+        ``[B, G, m, D]``
+    """
+    batch, width = len(asked), len(keys)
+    flat = asked.transpose(0, 1).flatten(1, 2)  # [G, B * m, D]
+    shared = (flat @ keys.permute(1, 2, 0)).unflatten(1, (batch, -1)).transpose(0, 1)
+    scores = torch.cat([shared, asked @ key.transpose(2, 3)], dim=3) + mask  # [B, G, m, P + S]
+    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    flat = weights[..., :width].transpose(0, 1).flatten(1, 2)  # [G, B * m, P]
+    theirs = (flat @ values.transpose(0, 1)).unflatten(1, (batch, -1)).transpose(0, 1)
+    return weights[..., width:] @ value + theirs
+
 
 class StaticCache(DynamicCache):
     """The cache of one source.
@@ -196,14 +246,15 @@ def run_static(
         ``[B, n, H]`` final hidden states.
     """
     cache.slots = places.positions - places.lengths[:, None]
-    shared = {"trimix_static": cache} if len(cache.layers[0].prefixes[0]) else {}
+    # Of a source with an attention of its own no prefix is shared.
+    static = {"trimix_static": cache} if runner.shares_prefixes else {}
     output = runner.model.base_model(
         input_ids=ids,
         position_ids=places.positions,
         attention_mask=masks,
         use_cache=True,
         **{runner.cache_name: cache},
-        **shared,
+        **static,
     )
     states: Tensor = output.last_hidden_state
     return states
