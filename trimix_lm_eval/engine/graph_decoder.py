@@ -43,7 +43,8 @@ def can_capture(fuser: Fuser) -> bool:
     `StaticLayer.attend` caps no scores.
     """
     sources = fuser.ensemble.sources
-    devices = {source.device for source in sources}
+    # Of all weights: one model may be spread over several.
+    devices = {weight.device for source in sources for weight in source.model.parameters()}
     one_gpu = len(devices) == 1 and fuser.ensemble.device.type == "cuda"
     fit = not any(s.plain or getattr(s.config, "attn_logit_softcapping", None) for s in sources)
     return fuser.ensemble.cuda_graphs and one_gpu and len(fuser.configs) == 1 and fit

@@ -12,6 +12,7 @@ Every row attends to all of these in one matrix product; the mask lets it see it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class StaticLayer(DynamicLayer):
 
     Args:
         cache: Which says where a step's tokens go.
-        like: ``[*, heads, *, D]`` keys or values of the layer.
+        like: Keys and values of the layer, ``[*, heads, *, D]`` each; D may differ.
         shape: How large it is.
 
     Attributes:
@@ -43,15 +44,14 @@ class StaticLayer(DynamicLayer):
         prefixes: Those of shared prefixes, ``[P, heads, D]`` each.
     """
 
-    def __init__(self, cache: StaticCache, like: Tensor, shape: StaticShape) -> None:
+    def __init__(self, cache: StaticCache, like: Sequence[Tensor], shape: StaticShape) -> None:
         super().__init__()
         self._cache = cache
-        _, heads, _, size = like.shape
         # Zeros: what is not seen is multiplied by 0, and must be a number.
-        self.held = [like.new_zeros(shape.rows, shape.slots, heads, size) for _ in range(2)]
-        self.prefixes = [like.new_zeros(shape.shared, heads, size) for _ in range(2)]
+        self.held = [x.new_zeros(shape.rows, shape.slots, x.shape[1], x.shape[3]) for x in like]
+        self.prefixes = [x.new_zeros(shape.shared, x.shape[1], x.shape[3]) for x in like]
         self.keys, self.values = (x.transpose(1, 2) for x in self.held)
-        self.dtype, self.device, self.is_initialized = like.dtype, like.device, True
+        self.dtype, self.device, self.is_initialized = like[0].dtype, like[0].device, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -133,7 +133,7 @@ class StaticCache(DynamicCache):
         device = like.layers[0].keys.device
         self.rows = torch.arange(shape.rows, device=device)
         self.slots = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
-        self.layers = [StaticLayer(self, layer.keys, shape) for layer in like.layers]
+        self.layers = [StaticLayer(self, (x.keys, x.values), shape) for x in like.layers]
 
     def take_rows(self, other: KVCache, rows: list[int]) -> None:
         """Copy the rows of another cache, whose slots are packed: each to the row given for it."""

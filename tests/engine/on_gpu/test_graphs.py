@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support import gpu
 from tests.support.running import TRIO
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine.graph_decoder import GraphDecoder
+from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
 
@@ -134,6 +134,29 @@ def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
     """Greedy and sampled, long and short, with stop strings; come and go in any order."""
     cpu, device = models("llama", policy, batch_size=batch_size, speculative=k)
     assert written(device, jobs) == written(cpu, jobs)
+
+
+@pytest.mark.parametrize("elsewhere", [{"small_device": "cuda:1"}, {"large_device": "cuda:1"}])
+def test_sources_on_two_gpus_are_run_operation_by_operation(pico, decoders, elsewhere):
+    folders = {role: pico("llama")[role] for role in TRIO}
+    asked = {**folders, "policy": "ppl", "dtype": "float32", "speculative": 2, "batch_size": 3}
+    cpu = TriMix.from_pretrained(**asked, device="cpu")
+    both = TriMix.from_pretrained(**asked, device="cuda:0", **elsewhere)
+    assert len({source.device for source in both.fuser.ensemble.sources}) == 2
+    assert written(both, jobs_of()) == written(cpu, jobs_of())
+    assert not decoders
+
+
+def test_a_source_that_is_spread_over_gpus_is_not_captured(models):
+    _, device = models()
+    assert can_capture(device.fuser)
+    head = device.fuser.ensemble.sources[0].model.get_output_embeddings()
+    kept = head.weight
+    try:
+        head.weight = torch.nn.Parameter(kept.to("cuda:1"), requires_grad=False)
+        assert not can_capture(device.fuser)
+    finally:
+        head.weight = kept
 
 
 # ---------------------------------------------------------------- what a round costs
