@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+import torch
 
 from tests.support.running import program
 
@@ -13,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler for a simulated GPU")
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="PyTorch has kernels for a real GPU")
 def test_all_of_them():
     plugins = ("-p", "tests.support.gpu.plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
     ended = program("-m", "pytest", "-q", *plugins, "tests/engine/on_gpu", fresh=True, timeout=300)
