@@ -6,7 +6,7 @@ Every Python process of an environment that holds this package imports this modu
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 __all__ = ["TriMix", "Weights", "__version__"]
 

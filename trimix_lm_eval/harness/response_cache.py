@@ -21,6 +21,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trimix_lm_eval import __version__
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.loading.provenance import compared, text_digest
 from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 _FINGERPRINT = "fingerprint"
-#: Another version of these may answer otherwise.
-_MADE_BY = ("trimix-lm-eval", "transformers", "torch")
+#: Another version of these, or of this package, may answer otherwise.
+_MADE_BY = ("transformers", "torch")
 _HINT = "give this run a --use_cache path of its own, or delete that file"
 
 
@@ -129,6 +130,7 @@ class ResponseCache:
                 or it is damaged.
         """
         made_by = {name: version(name).split("+")[0] for name in _MADE_BY}
+        made_by["trimix-lm-eval"] = __version__  # an editable installation's may be an older one
         mine = json.loads(json.dumps({**description, "versions": made_by}))
         with self._telling():
             (sound,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
