@@ -138,7 +138,10 @@ class GraphDecoder:
         return at
 
     def _make_room(self, batch: InputBatch, rows: int, slots: int, shared: int) -> None:
-        """Larger caches if these do not suffice; the rows that run move there."""
+        """Larger caches if these do not suffice; the rows that run move there.
+
+        They keep their numbers, by which the round that may be running tells what it gives.
+        """
         before, had = self.shape, self.caches
         if rows <= before.rows and slots <= before.slots and shared <= before.shared:
             return
@@ -155,11 +158,8 @@ class GraphDecoder:
             return
         for mine, theirs in zip(self.caches, had, strict=True):
             mine.take_all(theirs, kept)
-        at = to_device(torch.tensor(kept, dtype=torch.long), self.state.last.device)
         for new, old in zip(self.state.tensors(), state.tensors(), strict=True):
-            new[: len(kept)] = old[at]
-        self.prefix_of = {i: self.prefix_of[r] for i, r in enumerate(kept) if r in self.prefix_of}
-        self.rows = {i: self.rows[row] for i, row in enumerate(kept)}
+            new[: before.rows] = old
 
     def _write(self, rows: Sequences[int], sequences: Sequences[Sequence]) -> None:
         """Tell the device where new rows stand."""

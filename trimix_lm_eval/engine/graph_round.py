@@ -196,7 +196,7 @@ class Round:
             self.graphs = (graphs[0], graphs[1])
 
     def verdict(self, on_host: Tensor) -> Verdict:
-        """What a round gave, from what `replay` returned."""
+        """What a round gave, from what `begin` returned."""
         rows = len(on_host)
         tokens, drafts, accepted, finite, bits = on_host.split(self.columns, dim=1)
         weights = bits.contiguous().view(torch.float32)

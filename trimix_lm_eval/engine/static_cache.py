@@ -150,11 +150,11 @@ class StaticCache(DynamicCache):
                 held[start : start + states.shape[1]] = states.transpose(0, 1)
 
     def take_all(self, other: StaticCache, rows: list[int]) -> None:
-        """Copy rows of another, smaller cache of this kind to the first rows, and all prefixes."""
+        """Copy some rows of another, smaller cache of this kind, and all prefixes."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             for held, source in zip(mine.held, theirs.held, strict=True):
-                for to, row in enumerate(rows):
-                    held[to, : source.shape[1]] = source[row]
+                for row in rows:
+                    held[row, : source.shape[1]] = source[row]
             for held, source in zip(mine.prefixes, theirs.prefixes, strict=True):
                 held[: len(source)] = source
 

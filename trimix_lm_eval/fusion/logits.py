@@ -247,9 +247,9 @@ class _Workspace:
     def __init__(self, like: Tensor, points: Tensor, rows: int) -> None:
         device = like.device
         self.on_cpu = device.type == "cpu"
-        self.first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
+        first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
         second, of_second = torch.unique(points[:, 1], return_inverse=True)
-        self.alphas, self.betas = self.first.tolist(), second.tolist()
+        self.alphas, self.betas = first.tolist(), second.tolist()
         self.second, self.of_first, self.of_second = (
             to_device(x, device) for x in (second, of_first, of_second)
         )

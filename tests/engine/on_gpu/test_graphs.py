@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.support import gpu
 from tests.support.running import TRIO
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.engine import graph_decoder
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
@@ -54,13 +55,19 @@ def models(pico):
 def decoders(monkeypatch):
     """The graph decoders that are made."""
     found = []
-    make = GraphDecoder.__init__
+    make, make_room = GraphDecoder.__init__, GraphDecoder._make_room
 
     def spied(self, *args):
         make(self, *args)
+        self.shapes = []
         found.append(self)
 
+    def grown(self, *args):
+        make_room(self, *args)
+        self.shapes.append(self.shape)
+
     monkeypatch.setattr(GraphDecoder, "__init__", spied)
+    monkeypatch.setattr(GraphDecoder, "_make_room", grown)
     return found
 
 
@@ -134,6 +141,19 @@ def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
     """Greedy and sampled, long and short, with stop strings; come and go in any order."""
     cpu, device = models("llama", policy, batch_size=batch_size, speculative=k)
     assert written(device, jobs) == written(cpu, jobs)
+
+
+def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
+    """What it gives is of the rows as they were numbered when it began."""
+    monkeypatch.setattr(graph_decoder, "_SLOTS", 2)
+    cpu, device = models(batch_size=2)
+    # Longest prompts come first; those after them go on longer, with noise that tells steps apart.
+    texts = ["Her hens ate in the barn there", "In the inn there is a hen", "A river there", "ths"]
+    jobs = [
+        (text, SamplingParams(2 + 20 * i, temperature=1.0, seed=i)) for i, text in enumerate(texts)
+    ]
+    assert written(device, jobs) == written(cpu, jobs)
+    assert len({shape for decoder in decoders for shape in decoder.shapes}) > 1
 
 
 @pytest.mark.parametrize("elsewhere", [{"small_device": "cuda:1"}, {"large_device": "cuda:1"}])
