@@ -174,6 +174,36 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing(folders, small_memor
     assert got[2:] == want[2:]
 
 
+@pytest.mark.parametrize("policy", ["ppl", "gate"])
+def test_with_a_batch_of_one_chunks_shrink_and_nothing_changes(folders, monkeypatch, policy):
+    """A device that has no room for more than 40 tokens at a time."""
+    roles = {role: folders[role] for role in TRIO}
+    loaded = TriMix.from_pretrained(**roles, device="cpu", policy=policy, speculative=2)
+    pairs = [(text * 3, " barn") for text, _ in PAIRS if text]
+
+    def run():
+        scores = [*loaded.loglikelihood(pairs), *loaded.loglikelihood_rolling(TEXTS)]
+        texts = loaded.generate([text for text, _ in pairs], max_new_tokens=4)
+        return [(s.log_likelihood, s.choice.weights) for s in scores], texts
+
+    want = run()
+    failures, extend = [], InputBatch.extend
+
+    def limited(self, ids, valid, wanted):
+        if ids.numel() > 40:
+            failures.append(ids.numel())
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
+        return extend(self, ids, valid, wanted)
+
+    monkeypatch.setattr(InputBatch, "extend", limited)
+    scores, texts = run()
+    assert failures and loaded.fuser.ensemble.chunk_tokens == 32
+    assert texts == want[1]
+    for (got, weights), (value, chosen) in zip(scores, want[0], strict=True):
+        assert got == pytest.approx(value, abs=1e-5, rel=1e-6)
+        assert weights == pytest.approx(chosen, abs=1e-4)
+
+
 def test_out_of_memory_with_one_row_is_an_error_that_helps(model, small_memory):
     small_memory(0)
     for ask in (
@@ -495,6 +525,8 @@ def test_other_architectures_equal_the_reference(tmp_path, kind, record_property
     assert len(set(plain)) == 1
     if ARCHITECTURES[kind][2]:
         assert not any(plain)
+    # Else the logits of a whole row would be there at once.
+    assert all(source.splits for source in loaded.fuser.ensemble.sources)
 
     reference = Naive(folders, loaded.report.vocab_size)
     pairs = [*PAIRS, ("word " * 9, "rain " * 9)]

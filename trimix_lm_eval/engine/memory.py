@@ -1,4 +1,8 @@
-"""What happens when memory runs out: smaller batches, then no shared prefixes, then an error."""
+"""What happens when memory runs out: smaller batches, then smaller chunks, then an error.
+
+Before chunks get so small that a GPU idles between them, what prompts begin with is no longer held
+for those to come. None of it changes a result (invariants 2 and 4).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ from typing import TypeVar
 import torch
 
 from trimix_lm_eval.engine.model_runner import Ensemble
-from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory, warn_once
+
+#: Tokens of a chunk that a GPU is busy with; and of the smallest one before a request fails.
+_BUSY_CHUNK, _LEAST_CHUNK = 256, 16
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,10 +34,10 @@ def find_executable_batch_size(
     Named after the function of accelerate that does the same for a whole training run.
 
     Args:
-        ensemble: Remembers the batch size that fits.
+        ensemble: Remembers the batch size, and the size of chunks, that fit.
         items: What to do, in order.
         batch_size: Items per batch, at most.
-        work: Does one batch; also told the batch size in force.
+        work: Does one batch, from its beginning; also told the batch size in force.
         evict: Frees what is held for later, before a batch of one is given up; returns whether
             there was any.
 
@@ -59,10 +66,10 @@ def find_executable_batch_size(
 def halve_batch_size(
     ensemble: Ensemble, size: int, error: BaseException, evict: Callable[[], bool]
 ) -> None:
-    """Halve the batch size for the rest of the run; where it is one, evict instead.
+    """Halve the batch size for the rest of the run; where it is one, make room otherwise.
 
     Args:
-        ensemble: Remembers the batch size that fits.
+        ensemble: Remembers the batch size, and the size of chunks, that fit.
         size: The batch size with which memory ran out.
         error: What was raised.
         evict: Frees what is held for later; returns whether there was any.
@@ -73,12 +80,24 @@ def halve_batch_size(
     if size > 1:
         ensemble.most_rows = size // 2
         warn_once(f"Out of memory: going on with batches of {ensemble.most_rows}.")
-    elif not evict():
-        raise TrimixError(
-            f"Out of memory with a batch of one: {error}",
-            "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
-            "or put one elsewhere (small_device=cuda:1)",
-        ) from error
+        return
+    if _halve_chunks(ensemble, _BUSY_CHUNK) or evict() or _halve_chunks(ensemble, _LEAST_CHUNK):
+        return
+    raise TrimixError(
+        f"Out of memory with a batch of one: {first_line(error)}",
+        "lower max_length, load a source in fewer bits (large_quantization=int8|nf4), "
+        "or put one elsewhere (small_device=cuda:1)",
+    ) from error
+
+
+def _halve_chunks(ensemble: Ensemble, least: int) -> bool:
+    """Halve the chunks that prompts run in, down to ``least`` tokens; returns whether it could."""
+    if ensemble.chunk_tokens <= least:
+        return False
+    ensemble.chunk_tokens = max(least, ensemble.chunk_tokens // 2)
+    ensemble.logit_positions = max(1, ensemble.logit_positions // 2)
+    warn_once(f"Out of memory: going on with {ensemble.chunk_tokens} tokens at a time.")
+    return True
 
 
 def release_memory() -> None:

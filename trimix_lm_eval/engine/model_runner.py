@@ -124,6 +124,8 @@ class ModelRunner:
         cache_name: What the model's ``forward`` calls its cache.
         finish: What the model does to logits after its output embedding.
         plain: Whether it is run row by row without a cache.
+        splits: Whether its head can be run apart from its body, as it must not be for logits of
+            whole rows to exist at once; False only of some that are plain.
         shares_prefixes: Whether rows can share a prefix (see `kv_cache`).
         token_bytes: Bytes of its cache per token of a row.
 
@@ -145,6 +147,7 @@ class ModelRunner:
         self.cache_name = "past_key_values"
         self.finish: Callable[[Tensor], Tensor] = unchanged
         self.plain = self.shares_prefixes = False
+        self.splits = True
         self.token_bytes = 0
 
     def new_cache(self) -> Any:
@@ -161,7 +164,7 @@ class ModelRunner:
             wanted: ``[K]`` flat indices into the ``[B, n]`` new tokens; None is all of them.
 
         Returns:
-            ``[K, H]`` final hidden states (of a plain source: its logits, ``[K, V]``).
+            ``[K, H]`` final hidden states (of a source that does not split: logits, ``[K, V]``).
         """
         if self.plain:
             return self._recompute(table, start, wanted)
@@ -178,7 +181,7 @@ class ModelRunner:
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[N, V]`` of ``[N, H]`` hidden states: fp32, the tokenizer's vocabulary only."""
-        if not self.plain:
+        if self.splits:
             hidden = self.finish(self.model.get_output_embeddings()(hidden))
         return hidden[:, : self.vocab_size].float()
 
@@ -204,7 +207,8 @@ class ModelRunner:
         return masks if self.masks_by_type else masks[""]
 
     def _recompute(self, table: Tokens, start: int, wanted: Tensor | None) -> Tensor:
-        """Logits without a cache: each row from its first token, alone."""
+        """What `forward` returns, without a cache: each row from its first token, alone."""
+        run = self.model.base_model if self.splits else self.model
         width = table.slots - start
         if wanted is None:
             wanted = torch.arange(table.ids.shape[0] * width)
@@ -217,9 +221,9 @@ class ModelRunner:
             last = table.positions[row, start + mine]
             kept = valid.nonzero()[: int(last.max()) + 1, 0]
             ids = table.ids[row][to_device(kept, table.ids.device)]
-            result = self.model(input_ids=ids[None].to(self.device), use_cache=False)
-            at = to_device(last, result.logits.device)
-            out.append(result.logits[0][at, : self.vocab_size])
+            result = run(input_ids=ids[None].to(self.device), use_cache=False)
+            states = result.last_hidden_state if self.splits else result.logits
+            out.append(states[0][to_device(last, states.device)])
         return torch.cat(out) if out else torch.zeros(0, self.vocab_size)
 
 

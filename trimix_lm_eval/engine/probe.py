@@ -48,9 +48,9 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     ids = torch.arange(length) * 7919 % min(vocab_size, runner.config.vocab_size)
     try:
         output = model(input_ids=ids[None].to(runner.device), use_cache=False)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise TrimixError(
             f"{name} was loaded, but fails on a short text: {error}",
             "check dtype, quantization and attn_implementation of this source",
@@ -70,7 +70,8 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         runner.shares_prefixes = False
     if _agrees(runner, ids, expected):
         return runner
-    runner.plain, runner.finish, runner.token_bytes = True, unchanged, 0
+    runner.plain, runner.token_bytes = True, 0
+    runner.splits = _splits(runner, ids, expected)
     warn_once(
         f"{name} ({runner.config.model_type}) does not follow explicit attention masks; it "
         "is run row by row without a cache. Results are exact, but slow."
@@ -100,6 +101,23 @@ def _agrees(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
         return False
     runner.masks_by_type, runner.finish = found
     return True
+
+
+def _splits(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
+    """Find the finish with which head and body of a plain model give its logits, if any does."""
+    try:
+        whole = runner.model.base_model(input_ids=ids[None].to(runner.device), use_cache=False)
+        states = whole.last_hidden_state[0, len(ids) // 2 :]
+        for finish in _finishes(runner.config):
+            runner.finish = finish
+            off = float((runner.compute_logits(states) - expected).norm() / expected.norm())
+            if off < (1e-4 if runner.dtype == torch.float32 else 1e-2):  # the same operations
+                return True
+    except Exception as error:  # a foreign forward may raise anything
+        if is_out_of_memory(error):
+            raise
+    runner.finish = unchanged
+    return False
 
 
 def _tolerance(runner: ModelRunner) -> float:

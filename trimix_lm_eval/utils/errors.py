@@ -7,6 +7,7 @@ is kept for what only a programmer can fix.
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
@@ -22,6 +23,14 @@ _warned: set[str] = set()
 
 #: Of a word of more than a thousand characters, what is shown.
 _LONG = re.compile(r"(\S{200})\S{800,}(\S{40})")
+#: How errors of no kind of their own say that memory ran out: PyTorch's on a CPU ("can't allocate",
+#: on Windows "not enough"), the CUDA runtime's, and those of the libraries for GPUs, of which
+#: cuBLAS, where it finds no room to begin, says that it was not initialized.
+_NO_MEMORY = re.compile(
+    r"out of memory|(can't|cannot) allocate memory|not enough memory|\bbad_alloc\b|ALLOC_FAILED\b"
+    r"|NOT_INITIALIZED when calling `cublas\w*Create|(_STATUS|_status)_MEMORY_ERROR",
+    re.IGNORECASE,
+)
 
 
 class TrimixError(Exception):
@@ -76,7 +85,7 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of another library's message, or what kind of error it is.
 
     Of a line that ends in a colon the next one is the point.
@@ -88,13 +97,21 @@ def first_line(error: Exception) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the host.
 
-    Where PyTorch finds none on a CPU, it raises a plain RuntimeError.
+    Only PyTorch's own allocator for GPUs raises an error of its own kind. A CPU's, and libraries
+    that allocate by themselves, are known by what they say; of an error that was raised on the way
+    out of another (the end of a capture that failed), the first one counts, too.
     """
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if not isinstance(error, RuntimeError):
+        return False
+    before = error.__cause__ or error.__context__
+    told = _NO_MEMORY.search(str(error)) is not None
+    return told or (before is not None and is_out_of_memory(before))
 
 
 def warn_once(message: str) -> None:

@@ -78,6 +78,8 @@ class State:
     number = 0
     #: Allocations until one fails; None is never.
     left: int | None = None
+    #: What it raises.
+    error: BaseException = torch.OutOfMemoryError()
     #: Allocations since `out_of_memory` was entered.
     allocated = 0
 
@@ -145,9 +147,14 @@ def no_sync() -> Iterator[None]:
 
 
 @contextmanager
-def out_of_memory(at: int | None) -> Iterator[type[State]]:
-    """Let the allocation of this number, counted from 1, fail; None only counts them."""
+def out_of_memory(at: int | None, error: BaseException | None = None) -> Iterator[type[State]]:
+    """Let the allocation of this number, counted from 1, fail; None only counts them.
+
+    ``error`` is what it raises; None is what PyTorch's allocator for GPUs does.
+    """
     State.left, State.allocated = at, 0
+    told = "CUDA out of memory. Tried to allocate 20.00 MiB."
+    State.error = error or torch.OutOfMemoryError(told)
     try:
         yield State
     finally:
@@ -160,7 +167,7 @@ def allocate() -> None:
     if State.left is not None:
         State.left -= 1
         if State.left == 0:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise State.error
 
 
 # -------------------------------------------------------------------------- pinned memory
@@ -186,8 +193,9 @@ def flush(upto: int | None = None) -> None:
     """The host has waited: the copies begun by then are done."""
     done = [act for number, act in State.pending if upto is None or number <= upto]
     State.pending = [one for one in State.pending if upto is not None and one[0] > upto]
-    for act in done:
-        act()
+    with torch.inference_mode():  # which the copies may have begun in
+        for act in done:
+            act()
 
 
 def read_back(to: torch.Tensor, source: torch.Tensor) -> None:

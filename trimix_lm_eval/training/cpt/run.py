@@ -43,7 +43,7 @@ from trimix_lm_eval.training.cpt.measure import Windows, measure
 from trimix_lm_eval.training.cpt.plan import TrainingPlan, plan
 from trimix_lm_eval.utils import distributed, io
 from trimix_lm_eval.utils.distributed import DistributedEnv
-from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory
 
 #: What the extra `cpt` installs.
 _EXTRA = ("peft", "tensorboard")
@@ -112,9 +112,11 @@ def _memory_named(config: Config) -> Iterator[None]:
     """Say what helps when memory runs out."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrimixError(
-            f"The GPU's memory does not hold {config.micro_batch} rows of a batch.",
+            f"Memory does not hold {config.micro_batch} rows of a batch: {first_line(error)}",
             f"write micro_batch: {max(1, config.micro_batch // 2)} (the batch stays as it is), or "
             "gradient_checkpointing: true; what is trained already is not lost",
         ) from error
