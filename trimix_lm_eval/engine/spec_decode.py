@@ -68,7 +68,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.on_gpu = device.type == "cuda"
+        self.on_gpu, self.device = device.type == "cuda", device
         self.marks: list[Any] = []
         self.lap()
 
@@ -76,7 +76,8 @@ class Stopwatch:
         """A piece of work ends here, and the next begins."""
         if self.on_gpu:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            # Without a stream it would be that of the current device, where nothing may run.
+            event.record(torch.cuda.current_stream(self.device))
             self.marks.append(event)
         else:
             self.marks.append(time.perf_counter())
