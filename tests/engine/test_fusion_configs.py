@@ -472,12 +472,18 @@ def test_rows_that_fork_and_concat_are_rows_run_alone(trio, data):
 
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)])
 @pytest.mark.parametrize("n", [1, 3, 16, 17])
-def test_attention_is_that_of_sdpa(heads, n):
-    """With prefixes of different lengths, rows that have none, and windows in the mask."""
+@pytest.mark.parametrize("room", [2**28, 2**14])
+def test_attention_is_that_of_sdpa(heads, n, room, monkeypatch):
+    """With prefixes of different lengths, rows that have none, and windows in the mask.
+
+    Where there is no room for the scores, or copies, of all rows, for some of them at a time.
+    """
     from types import SimpleNamespace
 
+    from trimix_lm_eval.engine import kv_cache
     from trimix_lm_eval.engine.kv_cache import SharedPrefixes, shared_prefix_attention
 
+    monkeypatch.setattr(kv_cache, "WORK_BYTES", room)
     torch.manual_seed(n)
     many, few = heads
     rows, own, size, width = 5, n + 3, 8, 9
@@ -508,6 +514,35 @@ def test_attention_is_that_of_sdpa(heads, n):
             attn_mask=at,
         )
         torch.testing.assert_close(got[row].transpose(0, 1), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [64, 80])
+def test_attention_rounds_no_more_than_that_of_hf(kind, size):
+    """In fewer bits than fp32, sharp and flat: against what the same numbers give in fp64."""
+    from types import SimpleNamespace
+
+    from trimix_lm_eval.engine.kv_cache import SharedPrefixes, shared_prefix_attention
+
+    for sharpness in (1, 4):
+        torch.manual_seed(size)
+        query = (torch.randn(3, 8, 4, size) * sharpness).to(kind)
+        key, value = (torch.randn(3, 2, 300, size).to(kind) for _ in range(2))
+        for x in (key, value):
+            x[:, :, :200] = x[0, :, :200]
+        mask = torch.zeros(3, 1, 4, 300, dtype=kind)
+        mask[..., 5:40] = torch.finfo(kind).min
+        whole = [x.repeat_interleave(4, dim=1) for x in (key, value)]
+        exact = torch.nn.functional.scaled_dot_product_attention(
+            query.double(), *(x.double() for x in whole), attn_mask=mask.double()
+        )
+        theirs = torch.nn.functional.scaled_dot_product_attention(query, *whole, attn_mask=mask)
+        shared = SharedPrefixes([[(key[0, :, :200], value[0, :, :200])]], [0, 0, 0])
+        own = [x[:, :, 200:] for x in (key, value)]
+        module = SimpleNamespace(layer_idx=0)
+        ours, _ = shared_prefix_attention(module, query, *own, mask, trimix_shared=shared)
+        off = [float((x.double() - exact).norm()) for x in (ours.transpose(1, 2), theirs)]
+        assert ours.dtype == kind and off[0] <= 1.02 * off[1]
 
 
 def test_models_that_are_there_need_no_room_and_are_not_loaded_again(pico, monkeypatch):

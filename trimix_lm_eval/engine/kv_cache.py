@@ -13,7 +13,9 @@ offered to transformers as an attention implementation. Longer runs of queries, 
 is what takes time, are passed on to ``sdpa``.
 
 Invariant 2, in fp32: neither how slots are stored nor who shares a prefix changes a result.
-Invariant 3: scores are never rounded below the kernel that ``hf`` would use.
+Invariant 3: scores and sums are fp32 whatever the model is, as in the kernel that ``hf`` would use.
+Invariant 4: scores, and what is copied for ``sdpa``, exist for as many queries or rows at a time as
+`WORK_BYTES` has room for.
 
 Longer than most modules, since the form of a shared prefix is one decision: the cache makes it, and
 the attention is its only reader.
@@ -31,7 +33,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from trimix_lm_eval.fusion.logits import to_device
+from trimix_lm_eval.fusion.logits import WORK_BYTES, to_device
 
 #: The name under which transformers knows `shared_prefix_attention`.
 ATTENTION_NAME = "trimix"
@@ -334,27 +336,48 @@ def shared_prefix_attention(
     if trimix_static is not None and attention_mask is not None:
         layer = trimix_static.layers[module.layer_idx]
         return layer.attend(query, key, value, attention_mask, scale), None
-    few = query.shape[2] <= FEW_QUERIES
+    batch, heads, n, size = query.shape
     plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
-    # In fewer bits sdpa's kernels round less: there it is asked unless a prefix is shared.
+    # In fewer bits sdpa's kernels are the faster: there it is asked unless a prefix is shared.
     worth = trimix_shared is not None or query.dtype == torch.float32
-    if attention_mask is not None and few and plain and worth:
-        prefixes = list(trimix_shared.layer(module.layer_idx)) if trimix_shared else []
-        return _attend_few(query * scale, key, value, attention_mask, prefixes), None
-    if trimix_shared is not None and attention_mask is not None:
-        prefixes = list(trimix_shared.layer(module.layer_idx))
+    few = n <= FEW_QUERIES and plain and worth
+    if attention_mask is None or not (few or trimix_shared):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
+    # Of a row: scores, weights, and these in the type of the values; or keys and values, repeated.
+    row_bytes = 12 * n if few else 2 * size * query.itemsize
+    step = max(1, WORK_BYTES // (row_bytes * heads * attention_mask.shape[-1]))
+    parts = []
+    for start in range(0, batch, step):
+        rows = slice(start, start + step)
+        shared = trimix_shared
+        if shared is not None and step < batch:
+            shared = shared.select(range(batch)[rows])
+        prefixes = list(shared.layer(module.layer_idx)) if shared is not None else []
+        mine = query[rows], key[rows], value[rows], attention_mask[rows]
+        if few:
+            parts.append(_attend_few(*mine, scale, prefixes))
+            continue
         width = attention_mask.shape[-1] - key.shape[2]
-        key = _with_prefixes(key, width, [(p.rows, p.keys) for p in prefixes])
-        value = _with_prefixes(value, width, [(p.rows, p.values) for p in prefixes])
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **kwargs
-    )
+        keys = _with_prefixes(mine[1], width, [(p.rows, p.keys) for p in prefixes])
+        values = _with_prefixes(mine[2], width, [(p.rows, p.values) for p in prefixes])
+        out, _ = sdpa_attention_forward(
+            module, mine[0], keys, values, mine[3], scaling=scaling, **kwargs
+        )
+        parts.append(out)
+    return parts[0] if len(parts) == 1 else torch.cat(parts), None
 
 
 def _attend_few(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, prefixes: list[SharedPrefix]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scale: float,
+    prefixes: list[SharedPrefix],
 ) -> Tensor:
-    """Attention of few queries, already scaled: their scores are all in memory at once.
+    """Attention of few queries: their scores are all in memory at once.
 
     Returns:
         ``[B, n, heads, D]``
@@ -363,21 +386,42 @@ def _attend_few(
     groups, own = key.shape[1], key.shape[2]
     width = mask.shape[-1] - own
     asked = query.reshape(batch, groups, -1, size)  # [B, G, heads / G * n, D]
-    scores = asked.new_zeros(*asked.shape[:3], width + own)
-    scores[..., width:] = asked @ key.transpose(2, 3)
+    scores = asked.new_zeros(*asked.shape[:3], width + own, dtype=torch.float32)
+    scores[..., width:] = exact_product(asked, key.transpose(2, 3))
     for rows, keys, _ in prefixes:
         some = asked[rows]  # [R, G, m, D]
         flat = some.transpose(0, 1).flatten(1, 2)  # [G, R * m, D]
-        found = (flat @ keys.transpose(1, 2)).unflatten(1, (-1, some.shape[2])).transpose(0, 1)
-        scores[rows, :, :, : keys.shape[1]] = found
-    scores = scores.view(batch, groups, -1, n, width + own) + mask[:, :, None]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype).flatten(2, 3)
-    out = weights[..., width:] @ value  # [B, G, m, D]
+        found = exact_product(flat, keys.transpose(1, 2)).unflatten(1, (-1, some.shape[2]))
+        scores[rows, :, :, : keys.shape[1]] = found.transpose(0, 1)
+    scores = scores.view(batch, groups, -1, n, width + own)
+    torch.add(mask[:, :, None], scores, alpha=scale, out=scores)
+    weights = scores.softmax(dim=-1).flatten(2, 3)
+    if fewer := value.dtype != torch.float32:  # rounded with 1 as the highest, as kernels do
+        highest = weights.amax(dim=-1, keepdim=True)
+        weights = weights.div_(highest).to(value.dtype)
+    out = exact_product(weights[..., width:], value)  # [B, G, m, D]
     for rows, keys, values in prefixes:
         some = weights[rows, :, :, : keys.shape[1]]  # [R, G, m, P]
         flat = some.transpose(0, 1).flatten(1, 2)  # [G, R * m, P]
-        out[rows] += (flat @ values).unflatten(1, (-1, some.shape[2])).transpose(0, 1)
-    return out.reshape(batch, heads, n, size).transpose(1, 2).contiguous()
+        found = exact_product(flat, values).unflatten(1, (-1, some.shape[2]))
+        out[rows] += found.transpose(0, 1)
+    if fewer:
+        out = out.mul_(highest).to(query.dtype)
+    out = out.reshape(batch, heads, n, -1)
+    return out.transpose(1, 2).contiguous()
+
+
+def exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two batches of matrices of one type, summed in fp32 and given so.
+
+    Where operands are in fewer bits, only CUDA has a kernel that does not round what it gives.
+    """
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.device.type != "cuda" or not hasattr(torch.ops.aten.bmm, "dtype"):
+        return a.float() @ b.float()
+    whole = torch.bmm(a.flatten(0, -3), b.flatten(0, -3), out_dtype=torch.float32)
+    return whole.unflatten(0, a.shape[:-2])
 
 
 def _with_prefixes(

@@ -38,8 +38,12 @@ from trimix_lm_eval.fusion.weights import PRIOR, Weights
 
 #: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
 _ROWS, _BLOCK = 8, 16384
-#: Bytes that the factors of a block may take on a GPU.
-_GPU_BYTES = 256 * 2**20
+#: Bytes that what is made of logits may take at a time, besides them; and attention, before them.
+WORK_BYTES = 256 * 2**20
+#: Of these, what it may take in any case; it is 8 times the logits of a source, if that is more.
+_LEAST_WORK = 16 * 2**20
+#: More pairs of weights than this times the points are not worth their products.
+_SPARSE = 16
 #: Columns side by side in which a CPU finds the extremes of a row.
 _LANES = 64
 #: exp of less is no normal number, in fp32 and in fp64: slow to multiply with, and soon zero.
@@ -177,11 +181,11 @@ def grid_nll(logits: Sequence[Tensor], targets: Tensor, points: Tensor) -> Tenso
     """
     if len(logits) != 3 or len(points) < 4 or not len(targets):
         return grid_nll_one_by_one(logits, targets, points)
-    on_cpu = logits[0].device.type == "cpu"
-    rows = min(_ROWS, len(targets)) if on_cpu else len(targets)
-    work = _Workspace(logits[0], points, rows)
-    points = to_device(points, logits[0].device)
-    if not on_cpu and not work.in_unit_box:  # factors may be beyond any number
+    work = _Workspace(logits[0], points)
+    points, rows = to_device(points, logits[0].device), work.rows
+    # Factors may be beyond any number; and most pairs of axes may be no point.
+    unfit = not work.on_cpu and not work.in_unit_box
+    if unfit or len(work.alphas) * len(work.betas) > _SPARSE * len(points):
         return grid_nll_one_by_one(logits, targets, points)
     parts = []
     for start in range(0, len(targets), rows):
@@ -239,12 +243,14 @@ class _Workspace:
     would come as pages that the system has to clear first, which takes as long as the arithmetic.
 
     Args:
-        like: Logits, for their type and device.
+        like: ``[N, V]`` logits.
         points: ``[P, 3]``, on the CPU.
-        rows: Positions in a block.
+
+    Attributes:
+        rows: Positions in a block, at most.
     """
 
-    def __init__(self, like: Tensor, points: Tensor, rows: int) -> None:
+    def __init__(self, like: Tensor, points: Tensor) -> None:
         device = like.device
         self.on_cpu = device.type == "cpu"
         first, of_first = torch.unique(points[:, 0], return_inverse=True)  # ascending
@@ -254,10 +260,16 @@ class _Workspace:
             to_device(x, device) for x in (second, of_first, of_second)
         )
         self.in_unit_box = bool((points[:, :2].amin() >= 0) & (points[:, :2].amax() <= 1))
-        columns = len(self.alphas) + len(self.betas)
-        most = _BLOCK if self.on_cpu else _GPU_BYTES // (8 * rows * (columns + 4))
-        self.block = max(1, min(most, like.shape[1]))
         kind = like.dtype if self.on_cpu else torch.float64
+        # A quarter at most for the sums of all pairs of weights, the rest for factors: on a CPU for
+        # twice as many, since the steps from each to the next may all differ.
+        room = max(min(WORK_BYTES, 8 * like.nbytes), _LEAST_WORK) // kind.itemsize
+        pairs, columns = len(self.alphas) * len(self.betas), len(self.alphas) + len(self.betas)
+        most = min(_ROWS, len(like)) if self.on_cpu else len(like)
+        self.rows = rows = max(1, min(most, room // (12 * pairs)))
+        tensors = (2 if self.on_cpu else 1) * columns + 4
+        most = min(_BLOCK, like.shape[1]) if self.on_cpu else like.shape[1]
+        self.block = max(1, min(most, (room - 3 * rows * pairs) // (rows * tensors)))
         self.smallest = _SMALLEST if self.on_cpu else _SMALLEST_FP64
         self.large, self.cpt, self.base, self.scaled = (
             like.new_empty(rows, self.block, dtype=kind) for _ in range(4)

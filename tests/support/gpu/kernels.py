@@ -311,3 +311,17 @@ def grouped_mm(
     op = torch.ops.aten._grouped_mm.default
     made = run(op, (*_inner((x, weight, offs, bias)), out_dtype), {})
     return SimulatedTensor(made, x.device)
+
+
+def bmm_in_fp32(a: Any, b: Any, out_dtype: Any) -> Any:
+    """Products of fewer bits, given in fp32: a kernel that CPUs have not."""
+    _check("aten::bmm.dtype", torch.ops.aten.mm.default, [a, b], a.device)
+    if a.dtype not in (torch.float16, torch.bfloat16) or out_dtype != torch.float32:
+        raise RuntimeError(f"bmm of {a.dtype} gives no {out_dtype}")
+    note("launch", "aten::bmm.dtype", a.device, 0, a.dtype)
+    allocate()
+
+    def product(one: Any, other: Any) -> Any:
+        return one.float() @ other.float()
+
+    return SimulatedTensor(run(product, _inner((a, b)), {}), a.device)
