@@ -68,15 +68,26 @@ def compute_logprobs(
                 at = on_point[i][where], columns
                 parts[i].append(TokenLogprobs(logprobs[at], greedy[at], mine))
             else:
-                fused, used = fuser.fused(logits, mine, processor)
-                found = log_prob(fused, here), fused.argmax(dim=-1) == here, used
-                parts[i].append(TokenLogprobs(*found))
+                parts[i].append(_under(fuser, logits, here, mine, processor))
+        del logits  # before the next chunk's are made
     scored = _on_cpu([TokenLogprobs(*map(torch.cat, zip(*mine, strict=True))) for mine in parts])
     for processor, one in zip(fuser.processors, scored, strict=True):
         # A token that the plausibility mask removes has probability 0: minus infinity is its score.
         masked = processor.plausibility is not None
         view.check(~one.logprobs.isnan() if masked else one.logprobs.isfinite())
     return scored
+
+
+def _under(
+    fuser: Fuser,
+    logits: list[Tensor],
+    targets: Tensor,
+    vectors: Tensor,
+    processor: LogitsProcessor,
+) -> TokenLogprobs:
+    """Score n tokens under one fusion config; the fused logits are gone afterwards."""
+    fused, used = fuser.fused(logits, vectors, processor)
+    return TokenLogprobs(log_prob(fused, targets), fused.argmax(dim=-1) == targets, used)
 
 
 def _on_cpu(scored: list[TokenLogprobs]) -> list[TokenLogprobs]:

@@ -99,6 +99,8 @@ class PromptCollectors:
                     part = view.part(where, keep, logits)
                     mine = targets[where][to_device(keep, targets.device)]
                 called(self.policies.get(i), self.collectors[i].read, part, mine)
+                del part
+            del logits  # before the next chunk's are made
 
     def read_next(self, view: LogitView) -> None:
         """Show the last position of the prompt to those that look at it."""
@@ -220,8 +222,8 @@ def prefill(
     batch = batch or InputBatch.empty(ensemble, len(prompts))
     last: dict[int, list[Tensor]] = {}
     for row, slots, hidden in batch.feed(ids, valid, wanted):
-        if slots[-1] == ends[row]:
-            last[row] = [h[-1:] for h in hidden]
+        if slots[-1] == ends[row]:  # a copy, or one position would keep its whole chunk
+            last[row] = [h[-1:].clone() for h in hidden]
         mine, keep = collectors[row], shown[row, slots]
         if mine is not None and bool(keep.any()):
             at = slots[keep]

@@ -152,13 +152,18 @@ class _TokenCollector(PromptCollector):
             for one, kept in self.masked.items():
                 names = self.fuser.ensemble.names
                 vectors = torch.tensor([source_vector(p, names) for p in one.points])
-                rows = [
-                    self.fuser.fused(logits, vector.expand(nll.shape[1], -1), one.processor)[0]
-                    for vector in to_device(vectors, nll.device)
-                ]
-                found = torch.stack([-log_prob(x, targets[where]) for x in rows])
+                found = torch.stack(
+                    [
+                        -log_prob(self._masked(logits, vector, one.processor), targets[where])
+                        for vector in to_device(vectors, nll.device)
+                    ]
+                )
                 # What must be finite is told apart from what the mask makes infinite.
                 self._new.append((kept, found.clamp_max_(_INFINITE)))
+
+    def _masked(self, logits: list[Tensor], vector: Tensor, processor: LogitsProcessor) -> Tensor:
+        """The fused logits ``[n, V]`` under one point, masked: those of one are there at a time."""
+        return self.fuser.fused(logits, vector.expand(len(logits[0]), -1), processor)[0]
 
     def unsettled(self) -> Tensor | None:
         """All that is new, side by side."""

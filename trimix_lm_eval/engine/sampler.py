@@ -25,11 +25,13 @@ from torch import Tensor
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.engine.noise import gumbel, seed_words
 from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
-from trimix_lm_eval.fusion.logits import to_device
+from trimix_lm_eval.fusion.logits import WORK_BYTES, to_device
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: How many of the most probable tokens are looked at first for top-p, before all are sorted.
 _FIRST = 1024
+#: Bytes that drawing a token takes per entry of the vocabulary, all that is there at once.
+_ENTRY_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ def sample(
             tokens[i].append(pick(fused, some, best.indices))
             tops[i].append(best.values)
             used[i].append(weights)
+            del fused, mine
+        del logits  # before the next chunk's are made
     columns = [torch.cat([x for part in c for x in part]) for c in (tokens, tops)]
     size = len(fuser.ensemble.names)
     weights = torch.cat([x for part in used for x in part])  # [M, S]
@@ -234,7 +238,9 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
     for i, (params, _) in enumerate(draws):
         if params.temperature > 0:
             alike.setdefault((params.temperature, params.top_k, params.top_p), []).append(i)
-    for (temperature, top_k, top_p), some in alike.items():
+    step = _rows_at_a_time(logits)
+    parts = [(how, of[s : s + step]) for how, of in alike.items() for s in range(0, len(of), step)]
+    for (temperature, top_k, top_p), some in parts:
         rows = to_device(torch.tensor(some), logits.device)
         some_logits = logits[rows]
         # Nothing is above 0, so that no temperature, however low, makes infinities of the best.
@@ -245,6 +251,11 @@ def pick(logits: Tensor, draws: Sequence[Draw], best: Tensor | None = None) -> T
         scores = apply_top_k_top_p(some_logits, top_k, top_p)
         picked[rows] = (scores + _noise(scores, [draws[i] for i in some])).argmax(dim=-1)
     return picked
+
+
+def _rows_at_a_time(logits: Tensor) -> int:
+    """Rows of logits whose scores, noise and order there is room for."""
+    return max(1, WORK_BYTES // (_ENTRY_BYTES * logits.shape[1]))
 
 
 class RowParams(NamedTuple):
@@ -274,9 +285,14 @@ class RowParams(NamedTuple):
         Returns:
             ``[N]`` token ids.
         """
-        best = logits.max(dim=-1)
+        best, step = logits.max(dim=-1), _rows_at_a_time(logits)
         if not drawn:
             return best.indices
+        if step < len(logits):
+            parts = [slice(s, s + step) for s in range(0, len(logits), step)]
+            some = [RowParams(*(x[s] for x in self)) for s in parts]
+            mine = zip(some, parts, strict=True)
+            return torch.cat([one.pick(logits[s], steps[s], drawn, cut) for one, s in mine])
         greedy = self.temperature == 0
         kind = torch.finfo(logits.dtype)
         heat = self.temperature.clamp(kind.tiny, kind.max).masked_fill(greedy, 1.0)

@@ -18,6 +18,7 @@ from trimix_lm_eval.engine.input_batch import chunk_columns
 from trimix_lm_eval.engine.model_runner import CHUNK_TOKENS, LOGIT_BYTES, Fuser
 from trimix_lm_eval.engine.prefill import PrefixNode, PrefixTree, collectors_for, cut
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
+from trimix_lm_eval.fusion.logits import WORK_BYTES
 from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
@@ -273,13 +274,14 @@ def _row(works: Sequence[Workload]) -> list[str]:
 
 
 def _memory(model: Unloaded, longest: int) -> str:
-    """What weights, caches and logits take at the most, on all devices together."""
+    """What weights, caches and temporaries take at the most, on all devices together."""
     known = model.report.estimates
     weights = sum(one.weights or 0 for one in known)
     caches = model.fuser.ensemble.token_bytes * longest * model.batch_size
-    whole = weights + caches + LOGIT_BYTES
+    work = LOGIT_BYTES + WORK_BYTES
+    whole = weights + caches + work
     more = "" if all(one.weights and one.cache for one in known) else " (where known)"
     return (
         f"memory: about {gib(whole)}{more}: weights {gib(weights)}, caches of {model.batch_size} "
-        f"rows of {longest:,} tokens {gib(caches)}, logits {gib(LOGIT_BYTES)}"
+        f"rows of {longest:,} tokens {gib(caches)}, logits and work on them {gib(work)}"
     )
