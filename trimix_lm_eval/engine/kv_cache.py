@@ -350,22 +350,17 @@ def shared_prefix_attention(
     step = max(1, WORK_BYTES // (row_bytes * heads * attention_mask.shape[-1]))
     parts = []
     for start in range(0, batch, step):
-        rows = slice(start, start + step)
-        shared = trimix_shared
-        if shared is not None and step < batch:
-            shared = shared.select(range(batch)[rows])
+        mine, shared = (query, key, value, attention_mask), trimix_shared
+        if step < batch:
+            at = slice(start, start + step)
+            mine = query[at], key[at], value[at], attention_mask[at]
+            shared = shared.select(range(batch)[at]) if shared is not None else None
         prefixes = list(shared.layer(module.layer_idx)) if shared is not None else []
-        mine = query[rows], key[rows], value[rows], attention_mask[rows]
         if few:
             parts.append(_attend_few(*mine, scale, prefixes))
-            continue
-        width = attention_mask.shape[-1] - key.shape[2]
-        keys = _with_prefixes(mine[1], width, [(p.rows, p.keys) for p in prefixes])
-        values = _with_prefixes(mine[2], width, [(p.rows, p.values) for p in prefixes])
-        out, _ = sdpa_attention_forward(
-            module, mine[0], keys, values, mine[3], scaling=scaling, **kwargs
-        )
-        parts.append(out)
+        else:
+            whole = _with_prefixes(*mine, prefixes)
+            parts.append(sdpa_attention_forward(module, *whole, scaling=scaling, **kwargs)[0])
     return parts[0] if len(parts) == 1 else torch.cat(parts), None
 
 
@@ -425,15 +420,19 @@ def exact_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _with_prefixes(
-    own: Tensor, width: int, prefixes: list[tuple[slice | Tensor, Tensor]]
-) -> Tensor:
-    """Keys or values ``[B, heads, width + S, D]``, each shared prefix copied to its rows."""
-    batch, heads, count, size = own.shape
-    whole = own.new_zeros(batch, heads, width + count, size)
-    whole[:, :, width:] = own
-    for rows, prefix in prefixes:
-        whole[rows, :, : prefix.shape[1]] = prefix
-    return whole
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, prefixes: list[SharedPrefix]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What ``sdpa`` takes: the shared prefixes copied in front of their rows' keys and values."""
+    width, pair = mask.shape[-1] - key.shape[2], []
+    theirs = [p.keys for p in prefixes], [p.values for p in prefixes]
+    for own, shared in zip((key, value), theirs, strict=True):
+        batch, heads, count, size = own.shape
+        whole = own.new_zeros(batch, heads, width + count, size)
+        whole[:, :, width:] = own
+        for prefix, states in zip(prefixes, shared, strict=True):
+            whole[prefix.rows, :, : states.shape[1]] = states
+        pair.append(whole)
+    return query, pair[0], pair[1], mask
 
 
 def install_attention(model: Any) -> bool:
