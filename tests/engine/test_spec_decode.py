@@ -314,6 +314,8 @@ def test_results_tell_of_it(pico):
     lm = TriMixLM(**model_args(pico("llama"), policy="fixed", speculative=3, batch_size=2))
     asked = [(p, {"until": [], "max_gen_toks": 12}) for p in PROMPTS]
     lm.generate_until(instances("generate_until", asked), disable_tqdm=True)
-    told = lm.get_model_info()["trimix"]["speculation"]
+    info = lm.get_model_info()["trimix"]
+    assert info["runtime"] == {"cuda_graphs": {"captured": 0, "reason": "not on a GPU"}}
+    told = info["speculation"]
     assert told["mode"] == 3 and told["rounds"] > 3 and 0 < told["acceptance"] <= 1
     assert 0 < told["draft_length"] <= 3

@@ -37,17 +37,38 @@ MOST_DRAFTS = 8
 _MOST_KINDS = 12
 
 
-def can_capture(fuser: Fuser) -> bool:
-    """Whether rounds may be captured: all sources on one GPU, one fusion config.
+def why_eager(fuser: Fuser) -> str | None:
+    """Why rounds may not be captured; None if they may: all sources on one GPU, one fusion config.
 
     `StaticLayer.attend` caps no scores.
     """
-    sources = fuser.ensemble.sources
+    ensemble, sources = fuser.ensemble, fuser.ensemble.sources
     # Of all weights: one model may be spread over several.
-    devices = {weight.device for source in sources for weight in source.model.parameters()}
-    one_gpu = len(devices) == 1 and fuser.ensemble.device.type == "cuda"
-    fit = not any(s.plain or getattr(s.config, "attn_logit_softcapping", None) for s in sources)
-    return fuser.ensemble.cuda_graphs and one_gpu and len(fuser.configs) == 1 and fit
+    devices = {str(weight.device) for source in sources for weight in source.model.parameters()}
+    plain = [s.name for s in sources if s.plain]
+    capped = [s.name for s in sources if getattr(s.config, "attn_logit_softcapping", None)]
+    reasons = {
+        "cuda_graphs=off": not ensemble.cuda_graphs,
+        "not on a GPU": ensemble.device.type != "cuda",
+        f"weights lie on several devices: {', '.join(sorted(devices))}": len(devices) > 1,
+        "several fusions in one run": len(fuser.configs) > 1,
+        f"run without a cache: {', '.join(plain)}": bool(plain),
+        f"attention scores are capped: {', '.join(capped)}": bool(capped),
+    }
+    return next((why for why, holds in reasons.items() if holds), None)
+
+
+def can_capture(fuser: Fuser) -> bool:
+    """Whether rounds may be captured."""
+    return why_eager(fuser) is None
+
+
+def told(fuser: Fuser) -> dict[str, Any]:
+    """What results record: graphs captured so far, and why none, or not of every kind of round."""
+    graphs, why = fuser.ensemble.graphs_captured, fuser.ensemble.not_captured
+    if why is None and not graphs:
+        why = why_eager(fuser) or "no kind of decoding step was needed often enough"
+    return {"captured": graphs, "reason": why}
 
 
 class _Running:

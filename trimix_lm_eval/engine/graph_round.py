@@ -30,7 +30,7 @@ from trimix_lm_eval.engine.static_cache import (
     run_static,
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
-from trimix_lm_eval.utils.errors import is_out_of_memory, warn_once
+from trimix_lm_eval.utils.errors import first_line, is_out_of_memory, warn_once
 
 #: Rounds of a kind that are run operation by operation before it is captured: kernels are chosen
 #: and compiled in the first, which no graph may hold, and what is needed twice does not repay it.
@@ -188,12 +188,14 @@ class Round:
             if is_out_of_memory(error):
                 raise
             self.may_capture = False
+            self.fuser.ensemble.not_captured = why = first_line(error)
             warn_once(
                 "Decoding steps cannot be captured as CUDA graphs, and run operation by operation: "
-                f"{str(error).splitlines()[0]}"
+                f"{why}"
             )
         else:
             self.graphs = (graphs[0], graphs[1])
+            self.fuser.ensemble.graphs_captured += len(graphs)
 
     def verdict(self, on_host: Tensor) -> Verdict:
         """What a round gave, from what `begin` returned."""

@@ -249,6 +249,9 @@ class Ensemble:
         self.chunk_tokens = CHUNK_TOKENS
         #: Whether decoding steps may be captured as CUDA graphs.
         self.cuda_graphs = True
+        #: How many graphs were captured so far, and why some could not be.
+        self.graphs_captured = 0
+        self.not_captured: str | None = None
         #: Rows per forward pass that memory has room for, as far as is known (see `memory`).
         self.most_rows = sys.maxsize
         #: Whether a prefix that several rows share can be held once.

@@ -12,6 +12,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from trimix_lm_eval import __version__
+from trimix_lm_eval.engine import graph_decoder
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.fusion.policies import Policy
@@ -126,6 +127,7 @@ class TextLM(TemplateLM):
                     task: point.weights.label() for task, point in sorted(task_points.items())
                 },
                 "speculation": model.speculation.summary(tally.stats),
+                "runtime": {"cuda_graphs": graph_decoder.told(model.fuser)},
                 "truncated_requests": tally.truncated,
                 "data": dict(sorted(data.items())),
             },

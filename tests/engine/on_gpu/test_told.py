@@ -1,0 +1,55 @@
+"""What results record of captured rounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.running import TRIO, instances, model_args
+from trimix_lm_eval.engine.graph_round import Round
+from trimix_lm_eval.harness.lm import TriMixLM
+
+PROMPTS = ["The hen went to the barn", "In the", "There is a river near the inn"]
+
+
+def recorded(lm, new_tokens):
+    how = {"until": [], "max_gen_toks": new_tokens}
+    lm.generate_until(instances("generate_until", [(p, how) for p in PROMPTS]), disable_tqdm=True)
+    return lm.get_model_info()["trimix"]["runtime"]["cuda_graphs"]
+
+
+@pytest.fixture
+def lm(pico):
+    def load(**more):
+        folders = {role: pico("llama")[role] for role in TRIO}
+        how = {"policy": "fixed", "speculative": 0, "batch_size": 3, "device": "cuda:0", **more}
+        return TriMixLM(**model_args(folders, **how))
+
+    return load
+
+
+def test_how_many_graphs(lm):
+    model = lm()
+    few = recorded(model, 2)
+    assert few == {"captured": 0, "reason": "no kind of decoding step was needed often enough"}
+    assert recorded(model, 12) == {"captured": 2, "reason": None}
+
+
+def test_why_there_are_none(lm):
+    off = recorded(lm(cuda_graphs="off"), 12)
+    assert off == {"captured": 0, "reason": "cuda_graphs=off"}
+    two = recorded(lm(small_device="cuda:1"), 12)
+    assert two["captured"] == 0 and "several devices: cuda:0, cuda:1" in two["reason"]
+
+
+def test_what_refused_to_be_captured(lm, monkeypatch):
+    draft = Round._draft
+
+    def waiting(self):
+        torch.zeros(1, device="cuda:0").item()
+        draft(self)
+
+    monkeypatch.setattr(Round, "_draft", waiting)
+    found = recorded(lm(), 12)
+    assert found["captured"] == 0
+    assert "not permitted when stream is capturing" in found["reason"]
