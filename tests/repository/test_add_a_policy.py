@@ -34,7 +34,7 @@ def installed(tmp_path, monkeypatch):
     """The page's file in a folder of its own, from which Python imports."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    (file,) = [block for block in pages.blocks(PAGE) if block.name]
+    file, _ = [block for block in pages.blocks(PAGE) if block.name]
     pages.put(file, folder)
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
@@ -152,3 +152,25 @@ def test_it_chooses_by_the_end_of_the_prompt(installed, pico):
     whole = [score.choice.weights for score in ppl.loglikelihood(pairs)]
     assert [score.choice.weights for score in every.loglikelihood(pairs)] == whole
     assert [score.choice.weights for score in few.loglikelihood(pairs)] != whole
+
+
+def test_it_may_wait_for_the_gpu_once_a_batch(installed, pico):
+    """As the page's diff makes it: the same choices, of results that it never asks for itself."""
+    folders = {k: v for k, v in pico("llama").items() if k != "large_base"}
+    shots = "In winter there were rivers.\n\n"  # read once, for both
+    pairs = [(shots + "Then the hen", " x"), (shots + "ab the\nA:", " y")]
+
+    def chosen():
+        found = []
+        for tokens in (3, 1000):
+            model = TriMix.from_pretrained(**folders, policy=PLACE, tokens=tokens, batch_size=2)
+            found += [score.choice.weights for score in model.loglikelihood(pairs)]
+        return found
+
+    before = chosen()
+    _, diff = [block for block in pages.blocks(PAGE) if block.name]
+    pages.put(diff, installed)
+    assert ".cpu()" not in (installed / "tail_policy.py").read_text(encoding="utf-8")
+    sys.modules.pop("tail_policy")
+    importlib.invalidate_caches()
+    assert chosen() == before
