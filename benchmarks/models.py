@@ -34,6 +34,7 @@ from transformers.utils import logging
 
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine.model_runner import Ensemble, Fuser
+from trimix_lm_eval.loading import settings
 from trimix_lm_eval.loading.provenance import needed
 from trimix_lm_eval.utils.paths import demo_dir
 
@@ -81,13 +82,19 @@ class Preset(NamedTuple):
 
 
 _QWEN_1_5B = Shape(1536, 28, 12, 2, 8960)
+#: The layers of the real models, at next to no width.
+_NARROW = Shape(32, 28, 4, 2, 64)
 PRESETS = {
     "tiny": Preset(Shape(48, 3, 4, 2, 96), Shape(32, 2, 4, 2, 64), vocab=1024),
     "cpu": Preset(Shape(192, 24, 6, 2, 4096), Shape(64, 12, 4, 2, 4096)),
     "qwen2.5-1.5b+7b": Preset(Shape(3584, 28, 28, 4, 18944), _QWEN_1_5B, dtype="bfloat16"),
     "qwen2.5-1.5b+14b": Preset(Shape(5120, 48, 40, 8, 13824), _QWEN_1_5B, dtype="bfloat16"),
+    "narrow-1.5b+7b": Preset(_NARROW, _NARROW, vocab=1024, dtype="bfloat16"),
+    "narrow-1.5b+14b": Preset(_NARROW._replace(layers=48), _NARROW, vocab=1024, dtype="bfloat16"),
 }
 NAMES = ("demo", *PRESETS)
+#: Models that `Trio.load` has loaded, by trio and source.
+_LOADED: dict[Trio, dict[Any, Any]] = {}
 
 
 class Trio(NamedTuple):
@@ -101,8 +108,12 @@ class Trio(NamedTuple):
     device: str
 
     def load(self, **arguments: Any) -> TriMix:
-        """TriMix over these models; arguments as for `TriMix.from_pretrained`."""
-        return TriMix.from_pretrained(**{**self._asdict(), **arguments})
+        """TriMix over these models; arguments as for `TriMix.from_pretrained`.
+
+        What was loaded once is shared, so that several fit on one GPU.
+        """
+        asked = settings.parse({**self._asdict(), **arguments})
+        return TriMix.load_many([asked], kept=_LOADED.setdefault(self, {}))
 
     def load_hf(self, batch_size: int) -> HFLM:
         """lm-eval's ``hf`` on the large model alone."""
@@ -163,17 +174,21 @@ def open_trio(
         folder: Where built trios stay; None builds in a temporary folder.
         vocab: Another vocabulary than the preset's.
     """
-    if name == "demo":
-        here = demo_dir()
-        roles = [str(here / role) for role in ("large_ins", "small_cpt", "small_base")]
-        yield Trio(*roles, tokenizer=roles[0], dtype="float32", device=device)
-        return
-    preset = PRESETS[name]
-    if vocab is not None:
-        preset = preset._replace(vocab=vocab)
     with contextlib.ExitStack() as stack:
-        root = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
-        yield _build(preset, root / f"{name}-{preset.vocab}", device)
+        if name == "demo":
+            here = demo_dir()
+            roles = [str(here / role) for role in ("large_ins", "small_cpt", "small_base")]
+            trio = Trio(*roles, tokenizer=roles[0], dtype="float32", device=device)
+        else:
+            preset = PRESETS[name]
+            if vocab is not None:
+                preset = preset._replace(vocab=vocab)
+            root = Path(folder or stack.enter_context(tempfile.TemporaryDirectory()))
+            trio = _build(preset, root / f"{name}-{preset.vocab}", device)
+        try:
+            yield trio
+        finally:
+            _LOADED.pop(trio, None)
 
 
 def variant(model: TriMix, **settings: Any) -> TriMix:
@@ -208,15 +223,16 @@ def _build(preset: Preset, root: Path, device: str) -> Trio:
     logging.disable_progress_bar()
     _tokenizer(preset.vocab).save_pretrained(trio.tokenizer)
     large = _model(preset, preset.large, preset.spread, device, seed=1)
-    large.save_pretrained(trio.large_ins)
+    large.cpu().save_pretrained(trio.large_ins)
     del large
     small = _model(preset, preset.small, SPREAD, device, seed=2)
-    small.save_pretrained(trio.small_base)
+    small.cpu().save_pretrained(trio.small_base)
+    small.to(device)
     with torch.no_grad():
         for weights in small.parameters():
             weights.add_(torch.randn_like(weights) * (NOISE * weights.std()))
         _silence_end(small)
-    small.save_pretrained(trio.small_cpt)
+    small.cpu().save_pretrained(trio.small_cpt)
     mark.write_text(recipe, encoding="utf-8")
     return trio
 
@@ -237,7 +253,26 @@ def _tokenizer(vocab: int) -> PreTrainedTokenizerFast:
 
 def _model(preset: Preset, shape: Shape, spread: float, device: str, seed: int) -> Any:
     """A random model whose logits have the standard deviation ``spread``."""
-    config = Qwen2Config(
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config_of(preset, shape), dtype=getattr(torch, preset.dtype)
+        )
+    with torch.no_grad():
+        model.lm_head.weight.mul_(spread / GAIN)
+        _silence_end(model)
+    return model.eval()
+
+
+def meta_model(preset: Preset, shape: Shape) -> Any:
+    """A model of a shape without storage."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config_of(preset, shape))
+
+
+def config_of(preset: Preset, shape: Shape) -> Qwen2Config:
+    """The config of a random model."""
+    return Qwen2Config(
         vocab_size=preset.vocab,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -251,13 +286,6 @@ def _model(preset: Preset, shape: Shape, spread: float, device: str, seed: int) 
         eos_token_id=preset.vocab - 1,
         pad_token_id=preset.vocab - 1,
     )
-    torch.manual_seed(seed)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, preset.dtype))
-    with torch.no_grad():
-        model.lm_head.weight.mul_(spread / GAIN)
-        _silence_end(model)
-    return model.eval()
 
 
 def _silence_end(model: Any) -> None:
