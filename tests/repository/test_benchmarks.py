@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
+import os
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -82,6 +85,11 @@ def test_decoding(run, batch):
     assert values["rows_identical_to_off"] == 1.0
     assert 0 < values["acceptance"] <= 1
     assert (values["mean_tokens"]["auto"] == 24) is (batch == 1)
+    assert 0 < values["share_of_own_work"] < 1 and values["bound_vs_hf_large"] > 0
+    # With one row each token takes a pass of small_cpt, and no draft takes one of the large model.
+    passes = values["passes_per_token"]
+    assert set(values["ms_per_pass"]) == set(passes) and passes["large_ins"] < 1
+    assert passes["small_cpt"] >= 23 / 24 or batch > 1
 
 
 def test_grid(run):
@@ -121,6 +129,44 @@ def test_sweep(run):
     assert values["max_abs_diff"] <= 1e-4
     assert values["texts_identical"] == 1.0
     assert 1 / 36 < values["distinct_tokens"] <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_budget(run):
+    values = run("budget", "--batch", 2, "--prompt-tokens", 12, "--new-tokens", 4)
+    parts = [values[f"predicted_{name}"] for name in ("weights", "caches", "logits")]
+    assert values["predicted"] == pytest.approx(sum(parts), abs=2e-3)
+    assert positive(values, "peak", "peak_loaded")
+
+
+class Parsed(Exception):
+    """A program has taken its arguments."""
+
+
+@pytest.mark.parametrize("trios", [[], ["tiny"]])
+def test_the_arguments_of_the_script_for_gpus(trios, monkeypatch):
+    """Every program takes what it is given there; on a simulated GPU the script runs as a whole."""
+    done = subprocess.run(
+        ["bash", FOLDER / "gpu.sh", *trios],
+        env={**os.environ, "PYTHON": "echo"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = [line.split() for line in done.stdout.splitlines() if not line.startswith("#")]
+    read, seen = argparse.ArgumentParser.parse_args, []
+
+    def parse(self, words):
+        seen.append(read(self, words))
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    for path, *words in calls:
+        with pytest.raises(Parsed):
+            program(Path(path).stem).main(words)
+    assert len(seen) == len(calls) > 8
+    assert all(one.device == "cuda" and one.json for one in seen)
+    assert {Path(path).stem for path, *_ in calls} >= {"decoding", "launches", "scoring", "budget"}
 
 
 def test_the_exponent_of_a_power_is_found():

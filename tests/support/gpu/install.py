@@ -97,6 +97,7 @@ def _module() -> dict[str, Any]:
         "memory_allocated": lambda device=None: 0,
         "memory_reserved": lambda device=None: 0,
         "max_memory_allocated": lambda device=None: 0,
+        "reset_peak_memory_stats": lambda device=None: None,
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,
         "synchronize": lambda device=None: note("sync", "synchronize", _number(device)),
