@@ -22,7 +22,8 @@ alone writes other texts than the fusion, with lengths of the same distribution.
   forwards and heads. ``bound_vs_hf_large``: what the ratio would be if that were nothing, so that a
   ratio can be judged: it comes from what a pass of each model costs on this machine
   (``ms_per_pass``, heads included) and how many a token takes (``passes_per_token``, of decoding).
-  On a GPU the time is that of whole rounds there, fusion included (``rounds``).
+  On a GPU the time is that of whole rounds there, fusion included (``rounds``), and of reading the
+  prompts.
 * On a GPU also ``ratio_vs_eager``: with CUDA graphs over without, and ``texts_identical_to_eager``;
   and ``ratio_vs_hf_large_compiled``: over lm-eval's ``hf`` with a static cache, which transformers
   compiles (``--no-compiled`` leaves that side out: to compile takes a minute).
@@ -88,6 +89,9 @@ def measure(trio: Trio, asked: argparse.Namespace) -> dict[str, Any]:
     spent, written = timing.alternate(sides, asked.rounds, asked.device)
     with clocking(auto) as clock:
         whole, _ = timing.seconds(sides["auto"], asked.device)
+    if asked.device.startswith("cuda"):  # whose clock knows of rounds alone
+        read, _ = timing.seconds(lambda: auto.generate(prompts, max_new_tokens=1), asked.device)
+        clock.seconds["prompts"] = read
 
     released = Released(ppl)
     few = sorted(range(len(prompts)), key=lambda i: -len(written["auto"][i]))

@@ -10,6 +10,8 @@
     with gpu.no_sync(): ...             # raises where the host would wait
     with gpu.out_of_memory(at=7): ...   # the seventh allocation fails
 
+A program and its child processes have it with the folder ``site`` in PYTHONPATH.
+
 How it works: a tensor of the simulated device holds a CPU tensor. Every kernel that PyTorch has for
 CPUs is registered for CUDA as well, so that composite operators fall apart in C++ as they do there;
 what arrives in `kernels` is what would be a kernel launch, a copy or a view. PyTorch's CPU build

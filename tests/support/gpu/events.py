@@ -205,7 +205,12 @@ def read_back(to: torch.Tensor, source: torch.Tensor) -> None:
         to.fill_(torch.nan)
     else:
         to.fill_(to.dtype == torch.bool or torch.iinfo(to.dtype).min)
-    _later(lambda: to.copy_(values))
+
+    def arrive() -> None:
+        with torch.inference_mode():  # as it was begun; the wait may be anywhere
+            to.copy_(values)
+
+    _later(arrive)
 
 
 def send(to: torch.Tensor, source: torch.Tensor, site: str) -> None:
