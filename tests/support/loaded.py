@@ -70,7 +70,7 @@ class Trio(NamedTuple):
         """The loaded sources that some fusion configs need."""
         whole = self.model.fuser.ensemble
         names = {name for config in configs for name in config.policy.sources(whole.names)}
-        return Ensemble([s for s in whole.sources if s.name in names], whole.unused.tolist())
+        return Ensemble([s for s in whole.sources if s.name in names], whole.unused)
 
 
 def load(folders: dict[str, str]) -> Trio:

@@ -245,7 +245,8 @@ class Ensemble:
         self.names = tuple(source.name for source in self.sources)
         self.device = self.sources[0].device
         self.vocab_size = self.sources[0].vocab_size
-        self.unused = torch.tensor(unused_ids, dtype=torch.long, device=self.device)
+        self.unused = list(unused_ids)
+        self._unused_on: dict[torch.device, Tensor] = {}
         self.chunk_tokens = CHUNK_TOKENS
         #: Whether decoding steps may be captured as CUDA graphs.
         self.cuda_graphs = True
@@ -263,10 +264,17 @@ class Ensemble:
 
     def compute_logits(self, which: int, hidden: Tensor) -> Tensor:
         """Logits ``[N, V]`` of one source, fp32, on the first source's device."""
-        logits = self.sources[which].compute_logits(hidden).to(self.device)
-        if len(self.unused):
+        return self.local_logits(which, hidden).to(self.device)
+
+    def local_logits(self, which: int, hidden: Tensor) -> Tensor:
+        """Logits ``[N, V]`` of one source, fp32, on the device where its head lies."""
+        logits = self.sources[which].compute_logits(hidden)
+        if self.unused:
+            device = logits.device
+            if device not in self._unused_on:
+                self._unused_on[device] = to_device(torch.tensor(self.unused), device)
             # The same low value in every source stays that value in the fusion: weights sum to 1.
-            logits = logits.index_fill(1, self.unused, _NEVER)
+            logits = logits.index_fill(1, self._unused_on[device], _NEVER)
         return logits
 
 

@@ -42,7 +42,12 @@ from trimix_lm_eval.engine.sequence import (
     Sequence,
     grouped,
 )
-from trimix_lm_eval.engine.spec_decode import DecodingStep, Speculation
+from trimix_lm_eval.engine.spec_decode import (
+    CAPTURED_LENGTHS,
+    LENGTHS,
+    DecodingStep,
+    Speculation,
+)
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import ResolvedFusion
 from trimix_lm_eval.utils.errors import is_out_of_memory
@@ -357,12 +362,15 @@ class Scheduler:
             return
         most = max(one.remaining_tokens for one in self.running) - 1 if self.may_draft else 0
         others_wait = bool(self.waiting or self.preempted)
-        k = self.speculation.draft_length(len(self.running), most, others_wait)
+        lengths = LENGTHS if self.decoder is None else CAPTURED_LENGTHS
+        k = self.speculation.draft_length(len(self.running), most, others_wait, lengths)
         if self.decoder is not None:
             done = self.decoder.step(k, self._append)
-            self.running = list(self.decoder.rows.values())
             if done is not None:
-                self.speculation.learn(*done)
+                room = len(self.running) + self.room(size)
+                self.running = self.decoder.keep(self._with_room(done.going, room))
+                if done.rows:
+                    self.speculation.learn(done.k, done.rows, done.kept, done.cost)
             return
         assert self.batch is not None
         one_step = DecodingStep(self.fuser, self.batch, self.running, self.drafter, k)

@@ -38,8 +38,9 @@ from trimix_lm_eval.engine.sampler import SampledTokens, pick, sample
 from trimix_lm_eval.engine.sequence import NewTokens, Sequence, grouped
 from trimix_lm_eval.fusion.logits import to_device
 
-#: Draft lengths to choose from.
+#: Draft lengths to choose from; and where each is captured, which has its price.
 LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
+CAPTURED_LENGTHS = (0, 1, 2, 4, 8)
 #: Steps after which half of what was seen is forgotten.
 _HALF_LIFE = 64
 #: One step in so many tries a neighbour of the best length, to see whether things have changed.
@@ -315,23 +316,32 @@ class Speculation:
     def __init__(self, mode: str | int = "auto") -> None:
         self.mode = mode
         self.stats = SpecDecodingStats()
+        #: Steps whose cost is known.
+        self._measured = 0
         self._hits, self._trials = 4.0, 5.0  # as good as most drafters are, until known better
         self._draft, self._verify = _Costs(), _Costs()
 
-    def draft_length(self, rows: int, most: int, waiting: bool = True) -> int:
+    def draft_length(
+        self,
+        rows: int,
+        most: int,
+        waiting: bool = True,
+        lengths: abc.Sequence[int] = LENGTHS,
+    ) -> int:
         """How many tokens to draft.
 
         Args:
             rows: For how many sequences.
             most: At most so many for each.
             waiting: Whether prompts wait to take the place of sequences that are done.
+            lengths: What may be chosen by ``auto``, in ascending order.
         """
         if self.mode == "off" or most < 1:
             return 0
         if self.mode != "auto":
             return min(int(self.mode), most)
-        possible = [k for k in LENGTHS if k <= most]
-        steps = self.stats.num_steps
+        possible = [k for k in lengths if k <= most]
+        steps = self._measured
         # Some of the first steps find out what a pass with drafts and one without cost; two each,
         # since the first time something new is run costs more. One sequence has most to gain, and
         # tries at once; several try later, since short texts may be done before it is made up for.
@@ -356,14 +366,14 @@ class Speculation:
         seconds = passes * self._draft(rows) + self._verify(rows * (k + 1))
         return rows * gained / max(seconds, 1e-9)
 
-    def learn(self, k: int, rows: int, new: abc.Sequence[NewTokens], cost: Cost) -> None:
+    def learn(self, k: int, rows: int, new: abc.Sequence[NewTokens], cost: Cost | None) -> None:
         """Take account of a step.
 
         Args:
             k: Drafts per sequence.
             rows: Sequences in the batch.
             new: What they gained; of a sequence that forked several.
-            cost: What it took.
+            cost: What it took; None if it was not run as such steps will be.
         """
         drafted = sum(one.num_draft_tokens for one in new)
         accepted = sum(one.num_accepted_tokens for one in new)
@@ -373,6 +383,9 @@ class Speculation:
         fade = 0.5 ** (1 / _HALF_LIFE) if trials else 1.0
         self._hits = self._hits * fade + accepted
         self._trials = self._trials * fade + trials
+        if cost is None:
+            return
+        self._measured += 1
         if cost.passes:
             self._draft.add(rows, cost.drafting / cost.passes)
         self._verify.add(rows * (k + 1), cost.verifying)

@@ -6,8 +6,9 @@ rejected is overwritten by the token that took its place, and nothing ever has t
 has a fixed number of rows and of slots; rows that are not in use compute along, and what they hold
 is of no consequence.
 
-Shared prefixes lie one behind the other in slots that all rows have in common, each of them once.
-Every row attends to all of these in one matrix product; the mask lets it see its own.
+A prefix that rows share is held once. Rows with one prefix are a family, and ask for it together,
+in one matrix product (as in `kv_cache`): each has a seat in its family, so that the product has a
+fixed shape whatever the number of its members.
 """
 
 from __future__ import annotations
@@ -24,11 +25,56 @@ from trimix_lm_eval.engine.model_runner import ModelRunner
 
 
 class StaticShape(NamedTuple):
-    """How large caches are: rows, slots of each row, and slots of shared prefixes."""
+    """How large caches are.
+
+    Attributes:
+        rows: B rows.
+        slots: S slots of each row.
+        families: F prefixes.
+        seats: W rows that have one prefix, at most; of a single family all B.
+        shared: P slots of each prefix; 0 where none is shared.
+    """
 
     rows: int
     slots: int
+    families: int
+    seats: int
     shared: int
+
+
+class Places(NamedTuple):
+    """Where the tokens of a step are, on one device.
+
+    Attributes:
+        positions: ``[B, n]`` their positions.
+        lengths: ``[B]`` tokens of each row's shared prefix; 0 where there is none.
+        family: ``[B]`` which prefix each row has; any where there is none.
+        seat: ``[B]`` the row's seat in that family.
+        members: ``[F, W]`` the row that has a seat; any where it is empty.
+    """
+
+    positions: Tensor
+    lengths: Tensor
+    family: Tensor
+    seat: Tensor
+    members: Tensor
+
+    def at(self, index: int) -> Places:
+        """Those of one of the step's tokens."""
+        return self._replace(positions=self.positions[:, index : index + 1])
+
+    def by_family(self, asked: Tensor) -> Tensor:
+        """``[G, B, m, *]`` of rows as ``[G * F, W * m, *]`` of families."""
+        if len(self.members) > 1:
+            asked = asked[:, self.members].flatten(0, 1)  # [G * F, W, m, *]
+        return asked.flatten(1, 2)
+
+    def by_row(self, answers: Tensor, groups: int, m: int) -> Tensor:
+        """``[G * F, W * m, *]`` of families as ``[G, B, m, *]`` of rows."""
+        answers = answers.unflatten(1, (-1, m))
+        if len(self.members) == 1:
+            return answers
+        return answers.unflatten(0, (groups, -1))[:, self.family, self.seat]
 
 
 class StaticLayer(DynamicLayer):
@@ -36,30 +82,33 @@ class StaticLayer(DynamicLayer):
 
     Args:
         cache: Which says where a step's tokens go.
-        like: Keys and values of the layer, ``[*, heads, *, D]`` each; D may differ.
+        like: Keys and values of the layer, ``[*, G, *, D]`` each; D may differ.
         shape: How large it is.
 
     Attributes:
-        held: Keys and values, ``[B, S, heads, D]`` each.
-        prefixes: Those of shared prefixes, ``[P, heads, D]`` each.
+        held: Keys and values, ``[B, G, S, D]`` each.
+        prefixes: Those of shared prefixes, ``[G, F, P, D]`` each.
     """
 
     def __init__(self, cache: StaticCache, like: Sequence[Tensor], shape: StaticShape) -> None:
         super().__init__()
         self._cache = cache
+        _, groups, _, _ = like[0].shape
         # Zeros: what is not seen is multiplied by 0, and must be a number.
-        self.held = [x.new_zeros(shape.rows, shape.slots, x.shape[1], x.shape[3]) for x in like]
-        self.prefixes = [x.new_zeros(shape.shared, x.shape[1], x.shape[3]) for x in like]
-        self.keys, self.values = (x.transpose(1, 2) for x in self.held)
+        self.held = [x.new_zeros(shape.rows, groups, shape.slots, x.shape[3]) for x in like]
+        size = (groups, shape.families, shape.shared)
+        self.prefixes = [x.new_zeros(*size, x.shape[3]) for x in like]
+        self.keys, self.values = self.held
+        self._groups = torch.arange(groups, device=like[0].device)[None, :, None]
         self.dtype, self.device, self.is_initialized = like[0].dtype, like[0].device, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write ``[B, heads, n, D]`` states into the slots of the step; returns all slots."""
-        where = (self._cache.rows[:, None], self._cache.slots)
+        """Write ``[B, G, n, D]`` states into the slots of the step; returns all slots."""
+        where = (self._cache.rows[:, None, None], self._groups, self._cache.slots[:, None])
         for held, states in zip(self.held, (key_states, value_states), strict=True):
-            held.index_put_(where, states.transpose(1, 2))
+            held.index_put_(where, states)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -83,38 +132,44 @@ class StaticLayer(DynamicLayer):
         """
         batch, heads, n, size = query.shape
         asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, m, D]
-        if len(self.prefixes[0]):
-            out = _attend_shared(asked * scale, key, value, mask, *self.prefixes)
+        if self.prefixes[0].shape[2]:
+            out = self._attend_shared(asked, key, value, mask, scale)
         else:
             attend = torch.nn.functional.scaled_dot_product_attention
             out = attend(asked, key, value, attn_mask=mask, scale=scale)
         return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
 
+    def _attend_shared(
+        self, asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+    ) -> Tensor:
+        """Attention of ``[B, G, m, D]`` queries to their family's prefix and to slots of their own.
 
-def _attend_shared(
-    asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    """Attention to slots of one's own and to those of all shared prefixes, in two products.
+        Scores are fp32, as inside the kernels of ``sdpa``.
 
-    Args:
-        asked: ``[B, G, m, D]``, scaled.
-        key: ``[B, G, S, D]``
-        value: ``[B, G, S, D]``
-        mask: ``[B, 1, m, P + S]``
-        keys: ``[P, G, D]`` of the shared slots.
-        values: ``[P, G, D]`` of the shared slots.
+        Returns:
+            ``[B, G, m, D]``
+        """
+        places = self._cache.places
+        batch, groups, m, _ = asked.shape
+        keys, values = (x.flatten(0, 1) for x in self.prefixes)  # [G * F, P, D]
+        width = keys.shape[1]
+        theirs = fp32_product(places.by_family(asked.transpose(0, 1)), keys.mT)
+        theirs = places.by_row(theirs, groups, m).transpose(0, 1)  # [B, G, m, P]
+        own = fp32_product(asked.flatten(0, 1), key.flatten(0, 1).mT).unflatten(0, (batch, groups))
+        scores = torch.add(mask, torch.cat([theirs, own], dim=3), alpha=scale)  # [B, G, m, P + S]
+        weights = scores.softmax(dim=-1).to(value.dtype)
+        out = (weights[..., width:].flatten(0, 1) @ value.flatten(0, 1)).unflatten(0, (batch, -1))
+        flat = places.by_family(weights[..., :width].transpose(0, 1))
+        return out.add_(places.by_row(flat @ values, groups, m).transpose(0, 1))
 
-    Returns:
-        ``[B, G, m, D]``
-    """
-    batch, width = len(asked), len(keys)
-    flat = asked.transpose(0, 1).flatten(1, 2)  # [G, B * m, D]
-    shared = (flat @ keys.permute(1, 2, 0)).unflatten(1, (batch, -1)).transpose(0, 1)
-    scores = torch.cat([shared, asked @ key.transpose(2, 3)], dim=3) + mask  # [B, G, m, P + S]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    flat = weights[..., :width].transpose(0, 1).flatten(1, 2)  # [G, B * m, P]
-    theirs = (flat @ values.transpose(0, 1)).unflatten(1, (batch, -1)).transpose(0, 1)
-    return weights[..., width:] @ value + theirs
+
+def fp32_product(a: Tensor, b: Tensor) -> Tensor:
+    """``[*, n, m]`` product of two batches of matrices, not rounded to fewer bits than fp32."""
+    if a.dtype == torch.float32:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 class StaticCache(DynamicCache):
@@ -126,108 +181,105 @@ class StaticCache(DynamicCache):
 
     Attributes:
         slots: ``[B, n]`` where the tokens of the next forward pass go.
+        places: Where these tokens are.
     """
 
-    def __init__(self, like: KVCache, shape: StaticShape) -> None:
+    def __init__(self, like: KVCache | StaticCache, shape: StaticShape) -> None:
         super().__init__()
         device = like.layers[0].keys.device
         self.rows = torch.arange(shape.rows, device=device)
-        self.slots = torch.zeros(shape.rows, 1, dtype=torch.long, device=device)
-        self.layers = [StaticLayer(self, (x.keys, x.values), shape) for x in like.layers]
+        self.layers: list[StaticLayer] = [
+            StaticLayer(self, (x.keys, x.values), shape) for x in like.layers
+        ]
+        self.slots: Tensor
+        self.places: Places
 
-    def take_rows(self, other: KVCache, rows: list[int]) -> None:
-        """Copy the rows of another cache, whose slots are packed: each to the row given for it."""
+    def move_to(self, places: Places) -> None:
+        """The next forward pass is of tokens at these places."""
+        self.places, self.slots = places, places.positions - places.lengths[:, None]
+
+    def take_rows(self, other: KVCache, rows: Tensor) -> None:
+        """Copy the rows of another cache, whose slots are packed, to the ``[R]`` rows given."""
         for layer, theirs in zip(self.layers, other.layers, strict=True):
-            count = min(theirs.keys.shape[2], layer.held[0].shape[1])
+            count = min(theirs.keys.shape[2], layer.keys.shape[2])
             for held, states in zip(layer.held, (theirs.keys, theirs.values), strict=True):
-                for at, row in enumerate(rows):
-                    held[row, :count] = states[at, :, :count].transpose(0, 1)
+                held[:, :, :count].index_copy_(0, rows, states[:, :, :count])
 
-    def take_prefix(self, prefix: Prefix, start: int) -> None:
-        """Copy a shared prefix to the slots from ``start`` on."""
+    def take_prefix(self, prefix: Prefix, family: int) -> None:
+        """Copy a shared prefix to the place of a family."""
         for layer, pair in zip(self.layers, prefix, strict=True):
             for held, states in zip(layer.prefixes, pair, strict=True):
-                held[start : start + states.shape[1]] = states.transpose(0, 1)
+                held[:, family, : states.shape[1]] = states
 
-    def take_all(self, other: StaticCache, rows: list[int]) -> None:
-        """Copy some rows of another, smaller cache of this kind, and all prefixes."""
+    def take_all(self, other: StaticCache) -> None:
+        """Copy all of another, smaller cache of this kind to the same places."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             for held, source in zip(mine.held, theirs.held, strict=True):
-                for row in rows:
-                    held[row, : source.shape[1]] = source[row]
+                held[: len(source), :, : source.shape[2]] = source
             for held, source in zip(mine.prefixes, theirs.prefixes, strict=True):
-                held[: len(source)] = source
+                held[:, : source.shape[1], : source.shape[2]] = source
 
-
-class Places(NamedTuple):
-    """Where the tokens of a step are, on the device.
-
-    Attributes:
-        positions: ``[B, n]`` their positions.
-        starts: ``[B]`` where each row's shared prefix begins among the shared slots.
-        lengths: ``[B]`` how long it is; 0 where there is none.
-    """
-
-    positions: Tensor
-    starts: Tensor
-    lengths: Tensor
+    def copy_rows(self, rows: Tensor, into: Tensor) -> None:
+        """Copy the ``[R]`` rows to the rows ``into``, which hold what they held before at once."""
+        for layer in self.layers:
+            for held in layer.held:
+                held.index_copy_(0, into, held[rows])
 
 
 class StepMasks:
-    """The masks of a decoding step for one source, made once for all its passes.
+    """The masks of a decoding step, made once for all passes of sources that want the same.
 
     Args:
-        runner: The source.
+        runner: One of these sources.
         places: Where the step's tokens are.
-        shape: How large its cache is. Multiples of 16 slots, or kernels of attention pad the mask.
+        shape: How large caches are. Multiples of 16 slots, or kernels of attention pad the mask.
     """
 
     def __init__(self, runner: ModelRunner, places: Places, shape: StaticShape) -> None:
-        self.runner, config = runner, runner.config
-        heads = getattr(config, "num_attention_heads", 1)
-        repeats = heads // (getattr(config, "num_key_value_heads", None) or heads)
-        #: Heads that share a key: `kv_cache` lets them ask as queries of one.
-        self.repeats = repeats if runner.shares_prefixes else 1
-        own = torch.arange(shape.slots, device=places.lengths.device) + places.lengths[:, None]
-        shared = torch.arange(shape.shared, device=own.device) - places.starts[:, None]
-        outside = (shared < 0) | (shared >= places.lengths[:, None])
-        # Positions of all slots, [B, P + S]; what is of another prefix is later than everything.
-        keys = torch.cat([shared.masked_fill_(outside, torch.iinfo(torch.long).max), own], dim=1)
+        device, lengths = places.lengths.device, places.lengths[:, None]
+        own = torch.arange(shape.slots, device=device) + lengths  # [B, S]
+        shared = torch.arange(shape.shared, device=device).expand(shape.rows, -1)
+        # Positions of all slots, [B, P + S]; what is no token of a prefix is later than everything.
+        shared = shared.masked_fill(shared >= lengths, torch.iinfo(torch.long).max)
+        keys = torch.cat([shared, own], dim=1)[:, None, None]
+        asking = places.positions[:, None, :, None]
         self.masks = {
-            kind: self._additive(places.positions[:, None, :, None], keys[:, None, None], *how)
+            kind: _additive(asking, keys, runner.dtype, *how)
             for kind, how in runner.mask_kinds().items()
         }
 
-    def _additive(
-        self, query: Tensor, key: Tensor, window: int | None, block: int | None
-    ) -> Tensor:
-        """``[B, 1, n, P + S]``, 0 where seen, the dtype's minimum elsewhere."""
-        hidden = key > query
-        if window is not None:
-            hidden = hidden | (key <= query - window)
-        if block is not None:
-            hidden = hidden | (key // block != query // block)
-        dtype = self.runner.dtype
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-        return mask.masked_fill_(hidden, torch.finfo(dtype).min)
+    def of(self, runner: ModelRunner, index: int | None = None) -> Any:
+        """What a source takes: a mask ``[B, 1, heads / G * n, P + S]``, or one by kind of layer.
 
-    def one(self, index: int) -> Any:
-        """Of one of the step's tokens: by kind of layer, if the model wants it so."""
-        return self._given(
-            {
-                kind: mask[:, :, index : index + 1].expand(-1, -1, self.repeats, -1)
+        Args:
+            runner: The source.
+            index: One of the step's tokens; None is all of them.
+        """
+        heads = getattr(runner.config, "num_attention_heads", 1)
+        repeats = heads // (getattr(runner.config, "num_key_value_heads", None) or heads)
+        # Heads that share a key ask as queries of one, where the attention is ours.
+        repeats = repeats if runner.shares_prefixes else 1
+        if index is None:
+            masks = {kind: mask.repeat(1, 1, repeats, 1) for kind, mask in self.masks.items()}
+        else:
+            masks = {
+                kind: mask[:, :, index : index + 1].expand(-1, -1, repeats, -1)
                 for kind, mask in self.masks.items()
             }
-        )
+        return masks if runner.masks_by_type else masks[""]
 
-    def all(self) -> Any:
-        """Of all of them."""
-        return self._given(
-            {kind: mask.repeat(1, 1, self.repeats, 1) for kind, mask in self.masks.items()}
-        )
 
-    def _given(self, masks: dict[str, Tensor]) -> Any:
-        return masks if self.runner.masks_by_type else masks[""]
+def _additive(
+    query: Tensor, key: Tensor, dtype: torch.dtype, window: int | None, block: int | None
+) -> Tensor:
+    """``[B, 1, n, P + S]``, 0 where a query at its position sees a key, else the lowest number."""
+    hidden = key > query
+    if window is not None:
+        hidden = hidden | (key <= query - window)
+    if block is not None:
+        hidden = hidden | (key // block != query // block)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def run_static(
@@ -245,7 +297,7 @@ def run_static(
     Returns:
         ``[B, n, H]`` final hidden states.
     """
-    cache.slots = places.positions - places.lengths[:, None]
+    cache.move_to(places)
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
     output = runner.model.base_model(

@@ -122,7 +122,7 @@ class Settings:
     )
     cuda_graphs: str = word_option(
         "auto",
-        "On one GPU, decoding steps that are needed again are captured as CUDA graphs (`auto`), or "
+        "On GPUs, decoding steps that are needed again are captured as CUDA graphs (`auto`), or "
         "run operation by operation (`off`). Changes the time that a run takes, not its texts.",
         ("auto", "off"),
     )

@@ -2,83 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import gpu
-from tests.support.running import TRIO
-from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine import graph_decoder
+from tests.support.gpu.texts import PROMPTS, jobs_of, written
+from trimix_lm_eval.engine import static_batch
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
-
-PROMPTS = [
-    "The hen went to the barn",
-    "In the",
-    "There is a river near the inn, and then the heron",
-    "ths",
-    "the inn",
-    "བོད་",
-    "\n",
-]
-K = 4
-
-
-@pytest.fixture(scope="module")
-def models(pico):
-    """(CPU, GPU) models by family and policy; made anew for each call, over the same sources."""
-    made = {}
-
-    def get(family="llama", policy="fixed", **more):
-        if (family, policy) not in made:
-            folders = {role: pico(family)[role] for role in TRIO}
-            asked = {**folders, "policy": policy, "dtype": "float32"}
-            made[family, policy] = [
-                TriMix.from_pretrained(**asked, device=device) for device in ("cpu", "cuda:0")
-            ]
-        found = []
-        for model in made[family, policy]:
-            model.fuser.ensemble.cuda_graphs = True
-            how = dataclasses.replace(model.settings, **{"speculative": K, **more})
-            found.append(TriMix(how, model.tokenizer, model.fuser, model.report))
-        return found
-
-    return get
-
-
-@pytest.fixture
-def decoders(monkeypatch):
-    """The graph decoders that are made."""
-    found = []
-    make, make_room = GraphDecoder.__init__, GraphDecoder._make_room
-
-    def spied(self, *args):
-        make(self, *args)
-        self.shapes = []
-        found.append(self)
-
-    def grown(self, *args):
-        make_room(self, *args)
-        self.shapes.append(self.shape)
-
-    monkeypatch.setattr(GraphDecoder, "__init__", spied)
-    monkeypatch.setattr(GraphDecoder, "_make_room", grown)
-    return found
-
-
-def written(model, jobs):
-    return {i: (out.text, out.finish_reason) for i, _, out in model.iter_generate(jobs)}
-
-
-def jobs_of(**how):
-    return [
-        (text, SamplingParams(max_new_tokens=14, seed=i, **how)) for i, text in enumerate(PROMPTS)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +79,7 @@ def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
 
 def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
     """What it gives is of the rows as they were numbered when it began."""
-    monkeypatch.setattr(graph_decoder, "_SLOTS", 2)
+    monkeypatch.setattr(static_batch, "_SLOTS", 2)
     cpu, device = models(batch_size=2)
     # Longest prompts come first; those after them go on longer, with noise that tells steps apart.
     texts = ["Her hens ate in the barn there", "In the inn there is a hen", "A river there", "ths"]
@@ -153,18 +87,7 @@ def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
         (text, SamplingParams(2 + 20 * i, temperature=1.0, seed=i)) for i, text in enumerate(texts)
     ]
     assert written(device, jobs) == written(cpu, jobs)
-    assert len({shape for decoder in decoders for shape in decoder.shapes}) > 1
-
-
-@pytest.mark.parametrize("elsewhere", [{"small_device": "cuda:1"}, {"large_device": "cuda:1"}])
-def test_sources_on_two_gpus_are_run_operation_by_operation(pico, decoders, elsewhere):
-    folders = {role: pico("llama")[role] for role in TRIO}
-    asked = {**folders, "policy": "ppl", "dtype": "float32", "speculative": 2, "batch_size": 3}
-    cpu = TriMix.from_pretrained(**asked, device="cpu")
-    both = TriMix.from_pretrained(**asked, device="cuda:0", **elsewhere)
-    assert len({source.device for source in both.fuser.ensemble.sources}) == 2
-    assert written(both, jobs_of()) == written(cpu, jobs_of())
-    assert not decoders
+    assert len(set(decoders[0].shapes)) > 1
 
 
 def test_a_source_that_is_spread_over_gpus_is_not_captured(models):

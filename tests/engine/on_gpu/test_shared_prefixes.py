@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine.on_gpu.test_graphs import decoders, models, written
-from trimix_lm_eval.engine.graph_decoder import GraphDecoder
+from tests.support.gpu.texts import written
 from trimix_lm_eval.engine.sampler import SamplingParams
-
-__all__ = ["decoders", "models"]
 
 BLOCKS = [
     "The heron and the hen were there in the inn, or in the barn. ",
@@ -34,25 +31,14 @@ def test_texts_after_shared_blocks(models, decoders, family, batch_size):
     assert written(device, jobs) == written(cpu, jobs)
     (decoder,) = decoders
     block = len(device.tokenizer(BLOCKS[1]).input_ids)
-    assert decoder.shape.shared == 128, "both fit, each once"
+    assert decoder.batch.shape.families == 2 and decoder.batch.shape.shared == 128
     assert any(work.graphs for work in decoder.rounds.values())
-    assert block < decoder.shape.slots
+    assert block < decoder.batch.shape.slots
 
 
-def test_a_prefix_is_held_once(models, decoders, monkeypatch):
+def test_a_prefix_is_held_once(models, decoders):
     """However often rows that have it come."""
     _, device = models("llama", "fixed", batch_size=2)
-    held = []
-    monkeypatch.setattr(GraphDecoder, "_make_room", spied(held))
     written(device, jobs_of(BLOCKS[:1]))
-    assert len(held) >= 4 and all(count == 1 for count in held)
-
-
-def spied(held):
-    make_room = GraphDecoder._make_room
-
-    def make(self, *args):
-        held.append(len(self.prefixes))
-        return make_room(self, *args)
-
-    return make
+    shapes = decoders[0].shapes
+    assert len(shapes) >= 3 and all(shape.families == 1 for shape in shapes)

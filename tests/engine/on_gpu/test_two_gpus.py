@@ -1,0 +1,65 @@
+"""Sources on two GPUs: a graph for each, few copies between them, the texts of one GPU."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.on_gpu.test_graphs import jobs as mixtures
+from tests.support import gpu
+from tests.support.gpu.texts import PROMPTS, jobs_of, written
+from trimix_lm_eval.engine.graph_decoder import GraphDecoder
+from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.weights import PAPER_GRID
+
+SMALL = (("small_device", "cuda:1"),)
+LARGE = (("large_device", "cuda:1"),)
+
+
+@pytest.mark.parametrize(("devices", "policy"), [(SMALL, "ppl"), (LARGE, "ppl"), (SMALL, "gate")])
+def test_texts(models, decoders, devices, policy):
+    cpu, both = models("llama", policy, devices, batch_size=3)
+    assert len({source.device for source in both.fuser.ensemble.sources}) == 2
+    for how in ({}, {"temperature": 0.9, "top_k": 20}):
+        assert written(both, jobs_of(**how)) == written(cpu, jobs_of(**how))
+    rounds = [work for decoder in decoders for work in decoder.rounds.values()]
+    assert any(work.graphs for work in rounds)
+
+
+def test_a_sweep(models):
+    configs = tuple(
+        FusionConfig(policies.build("fixed", alpha=a, beta=b)) for a, b, _ in PAPER_GRID
+    )
+    cpu, both = models(devices=SMALL, configs=configs, batch_size=3)
+    assert written(both, jobs_of()[:3]) == written(cpu, jobs_of()[:3])
+
+
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(mixtures, st.integers(1, 5), st.sampled_from([0, 1, 4]), st.sampled_from([SMALL, LARGE]))
+def test_any_mixture_of_requests(models, jobs, batch_size, k, devices):
+    cpu, both = models("llama", "gate", devices, batch_size=batch_size, speculative=k)
+    assert written(both, jobs) == written(cpu, jobs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_round_is_a_few_launches_and_one_wait(models, batch_size):
+    _, both = models(devices=SMALL, batch_size=batch_size)
+    long = [(PROMPTS[i % 7], SamplingParams(max_new_tokens=80)) for i in range(batch_size)]
+    written(both, long)  # kernels that are chosen the first time
+    rounds = []
+    begin = GraphDecoder.begin
+
+    def counted(self, k):
+        rounds.append(len(seen.events))
+        return begin(self, k)
+
+    with pytest.MonkeyPatch.context() as patch, gpu.watch() as seen:
+        patch.setattr(GraphDecoder, "begin", counted)
+        written(both, long)
+    kinds = [event.kind for event in seen.events[rounds[4] : rounds[7]]]
+    assert kinds.count("launch") <= 3 * 60
+    assert kinds.count("sync") <= 3 * 2
+    assert kinds.count("h2d") == 0
