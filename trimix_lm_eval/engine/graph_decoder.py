@@ -215,10 +215,10 @@ class GraphDecoder:
             lanes = [begun.lane_of[branch] for branch in one.branches]
             news = _gained(verdict, row, begun.lead_of[row], lanes, one, k)
             for new, _ in news:
-                lane = lanes[new.branches[0]]
-                if not bool(verdict.finite[lane, : len(new.token_ids)].all()):
+                if -1 in new.token_ids:
                     with blame(always(one.index)):
-                        ids = (*one.request.prompt.ids, *one.token_ids, *new.token_ids)
+                        before = new.token_ids[: new.token_ids.index(-1)]
+                        ids = (*one.request.prompt.ids, *one.token_ids, *before)
                         explain_not_finite(self.fuser.ensemble, ids)
             gained.append((row, one, news))
         if begun.for_the_first_time:
@@ -256,7 +256,12 @@ def _gained(
         rejected = drafts[accepted] if accepted < limit else None
         if rejected == tokens[-1]:  # of another branch than the leading one
             rejected = None
-        weights = [verdict.weights[lanes[branch], : len(tokens)] for branch in branches]
+        weights = [
+            torch.tensor([one.branches[branch].fusion.vector] * len(tokens))
+            if verdict.weights is None
+            else verdict.weights[lanes[branch], : len(tokens)]
+            for branch in branches
+        ]
         new = NewTokens(tokens, weights, limit, accepted, rejected, tuple(branches))
         found.append((new, tokens == led))
     return found

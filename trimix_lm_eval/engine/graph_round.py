@@ -16,7 +16,7 @@ round does with a row is `spec_decode.DecodingStep`, tensor by tensor: the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.engine.sampler import RowParams
 from trimix_lm_eval.engine.static_batch import MOST_DRAFTS, Lane, StaticBatch
-from trimix_lm_eval.engine.static_cache import StepMasks, run_static
+from trimix_lm_eval.engine.static_cache import Places, StepMasks, run_static
 from trimix_lm_eval.utils.errors import first_line, is_out_of_memory, warn_once
 
 #: Rounds of a kind that are run operation by operation before it is captured: kernels are chosen
@@ -52,18 +52,17 @@ class Verdict(NamedTuple):
     """What a round gives, on the CPU, of B rows with L lanes.
 
     Attributes:
-        tokens: ``[L, k + 1]`` the tokens that the fused distributions say.
+        tokens: ``[L, k + 1]`` the tokens that the fused distributions say; -1 where the fused
+            logits are no numbers.
         drafts: ``[B, k]`` what was proposed.
         accepted: ``[B]`` how many drafts stand by the leading lane.
-        finite: ``[L, k + 1]`` whether the fused logits are numbers.
-        weights: ``[L, k + 1, S]`` the source weights in force.
+        weights: ``[L, k + 1, S]`` the source weights in force; None where they are the lane's own.
     """
 
     tokens: Tensor
     drafts: Tensor
     accepted: Tensor
-    finite: Tensor
-    weights: Tensor
+    weights: Tensor | None
 
 
 class _Part(NamedTuple):
@@ -109,19 +108,20 @@ class Round:
         self.blocks = {d: ids.to(d) for d in batch.states if d != self.devices[drafter]}
         self.hidden: dict[int, Tensor] = {}  # [B * (k + 1), H] by source
         self.logits: dict[int, Tensor] = {}  # [B * (k + 1), V] of some, on their GPUs
+        self.places: dict[torch.device, Places] = {}
         self.masks: dict[Any, StepMasks] = {}
         lanes = sum(len(group.rows) for group in batch.lanes.groups)
-        self.sizes = [
-            (lanes, kind.k + 1),
-            (shape.rows, kind.k),
-            (shape.rows,),
-            (lanes, kind.k + 1),
-            (lanes, kind.k + 1, len(ensemble.names)),  # the bits of fp32
-        ]
+        per_token = any(g.processor.per_token is not None for g in batch.lanes.groups)
+        width, sources = kind.k + 1, len(ensemble.names) if per_token else 0
+        self.sizes = [(lanes, width), (shape.rows, kind.k), (shape.rows,)]
         size = sum(torch.Size(one).numel() for one in self.sizes)
-        self.out = torch.zeros(size, dtype=torch.int32, device=self.here)
+        self.out = torch.zeros(size, dtype=torch.long, device=self.here)
+        self.weights = torch.zeros(lanes * width, sources, device=self.here)
         # Two, since a round begins before what the last one gave is read.
-        self._on_host = [torch.zeros(size, dtype=torch.int32, pin_memory=True) for _ in range(2)]
+        self._on_host = [
+            [torch.zeros(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.out, self.weights)]
+            for _ in range(2)
+        ]
         others = dict.fromkeys(d for s, d in enumerate(self.devices) if s != drafter)
         self.parts = [
             _Part(self.devices[drafter], self._draft),
@@ -131,7 +131,7 @@ class Round:
         self.pools, self.count, self.may_capture = pools, 0, True
         self.graphs: list[Any] = []
 
-    def begin(self, events: list[Any]) -> Tensor:
+    def begin(self, events: list[Any]) -> list[Tensor]:
         """Begin a round.
 
         Args:
@@ -146,10 +146,10 @@ class Round:
         draft, *passes, verdict = [g.replay for g in self.graphs] or [p.work for p in self.parts]
         on_host = self._on_host[0]
         self._on_host.reverse()
-        there, here = (torch.cuda.current_stream(d) for d in (self.parts[0].device, self.here))
-        events[0].record(there)
+        drafting, here = (torch.cuda.current_stream(d) for d in (self.parts[0].device, self.here))
+        events[0].record(drafting)
         draft()
-        events[1].record(there)
+        events[1].record(drafting)
         for block in self.blocks.values():
             block.copy_(self.block, non_blocking=True)
         events[2].record(here)
@@ -161,7 +161,8 @@ class Round:
         for device, state in self.batch.states.items():
             if device != self.here:
                 state.now.copy_(self.batch.states[self.here].now, non_blocking=True)
-        on_host.copy_(self.out, non_blocking=True)
+        for there, made in zip(on_host, (self.out, self.weights), strict=True):
+            there.copy_(made, non_blocking=True)
         events[3].record(here)
         return on_host
 
@@ -190,13 +191,14 @@ class Round:
             self.graphs = graphs
             self.fuser.ensemble.graphs_captured += len(graphs)
 
-    def read(self, on_host: Tensor) -> Verdict:
+    def read(self, on_host: list[Tensor]) -> Verdict:
         """What a round gave, from what `begin` returned."""
-        parts = on_host.split([torch.Size(size).numel() for size in self.sizes])
-        tokens, drafts, accepted, finite, bits = (
+        parts = on_host[0].split([torch.Size(size).numel() for size in self.sizes])
+        tokens, drafts, accepted = (
             part.view(size) for part, size in zip(parts, self.sizes, strict=True)
         )
-        return Verdict(tokens, drafts, accepted, finite.bool(), bits.view(torch.float32))
+        weights = on_host[1].unflatten(0, tokens.shape) if on_host[1].numel() else None
+        return Verdict(tokens, drafts, accepted, weights)
 
     # ---------------------------------------------------------------- on a GPU
 
@@ -205,18 +207,26 @@ class Round:
         runner = self.fuser.ensemble.sources[which]
         key = (runner.device, runner.dtype, tuple(runner.mask_kinds().items()))
         if key not in self.masks:
-            places = self.batch.states[runner.device].places(self.kind.k + 1)
-            self.masks[key] = StepMasks(runner, places, self.batch.shape)
+            numbers = self.batch.states[runner.device].numbers
+            places, shape = self._places(runner.device), self.batch.shape
+            self.masks[key] = StepMasks(runner, places, shape, numbers)
         return self.masks[key]
+
+    def _places(self, device: torch.device) -> Places:
+        """Where the tokens are, for the sources of one GPU."""
+        if device not in self.places:
+            self.places[device] = self.batch.states[device].places(self.kind.k + 1)
+        return self.places[device]
 
     def _draft(self) -> None:
         """Propose k tokens, and run the drafter over the last of them, too."""
         s, k, ensemble = self.drafter, self.kind.k, self.fuser.ensemble
         runner, cache = ensemble.sources[s], self.batch.caches[s]
-        self.masks = {}
+        self.places, self.masks = {}, {}
         state = self.batch.states[runner.device]
         last, _, step = state.now
-        places, masks = state.places(k + 1), self._masks(s)
+        steps = step[:, None] + state.numbers[: k + 1]  # [B, k + 1]
+        places, masks = self._places(runner.device), self._masks(s)
         token, tokens = last, [last]
         hidden, logits = [], []
         for j in range(k + 1):
@@ -226,12 +236,13 @@ class Round:
                 mine = ensemble.local_logits(s, h)
                 logits.append(mine)
             if j < k:
-                token = self._pick(mine, state.params, step + j)
+                token, _ = self._pick(mine, state.params, steps[:, j])
                 tokens.append(token)
         self.block = torch.stack(tokens, dim=1)  # [B, k + 1]
-        self.hidden[s] = torch.stack(hidden, dim=1).flatten(0, 1)  # [B * (k + 1), H]
         if self.keep:
             self.logits[s] = torch.stack(logits, dim=1).flatten(0, 1)
+        else:
+            self.hidden[s] = torch.stack(hidden, dim=1).flatten(0, 1)
 
     def _pass(self, device: torch.device) -> None:
         """Run the sources of one GPU, but for the drafter, over the tokens."""
@@ -239,9 +250,8 @@ class Round:
         for s, runner in enumerate(self.fuser.ensemble.sources):
             if runner.device != device or s == self.drafter:
                 continue
-            masks = self._masks(s)
-            places = self.batch.states[device].places(self.kind.k + 1)
-            h = run_static(runner, block, places, self.batch.caches[s], masks.of(runner))
+            masks = self._masks(s).of(runner)
+            h = run_static(runner, block, self._places(device), self.batch.caches[s], masks)
             self.hidden[s] = h.flatten(0, 1)
             if device != self.here:
                 self.logits[s] = self.fuser.ensemble.local_logits(s, self.hidden[s])
@@ -259,56 +269,63 @@ class Round:
             for s in range(len(ensemble.sources)):
                 if s not in ready:
                     ready[s] = ensemble.compute_logits(s, self.hidden[s])
-        steps = (state.now[2][:, None] + torch.arange(width, device=self.here)).flatten()
-        drawn = [self._draw(group, ready, steps) for group in lanes.groups]
-        tokens, finite, weights = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        drawn = [self._draw(group, ready) for group in lanes.groups]
+        tokens, finite, weights = (_joined(parts) for parts in zip(*drawn, strict=True))
+        if self.weights.numel():
+            self.weights.copy_(weights)
         tokens = tokens.view(-1, width)  # [L, k + 1]
         leading = tokens if lanes.by_row else tokens[lanes.lead]  # [B, k + 1]
-        stands = (block[:, 1:] == leading[:, :-1]).long().cumprod(dim=1)
-        accepted = stands.sum(dim=1)  # [B]
-        bits = weights.contiguous().view(torch.int32)
-        parts = [tokens, block[:, 1:], accepted, finite, bits]
-        self.out.copy_(torch.cat([part.to(torch.int32).flatten() for part in parts]))
-        state.now[0].copy_(leading.gather(1, accepted[:, None])[:, 0])
-        state.now[1:].add_(accepted + 1)
+        accepted = (block[:, 1:] == leading[:, :-1]).cumprod(dim=1).sum(dim=1)  # [B]
+        # A row goes on with a token even so, since the host knows of it a round later.
+        told = torch.where(finite, tokens.flatten(), -1)
+        torch.cat([told, block[:, 1:].flatten(), accepted], out=self.out)
+        last, position, step = state.now
+        last.copy_(leading.gather(1, accepted[:, None])[:, 0])
+        state.now[1:].add_(accepted).add_(1)
         # A row that is over runs on until another takes its place, and must stay in its slots.
-        state.now[1].clamp_(max=state.lengths + (self.batch.shape.slots - MOST_DRAFTS - 1))
+        position.clamp_(max=state.lengths + (self.batch.shape.slots - MOST_DRAFTS - 1))
 
-    def _draw(
-        self, lane: Lane, ready: Mapping[int, Tensor], steps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, lane: Lane, ready: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Draw for some lanes at each of the k + 1 tokens.
 
         Args:
             lane: L of them.
             ready: ``[B * (k + 1), V]`` logits that are computed already, by source.
-            steps: ``[B * (k + 1)]`` which token of its text each is.
 
         Returns:
             ``[L * (k + 1)]`` tokens, whether the fused logits are numbers, and ``[*, S]`` weights.
         """
         ensemble, width = self.fuser.ensemble, self.kind.k + 1
-        count, by_row = len(lane.rows) * width, self.batch.lanes.by_row
-        vectors = lane.vectors.repeat_interleave(width, dim=0, output_size=count)
-        ahead = torch.arange(count, device=self.here)
+        state, by_row = self.batch.states[self.here], self.batch.lanes.by_row
+        ahead = state.numbers[:width]
         # Of which position, counted through all rows, each token of a lane is.
-        of = ahead if by_row else lane.rows[ahead // width] * width + ahead % width
+        of = (lane.rows[:, None] * width + ahead).flatten()
+        rows = lane.rows[:, None].expand(-1, width).flatten()
+        vectors = lane.vectors[:, None].expand(-1, width, -1).flatten(0, 1)
         tokens, finite, used = [], [], []
-        for start in range(0, count, ensemble.logit_positions):
-            where = slice(start, min(start + ensemble.logit_positions, count))
+        for start in range(0, len(vectors), ensemble.logit_positions):
+            where = slice(start, start + ensemble.logit_positions)
             at = where if by_row else of[where]
             logits = [
                 ready[s][at] if s in ready else ensemble.compute_logits(s, self.hidden[s][at])
                 for s in range(len(ensemble.sources))
             ]
             fused, weights = self.fuser.fused(logits, vectors[where], lane.processor)
-            params = self.batch.states[self.here].params
+            params, steps = state.params, ahead
             if self.kind.drawn:
-                params = RowParams(*(x[of[where] // width] for x in params))
-            tokens.append(self._pick(fused, params, steps[at]))
-            finite.append(fused.amax(dim=-1).isfinite())
-            used.append(weights.float())
-        return torch.cat(tokens), torch.cat(finite), torch.cat(used)
+                mine = rows[where]
+                params = RowParams(*(x[mine] for x in params))
+                steps = state.now[2][mine] + of[where] % width
+            picked, best = self._pick(fused, params, steps)
+            tokens.append(picked)
+            finite.append((best - best) == 0)  # NaN of what is not
+            used.append(weights)
+        return _joined(tokens), _joined(finite), _joined(used)
 
-    def _pick(self, logits: Tensor, params: RowParams, steps: Tensor) -> Tensor:
+    def _pick(self, logits: Tensor, params: RowParams, steps: Tensor) -> tuple[Tensor, Tensor]:
         return params.pick(logits, steps, self.kind.drawn, self.kind.cut)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors one below the other; of one, itself."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -273,7 +273,7 @@ class RowParams(NamedTuple):
     top_k: Tensor
     top_p: Tensor
 
-    def pick(self, logits: Tensor, steps: Tensor, drawn: bool, cut: bool) -> Tensor:
+    def pick(self, logits: Tensor, steps: Tensor, drawn: bool, cut: bool) -> tuple[Tensor, Tensor]:
         """`pick`, without anything that depends on the rows' values: for a CUDA graph.
 
         Args:
@@ -283,16 +283,17 @@ class RowParams(NamedTuple):
             cut: Whether any has a top_k or top_p.
 
         Returns:
-            ``[N]`` token ids.
+            ``[N]`` token ids, and ``[N]`` the highest logits.
         """
         best, step = logits.max(dim=-1), _rows_at_a_time(logits)
         if not drawn:
-            return best.indices
+            return best.indices, best.values
         if step < len(logits):
             parts = [slice(s, s + step) for s in range(0, len(logits), step)]
             some = [RowParams(*(x[s] for x in self)) for s in parts]
             mine = zip(some, parts, strict=True)
-            return torch.cat([one.pick(logits[s], steps[s], drawn, cut) for one, s in mine])
+            picked = [one.pick(logits[s], steps[s], drawn, cut)[0] for one, s in mine]
+            return torch.cat(picked), best.values
         greedy = self.temperature == 0
         kind = torch.finfo(logits.dtype)
         heat = self.temperature.clamp(kind.tiny, kind.max).masked_fill(greedy, 1.0)
@@ -300,7 +301,7 @@ class RowParams(NamedTuple):
         if cut:
             scores = self._cut(scores)
         noisy = scores + gumbel(self.seeds, steps, logits.shape[1])
-        return torch.where(greedy, best.indices, noisy.argmax(dim=-1))
+        return torch.where(greedy, best.indices, noisy.argmax(dim=-1)), best.values
 
     def _cut(self, scores: Tensor) -> Tensor:
         """`apply_top_k_top_p` with a k and a p for each row."""

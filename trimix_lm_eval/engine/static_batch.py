@@ -49,6 +49,7 @@ class RowState(NamedTuple):
         seat: ``[B]`` int64, likewise.
         members: ``[F, W]`` int64, likewise.
         params: How tokens are drawn.
+        numbers: 0, 1, 2, …: as many as anything here has to be counted.
     """
 
     now: Tensor
@@ -57,6 +58,7 @@ class RowState(NamedTuple):
     seat: Tensor
     members: Tensor
     params: RowParams
+    numbers: Tensor
 
     @classmethod
     def empty(cls, shape: StaticShape, vocab: int, device: torch.device) -> RowState:
@@ -73,7 +75,8 @@ class RowState(NamedTuple):
             torch.ones(rows, dtype=torch.float64, device=device),
         )
         members = whole(shape.families, shape.seats)
-        return cls(whole(3, rows), whole(rows), whole(rows), whole(rows), members, params)
+        numbers = torch.arange(max(shape.slots, shape.shared), device=device)
+        return cls(whole(3, rows), whole(rows), whole(rows), whole(rows), members, params, numbers)
 
     def columns(self) -> list[Tensor]:
         """What each row has for itself alone, ``[B, *]`` each."""
@@ -81,9 +84,9 @@ class RowState(NamedTuple):
 
     def places(self, count: int) -> Places:
         """Where the next tokens are, so many of each row."""
-        ahead = torch.arange(count, device=self.now.device)
-        positions = self.now[1][:, None] + ahead
-        return Places(positions, self.lengths, self.family, self.seat, self.members)
+        positions = self.now[1][:, None] + self.numbers[:count]
+        slots = positions - self.lengths[:, None]
+        return Places(positions, slots, self.lengths, self.family, self.seat, self.members)
 
 
 class Lane(NamedTuple):

@@ -47,6 +47,7 @@ class Places(NamedTuple):
 
     Attributes:
         positions: ``[B, n]`` their positions.
+        slots: ``[B, n]`` their slots, counted behind a shared prefix.
         lengths: ``[B]`` tokens of each row's shared prefix; 0 where there is none.
         family: ``[B]`` which prefix each row has; any where there is none.
         seat: ``[B]`` the row's seat in that family.
@@ -54,6 +55,7 @@ class Places(NamedTuple):
     """
 
     positions: Tensor
+    slots: Tensor
     lengths: Tensor
     family: Tensor
     seat: Tensor
@@ -61,7 +63,8 @@ class Places(NamedTuple):
 
     def at(self, index: int) -> Places:
         """Those of one of the step's tokens."""
-        return self._replace(positions=self.positions[:, index : index + 1])
+        columns = slice(index, index + 1)
+        return self._replace(positions=self.positions[:, columns], slots=self.slots[:, columns])
 
     def by_family(self, asked: Tensor) -> Tensor:
         """``[G, B, m, *]`` of rows as ``[G * F, W * m, *]`` of families."""
@@ -106,7 +109,7 @@ class StaticLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write ``[B, G, n, D]`` states into the slots of the step; returns all slots."""
-        where = (self._cache.rows[:, None, None], self._groups, self._cache.slots[:, None])
+        where = (self._cache.rows[:, None, None], self._groups, self._cache.places.slots[:, None])
         for held, states in zip(self.held, (key_states, value_states), strict=True):
             held.index_put_(where, states)
         return self.keys, self.values
@@ -180,8 +183,7 @@ class StaticCache(DynamicCache):
         shape: How large it is.
 
     Attributes:
-        slots: ``[B, n]`` where the tokens of the next forward pass go.
-        places: Where these tokens are.
+        places: Where the tokens of the next forward pass are.
     """
 
     def __init__(self, like: KVCache | StaticCache, shape: StaticShape) -> None:
@@ -191,12 +193,7 @@ class StaticCache(DynamicCache):
         self.layers: list[StaticLayer] = [
             StaticLayer(self, (x.keys, x.values), shape) for x in like.layers
         ]
-        self.slots: Tensor
         self.places: Places
-
-    def move_to(self, places: Places) -> None:
-        """The next forward pass is of tokens at these places."""
-        self.places, self.slots = places, places.positions - places.lengths[:, None]
 
     def take_rows(self, other: KVCache, rows: Tensor) -> None:
         """Copy the rows of another cache, whose slots are packed, to the ``[R]`` rows given."""
@@ -233,15 +230,20 @@ class StepMasks:
         runner: One of these sources.
         places: Where the step's tokens are.
         shape: How large caches are. Multiples of 16 slots, or kernels of attention pad the mask.
+        numbers: 0, 1, 2, …, on the device: at least as many as there are slots.
     """
 
-    def __init__(self, runner: ModelRunner, places: Places, shape: StaticShape) -> None:
-        device, lengths = places.lengths.device, places.lengths[:, None]
-        own = torch.arange(shape.slots, device=device) + lengths  # [B, S]
-        shared = torch.arange(shape.shared, device=device).expand(shape.rows, -1)
-        # Positions of all slots, [B, P + S]; what is no token of a prefix is later than everything.
-        shared = shared.masked_fill(shared >= lengths, torch.iinfo(torch.long).max)
-        keys = torch.cat([shared, own], dim=1)[:, None, None]
+    def __init__(
+        self, runner: ModelRunner, places: Places, shape: StaticShape, numbers: Tensor
+    ) -> None:
+        lengths = places.lengths[:, None]
+        keys = numbers[: shape.slots] + lengths  # positions of all slots, [B, S]
+        if shape.shared:
+            shared = numbers[: shape.shared].expand(shape.rows, -1)
+            # What is no token of a prefix is later than everything.
+            shared = shared.masked_fill(shared >= lengths, torch.iinfo(torch.long).max)
+            keys = torch.cat([shared, keys], dim=1)  # [B, P + S]
+        keys = keys[:, None, None]
         asking = places.positions[:, None, :, None]
         self.masks = {
             kind: _additive(asking, keys, runner.dtype, *how)
@@ -297,7 +299,7 @@ def run_static(
     Returns:
         ``[B, n, H]`` final hidden states.
     """
-    cache.move_to(places)
+    cache.places = places
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
     output = runner.model.base_model(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.support.running import TRIO, instances, model_args
+from trimix_lm_eval.engine.graph_decoder import why_eager
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.harness.lm import TriMixLM
 
@@ -32,14 +33,17 @@ def test_how_many_graphs(lm):
     model = lm()
     few = recorded(model, 2)
     assert few == {"captured": 0, "reason": "no kind of decoding step was needed often enough"}
-    assert recorded(model, 12) == {"captured": 2, "reason": None}
+    assert recorded(model, 12) == {"captured": 3, "reason": None}
+    assert recorded(lm(small_device="cuda:1"), 12) == {"captured": 3, "reason": None}
 
 
 def test_why_there_are_none(lm):
     off = recorded(lm(cuda_graphs="off"), 12)
     assert off == {"captured": 0, "reason": "cuda_graphs=off"}
-    two = recorded(lm(small_device="cuda:1"), 12)
-    assert two["captured"] == 0 and "several devices: cuda:0, cuda:1" in two["reason"]
+    model = lm()
+    head = model.model.fuser.ensemble.sources[0].model.get_output_embeddings()
+    head.weight = torch.nn.Parameter(head.weight.to("cuda:1"), requires_grad=False)
+    assert why_eager(model.model.fuser) == "spread over several devices: large_ins"
 
 
 def test_what_refused_to_be_captured(lm, monkeypatch):
