@@ -52,6 +52,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", metavar="FOLDER", help="keep built trios here, and find them")
     parser.add_argument("--drafts", type=int, nargs="+", default=[0, 2, 4])
     parser.add_argument("--batch", type=timing.count, nargs="+", default=[1, 16])
+    parser.add_argument(
+        "--shared", type=timing.count, help="tokens that all prompts begin with; default: none"
+    )
     parser.add_argument("--acceptance", type=float, default=0.85, help="of a draft")
     parser.add_argument("--launch-us", type=float, default=20.0, help="of a launch by Python")
     parser.add_argument("--kernel-us", type=float, default=2.0, help="of a kernel in a graph")
@@ -72,10 +75,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def measure(trio: Trio, cost: Cost, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All cases of a trio."""
-    # (0.001, 0.999): what is written is what small_cpt drafts.
-    model = trio.load(policy="fixed", alpha=0.001, beta=0.999)
+    # What is written is what small_cpt drafts; small_base has 0.001, or it would not run.
+    model = trio.load(policy="fixed", alpha=0.001, beta=0.998)
     for batch in asked.batch:
-        prompts = [Texts(trio, i).text(8) for i in range(batch)]
+        first = Texts(trio, batch).text(asked.shared) if asked.shared else ""
+        prompts = [first + Texts(trio, i).text(8) for i in range(batch)]
         plain = of_hf(trio, prompts)
         theirs = cost.eager(plain.launches, cost.bytes("large", 1, batch))
         about = {"side": "hf", "drafts": 0, "batch": batch, "captures": 0}
