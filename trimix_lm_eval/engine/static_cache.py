@@ -73,11 +73,8 @@ class Places(NamedTuple):
         return asked.flatten(1, 2)
 
     def by_row(self, answers: Tensor, groups: int, m: int) -> Tensor:
-        """``[G * F, W * m, *]`` of families as ``[G, B, m, *]`` of rows."""
-        answers = answers.unflatten(1, (-1, m))
-        if len(self.members) == 1:
-            return answers
-        return answers.unflatten(0, (groups, -1))[:, self.family, self.seat]
+        """``[G * F, W * m, *]`` of several families as ``[G, B, m, *]`` of rows."""
+        return answers.unflatten(1, (-1, m)).unflatten(0, (groups, -1))[:, self.family, self.seat]
 
 
 class StaticLayer(DynamicLayer):
@@ -89,7 +86,7 @@ class StaticLayer(DynamicLayer):
         shape: How large it is.
 
     Attributes:
-        held: Keys and values, ``[B, G, S, D]`` each.
+        held: Keys and values, ``[G, B, S, D]`` each: as queries are laid out that ask together.
         prefixes: Those of shared prefixes, ``[G, F, P, D]`` each.
     """
 
@@ -98,20 +95,20 @@ class StaticLayer(DynamicLayer):
         self._cache = cache
         _, groups, _, _ = like[0].shape
         # Zeros: what is not seen is multiplied by 0, and must be a number.
-        self.held = [x.new_zeros(shape.rows, groups, shape.slots, x.shape[3]) for x in like]
+        self.held = [x.new_zeros(groups, shape.rows, shape.slots, x.shape[3]) for x in like]
         size = (groups, shape.families, shape.shared)
         self.prefixes = [x.new_zeros(*size, x.shape[3]) for x in like]
-        self.keys, self.values = self.held
-        self._groups = torch.arange(groups, device=like[0].device)[None, :, None]
+        self.keys, self.values = (x.transpose(0, 1) for x in self.held)
+        self._groups = torch.arange(groups, device=like[0].device)[:, None, None]
         self.dtype, self.device, self.is_initialized = like[0].dtype, like[0].device, True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write ``[B, G, n, D]`` states into the slots of the step; returns all slots."""
-        where = (self._cache.rows[:, None, None], self._groups, self._cache.places.slots[:, None])
+        where = (self._groups, self._cache.rows[:, None], self._cache.places.slots)
         for held, states in zip(self.held, (key_states, value_states), strict=True):
-            held.index_put_(where, states)
+            held.index_put_(where, states.transpose(0, 1))
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -136,43 +133,55 @@ class StaticLayer(DynamicLayer):
         batch, heads, n, size = query.shape
         asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, m, D]
         if self.prefixes[0].shape[2]:
-            out = self._attend_shared(asked, key, value, mask, scale)
+            out = self._attend_shared(asked.transpose(0, 1), mask, scale).transpose(0, 1)
         else:
             attend = torch.nn.functional.scaled_dot_product_attention
             out = attend(asked, key, value, attn_mask=mask, scale=scale)
         return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
 
-    def _attend_shared(
-        self, asked: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
-    ) -> Tensor:
-        """Attention of ``[B, G, m, D]`` queries to their family's prefix and to slots of their own.
+    def _attend_shared(self, asked: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """Attention of ``[G, B, m, D]`` queries to their family's prefix and to slots of their own.
 
         Scores are fp32, as inside the kernels of ``sdpa``.
 
         Returns:
-            ``[B, G, m, D]``
+            ``[G, B, m, D]``
         """
-        places = self._cache.places
-        batch, groups, m, _ = asked.shape
+        places, asked = self._cache.places, asked.contiguous()
+        groups, batch, m, _ = asked.shape
         keys, values = (x.flatten(0, 1) for x in self.prefixes)  # [G * F, P, D]
-        width = keys.shape[1]
-        theirs = fp32_product(places.by_family(asked.transpose(0, 1)), keys.mT)
-        theirs = places.by_row(theirs, groups, m).transpose(0, 1)  # [B, G, m, P]
-        own = fp32_product(asked.flatten(0, 1), key.flatten(0, 1).mT).unflatten(0, (batch, groups))
-        scores = torch.add(mask, torch.cat([theirs, own], dim=3), alpha=scale)  # [B, G, m, P + S]
-        weights = scores.softmax(dim=-1).to(value.dtype)
-        out = (weights[..., width:].flatten(0, 1) @ value.flatten(0, 1)).unflatten(0, (batch, -1))
-        flat = places.by_family(weights[..., :width].transpose(0, 1))
-        return out.add_(places.by_row(flat @ values, groups, m).transpose(0, 1))
+        own_keys, own_values = (x.flatten(0, 1) for x in self.held)  # [G * B, S, D]
+        width, several = keys.shape[1], len(places.members) > 1
+        total = width + own_keys.shape[1]
+        scores = asked.new_empty(groups, batch, m, total, dtype=torch.float32)
+        fp32_product(asked.flatten(0, 1), own_keys.mT, scores[..., width:].flatten(0, 1))
+        if several:
+            theirs = asked.new_empty(
+                len(keys), places.members.shape[1] * m, width, dtype=scores.dtype
+            )
+            fp32_product(places.by_family(asked), keys.mT, theirs)
+            scores[..., :width] = places.by_row(theirs, groups, m)
+        else:
+            fp32_product(asked.flatten(1, 2), keys.mT, scores[..., :width].flatten(1, 2))
+        scores = torch.add(mask.transpose(0, 1), scores, alpha=scale)
+        weights = scores.softmax(dim=-1).to(values.dtype)
+        out = torch.bmm(weights[..., width:].flatten(0, 1), own_values)  # [G * B, m, D]
+        if several:
+            theirs = torch.bmm(places.by_family(weights[..., :width]), values)
+            return out.unflatten(0, (groups, -1)).add_(places.by_row(theirs, groups, m))
+        together = out.view(groups, batch * m, -1)
+        together.baddbmm_(weights[..., :width].flatten(1, 2), values)
+        return together.view(groups, batch, m, -1)
 
 
-def fp32_product(a: Tensor, b: Tensor) -> Tensor:
-    """``[*, n, m]`` product of two batches of matrices, not rounded to fewer bits than fp32."""
+def fp32_product(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write the product of two batches of matrices to ``out``, which is fp32."""
     if a.dtype == torch.float32:
-        return a @ b
-    if a.device.type == "cuda":
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+        torch.bmm(a, b, out=out)
+    elif a.device.type == "cuda":
+        torch.bmm(a, b, out_dtype=torch.float32, out=out)
+    else:
+        torch.bmm(a.float(), b.float(), out=out)
 
 
 class StaticCache(DynamicCache):
@@ -200,7 +209,7 @@ class StaticCache(DynamicCache):
         for layer, theirs in zip(self.layers, other.layers, strict=True):
             count = min(theirs.keys.shape[2], layer.keys.shape[2])
             for held, states in zip(layer.held, (theirs.keys, theirs.values), strict=True):
-                held[:, :, :count].index_copy_(0, rows, states[:, :, :count])
+                held[:, :, :count].index_copy_(1, rows, states[:, :, :count].transpose(0, 1))
 
     def take_prefix(self, prefix: Prefix, family: int) -> None:
         """Copy a shared prefix to the place of a family."""
@@ -211,16 +220,15 @@ class StaticCache(DynamicCache):
     def take_all(self, other: StaticCache) -> None:
         """Copy all of another, smaller cache of this kind to the same places."""
         for mine, theirs in zip(self.layers, other.layers, strict=True):
-            for held, source in zip(mine.held, theirs.held, strict=True):
-                held[: len(source), :, : source.shape[2]] = source
-            for held, source in zip(mine.prefixes, theirs.prefixes, strict=True):
+            pairs = [(mine.held, theirs.held), (mine.prefixes, theirs.prefixes)]
+            for held, source in (pair for both in pairs for pair in zip(*both, strict=True)):
                 held[:, : source.shape[1], : source.shape[2]] = source
 
     def copy_rows(self, rows: Tensor, into: Tensor) -> None:
         """Copy the ``[R]`` rows to the rows ``into``, which hold what they held before at once."""
         for layer in self.layers:
             for held in layer.held:
-                held.index_copy_(0, into, held[rows])
+                held.index_copy_(1, into, held[:, rows])
 
 
 class StepMasks:

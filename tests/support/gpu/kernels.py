@@ -313,15 +313,23 @@ def grouped_mm(
     return SimulatedTensor(made, x.device)
 
 
-def bmm_in_fp32(a: Any, b: Any, out_dtype: Any) -> Any:
-    """Products of fewer bits, given in fp32: a kernel that CPUs have not."""
-    _check("aten::bmm.dtype", torch.ops.aten.mm.default, [a, b], a.device)
-    if a.dtype not in (torch.float16, torch.bfloat16) or out_dtype != torch.float32:
+def bmm_in_fp32(a: Any, b: Any, out_dtype: Any, *, out: Any = None) -> Any:
+    """``aten::bmm.dtype``: products of bf16 or fp16 that are not rounded; CUDA's alone."""
+    if a.dtype not in (torch.bfloat16, torch.float16) or out_dtype != torch.float32:
         raise RuntimeError(f"bmm of {a.dtype} gives no {out_dtype}")
+    tensors = [a, b] if out is None else [a, b, out]
+    _check("aten::bmm.dtype", torch.ops.aten.mm.default, tensors, a.device)
     note("launch", "aten::bmm.dtype", a.device, 0, a.dtype)
+    if out is not None:
+        run(_product_into, (out.inner, a.inner, b.inner), {})
+        return out
     allocate()
+    return SimulatedTensor(run(_product, (a.inner, b.inner), {}), a.device)
 
-    def product(one: Any, other: Any) -> Any:
-        return one.float() @ other.float()
 
-    return SimulatedTensor(run(product, _inner((a, b)), {}), a.device)
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(a.float(), b.float())
+
+
+def _product_into(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return out.copy_(_product(a, b))
