@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.support import gpu
 from tests.support.gpu.texts import PROMPTS, jobs_of, written
@@ -49,32 +47,6 @@ def test_eager_is_the_reference(models, decoders):
     count = len(decoders)
     assert written(device, jobs_of()) == captured
     assert len(decoders) == count == 1
-
-
-jobs = st.lists(
-    st.tuples(
-        st.sampled_from(PROMPTS),
-        st.builds(
-            SamplingParams,
-            max_new_tokens=st.integers(1, 24),
-            temperature=st.sampled_from([0.0, 0.0, 0.8, 2.0]),
-            top_k=st.sampled_from([0, 5]),
-            top_p=st.sampled_from([1.0, 0.8]),
-            seed=st.integers(0, 99),
-            stop=st.sampled_from([(), (), ("e",), ("th", " h")]),
-        ),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(jobs, st.integers(1, 5), st.sampled_from([0, 1, 4]), st.sampled_from(["fixed", "gate"]))
-def test_any_mixture_of_requests(models, jobs, batch_size, k, policy):
-    """Greedy and sampled, long and short, with stop strings; come and go in any order."""
-    cpu, device = models("llama", policy, batch_size=batch_size, speculative=k)
-    assert written(device, jobs) == written(cpu, jobs)
 
 
 def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):

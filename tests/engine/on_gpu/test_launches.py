@@ -20,12 +20,15 @@ def launches():
 
 def test_what_it_prints(launches, capsys, monkeypatch):
     monkeypatch.setitem(launches.LARGE, "7b", ("tiny", "tiny"))
-    few = ["--large", "7b", "--drafts", "2", "--batch", "1"]
+    few = ["--large", "7b", "--drafts", "4", "--batch", "16"]
     launches.main([*few, "--json"])
     hf, captured, eager = json.loads(capsys.readouterr().out)["cases"]
     assert [one["side"] for one in (hf, captured, eager)] == ["hf", "captured", "eager"]
     assert captured["launches"] <= 24 and captured["waits"] <= 1 and captured["pageable"] == 0
     assert 0 < captured["kernels_vs_hf"] <= 1 and captured["captures"] >= 2
+    launches.main([*few, "--shared", "64", "--json"])
+    shared = json.loads(capsys.readouterr().out)["cases"][1]
+    assert shared["launches"] <= 24 and shared["waits"] <= 1 and shared["kernels_vs_hf"] <= 1.25
     assert eager["launches"] > hf["launches"] > captured["launches"]
     assert eager["captures"] == hf["captures"] == eager["kernels"] == 0
 

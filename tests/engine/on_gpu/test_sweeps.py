@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.support.gpu.texts import PROMPTS, jobs_of, written
-from trimix_lm_eval.engine.sampler import SamplingParams
+from tests.support.gpu.texts import jobs_of, written
 from trimix_lm_eval.engine.static_batch import StaticBatch
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
@@ -58,27 +55,3 @@ def test_policies_of_all_kinds(models):
     for how in ({}, {"temperature": 1.2, "top_k": 20}):
         jobs = jobs_of(**how)[2:5]
         assert written(device, jobs) == written(cpu, jobs)
-
-
-jobs = st.lists(
-    st.tuples(
-        st.sampled_from(PROMPTS),
-        st.builds(
-            SamplingParams,
-            max_new_tokens=st.integers(1, 20),
-            temperature=st.sampled_from([0.0, 0.0, 1.0]),
-            seed=st.integers(0, 99),
-            stop=st.sampled_from([(), (), ("e",), ("th", " h")]),
-        ),
-    ),
-    min_size=1,
-    max_size=6,
-)
-some_configs = st.lists(st.sampled_from([*GRID, *OTHERS]), min_size=2, max_size=8)
-
-
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(jobs, some_configs, st.integers(1, 5), st.sampled_from([0, 1, 4]))
-def test_any_mixture(models, jobs, configs, batch_size, k):
-    cpu, device = models(configs=tuple(configs), batch_size=batch_size, speculative=k)
-    assert written(device, jobs) == written(cpu, jobs)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.engine.on_gpu.test_graphs import jobs as mixtures
 from tests.support import gpu
 from tests.support.gpu.texts import PROMPTS, jobs_of, written
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder
@@ -35,13 +32,6 @@ def test_a_sweep(models):
     )
     cpu, both = models(devices=SMALL, configs=configs, batch_size=3)
     assert written(both, jobs_of()[:3]) == written(cpu, jobs_of()[:3])
-
-
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(mixtures, st.integers(1, 5), st.sampled_from([0, 1, 4]), st.sampled_from([SMALL, LARGE]))
-def test_any_mixture_of_requests(models, jobs, batch_size, k, devices):
-    cpu, both = models("llama", "gate", devices, batch_size=batch_size, speculative=k)
-    assert written(both, jobs) == written(cpu, jobs)
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
