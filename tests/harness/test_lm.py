@@ -450,6 +450,16 @@ def test_wrong_arguments_say_what_is_accepted(folders, wrong, says):
         lm.loglikelihood(asked, disable_tqdm=True)
 
 
+def test_the_arguments_of_the_model_win_over_flags_of_lm_eval(folders):
+    """lm-eval's command line always has a device, cuda:0."""
+    flags = {"device": "cuda:9", "batch_size": 1, "max_batch_size": None}
+    asked = {**model_args(folders), "device": "cpu", "batch_size": 3}
+    lm = TriMixLM.create_from_arg_obj(asked, flags)
+    assert lm.model.fuser.ensemble.device.type == "cpu" and lm.model.batch_size == 3
+    text = ",".join(f"{name}={value}" for name, value in asked.items())
+    assert TriMixLM.create_from_arg_string(text, flags).model.batch_size == 3
+
+
 def test_a_policy_that_needs_a_missing_source(folders):
     with pytest.raises(TrimixError, match="(?s)small_base.*small_base=<Hub id or folder>"):
         TriMixLM(pretrained=folders["large_ins"], small_cpt=folders["small_cpt"], device="cpu")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.utils import simple_parse_args_string
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.engine import graph_decoder
@@ -24,6 +25,8 @@ from trimix_lm_eval.utils.distributed import DistributedEnv
 
 #: What tells a request from all others: task, document, option, and which repetition it is.
 Identity = tuple[str | None, int | None, int, int]
+
+T = TypeVar("T", bound="TextLM")
 
 
 class Tally(NamedTuple):
@@ -81,6 +84,26 @@ class TextLM(TemplateLM):
         self._device = model.fuser.ensemble.device
         #: Over all processes, once they have told; None before, and of one process alone.
         self.total: Tally | None = None
+
+    @classmethod
+    def create_from_arg_obj(
+        cls: type[T], arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> T:
+        """Make a model: its own arguments win over lm-eval's flags, which have defaults.
+
+        Args:
+            arg_dict: The arguments of ``--model_args``.
+            additional_config: lm-eval's ``device``, ``batch_size`` and ``max_batch_size``.
+        """
+        flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**{**flags, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(
+        cls: type[T], arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> T:
+        """The same from the arguments as a text, ``a=1,b=2``."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     # ---------------------------------------------------------------- what is recorded
 
