@@ -202,7 +202,7 @@ def alone(model: TriMix, config: int, **settings: Any) -> TriMix:
     mine, whole = model.fuser.configs[config], model.fuser.ensemble
     names = needed(model.settings, [mine])
     sources = [source for source in whole.sources if source.name in names]
-    fuser = Fuser(Ensemble(sources, whole.unused.tolist()), (mine,))
+    fuser = Fuser(Ensemble(sources, whole.unused), (mine,))
     asked = dataclasses.replace(model.settings, **settings)
     return TriMix(asked, model.tokenizer, fuser, model.report)
 
