@@ -122,14 +122,15 @@ class Round:
             [torch.zeros(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.out, self.weights)]
             for _ in range(2)
         ]
-        others = dict.fromkeys(d for s, d in enumerate(self.devices) if s != drafter)
-        self.parts = [
-            _Part(self.devices[drafter], self._draft),
-            *(_Part(device, partial(self._pass, device)) for device in others),
-            _Part(self.here, self._verdict),
-        ]
         self.pools, self.count, self.may_capture = pools, 0, True
         self.graphs: list[Any] = []
+
+    def _parts(self) -> list[_Part]:
+        """In order; made when they are asked for, as they hold on to the round."""
+        others = dict.fromkeys(d for s, d in enumerate(self.devices) if s != self.drafter)
+        passes = [_Part(device, partial(self._pass, device)) for device in others]
+        draft = _Part(self.devices[self.drafter], self._draft)
+        return [draft, *passes, _Part(self.here, self._verdict)]
 
     def begin(self, events: list[Any]) -> list[Tensor]:
         """Begin a round.
@@ -143,10 +144,12 @@ class Round:
         self.count += 1
         if self.count > _EAGER and not self.graphs and self.may_capture:
             self._capture()
-        draft, *passes, verdict = [g.replay for g in self.graphs] or [p.work for p in self.parts]
+        draft, *passes, verdict = [g.replay for g in self.graphs] or [p.work for p in self._parts()]
         on_host = self._on_host[0]
         self._on_host.reverse()
-        drafting, here = (torch.cuda.current_stream(d) for d in (self.parts[0].device, self.here))
+        drafting, here = (
+            torch.cuda.current_stream(d) for d in (self.devices[self.drafter], self.here)
+        )
         events[0].record(drafting)
         draft()
         events[1].record(drafting)
@@ -170,7 +173,7 @@ class Round:
         """Record all parts as graphs; what cannot be captured goes on operation by operation."""
         graphs = []
         try:
-            for device, work in self.parts:
+            for device, work in self._parts():
                 graph = torch.cuda.CUDAGraph()
                 # PyTorch's own stream for captures is of the GPU on which it was first needed.
                 stream = torch.cuda.Stream(device)

@@ -217,7 +217,7 @@ class StaticBatch:
             self._seat(row, one, None if at is None else families[at])
         self._make_room(batch.caches)
         for cache, theirs in zip(self.caches, batch.caches, strict=True):
-            cache.take_rows(theirs, to_device(torch.tensor(rows), cache.rows.device))
+            cache.take_rows(theirs, to_device(torch.tensor(rows), cache.step.rows.device))
             for i in fresh:
                 cache.take_prefix(theirs.shared.prefixes[i], families[i])
         self._tell(rows)
@@ -241,7 +241,7 @@ class StaticBatch:
         moved = [(parent, row) for (parent, _), row in zip(forks, rows, strict=True)]
         moved = [pair for pair in moved if pair[0] != pair[1]]
         for cache in self.caches if moved else []:
-            device = cache.rows.device
+            device = cache.step.rows.device
             come, into = (torch.tensor(column) for column in zip(*moved, strict=True))
             cache.copy_rows(to_device(come, device), to_device(into, device))
         self._tell(rows)
@@ -294,7 +294,8 @@ class StaticBatch:
         slots = max(slots_of(one) - self._shared(row) for row, one in self.sequences.items())
         families = max(had.families, power_of_two(max(self._prefixes, default=0) + 1))
         members = [len(rows) for rows in self._members().values()]
-        seats = rows if families == 1 else max(had.seats, power_of_two(max(members, default=1)))
+        seats = max(-(-rows // families), *members, 1) if members else 1
+        seats = rows if families == 1 else max(had.seats, power_of_two(seats))
         shared = max((keys.shape[1] for keys in self._prefixes.values()), default=0)
         slots, shared = (-(-n // _SLOTS) * _SLOTS for n in (slots, shared))
         return StaticShape(rows, max(had.slots, slots), families, seats, max(had.shared, shared))
@@ -334,7 +335,7 @@ class StaticBatch:
 
     def _tell(self, new: Sequences[int]) -> None:
         """Tell the devices where new rows stand, and who belongs to whom."""
-        shape, vocab = self.shape, self.fuser.ensemble.vocab_size
+        vocab = self.fuser.ensemble.vocab_size
         sequences = [self.sequences[row] for row in new]
         params = [one.request.params for one in sequences]
         stand = [(one.token_ids[-1], one.num_cached, len(one.token_ids)) for one in sequences]
@@ -346,14 +347,7 @@ class StaticBatch:
             torch.tensor([how.top_k or vocab for how in params]).clamp_max(vocab),
             torch.tensor([how.top_p for how in params], dtype=torch.float64),
         ]
-        family, seat = [0] * shape.rows, [0] * shape.rows
-        members = torch.zeros(shape.families, shape.seats, dtype=torch.long)
-        for which, rows in self._members().items():
-            if shape.families > 1:  # of a single family nobody asks for seats
-                members[which, : len(rows)] = torch.tensor(rows)
-            for at, row in enumerate(rows):
-                family[row], seat[row] = which, at
-        belong = (torch.tensor(family), torch.tensor(seat), members)
+        belong = self._seating()
         for device, state in self.states.items():
             index = to_device(torch.tensor(new), device)
             for held, column in zip(state.columns(), columns, strict=True):
@@ -361,6 +355,25 @@ class StaticBatch:
             for held, whole in zip(state[2:5], belong, strict=True):
                 held.copy_(to_device(whole, device))
         self.lanes.write(self.sequences)
+
+    def _seating(self) -> list[Tensor]:
+        """Family and seat of each row, and the members of each family, as `Places` has them.
+
+        A row without a prefix has a seat, too, in any family: what it finds there is nothing, as
+        its mask says, and must not be what another row finds.
+        """
+        shape = self.shape
+        members = [self._members().get(which, []) for which in range(shape.families)]
+        seated = {row for rows in members for row in rows}
+        others = [row for row in range(shape.rows) if row not in seated]
+        family, seat = [0] * shape.rows, [0] * shape.rows
+        for which, rows in enumerate(members):
+            while others and len(rows) < shape.seats:
+                rows.append(others.pop())
+            for at, row in enumerate(rows):
+                family[row], seat[row] = which, at
+            rows += [0] * (shape.seats - len(rows))
+        return [torch.tensor(family), torch.tensor(seat), torch.tensor(members)]
 
 
 def slots_of(one: Sequence) -> int:

@@ -77,11 +77,23 @@ class Places(NamedTuple):
         return answers.unflatten(1, (-1, m)).unflatten(0, (groups, -1))[:, self.family, self.seat]
 
 
+class Step:
+    """Where the tokens of a forward pass go: told to the cache, read by its layers.
+
+    Args:
+        rows: ``[B]`` the numbers of all rows.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+        self.places: Places
+
+
 class StaticLayer(DynamicLayer):
     """One layer.
 
     Args:
-        cache: Which says where a step's tokens go.
+        step: Where the tokens of the pass that runs go; it is the cache's, too.
         like: Keys and values of the layer, ``[*, G, *, D]`` each; D may differ.
         shape: How large it is.
 
@@ -90,9 +102,9 @@ class StaticLayer(DynamicLayer):
         prefixes: Those of shared prefixes, ``[G, F, P, D]`` each.
     """
 
-    def __init__(self, cache: StaticCache, like: Sequence[Tensor], shape: StaticShape) -> None:
+    def __init__(self, step: Step, like: Sequence[Tensor], shape: StaticShape) -> None:
         super().__init__()
-        self._cache = cache
+        self._step = step
         _, groups, _, _ = like[0].shape
         # Zeros: what is not seen is multiplied by 0, and must be a number.
         self.held = [x.new_zeros(groups, shape.rows, shape.slots, x.shape[3]) for x in like]
@@ -106,7 +118,7 @@ class StaticLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write ``[B, G, n, D]`` states into the slots of the step; returns all slots."""
-        where = (self._groups, self._cache.rows[:, None], self._cache.places.slots)
+        where = (self._groups, self._step.rows[:, None], self._step.places.slots)
         for held, states in zip(self.held, (key_states, value_states), strict=True):
             held.index_put_(where, states.transpose(0, 1))
         return self.keys, self.values
@@ -147,7 +159,7 @@ class StaticLayer(DynamicLayer):
         Returns:
             ``[G, B, m, D]``
         """
-        places, asked = self._cache.places, asked.contiguous()
+        places, asked = self._step.places, asked.contiguous()
         groups, batch, m, _ = asked.shape
         keys, values = (x.flatten(0, 1) for x in self.prefixes)  # [G * F, P, D]
         own_keys, own_values = (x.flatten(0, 1) for x in self.held)  # [G * B, S, D]
@@ -192,17 +204,16 @@ class StaticCache(DynamicCache):
         shape: How large it is.
 
     Attributes:
-        places: Where the tokens of the next forward pass are.
+        step: Where the tokens of the next forward pass are.
     """
 
     def __init__(self, like: KVCache | StaticCache, shape: StaticShape) -> None:
         super().__init__()
         device = like.layers[0].keys.device
-        self.rows = torch.arange(shape.rows, device=device)
+        self.step = Step(torch.arange(shape.rows, device=device))
         self.layers: list[StaticLayer] = [
-            StaticLayer(self, (x.keys, x.values), shape) for x in like.layers
+            StaticLayer(self.step, (x.keys, x.values), shape) for x in like.layers
         ]
-        self.places: Places
 
     def take_rows(self, other: KVCache, rows: Tensor) -> None:
         """Copy the rows of another cache, whose slots are packed, to the ``[R]`` rows given."""
@@ -307,7 +318,7 @@ def run_static(
     Returns:
         ``[B, n, H]`` final hidden states.
     """
-    cache.places = places
+    cache.step.places = places
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
     output = runner.model.base_model(

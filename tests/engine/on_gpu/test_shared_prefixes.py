@@ -42,3 +42,15 @@ def test_a_prefix_is_held_once(models, decoders):
     written(device, jobs_of(BLOCKS[:1]))
     shapes = decoders[0].shapes
     assert len(shapes) >= 3 and all(shape.families == 1 for shape in shapes)
+
+
+def test_a_row_without_a_prefix_beside_others(models, decoders):
+    """There are two prefixes by then; it must find nothing where another row has its seat."""
+    block = "The heron and the hen were there in the inn, or in the barn. The hen went to the barn"
+    other = "There is a river near the inn, and then the heron"
+    texts = [(other, 12), (other, 1), (block, 3), (block, 8)]
+    texts += [("The hen went to the barn", most) for most in (18, 1, 1, 1)]
+    jobs = [(text, SamplingParams(most)) for text, most in texts]
+    cpu, device = models("llama", "ppl", batch_size=2, speculative=0)
+    assert written(device, jobs) == written(cpu, jobs)
+    assert decoders[0].batch.shape.families == 2
