@@ -235,11 +235,19 @@ class Round:
         for j in range(k + 1):
             h = run_static(runner, token[:, None], places.at(j), cache, masks.of(runner, j))[:, 0]
             hidden.append(h)
-            if j < k or self.keep:
-                mine = ensemble.local_logits(s, h)
-                logits.append(mine)
+            # Of all rows at once where they are few enough to be kept.
+            size = len(h) if self.keep else ensemble.logit_positions
+            picked = []
+            for start in range(0, len(h), size) if j < k or self.keep else ():
+                where = slice(start, start + size)
+                mine = ensemble.local_logits(s, h[where])
+                if self.keep:
+                    logits.append(mine)
+                if j < k:
+                    params = RowParams(*(x[where] for x in state.params))
+                    picked.append(self._pick(mine, params, steps[where, j])[0])
             if j < k:
-                token, _ = self._pick(mine, state.params, steps[:, j])
+                token = _joined(picked)
                 tokens.append(token)
         self.block = torch.stack(tokens, dim=1)  # [B, k + 1]
         if self.keep:

@@ -406,17 +406,21 @@ def _attend_few(
     return out.transpose(1, 2).contiguous()
 
 
-def exact_product(a: Tensor, b: Tensor) -> Tensor:
+def exact_product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """The product of two batches of matrices of one type, summed in fp32 and given so.
 
     Where operands are in fewer bits, only CUDA has a kernel that does not round what it gives.
+
+    Args:
+        a: ``[*, n, k]``
+        b: ``[*, k, m]``
+        out: ``[*, n, m]`` fp32 with one leading dimension, where it is to go; None makes it.
     """
-    if a.dtype == torch.float32:
-        return a @ b
-    if a.device.type != "cuda" or not hasattr(torch.ops.aten.bmm, "dtype"):
-        return a.float() @ b.float()
-    whole = torch.bmm(a.flatten(0, -3), b.flatten(0, -3), out_dtype=torch.float32)
-    return whole.unflatten(0, a.shape[:-2])
+    if a.dtype != torch.float32 and hasattr(torch.ops.aten.bmm, "dtype") and a.is_cuda:
+        flat = (a.flatten(0, -3), b.flatten(0, -3))
+        whole = torch.bmm(*flat, out_dtype=torch.float32, out=out)
+        return whole if out is not None else whole.unflatten(0, a.shape[:-2])
+    return a.float() @ b.float() if out is None else torch.bmm(a.float(), b.float(), out=out)
 
 
 def _with_prefixes(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from trimix_lm_eval.engine.kv_cache import KVCache, Prefix
+from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, exact_product
 from trimix_lm_eval.engine.model_runner import ModelRunner
 
 
@@ -166,15 +166,15 @@ class StaticLayer(DynamicLayer):
         width, several = keys.shape[1], len(places.members) > 1
         total = width + own_keys.shape[1]
         scores = asked.new_empty(groups, batch, m, total, dtype=torch.float32)
-        fp32_product(asked.flatten(0, 1), own_keys.mT, scores[..., width:].flatten(0, 1))
+        exact_product(asked.flatten(0, 1), own_keys.mT, scores[..., width:].flatten(0, 1))
         if several:
             theirs = asked.new_empty(
                 len(keys), places.members.shape[1] * m, width, dtype=scores.dtype
             )
-            fp32_product(places.by_family(asked), keys.mT, theirs)
+            exact_product(places.by_family(asked), keys.mT, theirs)
             scores[..., :width] = places.by_row(theirs, groups, m)
         else:
-            fp32_product(asked.flatten(1, 2), keys.mT, scores[..., :width].flatten(1, 2))
+            exact_product(asked.flatten(1, 2), keys.mT, scores[..., :width].flatten(1, 2))
         scores = torch.add(mask.transpose(0, 1), scores, alpha=scale)
         weights = scores.softmax(dim=-1).to(values.dtype)
         out = torch.bmm(weights[..., width:].flatten(0, 1), own_values)  # [G * B, m, D]
@@ -184,16 +184,6 @@ class StaticLayer(DynamicLayer):
         together = out.view(groups, batch * m, -1)
         together.baddbmm_(weights[..., :width].flatten(1, 2), values)
         return together.view(groups, batch, m, -1)
-
-
-def fp32_product(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """Write the product of two batches of matrices to ``out``, which is fp32."""
-    if a.dtype == torch.float32:
-        torch.bmm(a, b, out=out)
-    elif a.device.type == "cuda":
-        torch.bmm(a, b, out_dtype=torch.float32, out=out)
-    else:
-        torch.bmm(a.float(), b.float(), out=out)
 
 
 class StaticCache(DynamicCache):

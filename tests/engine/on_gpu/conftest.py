@@ -23,11 +23,12 @@ if not (torch.cuda.is_available() and type(torch.empty(0, device="cuda")) is Sim
 def models(pico):
     """(CPU, GPU) models; made anew for each call, over the same sources.
 
-    By family, policy, on which GPUs (pairs of setting and device), and fusion configs.
+    By family, policy, on which GPUs (pairs of setting and device), fusion configs, and for how many
+    positions logits may exist at once.
     """
     made = {}
 
-    def get(family="llama", policy="fixed", devices=(), configs=(), **more):
+    def get(family="llama", policy="fixed", devices=(), configs=(), positions=1000, **more):
         policy = "ppl" if configs else policy  # which needs all sources
         key = family, policy, devices
         if key not in made:
@@ -38,6 +39,7 @@ def models(pico):
         found = []
         for model in made[key]:
             model.fuser.ensemble.cuda_graphs = True
+            model.fuser.ensemble.logit_positions = positions
             how = dataclasses.replace(model.settings, **{"speculative": K, **more})
             fuser = Fuser(model.fuser.ensemble, configs) if configs else model.fuser
             found.append(TriMix(how, model.tokenizer, fuser, model.report))

@@ -51,21 +51,15 @@ jobs = st.lists(st.tuples(prompts, params), min_size=1, max_size=8)
 one_config = st.sampled_from([*GRID[::7], *OTHERS]).map(lambda one: [one])
 sweeps = st.lists(st.sampled_from([*GRID, *OTHERS]), min_size=2, max_size=8)
 placed = st.sampled_from([(), (), (("small_device", "cuda:1"),), (("large_device", "cuda:1"),)])
+drafts, positions = st.sampled_from([0, 1, 4, "auto"]), st.sampled_from([1000, 1000, 3])
 families = st.sampled_from(["llama", "llama", "gemma3", "qwen2"])
 
 
 @budget(24)
-@given(
-    jobs,
-    one_config | sweeps,
-    placed,
-    families,
-    st.integers(1, 5),
-    st.sampled_from([0, 1, 4, "auto"]),
-)
-def test_texts(models, jobs, configs, devices, family, batch_size, k):
+@given(jobs, one_config | sweeps, placed, families, st.integers(1, 5), drafts, positions)
+def test_texts(models, jobs, configs, devices, family, batch_size, k, positions):
     """Greedy and sampled, long and short, alone and in sweeps; they come and go in any order."""
-    asked = {"batch_size": batch_size, "speculative": k}
+    asked = {"batch_size": batch_size, "speculative": k, "positions": positions}
     cpu, device = models(family, devices=devices, configs=tuple(configs), **asked)
     assert written(device, jobs) == written(cpu, jobs)
 

@@ -185,6 +185,8 @@ def _register() -> None:
         "aten::copy_": kernels.copy,
         "aten::scaled_dot_product_attention": kernels.attention,
         "aten::_grouped_mm": kernels.grouped_mm,
+        "aten::bmm.dtype": kernels.bmm_in_fp32,
+        "aten::bmm.dtype_out": kernels.bmm_in_fp32,
     }
     # Views that PyTorch otherwise makes in C++, of a storage that is not there.
     for full in ("aten::_unsafe_view", "aten::alias", "aten::detach", "aten::lift_fresh"):
