@@ -45,6 +45,7 @@ class RowState(NamedTuple):
         now: ``[3, B]`` int64, of each row its last token, which no source has seen yet, the
             position of that, and which token of its text comes next.
         lengths: ``[B]`` int64, tokens of its shared prefix.
+        ends: ``[B]`` int64, the last position that its text may need.
         family: ``[B]`` int64, see `static_cache.Places`.
         seat: ``[B]`` int64, likewise.
         members: ``[F, W]`` int64, likewise.
@@ -54,6 +55,7 @@ class RowState(NamedTuple):
 
     now: Tensor
     lengths: Tensor
+    ends: Tensor
     family: Tensor
     seat: Tensor
     members: Tensor
@@ -76,16 +78,19 @@ class RowState(NamedTuple):
         )
         members = whole(shape.families, shape.seats)
         numbers = torch.arange(max(shape.slots, shape.shared), device=device)
-        return cls(whole(3, rows), whole(rows), whole(rows), whole(rows), members, params, numbers)
+        counts = [whole(rows) for _ in range(4)]
+        return cls(whole(3, rows), *counts, members, params, numbers)
 
     def columns(self) -> list[Tensor]:
         """What each row has for itself alone, ``[B, *]`` each."""
-        return [self.now.T, self.lengths, *self.params]
+        return [self.now.T, self.lengths, self.ends, *self.params]
 
     def places(self, count: int) -> Places:
         """Where the next tokens are, so many of each row."""
         positions = self.now[1][:, None] + self.numbers[:count]
         slots = positions - self.lengths[:, None]
+        # Beyond its end, where nothing is asked for, a model may have no position to give.
+        positions = positions.minimum(self.ends[:, None])
         return Places(positions, slots, self.lengths, self.family, self.seat, self.members)
 
 
@@ -342,6 +347,7 @@ class StaticBatch:
         columns: list[Tensor] = [
             torch.tensor(stand),
             torch.tensor([self._shared(row) for row in new]),
+            torch.tensor([one.num_cached + one.remaining_tokens - 1 for one in sequences]),
             torch.tensor([seed_words(how.seed) for how in params], dtype=torch.int32),
             torch.tensor([how.temperature for how in params]),
             torch.tensor([how.top_k or vocab for how in params]).clamp_max(vocab),
@@ -352,7 +358,7 @@ class StaticBatch:
             index = to_device(torch.tensor(new), device)
             for held, column in zip(state.columns(), columns, strict=True):
                 held[index] = to_device(column, device).to(held.dtype)
-            for held, whole in zip(state[2:5], belong, strict=True):
+            for held, whole in zip(state[3:6], belong, strict=True):
                 held.copy_(to_device(whole, device))
         self.lanes.write(self.sequences)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from tests.conftest import byte_tokenizer
 from tests.support import gpu
-from tests.support.gpu.texts import PROMPTS, jobs_of, written
+from tests.support.gpu.texts import PROMPTS, K, jobs_of, written
+from tests.support.running import TRIO
+from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import static_batch
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
@@ -129,3 +133,26 @@ def test_a_source_that_is_not_finite_is_named(models):
     finally:
         with torch.no_grad():
             head.weight.copy_(kept)
+
+
+def test_positions_stay_in_a_learned_table(tmp_path):
+    """Rows run on beyond the end of their text, by drafts and by rounds that nobody asked for."""
+    folders = {}
+    for seed, role in enumerate(TRIO):
+        torch.manual_seed(seed)
+        config = GPT2Config(
+            vocab_size=304, n_positions=96, n_embd=32, n_layer=2, n_head=4, initializer_range=0.35
+        )
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / role)
+        byte_tokenizer().save_pretrained(tmp_path / role)
+        folders[role] = str(tmp_path / role)
+    asked = {**folders, "policy": "fixed", "dtype": "float32", "speculative": K, "batch_size": 3}
+    cpu, device = (TriMix.from_pretrained(**asked, device=one) for one in ("cpu", "cuda:0"))
+    assert can_capture(device.fuser)
+    # The first two fill the table to its end; the last goes on long after the others' end.
+    jobs = [
+        ("x" * 86, SamplingParams(10)),
+        ("z" * 80, SamplingParams(16)),
+        ("y", SamplingParams(40)),
+    ]
+    assert written(device, jobs) == written(cpu, jobs)
