@@ -15,7 +15,7 @@ from tests.support.naive import Naive
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import sampler, spec_decode
-from trimix_lm_eval.engine.sampler import Draw, SamplingParams, apply_top_k_top_p, pick
+from trimix_lm_eval.engine.sampler import Draw, RowParams, SamplingParams, apply_top_k_top_p, pick
 from trimix_lm_eval.engine.sequence import StopStringCriteria
 from trimix_lm_eval.harness.lm import TriMixLM, read_gen_kwargs
 from trimix_lm_eval.utils.errors import TrimixError
@@ -151,6 +151,19 @@ def test_equals_are_kept_together():
     assert apply_top_k_top_p(scores.clone(), 0, 0.6).isfinite().tolist() == [
         [True, True, True, False]
     ]
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_no_number_does_not_stop_others_from_being_drawn(bad):
+    """It is told later which source gave it; a GPU would be lost by an index outside of a row."""
+    logits = torch.tensor([[bad] * 4, [0.0, 50.0, 0.0, 0.0]])
+    for top_k in (0, 3):
+        how = SamplingParams(temperature=1.0, top_k=top_k, top_p=0.8)
+        assert pick(logits.clone(), [Draw(how, 0)] * 2)[1] == 1
+        seeds = torch.zeros(2, 2, dtype=torch.int32)
+        rows = RowParams(seeds, torch.ones(2), torch.full((2,), top_k or 4), torch.full((2,), 0.8))
+        tokens, best = rows.pick(logits, torch.zeros(2, dtype=torch.long), True, True)
+        assert tokens[1] == 1 and not best[0].isfinite()
 
 
 def test_draws_are_gumbel_max():

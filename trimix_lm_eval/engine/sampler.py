@@ -311,7 +311,8 @@ class RowParams(NamedTuple):
         best = best.masked_fill(~kept, -torch.inf)
         p = (best - best.logsumexp(dim=-1, keepdim=True)).double().exp()
         inside = kept & ((p.cumsum(dim=-1) - p < self.top_p[:, None]) | (self.top_p[:, None] >= 1))
-        last = best.gather(1, inside.sum(dim=-1, keepdim=True) - 1)
+        # Of what is no number none is inside; it is found out later.
+        last = best.gather(1, (inside.sum(dim=-1, keepdim=True) - 1).clamp_min_(0))
         return scores.masked_fill(scores < last, -torch.inf)
 
 
@@ -338,7 +339,8 @@ def apply_top_k_top_p(scores: Tensor, top_k: int, top_p: float) -> Tensor:
         return scores
     p = (best - mass).double().exp()
     inside = p.cumsum(dim=-1) - p < top_p  # the mass before a token
-    last = inside.sum(dim=-1, keepdim=True) - 1
+    # Of what is no number none is inside; it is found out later.
+    last = (inside.sum(dim=-1, keepdim=True) - 1).clamp_min_(0)
     return scores.masked_fill_(scores < best.gather(1, last), -torch.inf)
 
 

@@ -121,7 +121,8 @@ def test_a_round_does_not_wait_but_where_it_may(models):
         assert written(device, jobs_of())
 
 
-def test_a_source_that_is_not_finite_is_named(models):
+@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "top_p": 0.8}])
+def test_a_source_that_is_not_finite_is_named(models, how):
     cpu, device = models("llama", "fixed", batch_size=3)
     head = device.fuser.ensemble.sources[1].model.get_output_embeddings()
     kept = head.weight.clone()
@@ -129,7 +130,7 @@ def test_a_source_that_is_not_finite_is_named(models):
         with torch.no_grad():
             head.weight[7] = torch.nan
         with pytest.raises(Exception, match="small_cpt gives logits that are NaN or infinite"):
-            written(device, jobs_of())
+            written(device, jobs_of(**how))
     finally:
         with torch.no_grad():
             head.weight.copy_(kept)
