@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -15,6 +18,7 @@ from trimix_lm_eval.engine import static_batch
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.static_cache import StaticCache
 
 
 @pytest.mark.parametrize(
@@ -53,17 +57,42 @@ def test_eager_is_the_reference(models, decoders):
     assert len(decoders) == count == 1
 
 
+def growing():
+    """Longest prompts come first; those after them go on longer, with noise that tells steps."""
+    texts = ["Her hens ate in the barn there", "In the inn there is a hen", "A river there", "ths"]
+    return [
+        (text, SamplingParams(2 + 20 * i, temperature=1.0, seed=i)) for i, text in enumerate(texts)
+    ]
+
+
 def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
     """What it gives is of the rows as they were numbered when it began."""
     monkeypatch.setattr(static_batch, "_SLOTS", 2)
     cpu, device = models(batch_size=2)
-    # Longest prompts come first; those after them go on longer, with noise that tells steps apart.
-    texts = ["Her hens ate in the barn there", "In the inn there is a hen", "A river there", "ths"]
-    jobs = [
-        (text, SamplingParams(2 + 20 * i, temperature=1.0, seed=i)) for i, text in enumerate(texts)
-    ]
+    jobs = growing()
     assert written(device, jobs) == written(cpu, jobs)
     assert len(set(decoders[0].shapes)) > 1
+
+
+def test_what_was_outgrown_goes_at_once(models, monkeypatch):
+    """Its memory is needed for what takes its place; Python may not look for it before that."""
+    made = []
+    for kind in (StaticCache, Round, torch.cuda.CUDAGraph):
+
+        def noted(self, *args, make=kind.__init__, **kwargs):
+            make(self, *args, **kwargs)
+            made.append(weakref.ref(self))
+
+        monkeypatch.setattr(kind, "__init__", noted)
+    monkeypatch.setattr(static_batch, "_SLOTS", 2)
+    _, device = models(batch_size=2)
+    gc.disable()
+    try:
+        written(device, growing())
+        left = [one() for one in made if one() is not None]
+    finally:
+        gc.enable()
+    assert len(made) > 12 and not left
 
 
 def test_a_source_that_is_spread_over_gpus_is_not_captured(models):
