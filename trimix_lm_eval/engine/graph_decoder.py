@@ -111,12 +111,9 @@ class GraphDecoder:
         self.rounds: dict[RoundKind, Round] = {}
         self.version = 0
         self.running: _Running | None = None
-        devices = dict.fromkeys(source.device for source in fuser.ensemble.sources)
+        devices = {source.device for source in fuser.ensemble.sources}
         self.several_gpus = len(devices) > 1
-        self._pools = {}
-        for device in devices:
-            with torch.cuda.device(device):
-                self._pools[device] = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def admit(self, batch: InputBatch, sequences: Sequences[Sequence]) -> None:
         """Let sequences in that have run in a batch, a row each; their slots there are packed."""
@@ -184,11 +181,13 @@ class GraphDecoder:
         if self.version != self.batch.version:
             self.rounds.clear()
             self.version = self.batch.version
+            # PyTorch refuses a pool all of whose graphs are gone while any of its memory is held.
+            self._pool = torch.cuda.graph_pool_handle()
         found = self.rounds.pop(kind, None)
         if found is None:
             if len(self.rounds) >= _MOST_KINDS:
                 del self.rounds[next(iter(self.rounds))]
-            found = Round(self.fuser, self.drafter, self.batch, kind, self._pools)
+            found = Round(self.fuser, self.drafter, self.batch, kind, self._pool)
         self.rounds[kind] = found  # the last is the latest
         return found
 

@@ -17,7 +17,7 @@ round does with a row is `spec_decode.DecodingStep`, tensor by tensor: the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -80,7 +80,7 @@ class Round:
         drafter: Index of the source that drafts.
         batch: The rows; the round is of use as long as their addresses stay (`version`).
         kind: What is fixed.
-        pools: By GPU, the memory pool of all graphs of the run.
+        pool: The memory pool of all graphs of these rows, one on each GPU.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Round:
         drafter: int,
         batch: StaticBatch,
         kind: RoundKind,
-        pools: Mapping[torch.device, Any],
+        pool: Any,
     ) -> None:
         self.fuser, self.drafter, self.batch, self.kind = fuser, drafter, batch, kind
         ensemble, shape = fuser.ensemble, batch.shape
@@ -122,7 +122,9 @@ class Round:
             [torch.zeros(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.out, self.weights)]
             for _ in range(2)
         ]
-        self.pools, self.count, self.may_capture = pools, 0, True
+        self.pool, self.count = pool, 0
+        # Once a capture fails, PyTorch's allocator takes it for one that goes on.
+        self.may_capture = ensemble.not_captured is None
         self.graphs: list[Any] = []
 
     def _parts(self) -> list[_Part]:
@@ -175,10 +177,10 @@ class Round:
         try:
             for device, work in self._parts():
                 graph = torch.cuda.CUDAGraph()
-                # PyTorch's own stream for captures is of the GPU on which it was first needed.
-                stream = torch.cuda.Stream(device)
-                recorded = torch.cuda.graph(graph, pool=self.pools[device], stream=stream)
-                with torch.cuda.device(device), recorded:
+                recorded = torch.cuda.graph(graph, self.pool, _stream(device))
+                # Where a capture fails, PyTorch does not go back to the stream of before by itself.
+                before = torch.cuda.stream(torch.cuda.current_stream(device))
+                with torch.cuda.device(device), before, recorded:
                     work()
                 graphs.append(graph)
         except RuntimeError as error:
@@ -335,6 +337,15 @@ class Round:
 
     def _pick(self, logits: Tensor, params: RowParams, steps: Tensor) -> tuple[Tensor, Tensor]:
         return params.pick(logits, steps, self.kind.drawn, self.kind.cut)
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """Of captures on a GPU: one, since only graphs of one stream share memory in a pool.
+
+    PyTorch's own one is of the GPU on which it was first needed.
+    """
+    return torch.cuda.Stream(device)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

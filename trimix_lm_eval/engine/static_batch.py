@@ -78,8 +78,8 @@ class RowState(NamedTuple):
         )
         members = whole(shape.families, shape.seats)
         numbers = torch.arange(max(shape.slots, shape.shared), device=device)
-        counts = [whole(rows) for _ in range(4)]
-        return cls(whole(3, rows), *counts, members, params, numbers)
+        lengths, ends, family, seat = (whole(rows) for _ in range(4))
+        return cls(whole(3, rows), lengths, ends, family, seat, members, params, numbers)
 
     def columns(self) -> list[Tensor]:
         """What each row has for itself alone, ``[B, *]`` each."""

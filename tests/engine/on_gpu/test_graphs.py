@@ -72,6 +72,10 @@ def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
     jobs = growing()
     assert written(device, jobs) == written(cpu, jobs)
     assert len(set(decoders[0].shapes)) > 1
+    graphs = [graph for work in decoders[0].rounds.values() for graph in work.graphs]
+    assert graphs and device.fuser.ensemble.not_captured is None
+    # What one graph needs no longer is given to another of the same pool and stream only.
+    assert len({(graph.pool(), graph.stream.cuda_stream) for graph in graphs}) == 1
 
 
 def test_what_was_outgrown_goes_at_once(models, monkeypatch):

@@ -71,6 +71,8 @@ class State:
     forbidden = threading.local()
     #: What is being captured, a `graphs.Tape`.
     tape: Any = None
+    #: By device, the stream that is current, where it is not the default one.
+    streams: dict[int, Any] = {}
     #: Addresses of pinned memory, which is kept for good: a freed address may come again.
     pinned: dict[int, torch.Tensor] = {}
     #: Asynchronous copies that the host has not waited for: number, and what happens when it does.

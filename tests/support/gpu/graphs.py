@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -81,15 +82,39 @@ def run(op: Any, args: Any, kwargs: Any, view: bool = False) -> Any:
     return out
 
 
+class Pools:
+    """Of memory for graphs: what PyTorch's allocator asserts of them."""
+
+    #: By pool, how many graphs it has; a failed capture counts for good.
+    graphs: dict[Any, int] = {}
+    #: Where a capture failed: for the allocator it goes on.
+    broken: set[Any] = set()
+    numbers = itertools.count(1)
+
+    @classmethod
+    def begin(cls, pool: Any) -> None:
+        """A graph is about to be captured."""
+        if pool in cls.broken:
+            raise RuntimeError("beginAllocateToPool: already recording to mempool_id")
+        if cls.graphs.get(pool) == 0:  # unless none of its memory is in use, which is luck
+            raise RuntimeError("INTERNAL ASSERT FAILED: use_count > 0 of a graph's pool")
+        cls.graphs[pool] = cls.graphs.get(pool, 0) + 1
+
+
 class Graph:
     """``torch.cuda.CUDAGraph``."""
 
     def __init__(self, keep_graph: bool = False) -> None:
         self.tape: Tape | None = None
+        self._pool: Any = None
+        self.stream: Any = None
 
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         if State.tape is not None:
             raise RuntimeError("a graph is being captured already")
+        self._pool = pool or (next(Pools.numbers), 0)
+        Pools.begin(self._pool)
+        self.stream = State.streams.get(State.index)
         self.tape = State.tape = Tape()
 
     def capture_end(self) -> None:
@@ -106,10 +131,14 @@ class Graph:
         self.tape.replay()
 
     def reset(self) -> None:
+        if self.tape is not None:
+            Pools.graphs[self._pool] -= 1
         self.tape = None
 
+    __del__ = reset
+
     def pool(self) -> Any:
-        return (0, 0)
+        return self._pool
 
 
 @contextmanager
@@ -118,12 +147,20 @@ def graph(
 ) -> Iterator[None]:
     """``torch.cuda.graph``: it waits for the device once, before."""
     note("sync", "graph: synchronize before capture", torch.device("cuda", State.index))
+    before = State.streams.get(State.index)
+    State.streams[State.index] = stream
     cuda_graph.capture_begin(pool, capture_error_mode)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         # What the kernels so far have changed is changed back, as nothing of it was run.
         cuda_graph.capture_end()
-        cuda_graph.reset()
+        if isinstance(error, torch.OutOfMemoryError):
+            cuda_graph.reset()
+            State.streams[State.index] = before
+        else:  # neither stream nor pool is what it was before, as where CUDA ends a capture
+            cuda_graph.tape = None
+            Pools.broken.add(cuda_graph.pool())
         raise
     cuda_graph.capture_end()
+    State.streams[State.index] = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import itertools
 import os
 import subprocess
 import tempfile
@@ -44,11 +45,15 @@ class SimulatedEvent:
         return (other.at - self.at) * 1e3
 
 
+_STREAMS = itertools.count(1)
+
+
 class SimulatedStream:
-    """The one stream of a device."""
+    """One of a device, where all work is done in the order in which it is asked for."""
 
     def __init__(self, device: Any = None, **_: Any) -> None:
         self.device = torch.device("cuda", _number(device))
+        self.cuda_stream = next(_STREAMS)
 
     def synchronize(self) -> None:
         note("sync", "stream.synchronize", self.device)
@@ -72,6 +77,27 @@ def _current(device: Any) -> Iterator[None]:
         yield
     finally:
         State.index = before
+
+
+def _current_stream(device: Any = None) -> SimulatedStream:
+    index = _number(device)
+    return State.streams.get(index) or _default_stream(index)
+
+
+def _default_stream(device: Any = None) -> SimulatedStream:
+    stream = SimulatedStream(device)
+    stream.cuda_stream = 0
+    return stream
+
+
+@contextlib.contextmanager
+def _on_stream(stream: SimulatedStream) -> Iterator[None]:
+    index = stream.device.index
+    before, State.streams[index] = State.streams.get(index), stream
+    try:
+        yield
+    finally:
+        State.streams[index] = before
 
 
 class _Properties(NamedTuple):
@@ -110,15 +136,15 @@ def _module() -> dict[str, Any]:
         "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: "simulated",
         "get_device_properties": lambda device=None: _Properties(),
-        "current_stream": lambda device=None: SimulatedStream(_number(device)),
-        "default_stream": lambda device=None: SimulatedStream(_number(device)),
-        "stream": contextlib.nullcontext,
+        "current_stream": _current_stream,
+        "default_stream": _default_stream,
+        "stream": _on_stream,
         "Event": SimulatedEvent,
         "Stream": SimulatedStream,
         "is_current_stream_capturing": lambda: State.tape is not None,
         "CUDAGraph": graphs.Graph,
         "graph": graphs.graph,
-        "graph_pool_handle": lambda: (0, 0),
+        "graph_pool_handle": lambda: (0, next(graphs.Pools.numbers)),
     }
 
 
