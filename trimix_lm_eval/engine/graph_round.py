@@ -25,7 +25,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.engine.sampler import RowParams
-from trimix_lm_eval.engine.static_batch import MOST_DRAFTS, Lane, StaticBatch
+from trimix_lm_eval.engine.static_batch import Lane, StaticBatch
 from trimix_lm_eval.engine.static_cache import Places, StepMasks, run_static
 from trimix_lm_eval.utils.errors import first_line, is_out_of_memory, warn_once
 
@@ -296,7 +296,7 @@ class Round:
         last.copy_(leading.gather(1, accepted[:, None])[:, 0])
         state.now[1:].add_(accepted).add_(1)
         # A row that is over runs on until another takes its place, and must stay in its slots.
-        position.clamp_(max=state.lengths + (self.batch.shape.slots - MOST_DRAFTS - 1))
+        position.clamp_(max=state.ends)
 
     def _draw(self, lane: Lane, ready: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Draw for some lanes at each of the k + 1 tokens.
