@@ -183,7 +183,7 @@ class Round:
                 with torch.cuda.device(device), before, recorded:
                     work()
                 graphs.append(graph)
-        except RuntimeError as error:
+        except Exception as error:  # a model's or a policy's code may make another of CUDA's
             if is_out_of_memory(error):
                 raise
             self.may_capture = False

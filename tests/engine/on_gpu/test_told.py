@@ -8,6 +8,8 @@ import torch
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval.engine.graph_decoder import why_eager
 from trimix_lm_eval.engine.graph_round import Round
+from trimix_lm_eval.fusion.policies import base
+from trimix_lm_eval.fusion.policies.gate import Gate
 from trimix_lm_eval.harness.lm import TriMixLM
 
 PROMPTS = ["The hen went to the barn", "In the", "There is a river near the inn"]
@@ -64,3 +66,19 @@ def test_what_refused_to_be_captured(lm, monkeypatch):
         assert "not permitted when stream is capturing" in found["reason"]
     # PyTorch leaves streams and allocator as they are where a capture fails.
     assert len(tried) == 1 and torch.cuda.current_stream().cuda_stream == 0
+
+
+def test_somebody_elses_policy_that_waits(lm, monkeypatch):
+    """It may look at a number: that is no error of its own, which would end the run."""
+    weigh = Gate.token_weights
+
+    def waiting(self, logits, names):
+        logits[0].sum().item()
+        return weigh(self, logits, names)
+
+    model = lm(policy="gate")
+    monkeypatch.setattr(Gate, "token_weights", waiting)
+    monkeypatch.delitem(base._REGISTRY, "gate")
+    found = recorded(model, 12)
+    assert found["captured"] == 0
+    assert "not permitted when stream is capturing" in found["reason"]
