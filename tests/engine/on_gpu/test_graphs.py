@@ -18,6 +18,7 @@ from trimix_lm_eval.engine import static_batch
 from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.static_batch import StaticBatch
 from trimix_lm_eval.engine.static_cache import StaticCache
 
 
@@ -76,6 +77,23 @@ def test_caches_grow_while_a_round_runs(models, decoders, monkeypatch):
     assert graphs and device.fuser.ensemble.not_captured is None
     # What one graph needs no longer is given to another of the same pool and stream only.
     assert len({(graph.pool(), graph.stream.cuda_stream) for graph in graphs}) == 1
+
+
+def test_a_row_leaves_nothing_to_the_next(models, monkeypatch):
+    """What a text wrote behind its end may be no numbers, and 0 times these is none either."""
+    admit = StaticBatch.admit
+
+    def spoiled(self, *args):
+        for cache in self.caches:
+            free = [row for row in range(self.shape.rows) if row not in self.sequences]
+            for layer in cache.layers:
+                for held in layer.held:
+                    held[:, free] = torch.nan
+        admit(self, *args)
+
+    monkeypatch.setattr(StaticBatch, "admit", spoiled)
+    cpu, device = models(batch_size=2)
+    assert written(device, jobs_of()) == written(cpu, jobs_of())
 
 
 def test_what_was_outgrown_goes_at_once(models, monkeypatch):
