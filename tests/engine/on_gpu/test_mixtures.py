@@ -62,6 +62,7 @@ def test_texts(models, jobs, configs, devices, family, batch_size, k, positions)
     asked = {"batch_size": batch_size, "speculative": k, "positions": positions}
     cpu, device = models(family, devices=devices, configs=tuple(configs), **asked)
     assert written(device, jobs) == written(cpu, jobs)
+    assert device.fuser.ensemble.not_captured is None
 
 
 pairs = st.lists(
