@@ -333,7 +333,11 @@ class TriMix:
 
     @torch.inference_mode()
     def choose_for_task(
-        self, contexts: Sequence[str], which: int = 0, title: str | None = None
+        self,
+        contexts: Sequence[str],
+        which: int = 0,
+        title: str | None = None,
+        keeping: bool = True,
     ) -> Choice:
         """One point of a config for a whole task, from some of its prompts (see `TaskPerplexity`).
 
@@ -341,11 +345,12 @@ class TriMix:
             contexts: The prompts.
             which: Index of the fusion config.
             title: Of a progress bar; None shows none.
+            keeping: Whether the prompts as they were run are kept for what is asked of them later.
         """
         only = self.part([which])  # with a codec that marks what this policy is shown
         whole = [Prompt(*only.codec.prompt(text)) for text in contexts]
         prompts = [cut(prompt, self.max_length) for prompt in whole]
-        made = scorer.collect_prompts(only.fuser, prompts, self.batch_size)
+        made = scorer.collect_prompts(only.fuser, prompts, self.batch_size, keeping=keeping)
         off = title is None
         read = dict(progress_bar(made, title or "", total=len(prompts), unit="prompt", off=off))
         found = [mine for i in range(len(prompts)) if (mine := read[i]) is not None]

@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
     ended, killed = (tmp_path_factory.mktemp("journals") / name for name in ("ended", "killed"))
     journal = Journal(ended, DistributedEnv(), VARIANTS)
     for (variant, request), text in WRITTEN.items():
-        journal.add(variant, request, text)
+        journal.add([(variant, request, text)])
     shutil.copytree(ended, killed)
     journal.close()
     assert (killed / "rank0.sqlite-wal").stat().st_size > 100_000
@@ -70,7 +70,7 @@ def contents(folder: Path) -> dict[tuple[str, bytes], str]:
     found = {(v, request): text for v in VARIANTS for request, text in journal.answers(v).items()}
     assert all(journal.requests(v) == {r for w, r in found if w == v} for v in VARIANTS)
     for at in [at for at in WRITTEN if at not in found]:
-        journal.add(*at, WRITTEN[at])
+        journal.add([(*at, WRITTEN[at])])
     assert {(v, r): text for v in VARIANTS for r, text in journal.answers(v).items()} == WRITTEN
     journal.close()
     return found

@@ -36,11 +36,11 @@ left = 0 if again or os.environ.get("RANK", "0") != "0" else int(os.environ.get(
 def quick(self, *args, **kwargs):
     init(self, *args, **{**kwargs, "include_defaults": False})
 
-def added(self, *what):
+def added(self, answers):
     global left
-    add(self, *what)
-    left -= 1
-    if left == 0:
+    add(self, answers)
+    before, left = left, left - len(answers)
+    if left <= 0 < before:
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_OF", "SIGKILL")))
 
 def told(*args, **options):

@@ -241,11 +241,12 @@ def live(asked, die, log) -> int:
             if die == (event, count[event]):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        def added(self, variant, request, answer):
-            add(self, variant, request, answer)
+        def added(self, answers):
+            add(self, answers)
             with open(log, "a") as stream:
-                stream.write(f"{variant} {request.hex()}\n")
-            end("answers")
+                stream.writelines(f"{variant} {request.hex()}\n" for variant, request, _ in answers)
+            for _ in answers:
+                end("answers")
 
         def saved(self, **what):
             end("samples")
@@ -368,7 +369,7 @@ def test_a_journal_that_is_of_no_use_is_started_anew(asked, whole, told, damage)
     file = hidden(asked) / "rank0.sqlite"
     journal = Journal(hidden(asked), DistributedEnv(), ["v"])
     for i in range(300):
-        journal.add("v", i.to_bytes(16, "big"), "an answer " * 10)
+        journal.add([("v", i.to_bytes(16, "big"), "an answer " * 10)])
     journal.close()
     content = bytearray(file.read_bytes())
     if damage == "garbage":
@@ -395,8 +396,8 @@ def test_a_second_sweep_into_the_same_folder_is_noticed(asked):
 def test_answers_of_more_processes_are_taken_over(tmp_path):
     for rank in range(3):
         journal = Journal(tmp_path / "j", DistributedEnv(rank), ["v", "w"])
-        journal.add("v", bytes([rank]), f"answer {rank}")
-        journal.add("of another setting", b"x", "not wanted")
+        journal.add([("v", bytes([rank]), f"answer {rank}")])
+        journal.add([("of another setting", b"x", "not wanted")])
         journal.close()
     journal = Journal(tmp_path / "j", DistributedEnv(), ["v", "w"])
     assert journal.answers("v") == {bytes([rank]): f"answer {rank}" for rank in range(3)}

@@ -39,26 +39,35 @@ def keyed(
 
 def missing(
     kind: str, asked: Sequence[KeyedRequest], known: Sequence[set[bytes]]
-) -> dict[tuple[int, ...], list[KeyedRequest]]:
-    """Requests by the variants that lack an answer to them; `known` is what each has.
+) -> dict[tuple[int, ...], list[list[KeyedRequest]]]:
+    """What is asked together, by the variants that lack an answer to it; `known` is what each has.
 
-    Options of a question that differ in context share the weights of what their contexts have in
-    common: such a question is asked as a whole or not at all. What occurs twice is returned once.
+    What is scored after one context runs together, and the options of a question share the choice
+    of its weights: they are asked as a whole or not at all, so that each answer is to the last bit
+    what it is in a run that is not interrupted. What occurs twice is returned once.
     """
-    contexts: dict[Any, set[str]] = {}
-    for one in asked:
-        question = question_of(one.request)
-        contexts.setdefault(question, set()).add(one.request.args[0])
+    first: dict[Any, Any] = {}
+
+    def together(name: Any) -> Any:
+        """What stands for all that is asked with it."""
+        while first.setdefault(name, name) != name:
+            name = first[name]
+        return name
+
+    if kind == "loglikelihood":
+        for one in asked:
+            question, context = question_of(one.request), one.request.args[0]
+            if context:  # texts that follow nothing have nothing in common
+                first[together(question)] = together(("context", context))
     wholes: dict[Any, dict[bytes, KeyedRequest]] = {}
     for one in asked:
-        question = question_of(one.request)
-        several = kind == "loglikelihood" and len(contexts[question]) > 1
-        wholes.setdefault(question if several else one.key, {})[one.key] = one
-    groups: dict[tuple[int, ...], list[KeyedRequest]] = {}
+        name = together(question_of(one.request)) if kind == "loglikelihood" else one.key
+        wholes.setdefault(name, {})[one.key] = one
+    groups: dict[tuple[int, ...], list[list[KeyedRequest]]] = {}
     for whole in wholes.values():
         lacking = tuple(i for i, keys in enumerate(known) if not keys.issuperset(whole))
         if lacking:
-            groups.setdefault(lacking, []).extend(whole.values())
+            groups.setdefault(lacking, []).append(list(whole.values()))
     return groups
 
 

@@ -78,9 +78,9 @@ class Journal:
         for rows in distributed.exchanged(found, self.place.world):
             self._write(rows)
 
-    def add(self, variant: str, request: bytes, answer: str) -> None:
-        """Keep an answer; it is safe when this returns."""
-        self._write([(variant, request, answer)])
+    def add(self, answers: Iterable[Row]) -> None:
+        """Keep some answers, all or none of them; they are safe when this returns."""
+        self._write(answers)
 
     def answer(self, variant: str, request: bytes) -> str | None:
         """One answer, if it is there."""

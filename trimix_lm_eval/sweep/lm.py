@@ -24,7 +24,7 @@ from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.loading.provenance import text_digest
 from trimix_lm_eval.sweep import answers
 from trimix_lm_eval.sweep.answers import Answer, KeyedRequest
-from trimix_lm_eval.sweep.journal import Journal
+from trimix_lm_eval.sweep.journal import Journal, Row
 from trimix_lm_eval.sweep.plan import SweepVariant
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.progress import progress_bar
@@ -133,17 +133,22 @@ class SweepLM(TextLM):
             self._choose_points(asked)
         known = [self.journal.requests(run.digest) for run in self.runs]
         groups = answers.missing(kind, asked, known)
-        left = sum(len(which) * len(group) for which, group in groups.items())
+        left = sum(len(which) * len(some) for which, wholes in groups.items() for some in wholes)
         total = len({one.key for one in asked}) * len(self.runs)
         title, off = f"{self.title} {kind}".lstrip(), self.rank != 0 or not left
         done = total - left  # what the journal has
         with progress_bar(None, title, total=total, initial=done, unit="answer", off=off) as bar:
-            for which, group in groups.items():
+            for which, wholes in groups.items():
+                group = [one for whole in wholes for one in whole]
+                whole_of = [i for i, whole in enumerate(wholes) for _ in whole]
+                rows: dict[int, list[Row]] = {}
                 with naming([one.request for one in group]):
                     for i, variant, answer in self._ask(kind, which, group):
-                        run = self.runs[which[variant]]
-                        self.journal.add(run.digest, group[i].key, answer)
-                        bar.update()
+                        mine = rows.setdefault(whole_of[i], [])
+                        mine.append((self.runs[which[variant]].digest, group[i].key, answer))
+                        if len(mine) == len(which) * len(wholes[whole_of[i]]):
+                            self.journal.add(mine)
+                            bar.update(len(rows.pop(whole_of[i])))
 
     def _ask(
         self, kind: str, which: tuple[int, ...], group: Sequence[KeyedRequest]
@@ -192,9 +197,11 @@ class SweepLM(TextLM):
         stored = self.journal.answer(digest, key)
         if stored is None:
             title = None if self.rank else f"{self.title} {task}: weights".lstrip()
-            choice = self.model.choose_for_task(list(read.values()), which, title)
+            # What is kept of a prompt would be of no use to other variants, and rounds otherwise: a
+            # number of one variant must not depend on which others run.
+            choice = self.model.choose_for_task(list(read.values()), which, title, keeping=False)
             stored = Answer(None, choice).encoded()
-            self.journal.add(digest, key, stored)
+            self.journal.add([(digest, key, stored)])
         kept = Answer.decoded(stored).choice
         assert kept is not None
         return TaskPoint(kept.weights, drawn)
