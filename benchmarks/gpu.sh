@@ -70,13 +70,13 @@ for trio in "$@"; do
     run decoding --trio "$trio" --batch 1 --prompts 2 --rounds 2 --released-prompts 0 "${texts[@]}"
     run decoding --trio "$trio" --batch 16 --prompts 16 --rounds 2 --released-prompts 0 --no-stop \
         "${texts[@]}"
-    run scoring --trio "$trio" --batch 8 --rounds 2 --option-tokens 10 "${questions[@]}"
+    run scoring --no-cases --trio "$trio" --batch 8 --rounds 2 --option-tokens 10 "${questions[@]}"
     # Peak memory beside what `trimix check` says.
     run budget --trio "$trio" --batch 16 "${texts[@]}"
     if [ "$trio" = "${!#}" ]; then # of the last one
         run grid --trio "$trio" --rounds 3 --tokens "$prompt" # the share of choosing weights
         run sweep --trio "$trio" --batch 16 "${questions[@]}" "${points[@]}"
-        run scoring --trio "$trio" --batch 8 --rounds 2 --option-tokens 1 "${questions[@]}"
+        run scoring --no-cases --trio "$trio" --batch 8 --rounds 2 --option-tokens 1 "${questions[@]}"
         run describe --trio "$trio" --rounds 3 --prompts 2 "${texts[@]}"
     fi
     find "$models" -mindepth 1 -delete

@@ -12,6 +12,8 @@ Every question has the same few-shot prompt before it, as in a task. Keys:
   with fixed and with chosen weights; ``same_choice``: whether both chose the same points.
 * ``tokens_run_vs_distinct``: tokens that TriMix ran through its sources over the tokens that differ
   in what stands before them, which is the least that must be run (padding counts as run).
+* ``tokens_run_vs_distinct_uneven``, ``_options``, ``_contexts``, ``_repeated`` and ``_task``: the
+  same for requests that are harder to share, see `cases.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timing
+from cases import CASES, tokens_run_vs_distinct
 from counting import counting, distinct_tokens
 from lm_eval.api.instance import Instance
 from models import Texts, Trio, add_arguments, open_trio
@@ -47,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--option-tokens", type=timing.count, default=10, help="1 is a letter")
     parser.add_argument("--batch", type=timing.count, default=1, help="of TriMix and of hf")
     parser.add_argument("--released-questions", type=timing.count, default=1)
+    parser.add_argument(
+        "--no-cases", dest="cases", action="store_false", help="leave out the requests of cases.py"
+    )
     asked = parser.parse_args(argv)
     with open_trio(asked.trio, asked.device, asked.models) as trio:
         values = measure(trio, asked)
@@ -110,6 +116,11 @@ def measure(trio: Trio, asked: Any) -> dict[str, Any]:
             for score, expected in zip(scores["ppl"], plain, strict=False)
         ),
         "tokens_run_vs_distinct": round(count.tokens / least, 3),
+        **{
+            f"tokens_run_vs_distinct_{name}": tokens_run_vs_distinct(trio, name)
+            for name in CASES
+            if asked.cases
+        },
         "seconds_per_question": {name: round(time, 4) for name, time in cost.items()},
     }
 

@@ -33,7 +33,7 @@ TASKS = {
         "output_type": "multiple_choice",
         "description": SHARED,
         "doc_to_text": 0,
-        "doc_to_choice": ["{{q}} a", "{{q}} two", "{{q}} something"],
+        "doc_to_choice": "{{[q + ' a', q + ' two', q + ' something']}}",
         "doc_to_target": "{{q}}",
         "metric_list": [{"metric": "acc"}],
     },

@@ -22,7 +22,7 @@ from trimix_lm_eval.utils.errors import TrimixError
 
 CONTEXTS = ["the hen in the barn, number 1,", "སྐད་ཡིག 3", "over there " * 12]
 OPTIONS = [" the end", " no"]
-GRID = "0.1:0.1;0.9:0.1;0.1:0.9;0.9:0.9;0.5:0.5"
+GRID = "0.3:0.1;0.5:0.1;0.1:0.3;1.0:1.0;1.0:0.1"
 #: Forms of generation, the last of which lm-eval takes for greedy, and keeps.
 FORMS = {
     "greedy": {},
@@ -136,7 +136,9 @@ def test_a_run_that_ended_anywhere_is_taken_up(folders, tmp_path, monkeypatch, e
     assert len(set(drawn)) > 6, "repeats and equal prompts are draws of their own"
     if policy in ("ppl", "ent"):
         contextless = [x for i, (x, _) in enumerate(whole[0]["loglikelihood"]) if i % 6 == 2]
-        assert len(set(contextless)) > 1, "no two documents are weighted differently"
+        assert len({round(x, 3) for x in contextless}) > 1, (
+            "no two documents are weighted differently"
+        )
 
 
 def test_other_options_or_data_are_other_answers(folders, tmp_path):

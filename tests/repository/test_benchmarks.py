@@ -60,7 +60,7 @@ def positive(values: dict, *names: str) -> bool:
     return all(values[name] > 0 for name in names) and all(values[name] for name in ON_EACH)
 
 
-SMALL = ("--rounds", 1, "--shots-tokens", 40, "--question-tokens", 12)
+SMALL = ("--rounds", 1, "--no-cases", "--shots-tokens", 40, "--question-tokens", 12)
 
 
 @pytest.mark.parametrize("option_tokens", [1, 5])
@@ -71,6 +71,18 @@ def test_scoring(run, option_tokens):
     assert values["same_choice"] is True
     # Nothing is run twice, but for the last token of a shared beginning here and there.
     assert 1.0 <= values["tokens_run_vs_distinct"] < 1.5
+    assert not [key for key in values if key.startswith("tokens_run_vs_distinct_")]
+
+
+MOST = {"uneven": 1.1, "options": 1.0, "contexts": 1.1, "repeated": 1.1, "task": 1.1}
+
+
+def test_no_token_is_run_twice(tiny):
+    """Of a random trio with many words; what is above 1 is padding."""
+    cases = program("cases")
+    found = {name: cases.tokens_run_vs_distinct(tiny, name) for name in cases.CASES}
+    assert set(found) == set(MOST)
+    assert all(1.0 <= found[name] <= most for name, most in MOST.items()), found
 
 
 DECODERS = ("hf_large", "released", "released_ppl", "off")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.kv_cache import concat_caches
 from trimix_lm_eval.engine.model_runner import Ensemble
+from trimix_lm_eval.engine.request import TreePlaces
 from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory
 
@@ -132,6 +133,12 @@ class InputBatch:
             if cache is not None:
                 cache.crop(slots - self.table.shared)
 
+    def rewind(self, slots: int) -> None:
+        """Forget every token behind the first ``slots`` slots, and that they branched."""
+        self.table.keep(slots, torch.zeros(len(self.table.length), dtype=torch.long))
+        self.crop(slots)
+        self.table.branches = None
+
     def shrink(self, rows: Sequence[int]) -> list[int]:
         """Drop all rows but these, in place: nothing is copied but what closes the gaps.
 
@@ -231,6 +238,8 @@ class TokenTable:
         positions: ``[B, S]`` position of each token in its row, on the CPU.
         valid: ``[B, S]`` False for padding, on the CPU.
         length: ``[B]`` valid tokens so far, on the CPU.
+        branches: Where all tokens stand, those to come too, while the last ones branch (see
+            `branch`); else None.
         shared: The leading columns that hold shared prefixes, each of which the caches hold once
             for all its rows: they stay where they are when slots are packed.
     """
@@ -240,10 +249,11 @@ class TokenTable:
         self.positions = torch.zeros(rows, 0, dtype=torch.long)
         self.valid = torch.zeros(rows, 0, dtype=torch.bool)
         self.length = torch.zeros(rows, dtype=torch.long)
+        self.branches: TreePlaces | None = None
         self.shared = 0
         self._masks: dict[tuple[object, ...], Tensor] = {}
         #: Positions and valid slots by device, as long as they are what the host has.
-        self._sent: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._sent: dict[torch.device, tuple[Tensor, Tensor, Tensor | None]] = {}
 
     @property
     def slots(self) -> int:
@@ -255,11 +265,28 @@ class TokenTable:
         ids = to_device(ids, self.ids.device)
         counted = valid.long().cumsum(dim=1)  # [B, n]
         positions = (self.length[:, None] + counted - 1).clamp_min(0)
+        if self.branches is not None:
+            positions = self.branches.positions[:, self.slots : self.slots + ids.shape[1]]
         self.ids = torch.cat([self.ids, ids], dim=1)
         self.positions = torch.cat([self.positions, positions], dim=1)
         self.valid = torch.cat([self.valid, valid], dim=1)
         self.length = self.length + counted[:, -1]
         self._changed()
+
+    def branch(self, places: TreePlaces, valid: Tensor) -> None:
+        """Let the next tokens branch; then rows are only extended, until they are rewound.
+
+        Args:
+            places: Where the next n tokens of each row stand, counted from the row's end.
+            valid: ``[B, n]`` False for padding.
+        """
+        ahead = places.positions - (~valid).long()  # padding stands within the context, too
+        positions = (self.length[:, None] + ahead).clamp_min(0)
+        always = torch.full_like(self.positions, torch.iinfo(torch.long).max)
+        self.branches = TreePlaces(
+            torch.cat([self.positions, positions], dim=1),
+            torch.cat([always, self.slots + places.until], dim=1),
+        )
 
     def _changed(self) -> None:
         """Forget what was made of the slots as they were."""
@@ -321,6 +348,13 @@ class TokenTable:
         place = torch.tensor(list(prefix_of))
         return self._chosen(at[place], slots[place], width)
 
+    def path(self, row: int, slot: int) -> Tensor:
+        """The slots that a token of a row sees, in order, its own among them; on the CPU."""
+        seen = self.valid[row, : slot + 1].clone()
+        if self.branches is not None:
+            seen &= self.branches.until[row, : slot + 1] > slot
+        return seen.nonzero()[:, 0]
+
     def own(self, row: int) -> Tensor:
         """Valid slots of a row, counted behind the shared ones, on the CPU."""
         return self.valid[row, self.shared :].nonzero()[:, 0]
@@ -354,13 +388,18 @@ class TokenTable:
         """
         device = device or self.ids.device
         if device not in self._sent:
-            self._sent[device] = to_device(self.positions, device), to_device(self.valid, device)
-        positions, valid = self._sent[device]
+            branches = self.branches
+            until = branches and to_device(branches.until[:, : self.slots], device)
+            sent = to_device(self.positions, device), to_device(self.valid, device)
+            self._sent[device] = *sent, until
+        positions, valid, until = self._sent[device]
         query = positions[:, start:, None]  # [B, n, 1]
         key = positions[:, None, :]  # [B, 1, S]
         slots = torch.arange(self.slots, device=device)
         earlier = slots[None, :] <= slots[start:, None]  # [n, S]
         seen = valid[:, None, :] & (key <= query) & earlier
+        if until is not None:
+            seen &= slots[None, start:, None] < until[:, None, :]
         if window is not None:
             seen &= query - key < window
         if block is not None:

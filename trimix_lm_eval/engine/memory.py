@@ -1,7 +1,8 @@
 """What happens when memory runs out: smaller batches, then smaller chunks, then an error.
 
-Before chunks get so small that a GPU idles between them, what prompts begin with is no longer held
-for those to come. None of it changes a result (invariants 2 and 4).
+First of all, what is kept only because it may be asked for again is given up (see `kept`). Before
+chunks get so small that a GPU idles between them, what prompts begin with is no longer held for
+those to come. None of it changes a result (invariants 2 and 4).
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def halve_batch_size(
 ) -> None:
     """Halve the batch size for the rest of the run; where it is one, make room otherwise.
 
+    Neither, if there are prompts that are kept to be used again: then those are given up.
+
     Args:
         ensemble: Remembers the batch size, and the size of chunks, that fit.
         size: The batch size with which memory ran out.
@@ -77,6 +80,11 @@ def halve_batch_size(
     Raises:
         TrimixError: There is nothing to evict, and nothing to halve.
     """
+    if ensemble.kept:
+        for node in ensemble.kept:
+            node.evict()
+        ensemble.kept.clear()
+        return
     if size > 1:
         ensemble.most_rows = size // 2
         warn_once(f"Out of memory: going on with batches of {ensemble.most_rows}.")

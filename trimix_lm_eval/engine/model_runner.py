@@ -207,24 +207,35 @@ class ModelRunner:
         return masks if self.masks_by_type else masks[""]
 
     def _recompute(self, table: Tokens, start: int, wanted: Tensor | None) -> Tensor:
-        """What `forward` returns, without a cache: each row from its first token, alone."""
+        """What `forward` returns, without a cache: each row from its first token, alone.
+
+        Of a tree of tokens, each branch alone.
+        """
         run = self.model.base_model if self.splits else self.model
         width = table.slots - start
         if wanted is None:
             wanted = torch.arange(table.ids.shape[0] * width)
-        out: list[Tensor] = []
-        for row in range(table.ids.shape[0]):
-            mine = wanted[(wanted >= row * width) & (wanted < (row + 1) * width)] - row * width
-            if not len(mine):
+        if not len(wanted):
+            return torch.zeros(0, self.vocab_size)
+        slots, found, places = start + wanted % width, list[Tensor](), list[Tensor]()
+        # The last token that is left ends a text, and so do the others that are padding.
+        left, valid = torch.ones_like(wanted, dtype=torch.bool), table.valid
+        for at in range(len(wanted) - 1, -1, -1):
+            if not left[at]:
                 continue
-            valid = table.valid[row]
-            last = table.positions[row, start + mine]
-            kept = valid.nonzero()[: int(last.max()) + 1, 0]
-            ids = table.ids[row][to_device(kept, table.ids.device)]
+            row = int(wanted[at]) // width
+            path = table.path(row, int(slots[at]))
+            mine = left & (wanted // width == row)
+            mine &= torch.isin(slots, path) | ~valid[row, slots]
+            ids = table.ids[row][to_device(path, table.ids.device)]
             result = run(input_ids=ids[None].to(self.device), use_cache=False)
-            states = result.last_hidden_state if self.splits else result.logits
-            out.append(states[0][to_device(last, states.device)])
-        return torch.cat(out) if out else torch.zeros(0, self.vocab_size)
+            states = (result.last_hidden_state if self.splits else result.logits)[0]
+            last = (torch.searchsorted(path, slots[mine], right=True) - 1).clamp_min(0)
+            found.append(states[to_device(last, states.device)])
+            places.append(mine.nonzero()[:, 0])
+            left &= ~mine
+        order = torch.cat(places).argsort()
+        return torch.cat(found)[to_device(order, found[0].device)]
 
 
 def unchanged(logits: Tensor) -> Tensor:
@@ -255,6 +266,8 @@ class Ensemble:
         self.not_captured: str | None = None
         #: Rows per forward pass that memory has room for, as far as is known (see `memory`).
         self.most_rows = sys.maxsize
+        #: Prompts that were run for a choice and may be asked for again (see `kept`).
+        self.kept: list[Any] = []
         #: Whether a prefix that several rows share can be held once.
         self.shares_prefixes = all(s.shares_prefixes or s.plain for s in self.sources)
         #: Bytes that the caches of all sources grow by per token of a row.

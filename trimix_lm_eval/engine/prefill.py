@@ -42,9 +42,11 @@ from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.utils.errors import is_out_of_memory
 
-#: A segment is run by itself if it is this long and saves this share of the tokens below it: what
-#: is split off runs in smaller batches.
-SHORTEST, SHARE = 32, 0.25
+#: A segment is run by itself if it is this long and saves this share of the tokens below it, or so
+#: many: what is split off runs in smaller batches.
+SHORTEST, SHARE, ENOUGH = 32, 0.25, 256
+#: Padding that a batch may have: so many tokens, or this share of those that are not.
+PADDING, PADDING_SHARE = 32, 1 / 12
 #: What shared segments may take at any time, over all sources.
 HELD_BYTES = 4 * 2**30
 
@@ -109,7 +111,7 @@ class PromptCollectors:
                 called(self.policies.get(i), collector.read_next, view)
 
 
-def _settle(
+def settle(
     ensemble: Ensemble, prompts: Sequence[Prompt], collectors: Sequence[PromptCollectors | None]
 ) -> None:
     """Bring what the collectors of a batch have computed to the CPU, in one transfer.
@@ -195,11 +197,30 @@ def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
+def evenly(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of some lengths as padded batches: the indices of each, the longest first.
+
+    A batch ends where its padding would cost more than another batch does: what is run stays near
+    to what must be, however uneven the lengths are.
+    """
+    found: list[list[int]] = []
+    padding = real = 0
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        real += lengths[row]
+        padding += lengths[found[-1][0]] - lengths[row] if found else 0
+        if not found or padding > max(PADDING, PADDING_SHARE * real):
+            found.append([])
+            padding, real = 0, lengths[row]
+        found[-1].append(row)
+    return found
+
+
 def prefill(
     ensemble: Ensemble,
     prompts: Sequence[Prompt],
     collectors: Sequence[PromptCollectors | None],
     batch: InputBatch | None = None,
+    settled: bool = True,
 ) -> tuple[InputBatch, list[Tensor]]:
     """Run prompts through all sources, showing each to its collectors on the way.
 
@@ -208,6 +229,7 @@ def prefill(
         prompts: B prompts.
         collectors: One set per prompt; None where no policy looks at it.
         batch: What the prompts continue, one row each; None starts them empty.
+        settled: Whether to `settle` the collectors; else that is left to the caller.
 
     Returns:
         The batch, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
@@ -236,7 +258,8 @@ def prefill(
         if mine is not None and prompt.tail is None:
             with blame(always(row)):
                 mine.read_next(LogitView(ensemble, last[row]))
-    _settle(ensemble, prompts, collectors)
+    if settled:
+        settle(ensemble, prompts, collectors)
     order = range(len(prompts))
     return batch, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
 
@@ -338,14 +361,21 @@ class PrefixTree(NamedTuple):
     prompts: Sequence[Prompt]
     request_of: Callable[[int], int] = int
 
-    def walk(self) -> Iterator[tuple[PrefixNode, list[int]]]:
+    def walk(self, anew: bool = False) -> Iterator[tuple[PrefixNode, list[int]]]:
         """Walk through all prompts, depth first.
+
+        Args:
+            anew: Whether what is kept of prompts that were run before is left for others.
 
         Yields:
             A node, and the indices of prompts to be run from it, longest first. Each index once.
         """
-        prompts = self.prompts
-        order = sorted(range(len(prompts)), key=lambda i: prompts[i].ids)
+        prompts, done = self.prompts, set[int]()
+        for kept, some in () if anew else self.run_before():
+            done.update(some)
+            yield kept, some
+        left = [i for i in range(len(prompts)) if i not in done]
+        order = sorted(left, key=lambda i: prompts[i].ids)
         pairs = zip(order, order[1:], strict=False)
         shared = [_shared(prompts[a], prompts[b]) for a, b in pairs]
         root = PrefixNode()
@@ -363,6 +393,26 @@ class PrefixTree(NamedTuple):
                 if place.node.batch is not None:
                     todo.append(place.node)
             todo += reversed(list(self.branches(place, length)))
+
+    def run_before(self) -> Iterator[tuple[PrefixNode, list[int]]]:
+        """Prompts that were run for a choice already, and what is kept of them, for the last time.
+
+        Only those at which no policy wants to look, as it could not.
+        """
+        kept, places = self.fuser.ensemble.kept, dict[tuple[int, ...], list[int]]()
+        if not kept:
+            return
+        for i, mine in enumerate(collectors_for(self.fuser, self.prompts)):
+            places.setdefault(self.prompts[i].ids, []).extend([i] if mine is None else [])
+        if not any(ids in places for node in kept for ids in node.rows):
+            return
+        while kept:
+            node = kept[0]
+            found = [i for ids in node.rows for i in places.get(ids, ())]
+            if found:
+                yield node, sorted(found, key=lambda i: -len(self.prompts[i].ids))
+            if kept and kept[0] is node:
+                kept.pop(0)
 
     def branches(self, tree: _Subtree, length: int) -> Iterator[_Subtree]:
         """The parts of a subtree whose prompts share more than ``length`` tokens."""
@@ -384,7 +434,8 @@ class PrefixTree(NamedTuple):
         left = sum(len(self.prompts[i].ids) - done for i in some)
         saved = (len(some) - 1) * (length - done)
         room = (node.held + length) * self.fuser.ensemble.token_bytes <= HELD_BYTES
-        return length - done >= SHORTEST and saved >= SHARE * left and room and not node.evicted
+        enough = length - done >= SHORTEST and saved >= min(SHARE * left, ENOUGH)
+        return enough and room and not node.evicted
 
     def extend(self, node: PrefixNode, index: int, length: int) -> PrefixNode:
         """Run a prompt from the end of a node up to ``length`` tokens, if memory allows."""

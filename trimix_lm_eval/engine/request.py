@@ -23,6 +23,9 @@ class Tokens(Protocol):
     def slots(self) -> int:
         """Columns so far."""
 
+    def path(self, row: int, slot: int) -> Tensor:
+        """The slots that a token of a row sees."""
+
     def mask(
         self,
         start: int,
@@ -32,6 +35,21 @@ class Tokens(Protocol):
         device: torch.device,
     ) -> Tensor:
         """The additive mask of the tokens from slot ``start`` on."""
+
+
+class TreePlaces(NamedTuple):
+    """Where tokens stand that branch: several texts after one beginning, held in one row.
+
+    The tokens of a row are those of a tree, each before what follows it and all that follows it
+    side by side (in preorder), so that one number says who sees a token.
+
+    Attributes:
+        positions: ``[B, n]`` positions.
+        until: ``[B, n]`` the slot from which on a token is hidden: where what follows it ends.
+    """
+
+    positions: Tensor
+    until: Tensor
 
 
 class Prompt(NamedTuple):

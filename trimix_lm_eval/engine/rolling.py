@@ -17,9 +17,9 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.memory import find_executable_batch_size
 from trimix_lm_eval.engine.model_runner import Fuser, always, blame
-from trimix_lm_eval.engine.prefill import PromptCollectors, prefill
+from trimix_lm_eval.engine.prefill import PrefixNode, PromptCollectors
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
-from trimix_lm_eval.engine.scorer import Scored, score, sum_scores
+from trimix_lm_eval.engine.scorer import Scored, prefill_uneven, score, sum_scores
 from trimix_lm_eval.fusion.collectors import (
     Choice,
     PromptCollector,
@@ -244,7 +244,7 @@ def _collect(
                 prompts.append(Prompt(context + target[:-1], mask, tail=target[-1]))
             shown = [PromptCollectors({0: one}, masked=(0,)) for _, _, one in batch]
             with blame([doc for doc, _, _ in batch].__getitem__):
-                prefill(fuser.ensemble, prompts, shown)
+                prefill_uneven(fuser.ensemble, PrefixNode(), prompts, shown)
         found = []
         for doc in docs:
             with blame(always(doc)):

@@ -1,13 +1,13 @@
 """Scoring: requests of token ids in, log-likelihoods out, for all fusion configs at once.
 
 A question is one context with several continuations. Its context runs once, and what contexts have
-in common once for all of them; continuations run on rows that share the context's cache. Logits
-exist only where a token is scored, a chunk at a time (invariant 4), and only gather minus logsumexp
-leaves them.
+in common once for all of them; what follows it runs as one tree, so that what continuations have in
+common runs once, too. Logits exist only where a token is scored, a chunk at a time (invariant 4),
+and only gather minus logsumexp leaves them.
 
 Invariant 5: policies choose by the context alone, never by a continuation; all options of a
 question share the choice. Where they differ in context, it is made by the part that their contexts
-have in common.
+have in common, and the rest of each context runs with its continuation.
 
 Longer than most modules, since every kind of request (one token, several, none, more than the
 context length) ends in one way to score a batch.
@@ -15,41 +15,34 @@ context length) ends in one way to score a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.logprobs import compute_logprobs
+from trimix_lm_eval.engine.kept import keep
 from trimix_lm_eval.engine.memory import find_executable_batch_size
-from trimix_lm_eval.engine.model_runner import Fuser, LogitView, always, blame, mean_choice
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, always, blame
+from trimix_lm_eval.engine.options import Choices, Continuation, Prefilled, Scored, score_options
 from trimix_lm_eval.engine.prefill import (
+    SHORTEST,
     PrefixNode,
     PrefixTree,
     PromptCollectors,
     choices_of,
     collectors_for,
     cut,
-    padded,
+    evenly,
     prefill,
+    settle,
     shared_length,
 )
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
-from trimix_lm_eval.fusion.collectors import Choice
-from trimix_lm_eval.fusion.logits import to_device
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import continuation_windows
 
 #: So many batches of contexts are scored at a time, where their choices take a pass of their own.
 #: What they share runs once for each such block.
 BLOCK = 16
-
-#: What the policy of each fusion config has chosen.
-Choices = tuple[Choice | None, ...]
-#: (index of the request, index of the fusion config, score)
-Scored = tuple[int, int, Score]
 
 
 def score(
@@ -89,7 +82,8 @@ def score(
     questions = questions_of(requests, fitting, max_length)
     for some in blocks(fuser, questions, batch_size):
         chosen |= _choices_apart(fuser, some, batch_size)
-        yield from _score_questions(fuser, some, batch_size, chosen)
+        for part in in_passes(fuser, some):
+            yield from _score_questions(fuser, part, batch_size, chosen)
 
 
 def sum_scores(parts: Sequence[Score]) -> Score:
@@ -103,50 +97,85 @@ def collect_prompts(
     prompts: Sequence[Prompt],
     batch_size: int,
     request_of: Callable[[int], int] = int,
+    keeping: bool = False,
 ) -> Iterator[tuple[int, PromptCollectors | None]]:
-    """Show prompts to collectors and drop their caches: for choices made apart from any scoring.
+    """Show prompts to collectors: for choices made apart from any scoring.
 
     Args:
         fuser: The sources and the fusion configs.
         prompts: In any order.
         batch_size: Rows per forward pass.
         request_of: From the index of a prompt to the index that errors are to name.
+        keeping: Whether the prompts will be asked for again: then their caches are kept (see
+            `kept`); else they are dropped.
 
     Yields:
         The index of a prompt, and its collectors; None if no policy looks at it.
     """
-    for node, some in PrefixTree(fuser, prompts, request_of).walk():
+    for node, some in PrefixTree(fuser, prompts, request_of).walk(anew=True):
 
         def work(
             indices: Sequence[int], _: int, node: PrefixNode = node
         ) -> list[tuple[int, PromptCollectors | None]]:
             mine = [prompts[i] for i in indices]
             collectors = collectors_for(fuser, mine)
-            batch = node.start(mine, collectors)
             with blame(lambda row: request_of(indices[row])):
-                prefill(fuser.ensemble, [node.rest(p) for p in mine], collectors, batch)
+                found = prefill_uneven(fuser.ensemble, node, mine, collectors)
+            if keeping:
+                runs = [(one.batch, [mine[row] for row in one.rows]) for one in found]
+                keep(fuser.ensemble, node, runs)
             return list(zip(indices, collectors, strict=True))
 
         for found in find_executable_batch_size(fuser.ensemble, some, batch_size, work, node.evict):
             yield from found
 
 
+def prefill_uneven(
+    ensemble: Ensemble,
+    node: PrefixNode,
+    prompts: Sequence[Prompt],
+    collectors: Sequence[PromptCollectors | None],
+) -> list[Prefilled]:
+    """Run prompts of uneven lengths from a common prefix, with little padding; wait once for all.
+
+    Args:
+        ensemble: The sources.
+        node: The prefix, which is run already.
+        prompts: Whole, that prefix included.
+        collectors: One set per prompt; None where no policy looks at it.
+
+    Returns:
+        Each prompt once, those of similar lengths together.
+    """
+    rest = [node.rest(prompt) for prompt in prompts]
+    found = []
+    for rows in evenly([len(one.ids) for one in rest]):
+        mine = [collectors[row] for row in rows]
+        start = node.start([prompts[row] for row in rows], mine)
+        with blame(rows.__getitem__):
+            run = prefill(ensemble, [rest[row] for row in rows], mine, start, settled=False)
+        found.append(Prefilled(rows, *run))
+    settle(ensemble, rest, collectors)
+    return found
+
+
 class Question(NamedTuple):
-    """A context with its continuations.
+    """A context with what is scored after it.
 
     Attributes:
         prompt: What policies choose by: one for all options, whatever their lengths.
-        context: What the continuations are scored after: ``prompt`` cut to fit.
-        options: Index of the request and its continuation.
+        context: What is run once for all options: ``prompt``, or a context that is cut to fit or
+            does not begin with it.
+        options: What follows the context.
     """
 
     prompt: Prompt
     context: tuple[int, ...]
-    options: list[tuple[int, tuple[int, ...]]]
+    options: list[Continuation]
 
     @property
     def run(self) -> Prompt:
-        """The context as it is run; if it was cut, no policy chooses by it."""
+        """The context as it is run; if it is not the prompt, no policy chooses by it."""
         return self.prompt if self.prompt.ids == self.context else Prompt(self.context)
 
 
@@ -192,17 +221,40 @@ def _score_long(fuser: Fuser, request: ScoringRequest, max_length: int) -> list[
 def questions_of(
     requests: Sequence[ScoringRequest], indices: Sequence[int], max_length: int
 ) -> list[Question]:
-    """Group some requests by context; cut contexts from the left where they must be."""
+    """Group some requests by what policies choose by; cut contexts from the left if need be.
+
+    Contexts that begin with what they are weighted by follow it in one tree, unless they have more
+    in common with those of other questions.
+    """
     shown = _shared_contexts(requests)
-    groups: dict[tuple[Prompt, tuple[int, ...]], Question] = {}
+    cuts: dict[int, tuple[Prompt, tuple[int, ...]]] = {}
     for index in indices:
         prompt, continuation, _ = requests[index]
         too_many = max(0, len(prompt.ids) + len(continuation) - 1 - max_length)
-        context = prompt.ids[too_many:]
-        by = cut(shown.get(index, prompt), max_length)
-        question = groups.setdefault((by, context), Question(by, context, []))
-        question.options.append((index, continuation))
+        cuts[index] = cut(shown.get(index, prompt), max_length), prompt.ids[too_many:]
+    alone = _sharing_more({i: cuts[i] for i in shown if i in cuts})
+    groups: dict[Hashable, Question] = {}
+    for index, (by, context) in cuts.items():
+        length = len(by.ids)
+        follows = by not in alone and context[:length] == by.ids
+        begin, rest = (by.ids, context[length:]) if follows else (context, ())
+        # Texts after the prefix token alone have nothing in common: each has a row of its own.
+        named = requests[index].question
+        text = (index if named is None else named) if len(context) == 1 else None
+        question = groups.setdefault((by, begin, text), Question(by, begin, []))
+        question.options.append(Continuation(index, rest, requests[index].continuation))
     return list(groups.values())
+
+
+def _sharing_more(cuts: Mapping[int, tuple[Prompt, tuple[int, ...]]]) -> set[Prompt]:
+    """What questions are weighted by whose contexts share much more with other questions'."""
+    found: set[Prompt] = set()
+    ordered = sorted(set(cuts.values()), key=lambda one: (one[1], one[0].ids))
+    for (by, context), (other, next_one) in pairwise(ordered):
+        if by != other:
+            same = shared_length(context, next_one)
+            found.update(p for p in (by, other) if same - len(p.ids) >= SHORTEST)
+    return found
 
 
 def blocks(fuser: Fuser, questions: list[Question], batch_size: int) -> Iterator[list[Question]]:
@@ -211,34 +263,56 @@ def blocks(fuser: Fuser, questions: list[Question], batch_size: int) -> Iterator
     Otherwise a few batches, those that share a prefix together: the first answers must not wait for
     all choices, which are half of the work, nor a process that dies lose them.
     """
-    apart = [q for q in questions if q.run is not q.prompt]
-    if all(mine is None for mine in collectors_for(fuser, [q.prompt for q in apart])):
+    apart = {q.prompt for q in questions if q.run is not q.prompt}
+    if all(mine is None for mine in collectors_for(fuser, list(apart))):
         yield questions
         return
-    apart.sort(key=lambda q: (q.prompt.ids, q.context))
+    waiting = [q for q in questions if q.prompt in apart]
+    waiting.sort(key=lambda q: (q.prompt.ids, q.context))
     size = BLOCK * batch_size
     ends = [
         end
-        for end in range(1, len(apart) + 1)
-        if end == len(apart) or apart[end].prompt != apart[end - 1].prompt
+        for end in range(1, len(waiting) + 1)
+        if end == len(waiting) or waiting[end].prompt != waiting[end - 1].prompt
     ]
     start = 0
     for end in ends:  # never between the options of a question
-        if end - start >= size or end == len(apart):
-            yield apart[start:end]
+        if end - start >= size or end == len(waiting):
+            yield waiting[start:end]
             start = end
-    yield [q for q in questions if q.run is q.prompt]
+    yield [q for q in questions if q.prompt not in apart]
+
+
+def in_passes(fuser: Fuser, questions: list[Question]) -> list[list[Question]]:
+    """The questions of a block in the order of their passes: choices are made before they are used.
+
+    Those whose own context shows what others are weighted by first, if policies look at it.
+    """
+    first = [q for q in questions if q.run is q.prompt]
+    rest = [q for q in questions if q.run is not q.prompt]
+    looked_at = any(mine is not None for mine in collectors_for(fuser, [q.prompt for q in rest]))
+    return [some for some in (first, rest) if some] if looked_at else [questions]
+
+
+def chosen_apart(questions: Sequence[Question]) -> dict[Prompt, int]:
+    """What policies choose by that no context of these questions is, with a request each."""
+    run = {q.prompt for q in questions if q.run is q.prompt}
+    found: dict[Prompt, int] = {}
+    for question in questions:
+        if question.prompt not in run:
+            found.setdefault(question.prompt, question.options[0].request)
+    return found
 
 
 def _score_questions(
     fuser: Fuser, questions: Sequence[Question], batch_size: int, chosen: dict[Prompt, Choices]
 ) -> Iterator[Scored]:
-    """Score questions; ``chosen`` has the choices that were made apart."""
+    """Score questions; ``chosen`` has the choices that were made apart, and gets the others."""
     contexts = [question.run for question in questions]
-    for node, some in PrefixTree(fuser, contexts, lambda i: questions[i].options[0][0]).walk():
+    for node, some in PrefixTree(fuser, contexts, lambda i: questions[i].options[0].request).walk():
 
-        def work(indices: Sequence[int], size: int, node: PrefixNode = node) -> list[Scored]:
-            return _score_batch(fuser, node, [questions[i] for i in indices], size, chosen)
+        def work(indices: Sequence[int], _: int, node: PrefixNode = node) -> list[Scored]:
+            return _score_batch(fuser, node, [questions[i] for i in indices], chosen)
 
         for scores in find_executable_batch_size(
             fuser.ensemble, some, batch_size, work, node.evict
@@ -249,12 +323,9 @@ def _score_questions(
 def _choices_apart(
     fuser: Fuser, questions: Sequence[Question], batch_size: int
 ) -> dict[Prompt, Choices]:
-    """The choices by prompts that are not run as contexts: those cut, or shared by options."""
-    apart: dict[Prompt, int] = {}
-    for question in questions:
-        if question.run is not question.prompt:
-            apart.setdefault(question.prompt, question.options[0][0])
-    prompts, first = list(apart), list(apart.values())
+    """The choices by prompts that are not run as contexts: those of contexts that were cut."""
+    asked = chosen_apart(questions)
+    prompts, first = list(asked), list(asked.values())
     if not any(mine is not None for mine in collectors_for(fuser, prompts)):
         return {prompt: choices_of(fuser, prompt, None) for prompt in prompts}
     seen = collect_prompts(fuser, prompts, batch_size, first.__getitem__)
@@ -265,10 +336,9 @@ def _score_batch(
     fuser: Fuser,
     node: PrefixNode,
     questions: Sequence[Question],
-    batch_size: int,
     chosen: dict[Prompt, Choices],
 ) -> list[Scored]:
-    """Prefill the contexts, choose, then run the continuations ``batch_size`` rows at a time.
+    """Prefill the contexts, choose, then run what follows them.
 
     ``chosen`` holds the choices so far, those made apart among them.
     """
@@ -279,66 +349,10 @@ def _score_batch(
             collectors_for(fuser, [q.prompt for q in questions]), questions, strict=True
         )
     ]
-    start = node.start(contexts, collectors)
-    with blame(lambda row: questions[row].options[0][0]):
-        batch, ends = prefill(fuser.ensemble, [node.rest(c) for c in contexts], collectors, start)
+    with blame(lambda row: questions[row].options[0].request):
+        found = prefill_uneven(fuser.ensemble, node, contexts, collectors)
     for question, mine in zip(questions, collectors, strict=True):
         if question.prompt not in chosen:
             chosen[question.prompt] = choices_of(fuser, question.prompt, mine)
-    choices = [chosen[q.prompt] for q in questions]
-
-    todo = [(row, i, tokens) for row, q in enumerate(questions) for i, tokens in q.options]
-    todo.sort(key=lambda item: -len(item[2]))
-    scores = []
-    # A continuation of one token needs no forward pass: it is predicted where the context ends.
-    single = [item for item in todo if len(item[2]) == 1]
-    several = [item for item in todo if len(item[2]) > 1]
-    runs = [several[s : s + batch_size] for s in range(0, len(several), batch_size)]
-    for part in [*runs, single] if single else runs:
-        scores += _score_options(fuser, batch, ends, choices, part)
-    return scores
-
-
-def _score_options(
-    fuser: Fuser,
-    batch: InputBatch,
-    ends: Sequence[Tensor],
-    choices: Sequence[Choices],
-    part: Sequence[tuple[int, int, tuple[int, ...]]],
-) -> list[Scored]:
-    """Score continuations.
-
-    Args:
-        fuser: The sources and the fusion configs.
-        batch: The contexts.
-        ends: One ``[B, H]`` tensor per source: hidden states at the contexts' last tokens.
-        choices: For each context.
-        part: (row of the context, index of the request, token ids) of each continuation.
-    """
-    of_row = [row for row, _, _ in part]
-    at = torch.tensor(of_row)
-    first = [h[to_device(at, h.device)] for h in ends]  # S times [O, H]: predicts each first token
-    pieces: list[list[Tensor]] = [[h[r : r + 1] for h in first] for r in range(len(part))]
-    if max(len(tokens) for _, _, tokens in part) > 1:
-        ids, valid = padded([tokens[:-1] for _, _, tokens in part])
-        for r, _, hs in batch.fork_shared(of_row).feed(ids, valid, valid):
-            pieces[r] = [torch.cat(pair) for pair in zip(pieces[r], hs, strict=True)]
-    hidden = [torch.cat([piece[s] for piece in pieces]) for s in range(len(ends))]
-
-    lengths = [len(tokens) for _, _, tokens in part]
-    targets = torch.tensor([token for _, _, tokens in part for token in tokens])
-    targets = to_device(targets, fuser.ensemble.device)
-    vectors = torch.tensor([[fuser.vector(c) for c in choices[row]] for row in of_row])  # [O, R, S]
-    vectors = vectors.repeat_interleave(torch.tensor(lengths), dim=0)  # [N, R, S]
-    request_at = [index for _, index, tokens in part for _ in tokens]  # of each position
-    with blame(request_at.__getitem__):
-        view = LogitView(fuser.ensemble, hidden)
-        found = compute_logprobs(fuser, view, targets, vectors.transpose(0, 1))
-    scores = []
-    for which, one in enumerate(found):
-        split = zip(*(column.split(lengths) for column in one), strict=True)
-        for (row, index, _), (logprobs, greedy, used) in zip(part, split, strict=True):
-            choice = choices[row][which] or mean_choice(fuser, which, used)
-            score = Score(float(logprobs.double().sum()), bool(greedy.all()), choice)
-            scores.append((index, which, score))
-    return scores
+    options = [question.options for question in questions]
+    return score_options(fuser, found, options, [chosen[q.prompt] for q in questions])

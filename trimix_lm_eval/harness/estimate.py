@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from trimix_lm_eval.engine import scheduler, scorer
 from trimix_lm_eval.engine.input_batch import chunk_columns
+from trimix_lm_eval.engine.kept import keep
 from trimix_lm_eval.engine.model_runner import CHUNK_TOKENS, LOGIT_BYTES, Fuser
-from trimix_lm_eval.engine.prefill import PrefixNode, PrefixTree, collectors_for, cut
+from trimix_lm_eval.engine.options import tree_passes
+from trimix_lm_eval.engine.prefill import (
+    PrefixNode,
+    PrefixTree,
+    collectors_for,
+    cut,
+    evenly,
+)
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.fusion.logits import WORK_BYTES
 from trimix_lm_eval.harness import task_weights
@@ -81,14 +89,22 @@ class Job(NamedTuple):
 
 def jobs_of(model: Unloaded, parts: Sequence[TaskRequests]) -> list[Job]:
     """What the requests of a run come to, task by task."""
-    return [
-        Job(
-            part,
-            count(model, part.kind, part.requests).scaled(part.documents / max(1, len(part.seen))),
-            None if part.kind == "loglikelihood_rolling" else choosing(model, part.requests),
-        )
-        for part in parts
-    ]
+    return [_job(model, part) for part in parts]
+
+
+def _job(model: Unloaded, part: TaskRequests) -> Job:
+    """What the requests of a part come to; prompts that are read for a choice run there only."""
+    whole = count(model, part.kind, part.requests)
+    about = whole.scaled(part.documents / max(1, len(part.seen)))
+    if part.kind == "loglikelihood_rolling":
+        return Job(part, about, None)
+    read = choosing(model, part.requests, keeping=True)
+    if model.fuser.ensemble.kept:
+        left = count(model, part.kind, part.requests)
+        model.fuser.ensemble.kept.clear()
+        about.tokens += left.tokens - whole.tokens
+        about.forwards += left.forwards - whole.forwards
+    return Job(part, about, read)
 
 
 def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Workload:
@@ -137,12 +153,15 @@ def _score(
     size = model.batch_size
     questions = scorer.questions_of(requests, range(len(requests)), model.max_length)
     for some in scorer.blocks(fuser, questions, size):
-        apart = dict.fromkeys(q.prompt for q in some if q.run is not q.prompt)
-        if any(mine is not None for mine in collectors_for(fuser, list(apart))):
-            _prefill(fuser, list(apart), size, work)
-        for start, batch in _batches(fuser, [q.run for q in some], size, work):
-            lengths = [len(target) - 1 for i in batch for _, target in some[i].options]
-            _run_padded([n for n in lengths if n], size, work, start)
+        apart = list(scorer.chosen_apart(some))
+        if any(mine is not None for mine in collectors_for(fuser, apart)):
+            _prefill(fuser, apart, size, work)
+        for part in scorer.in_passes(fuser, some):
+            for _, passes in _batches(fuser, [q.run for q in part], size, work):
+                for batch in passes:
+                    start = len(part[batch[0]].context)
+                    for rows, trees in tree_passes([part[i].options for i in batch]):
+                        work.run(len(rows), start, max(len(tree.ids) for tree in trees))
 
 
 def _roll(model: Unloaded, documents: Sequence[Sequence[Window]], work: Workload) -> None:
@@ -173,15 +192,24 @@ def _generate(model: Unloaded, requests: Sequence[Instance], work: Workload) -> 
         started = max(1, started // 4)
         held = sum(lengths) + (forks - 1) * sum(most)
         rows *= min(scheduler.MAX_FORKS, forks * sum(lengths) / max(1, held))
-    _prefill(model.fuser, prompts, started, work)
+    for _ in _batches(model.fuser, prompts, started, work, padded=True):
+        pass
     work.new_tokens = forks * sum(most)
     # The first token of a text comes with its prompt.
     work.steps = max(max(most, default=1) - 1, math.ceil(forks * sum(n - 1 for n in most) / rows))
     work.longest = max(lengths, default=0)
 
 
-def choosing(model: Unloaded, requests: Sequence[Instance]) -> Workload | None:
-    """The work for the prompts that policies read before they choose for a whole task."""
+def choosing(
+    model: Unloaded, requests: Sequence[Instance], keeping: bool = False
+) -> Workload | None:
+    """The work for the prompts that policies read before they choose for a whole task.
+
+    Args:
+        model: Says how texts become tokens.
+        requests: Whose prompts may be read.
+        keeping: Whether the next count is to know that these prompts were run.
+    """
     policies = [one.policy for one in model.fuser.configs if one.policy.scope == "task"]
     if not policies:
         return None
@@ -191,7 +219,10 @@ def choosing(model: Unloaded, requests: Sequence[Instance]) -> Workload | None:
         for some in task_weights.drawn(found, policy.task_prompts, 1).values():
             prompts = [Prompt(*model.codec.prompt(text)) for text in some.values()]
             prompts = [cut(prompt, model.max_length) for prompt in prompts]
-            _prefill(model.fuser, prompts, model.batch_size, work)
+            for node, places in _batches(model.fuser, prompts, model.batch_size, work, anew=True):
+                runs = [(cast(Any, object()), [prompts[i] for i in rows]) for rows in places]
+                if keeping:
+                    keep(model.fuser.ensemble, node, runs)
             work.requests += len(prompts)
     return work
 
@@ -211,16 +242,36 @@ class _Tree(PrefixTree):
 
 
 def _batches(
-    fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Workload
-) -> Iterator[tuple[int, Sequence[int]]]:
-    """Add what is run of some prompts; yield each batch's longest and the places of its prompts."""
+    fuser: Fuser,
+    prompts: Sequence[Prompt],
+    size: int,
+    work: Workload,
+    *,
+    anew: bool = False,
+    padded: bool = False,
+) -> Iterator[tuple[PrefixNode, list[list[int]]]]:
+    """Add what is run of some prompts; yield each batch's node and prompts, pass by pass.
+
+    Args:
+        fuser: The sources and the fusion configs.
+        prompts: In any order.
+        size: Rows of a batch.
+        work: Is added to.
+        anew: See `PrefixTree.walk`.
+        padded: Whether a batch is one pass, however uneven its prompts are.
+    """
     tree = _Tree(fuser, prompts)
     tree.work = work
-    for node, some in tree.walk():
+    for node, some in tree.walk(anew):
         for batch in _split(some, size):
-            longest = len(prompts[batch[0]].ids)
-            work.run(len(batch), node.length, longest - node.length)
-            yield longest, batch
+            rest = [len(node.rest(prompts[i]).ids) for i in batch]
+            passes = [[batch[row] for row in rows] for rows in evenly(rest)]
+            if padded:
+                passes = [list(batch)]
+            for first, *more in passes:
+                new = len(node.rest(prompts[first]).ids)
+                work.run(1 + len(more), len(prompts[first].ids) - new, new)
+            yield node, passes
 
 
 def _prefill(fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Workload) -> None:
@@ -232,7 +283,8 @@ def _prefill(fuser: Fuser, prompts: Sequence[Prompt], size: int, work: Workload)
 def _run_padded(lengths: Sequence[int], size: int, work: Workload, start: int = 0) -> None:
     """Add rows of these lengths, the longest first, in batches."""
     for some in _split(sorted(lengths, reverse=True), size):
-        work.run(len(some), start, some[0])
+        for rows in evenly(some):
+            work.run(len(rows), start, some[rows[0]])
 
 
 def _split(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

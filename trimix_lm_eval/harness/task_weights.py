@@ -68,6 +68,7 @@ class TaskWeights(NamedTuple):
         self, arrived: dict[str, dict[int, str]], most: int, cache: ResponseCache | None
     ) -> None:
         """Draw prompts over all processes, choose on each of them alike, and keep the point."""
+        self.model.fuser.ensemble.kept.clear()  # the prompts of tasks before
         new = {task: found for task, found in arrived.items() if task not in self.points}
         texts = drawn(new, most, self.world)
         read = {t: {p: text_digest(x) for p, x in some.items()} for t, some in texts.items()}

@@ -96,7 +96,7 @@ def test_any_allocation_may_fail(loaded, case):
     def model():
         """That has never run out of memory."""
         whole = loaded.fuser.ensemble
-        fuser = Fuser(Ensemble(whole.sources, whole.unused.tolist()), configs)
+        fuser = Fuser(Ensemble(whole.sources, whole.unused), configs)
         return TriMix(settings, loaded.tokenizer, fuser, loaded.report)
 
     one = model()

@@ -101,6 +101,36 @@ def test_scores_cost_a_wait_a_pass(models, policy):
     assert not seen.of("h2d")
 
 
+ENDS = (" the barn", " e", " a river bank", " a river", " the barn and the hen")
+
+
+def test_options_and_contexts_of_many_lengths_cost_two_waits_a_batch(models):
+    """However many passes their tokens take, and where options differ in context."""
+    model = sized(models("ppl")[1], 8)
+    for pairs, questions in (
+        ([(text, more) for text in PROMPTS for more in ENDS], None),
+        ([(text + end, " bank") for text in PROMPTS for end in ENDS], [i // 5 for i in range(40)]),
+    ):
+        with gpu.watch() as seen:
+            list(model.iter_loglikelihood(pairs, questions=questions))
+        assert len(seen.syncs) <= 2, seen.by_site("sync")
+        assert not seen.of("h2d"), "no copy from pageable memory"
+
+
+def test_prompts_that_were_read_for_a_task_cost_no_more_waits(models):
+    cpu, device = (sized(model, 8) for model in models("ppl_task"))
+    pairs = [(text, more) for text in PROMPTS for more in ENDS]
+    found = []
+    for model in (cpu, device):
+        chosen = model.choose_for_task(PROMPTS)
+        with gpu.watch() as seen:
+            scores = model.iter_loglikelihood(pairs, [(chosen.weights,)] * len(pairs))
+            found.append([one.log_likelihood for *_, one in sorted(scores)])
+    assert len(seen.syncs) == 1, seen.by_site("sync")
+    assert not seen.of("h2d")
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
 def sized(model, batch_size):
     settings = dataclasses.replace(model.settings, batch_size=batch_size)
     return TriMix(settings, model.tokenizer, model.fuser, model.report)

@@ -24,7 +24,10 @@ class TaskPerplexity(PromptPerplexity):
     name = "ppl_task"
     scope = "task"
     honest_when = "always"
-    cost = "those prompts once more"
+    cost = (
+        "as `ppl` for those prompts, which are run before the others and then not again (once more "
+        "where their caches take over 2 GiB, or memory runs out)"
+    )
     prompt_nll = False
 
     prompts: int = option(
