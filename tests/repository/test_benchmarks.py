@@ -60,12 +60,14 @@ def positive(values: dict, *names: str) -> bool:
     return all(values[name] > 0 for name in names) and all(values[name] for name in ON_EACH)
 
 
-SMALL = ("--rounds", 1, "--no-cases", "--shots-tokens", 40, "--question-tokens", 12)
+SMALL = ("--rounds", 1, "--shots-tokens", 40, "--question-tokens", 12)
 
 
 @pytest.mark.parametrize("option_tokens", [1, 5])
 def test_scoring(run, option_tokens):
-    values = run("scoring", *SMALL, "--questions", 3, "--option-tokens", option_tokens)
+    values = run(
+        "scoring", *SMALL, "--no-cases", "--questions", 3, "--option-tokens", option_tokens
+    )
     assert positive(values, "ratio_vs_hf_large", "ratio_vs_released")
     assert values["max_abs_diff"] <= 1e-4
     assert values["same_choice"] is True

@@ -81,7 +81,12 @@ class TaskWeights(NamedTuple):
             weights = known.get(task)
             if weights is None:
                 title = None if self.rank else f"trimix {task}: weights"
-                weights = self.model.choose_for_task(list(some.values()), title=title).weights
+                # A run with a cache may be taken up again, when the choice is known and nothing is
+                # kept: its answers are to be the same to the last bit.
+                made = self.model.choose_for_task(
+                    list(some.values()), title=title, keeping=cache is None
+                )
+                weights = made.weights
             self.points[task] = point = TaskPoint(weights, read[task])
             if cache is not None:
                 cache.keep_point(task, point)
