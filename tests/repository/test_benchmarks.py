@@ -150,7 +150,8 @@ def test_budget(run):
     values = run("budget", "--batch", 2, "--prompt-tokens", 12, "--new-tokens", 4)
     parts = [values[f"predicted_{name}"] for name in ("weights", "caches", "logits")]
     assert values["predicted"] == pytest.approx(sum(parts), abs=2e-3)
-    assert positive(values, "peak", "peak_loaded")
+    # What other tests have used of this process's memory before is used again: it grows by less.
+    assert values["peak"] >= values["peak_loaded"] >= 0
 
 
 class Parsed(Exception):

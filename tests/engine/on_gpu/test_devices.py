@@ -23,8 +23,15 @@ def test_times_are_taken_on_the_device_of_the_work():
 def test_attention_to_shared_prefixes_in_bf16(pico):
     """Scores come out of the product in fp32, and no key is copied to be multiplied."""
     folders = {role: pico("llama")[role] for role in TRIO}
-    asked = {**folders, "policy": "fixed", "alpha": 0.4, "beta": 0.8, "dtype": "bfloat16"}
-    block = "The heron and the hen were there in the inn. "
+    asked = {
+        **folders,
+        "policy": "fixed",
+        "alpha": 0.4,
+        "beta": 0.8,
+        "dtype": "bfloat16",
+        "batch_size": 2,
+    }
+    block = "The heron and the hen were there in the inn. " * 2
     pairs = [(block + text, more) for text in ("Then", "x") for more in (" the barn", " an e")]
     cpu, device = (TriMix.from_pretrained(**asked, device=where) for where in ("cpu", "cuda:0"))
     want = [score.log_likelihood for score in cpu.loglikelihood(pairs)]
