@@ -11,11 +11,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.conftest import byte_tokenizer
 from tests.support import gpu
-from tests.support.gpu.texts import PROMPTS, K, jobs_of, written
+from tests.support.gpu.texts import K, jobs_of, three_rounds, written
 from tests.support.running import TRIO
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import static_batch
-from trimix_lm_eval.engine.graph_decoder import GraphDecoder, can_capture
+from trimix_lm_eval.engine.graph_decoder import can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.static_batch import StaticBatch
@@ -133,26 +133,12 @@ def test_a_source_that_is_spread_over_gpus_is_not_captured(models):
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_a_round_is_a_few_launches_and_one_wait(models, decoders, batch_size):
+def test_a_round_is_a_few_launches_and_one_wait(models, batch_size):
     _, device = models(batch_size=batch_size)
-    long = [(PROMPTS[i % 7], SamplingParams(max_new_tokens=80)) for i in range(batch_size)]
-    written(device, long)  # kernels that are chosen the first time
-    rounds = []
-    begin = GraphDecoder.begin
-
-    def counted(self, k):
-        rounds.append(len(seen.events))
-        return begin(self, k)
-
-    with pytest.MonkeyPatch.context() as patch, gpu.watch() as seen:
-        patch.setattr(GraphDecoder, "begin", counted)
-        written(device, long)
-    # Rounds after the first two, which are not captured yet, and before a text ends.
-    steady = seen.events[rounds[4] : rounds[7]]
-    kinds = [event.kind for event in steady]
-    assert kinds.count("launch") <= 3 * 24
-    assert kinds.count("sync") <= 3
-    assert kinds.count("h2d") == 0
+    kinds = three_rounds(device, batch_size)
+    assert 0 < kinds["launch"] <= 3 * 24
+    assert kinds["sync"] <= 3 * 1
+    assert kinds["h2d"] == 0
 
 
 def test_a_round_does_not_wait_but_where_it_may(models):

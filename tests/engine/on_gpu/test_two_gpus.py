@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import gpu
-from tests.support.gpu.texts import PROMPTS, jobs_of, written
-from trimix_lm_eval.engine.graph_decoder import GraphDecoder
-from trimix_lm_eval.engine.sampler import SamplingParams
+from tests.support.gpu.texts import jobs_of, three_rounds, written
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import PAPER_GRID
@@ -37,19 +34,7 @@ def test_a_sweep(models):
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_a_round_is_a_few_launches_and_one_wait(models, batch_size):
     _, both = models(devices=SMALL, batch_size=batch_size)
-    long = [(PROMPTS[i % 7], SamplingParams(max_new_tokens=80)) for i in range(batch_size)]
-    written(both, long)  # kernels that are chosen the first time
-    rounds = []
-    begin = GraphDecoder.begin
-
-    def counted(self, k):
-        rounds.append(len(seen.events))
-        return begin(self, k)
-
-    with pytest.MonkeyPatch.context() as patch, gpu.watch() as seen:
-        patch.setattr(GraphDecoder, "begin", counted)
-        written(both, long)
-    kinds = [event.kind for event in seen.events[rounds[4] : rounds[7]]]
-    assert kinds.count("launch") <= 3 * 60
-    assert kinds.count("sync") <= 3 * 2
-    assert kinds.count("h2d") == 0
+    kinds = three_rounds(both, batch_size)
+    assert 0 < kinds["launch"] <= 3 * 60
+    assert kinds["sync"] <= 3 * 2
+    assert kinds["h2d"] == 0
