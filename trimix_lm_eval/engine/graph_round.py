@@ -146,7 +146,9 @@ class Round:
         self.count += 1
         if self.count > _EAGER and not self.graphs and self.may_capture:
             self._capture()
-        draft, *passes, verdict = [g.replay for g in self.graphs] or [p.work for p in self._parts()]
+        rehearsed = self.count == _EAGER and self.may_capture
+        works = [partial(self._rehearse, p.work) if rehearsed else p.work for p in self._parts()]
+        draft, *passes, verdict = [graph.replay for graph in self.graphs] or works
         on_host = self._on_host[0]
         self._on_host.reverse()
         drafting, here = (
@@ -171,6 +173,21 @@ class Round:
         events[3].record(here)
         return on_host
 
+    def _rehearse(self, work: Callable[[], None]) -> None:
+        """Run a part by the rule of a capture, that nothing in it waits; if it does, run it again.
+
+        A capture that fails leaves PyTorch's allocator in a state of which it does not get out.
+        """
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return work()
+        except Exception as error:
+            self._give_up(error)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+        work()
+
     def _capture(self) -> None:
         """Record all parts as graphs; what cannot be captured goes on operation by operation."""
         graphs = []
@@ -184,17 +201,21 @@ class Round:
                     work()
                 graphs.append(graph)
         except Exception as error:  # a model's or a policy's code may make another of CUDA's
-            if is_out_of_memory(error):
-                raise
-            self.may_capture = False
-            self.fuser.ensemble.not_captured = why = first_line(error)
-            warn_once(
-                "Decoding steps cannot be captured as CUDA graphs, and run operation by operation: "
-                f"{why}"
-            )
+            self._give_up(error)
         else:
             self.graphs = graphs
             self.fuser.ensemble.graphs_captured += len(graphs)
+
+    def _give_up(self, error: Exception) -> None:
+        """Capture nothing of these sources any more; memory that runs out is no reason."""
+        if is_out_of_memory(error):
+            raise error
+        self.may_capture = False
+        self.fuser.ensemble.not_captured = why = first_line(error)
+        warn_once(
+            "Decoding steps cannot be captured as CUDA graphs, and run operation by operation: "
+            f"{why}"
+        )
 
     def read(self, on_host: list[Tensor]) -> Verdict:
         """What a round gave, from what `begin` returned."""

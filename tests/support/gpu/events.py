@@ -69,6 +69,8 @@ class State:
     watchers: list[Seen] = []
     #: How deep this thread is in `no_sync`.
     forbidden = threading.local()
+    #: Of `torch.cuda.set_sync_debug_mode`; 2 makes every wait an error.
+    sync_mode = 0
     #: What is being captured, a `graphs.Tape`.
     tape: Any = None
     #: By device, the stream that is current, where it is not the default one.
@@ -117,7 +119,7 @@ def note(
         )
     if kind == "sync":
         flush(upto)
-    strict = kind == "sync" and getattr(State.forbidden, "depth", 0)
+    strict = kind == "sync" and (getattr(State.forbidden, "depth", 0) or State.sync_mode == 2)
     if not State.watchers and not strict:
         return
     event = Event(kind, op, str(device), *who(), size, str(dtype).removeprefix("torch."))

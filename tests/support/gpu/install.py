@@ -100,6 +100,10 @@ def _on_stream(stream: SimulatedStream) -> Iterator[None]:
         State.streams[index] = before
 
 
+def _set_sync_mode(mode: int | str) -> None:
+    State.sync_mode = {"default": 0, "warn": 1, "error": 2}.get(str(mode), mode)  # type: ignore[assignment]
+
+
 class _Properties(NamedTuple):
     name: str = "simulated"
     major: int = 9
@@ -127,6 +131,8 @@ def _module() -> dict[str, Any]:
         "empty_cache": lambda: None,
         "ipc_collect": lambda: None,
         "synchronize": lambda device=None: note("sync", "synchronize", _number(device)),
+        "get_sync_debug_mode": lambda: State.sync_mode,
+        "set_sync_debug_mode": _set_sync_mode,
         "manual_seed": lambda seed: None,
         "manual_seed_all": lambda seed: None,
         "get_rng_state": lambda device=None: torch.get_rng_state(),
