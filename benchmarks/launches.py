@@ -34,6 +34,7 @@ from models import PRESETS, Shape, Texts, Trio, meta_model, open_trio, variant
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.engine.static_batch import MOST_DRAFTS
 
 #: By the name of the large model: the trio that is run, and the one whose widths are reckoned with.
 LARGE = {
@@ -50,7 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.set_defaults(device="cuda")
     parser.add_argument("--large", choices=tuple(LARGE), nargs="+", default=list(LARGE))
     parser.add_argument("--models", metavar="FOLDER", help="keep built trios here, and find them")
-    parser.add_argument("--drafts", type=int, nargs="+", default=[0, 2, 4])
+    parser.add_argument(
+        "--drafts", type=int, nargs="+", default=[0, 2, 4], choices=range(MOST_DRAFTS + 1)
+    )
     parser.add_argument("--batch", type=timing.count, nargs="+", default=[1, 16])
     parser.add_argument(
         "--shared", type=timing.count, help="tokens that all prompts begin with; default: none"

@@ -328,7 +328,16 @@ class NextOnly(PromptCollector):
     next_only = True
 
 
+class Unsettled(NoAbsorb):
+    def absorb(self, *args):
+        pass
+
+    def unsettled(self):
+        return None
+
+
 LACKING = [
+    (Unsettled, "its collector Unsettled lacks settle"),
     (NoAbsorb, "its collector NoAbsorb lacks absorb"),
     (Nothing, "its collector Nothing lacks read and absorb"),
     (NextOnly, "its collector NextOnly lacks read_next"),

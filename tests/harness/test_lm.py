@@ -458,6 +458,8 @@ def test_the_arguments_of_the_model_win_over_flags_of_lm_eval(folders):
     assert lm.model.fuser.ensemble.device.type == "cpu" and lm.model.batch_size == 3
     text = ",".join(f"{name}={value}" for name, value in asked.items())
     assert TriMixLM.create_from_arg_string(text, flags).model.batch_size == 3
+    with pytest.raises(TrimixError, match="no device 'cuda:0' here"):
+        TriMixLM.create_from_arg_obj({**asked, "device": "cuda:0"}, flags)
 
 
 def test_a_policy_that_needs_a_missing_source(folders):

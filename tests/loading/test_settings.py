@@ -232,3 +232,8 @@ def test_arguments_are_left_as_they_were():
     before = dict(given)
     settings.parse(given)
     assert given == before
+
+
+@pytest.mark.parametrize(("given", "meant"), [(False, "off"), (True, "auto"), ("off", "off")])
+def test_cuda_graphs_as_yaml_reads_it(given, meant):
+    assert settings.parse({"pretrained": "demo", "cuda_graphs": given}).cuda_graphs == meant

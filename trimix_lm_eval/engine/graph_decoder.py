@@ -32,7 +32,7 @@ _MOST_KINDS = 8
 def why_eager(fuser: Fuser) -> str | None:
     """Why rounds may not be captured; None if each source lies on one GPU and keeps a cache.
 
-    `StaticLayer.attend` caps no scores.
+    `StaticLayer.attend` does not cap scores (``attn_logit_softcapping``).
     """
     ensemble, sources = fuser.ensemble, fuser.ensemble.sources
     spread = [

@@ -29,8 +29,8 @@ from trimix_lm_eval.engine.static_batch import Lane, StaticBatch
 from trimix_lm_eval.engine.static_cache import Places, StepMasks, run_static
 from trimix_lm_eval.utils.errors import first_line, is_out_of_memory, warn_once
 
-#: Rounds of a kind that are run operation by operation before it is captured: kernels are chosen
-#: and compiled in the first, which no graph may hold, and what is needed twice does not repay it.
+#: Rounds of a kind that are run operation by operation before it is captured: in the first, kernels
+#: are chosen and compiled, which must not be captured; what is needed only twice does not repay it.
 _EAGER = 2
 
 
@@ -123,12 +123,12 @@ class Round:
             for _ in range(2)
         ]
         self.pool, self.count = pool, 0
-        # Once a capture fails, PyTorch's allocator takes it for one that goes on.
+        # Once a capture has failed, PyTorch's allocator believes that it is still running.
         self.may_capture = ensemble.not_captured is None
         self.graphs: list[Any] = []
 
     def _parts(self) -> list[_Part]:
-        """In order; made when they are asked for, as they hold on to the round."""
+        """In order; not stored, since bound methods would keep the round alive in a cycle."""
         others = dict.fromkeys(d for s, d in enumerate(self.devices) if s != self.drafter)
         passes = [_Part(device, partial(self._pass, device)) for device in others]
         draft = _Part(self.devices[self.drafter], self._draft)
@@ -364,7 +364,7 @@ class Round:
 def _stream(device: torch.device) -> Any:
     """Of captures on a GPU: one, since only graphs of one stream share memory in a pool.
 
-    PyTorch's own one is of the GPU on which it was first needed.
+    PyTorch's own capture stream belongs to the GPU that captured first.
     """
     return torch.cuda.Stream(device)
 

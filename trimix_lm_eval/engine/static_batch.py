@@ -299,7 +299,7 @@ class StaticBatch:
         slots = max(slots_of(one) - self._shared(row) for row, one in self.sequences.items())
         families = max(had.families, power_of_two(max(self._prefixes, default=0) + 1))
         members = [len(rows) for rows in self._members().values()]
-        seats = max(-(-rows // families), *members, 1) if members else 1
+        seats = max([-(-rows // families), *members])
         seats = rows if families == 1 else max(had.seats, power_of_two(seats))
         shared = max((keys.shape[1] for keys in self._prefixes.values()), default=0)
         slots, shared = (-(-n // _SLOTS) * _SLOTS for n in (slots, shared))

@@ -211,7 +211,7 @@ class StaticCache(DynamicCache):
             count = min(theirs.keys.shape[2], layer.keys.shape[2])
             for held, states in zip(layer.held, (theirs.keys, theirs.values), strict=True):
                 held[:, :, :count].index_copy_(1, rows, states[:, :, :count].transpose(0, 1))
-                # What was there before may be no numbers, which 0 times their value are not.
+                # What was there before may be NaN, and 0 times NaN is NaN.
                 held[:, :, count:].index_fill_(1, rows, 0)
 
     def take_prefix(self, prefix: Prefix, family: int) -> None:

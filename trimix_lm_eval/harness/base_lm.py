@@ -20,6 +20,7 @@ from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.harness.response_cache import TaskPoint
 from trimix_lm_eval.llm import TriMix
+from trimix_lm_eval.loading.run_config import usable
 from trimix_lm_eval.utils import distributed, errors
 from trimix_lm_eval.utils.distributed import DistributedEnv
 
@@ -91,11 +92,15 @@ class TextLM(TemplateLM):
     ) -> T:
         """Make a model: its own arguments win over lm-eval's flags, which have defaults.
 
+        lm-eval always names a device, cuda:0; where that is not there it is not asked for.
+
         Args:
             arg_dict: The arguments of ``--model_args``.
             additional_config: lm-eval's ``device``, ``batch_size`` and ``max_batch_size``.
         """
         flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        errors.install_excepthook()
+        flags["device"] = usable(flags.get("device"))
         return cls(**{**flags, **arg_dict})
 
     @classmethod

@@ -82,7 +82,8 @@ class TriMixLM(TextLM):
         request_cache.install()
         response_cache.install()
         env = distributed.join()
-        device = usable(arguments.pop("device", None))
+        device = arguments.pop("device", None)
+        usable(device)  # or an error
         if env.world > 1:
             device = env.device  # of several processes each has its own
         asked = settings.parse(arguments)

@@ -33,7 +33,7 @@ from trimix_lm_eval.utils.options import (
     whole_option,
     word_option,
 )
-from trimix_lm_eval.utils.validation import as_text, number, text, whole
+from trimix_lm_eval.utils.validation import as_text, number, one_of, text, whole
 
 __all__ = ["DEMO", "RUN_OPTIONS", "SOURCE_OPTIONS", "Settings", "SourceSpec", "parse"]
 
@@ -57,6 +57,13 @@ def _draft_length(name: str, value: Any) -> str | int:
     if word in ("off", "false") or value is False:
         return "off"
     return whole(name, value, 0, hint=", auto or off") or "off"
+
+
+def _graphs(name: str, value: Any) -> str:
+    """``auto`` or ``off``, which YAML and command lines make False."""
+    if value is True or value is False:
+        return "auto" if value else "off"
+    return one_of(name, value, ("auto", "off"))
 
 
 def _token(name: str, value: Any) -> str | int:
@@ -120,11 +127,13 @@ class Settings:
         "that a run takes, not its texts.",
         _draft_length,
     )
-    cuda_graphs: str = word_option(
+    cuda_graphs: str = option(
         "auto",
+        "`auto`, `off`",
         "On GPUs, decoding steps that are needed again are captured as CUDA graphs (`auto`), or "
-        "run operation by operation (`off`). Changes the time that a run takes, not its texts.",
-        ("auto", "off"),
+        "run operation by operation (`off`). Changes the time that a run takes, not its texts. A "
+        "captured step has at most 8 drafts.",
+        _graphs,
     )
     seed: int = whole_option(
         1234, "Of the sampling of tokens, and of the prompts that `policy=ppl_task` reads.", least=0

@@ -196,7 +196,12 @@ def check_collector(policy: Policy, names: tuple[str, ...]) -> None:
             f"{who}: collector() returned {kind.__qualname__}, no PromptCollector.",
             "derive the collector from trimix_lm_eval.fusion.collectors.PromptCollector",
         )
-    needed = ("read_next",) if made.next_only else ("read", "absorb")
+    needed: tuple[str, ...] = ("read_next",) if made.next_only else ("read", "absorb")
+    own = [
+        m for m in ("unsettled", "settle") if getattr(kind, m) is not getattr(PromptCollector, m)
+    ]
+    if own:  # neither is needed, but each needs the other
+        needed += ("unsettled", "settle")
     lacks = [m for m in needed if getattr(kind, m) is getattr(PromptCollector, m)]
     if lacks:
         raise TrimixError(
