@@ -54,7 +54,7 @@ if [ "$1" = tiny ]; then
 else
     exact=cpu
     counts=(--drafts 0 2 4 --batch 1 16)
-    texts=(--prompt-tokens 128 --new-tokens 96)
+    texts=(--prompt-tokens 128 --new-tokens 192)
     questions=(--questions 4 --shots-tokens 1500 --question-tokens 200)
     points=(--prompts 8 --new-tokens 64 --singles 3)
     prompt=1024

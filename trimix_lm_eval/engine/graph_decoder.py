@@ -72,7 +72,7 @@ class Stepped(NamedTuple):
         k: Drafts of each row.
         rows: Rows that gained tokens.
         kept: What was of use of these, once for each fork.
-        cost: What the round took; None if it is yet to be captured.
+        cost: What the round took.
         going: The sequences that go on, each with the row whose tokens up to its last it has:
             those that stay in their rows first.
     """
@@ -80,7 +80,7 @@ class Stepped(NamedTuple):
     k: int
     rows: int
     kept: list[NewTokens]
-    cost: Cost | None
+    cost: Cost
     going: list[tuple[int, Sequence]]
 
 
@@ -93,8 +93,8 @@ class _Running:
         self.lane_of, self.lead_of = batch.lanes.of, batch.lanes.lead_of
         self.events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self.on_host = work.begin(self.events)
-        #: Operation by operation, as the same round will not be later.
-        self.for_the_first_time = work.may_capture and not work.graphs
+        #: Whether it was run as the same round will be later: captured, or never to be.
+        self.lasting = bool(work.graphs) or not work.may_capture
 
 
 class GraphDecoder:
@@ -181,19 +181,22 @@ class GraphDecoder:
         if self.version != self.batch.version:
             self.rounds.clear()
             self.version = self.batch.version
-            # PyTorch refuses a pool all of whose graphs are gone while any of its memory is held.
             self._pool = torch.cuda.graph_pool_handle()
         found = self.rounds.pop(kind, None)
         if found is None:
             if len(self.rounds) >= _MOST_KINDS:
                 del self.rounds[next(iter(self.rounds))]
-            found = Round(self.fuser, self.drafter, self.batch, kind, self._pool)
+            if not any(work.graphs for work in self.rounds.values()):
+                # PyTorch refuses a pool all of whose graphs are gone while its memory is held.
+                self._pool = torch.cuda.graph_pool_handle()
+            found = Round(self.fuser, self.drafter, self.batch, kind)
         self.rounds[kind] = found  # the last is the latest
+        found.pool = self._pool
         return found
 
     def finish(
         self, begun: _Running
-    ) -> tuple[list[tuple[int, Sequence, list[tuple[NewTokens, bool]]]], Cost | None]:
+    ) -> tuple[list[tuple[int, Sequence, list[tuple[NewTokens, bool]]]], Cost]:
         """Wait for a round.
 
         Returns:
@@ -220,10 +223,8 @@ class GraphDecoder:
                         ids = (*one.request.prompt.ids, *one.token_ids, *before)
                         explain_not_finite(self.fuser.ensemble, ids)
             gained.append((row, one, news))
-        if begun.for_the_first_time:
-            return gained, None
         drafting, verifying = start.elapsed_time(drafted), passing.elapsed_time(verified)
-        return gained, Cost(drafting / 1e3, k + 1, verifying / 1e3)
+        return gained, Cost(drafting / 1e3, k + 1, verifying / 1e3, begun.lasting)
 
 
 def _gained(

@@ -80,7 +80,9 @@ class Round:
         drafter: Index of the source that drafts.
         batch: The rows; the round is of use as long as their addresses stay (`version`).
         kind: What is fixed.
-        pool: The memory pool of all graphs of these rows, one on each GPU.
+
+    Attributes:
+        pool: The memory pool of graphs that are captured from now on, one on each GPU.
     """
 
     def __init__(
@@ -89,7 +91,6 @@ class Round:
         drafter: int,
         batch: StaticBatch,
         kind: RoundKind,
-        pool: Any,
     ) -> None:
         self.fuser, self.drafter, self.batch, self.kind = fuser, drafter, batch, kind
         ensemble, shape = fuser.ensemble, batch.shape
@@ -122,7 +123,8 @@ class Round:
             [torch.zeros(x.shape, dtype=x.dtype, pin_memory=True) for x in (self.out, self.weights)]
             for _ in range(2)
         ]
-        self.pool, self.count = pool, 0
+        self.pool: Any = None
+        self.count = 0
         # Once a capture has failed, PyTorch's allocator believes that it is still running.
         self.may_capture = ensemble.not_captured is None
         self.graphs: list[Any] = []

@@ -54,11 +54,15 @@ _MARGIN_WAITING, _MARGIN_LAST = 1.05, 1.3
 
 
 class Cost(NamedTuple):
-    """Seconds of a step: of the drafter in so many passes, and of all the rest."""
+    """Seconds of a step: of the drafter in so many passes, and of all the rest.
+
+    ``lasting`` is whether the same step will cost as much again: not if it is yet to be captured.
+    """
 
     drafting: float
     passes: int
     verifying: float
+    lasting: bool = True
 
 
 class Stopwatch:
@@ -366,14 +370,14 @@ class Speculation:
         seconds = passes * self._draft(rows) + self._verify(rows * (k + 1))
         return rows * gained / max(seconds, 1e-9)
 
-    def learn(self, k: int, rows: int, new: abc.Sequence[NewTokens], cost: Cost | None) -> None:
+    def learn(self, k: int, rows: int, new: abc.Sequence[NewTokens], cost: Cost) -> None:
         """Take account of a step.
 
         Args:
             k: Drafts per sequence.
             rows: Sequences in the batch.
             new: What they gained; of a sequence that forked several.
-            cost: What it took; None if it was not run as such steps will be.
+            cost: What it took.
         """
         drafted = sum(one.num_draft_tokens for one in new)
         accepted = sum(one.num_accepted_tokens for one in new)
@@ -383,7 +387,7 @@ class Speculation:
         fade = 0.5 ** (1 / _HALF_LIFE) if trials else 1.0
         self._hits = self._hits * fade + accepted
         self._trials = self._trials * fade + trials
-        if cost is None:
+        if not cost.lasting:
             return
         self._measured += 1
         if cost.passes:

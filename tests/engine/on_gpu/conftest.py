@@ -39,6 +39,7 @@ def models(pico):
         found = []
         for model in made[key]:
             model.fuser.ensemble.cuda_graphs = True
+            model.fuser.ensemble.not_captured = None
             model.fuser.ensemble.logit_positions = positions
             how = dataclasses.replace(model.settings, **{"speculative": K, **more})
             fuser = Fuser(model.fuser.ensemble, configs) if configs else model.fuser

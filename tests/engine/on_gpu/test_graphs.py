@@ -11,10 +11,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.conftest import byte_tokenizer
 from tests.support import gpu
-from tests.support.gpu.texts import K, jobs_of, three_rounds, written
+from tests.support.gpu.texts import PROMPTS, K, jobs_of, three_rounds, written
 from tests.support.running import TRIO
 from trimix_lm_eval import TriMix
-from trimix_lm_eval.engine import static_batch
+from trimix_lm_eval.engine import graph_decoder, static_batch
 from trimix_lm_eval.engine.graph_decoder import can_capture
 from trimix_lm_eval.engine.graph_round import Round
 from trimix_lm_eval.engine.sampler import SamplingParams
@@ -127,6 +127,16 @@ def test_a_source_that_is_spread_over_gpus_is_not_captured(models):
         assert not can_capture(device.fuser)
     finally:
         head.weight = kept
+
+
+def test_graphs_that_are_let_go(models, monkeypatch):
+    """Kinds of rounds take turns, and few are held: what is captured then is captured as before."""
+    monkeypatch.setattr(graph_decoder, "_MOST_KINDS", 1)
+    cpu, device = models(batch_size=1, speculative=4)
+    jobs = [(text, SamplingParams(24, temperature=i % 2)) for i, text in enumerate(PROMPTS)]
+    assert written(device, jobs) == written(cpu, jobs)
+    ensemble = device.fuser.ensemble
+    assert ensemble.not_captured is None and ensemble.graphs_captured > 6
 
 
 # ---------------------------------------------------------------- what a round costs
