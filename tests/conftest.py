@@ -10,6 +10,7 @@ from pathlib import Path
 import lm_eval.utils
 import pytest
 import torch
+import transformers
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.utils import collect_env
@@ -115,7 +116,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-FAMILIES = ("llama", "qwen2", "gemma3", "mixtral")
+#: Not in the oldest transformers that is supported.
+HAS_GEMMA4 = hasattr(transformers, "Gemma4TextConfig")
+FAMILIES = ("llama", "qwen2", "gemma3", "mixtral", *(("gemma4",) if HAS_GEMMA4 else ()))
 
 
 def config_of(family: str, role: str):
@@ -143,6 +146,15 @@ def config_of(family: str, role: str):
             layer_types=kinds[: shape["num_hidden_layers"]],
             query_pre_attn_scalar=8,
         )
+    if family == "gemma4":
+        # Heads of two sizes, and last layers that use the keys and values of those before.
+        count = 4 if large else 2
+        kinds = ["sliding_attention", "full_attention"] * (count // 2)
+        more = {"global_head_dim": 16, "hidden_size_per_layer_input": 8, "sliding_window": 5}
+        more["num_kv_shared_layers"] = 2 if large else 0
+        more["vocab_size_per_layer_input"] = shape["vocab_size"]
+        shape["num_hidden_layers"] = count
+        return transformers.Gemma4TextConfig(**shape, **more, layer_types=kinds)
     if family == "mixtral":
         return MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
     raise ValueError(family)

@@ -497,8 +497,8 @@ def test_attention_is_that_of_sdpa(heads, n, room, monkeypatch):
     seen[..., -1] = True
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     module = SimpleNamespace(layer_idx=0, num_key_value_groups=many // few, is_causal=True)
-    shared = SharedPrefixes(prefixes, of)
-    got, _ = shared_prefix_attention(module, query, key, value, mask, trimix_shared=shared)
+    cache = SimpleNamespace(shared=SharedPrefixes(prefixes, of), layers=[None])
+    got, _ = shared_prefix_attention(module, query, key, value, mask, trimix_shared=cache)
     for row, which in enumerate(of):
         keys, values = key[row], value[row]
         padding = width
@@ -537,10 +537,11 @@ def test_attention_rounds_no_more_than_that_of_hf(kind, size):
             query.double(), *(x.double() for x in whole), attn_mask=mask.double()
         )
         theirs = torch.nn.functional.scaled_dot_product_attention(query, *whole, attn_mask=mask)
-        shared = SharedPrefixes([[(key[0, :, :200], value[0, :, :200])]], [0, 0, 0])
+        prefixes = SharedPrefixes([[(key[0, :, :200], value[0, :, :200])]], [0, 0, 0])
+        cache = SimpleNamespace(shared=prefixes, layers=[None])
         own = [x[:, :, 200:] for x in (key, value)]
         module = SimpleNamespace(layer_idx=0)
-        ours, _ = shared_prefix_attention(module, query, *own, mask, trimix_shared=shared)
+        ours, _ = shared_prefix_attention(module, query, *own, mask, trimix_shared=cache)
         off = [float((x.double() - exact).norm()) for x in (ours.transpose(1, 2), theirs)]
         assert ours.dtype == kind and off[0] <= 1.02 * off[1]
 

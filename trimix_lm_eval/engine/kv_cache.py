@@ -312,7 +312,7 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    trimix_shared: SharedPrefixes | None = None,
+    trimix_shared: KVCache | None = None,
     trimix_static: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -325,7 +325,7 @@ def shared_prefix_attention(
         value: Likewise.
         attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'.
         scaling: Of the scores; None is 1 / sqrt(D).
-        trimix_shared: The prefixes that rows share; None if they share none.
+        trimix_shared: The cache, if rows share prefixes.
         trimix_static: The `static_cache.StaticCache` of a captured step, which attends by itself.
         **kwargs: What ``sdpa`` takes.
 
@@ -334,7 +334,7 @@ def shared_prefix_attention(
     """
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if trimix_static is not None and attention_mask is not None:
-        layer = trimix_static.layers[module.layer_idx]
+        layer = trimix_static.layers[layer_of(trimix_static, module.layer_idx, key)]
         return layer.attend(query, key, value, attention_mask, scale), None
     batch, heads, n, size = query.shape
     plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
@@ -350,18 +350,35 @@ def shared_prefix_attention(
     step = max(1, WORK_BYTES // (row_bytes * heads * attention_mask.shape[-1]))
     parts = []
     for start in range(0, batch, step):
-        mine, shared = (query, key, value, attention_mask), trimix_shared
+        mine = (query, key, value, attention_mask)
+        shared = trimix_shared.shared if trimix_shared is not None else None
         if step < batch:
             at = slice(start, start + step)
             mine = query[at], key[at], value[at], attention_mask[at]
             shared = shared.select(range(batch)[at]) if shared is not None else None
-        prefixes = list(shared.layer(module.layer_idx)) if shared is not None else []
+        prefixes: list[SharedPrefix] = []
+        if shared is not None and trimix_shared is not None:
+            prefixes = list(shared.layer(layer_of(trimix_shared, module.layer_idx, key)))
         if few:
             parts.append(_attend_few(*mine, scale, prefixes))
         else:
             whole = _with_prefixes(*mine, prefixes)
             parts.append(sdpa_attention_forward(module, *whole, scaling=scaling, **kwargs)[0])
     return parts[0] if len(parts) == 1 else torch.cat(parts), None
+
+
+def layer_of(cache: DynamicCache, index: int, key: Tensor) -> int:
+    """The layer of a cache whose keys these are: some models' last layers use those of others.
+
+    Args:
+        cache: Of the model.
+        index: Of the layer that attends.
+        key: ``[B, key heads, S, D]`` its keys.
+    """
+    if index < len(cache.layers):
+        return index
+    address = key.data_ptr()
+    return next(i for i, one in enumerate(cache.layers) if one.keys.data_ptr() == address)
 
 
 def _attend_few(

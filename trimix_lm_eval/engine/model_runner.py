@@ -174,7 +174,7 @@ class ModelRunner:
             attention_mask=self._mask(table, start),
             use_cache=True,
             **{self.cache_name: cache},
-            **({"trimix_shared": cache.shared} if cache.shared else {}),
+            **({"trimix_shared": cache} if cache.shared else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
         return states if wanted is None else states[to_device(wanted, states.device)]

@@ -144,6 +144,8 @@ class StaticLayer(DynamicLayer):
         """
         batch, heads, n, size = query.shape
         asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, m, D]
+        if mask.shape[2] < asked.shape[2]:
+            mask = mask.repeat(1, 1, asked.shape[2] // mask.shape[2], 1)
         if self.prefixes[0].shape[2]:
             out = self._attend_shared(asked.transpose(0, 1), mask, scale).transpose(0, 1)
         else:
@@ -268,10 +270,8 @@ class StepMasks:
             runner: The source.
             index: One of the step's tokens; None is all of them.
         """
-        heads = getattr(runner.config, "num_attention_heads", 1)
-        repeats = heads // (getattr(runner.config, "num_key_value_heads", None) or heads)
         # Heads that share a key ask as queries of one, where the attention is ours.
-        repeats = repeats if runner.shares_prefixes else 1
+        repeats = _heads_per_key(runner.config) if runner.shares_prefixes else 1
         if index is None:
             masks = {kind: mask.repeat(1, 1, repeats, 1) for kind, mask in self.masks.items()}
         else:
@@ -280,6 +280,15 @@ class StepMasks:
                 for kind, mask in self.masks.items()
             }
         return masks if runner.masks_by_type else masks[""]
+
+
+def _heads_per_key(config: Any) -> int:
+    """How many heads share a key; 1 where layers differ, each of which then repeats the mask."""
+    try:
+        heads = getattr(config, "num_attention_heads", 1)
+        return int(heads // (getattr(config, "num_key_value_heads", None) or heads))
+    except RuntimeError:  # transformers' AmbiguousGlobalPerLayerAttributeError
+        return 1
 
 
 def _additive(

@@ -219,18 +219,33 @@ def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
 
 
 def _cache_bytes(config: Any, size: int) -> int | None:
-    """Bytes of keys and values per token, if every layer kept them."""
+    """Bytes of keys and values per token, if every layer kept them.
+
+    Layers may differ in their heads (``per_layer_config``), and the last may use the keys and
+    values of those before (``num_kv_shared_layers``).
+    """
     text = config.get_text_config()
-    heads = getattr(text, "num_attention_heads", None)
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
-    layers = getattr(text, "num_hidden_layers", None)
-    width = getattr(text, "hidden_size", None)
-    head_dim = getattr(text, "head_dim", None)
+    count = getattr(text, "num_hidden_layers", None)
+    if not isinstance(count, int):
+        return None
+    layers = list(getattr(text, "per_layer_config", None) or [text] * count)
+    kept = layers[: count - (getattr(text, "num_kv_shared_layers", None) or 0)]
+    sizes = [_layer_numbers(layer) for layer in kept]
+    numbers = [one for one in sizes if one is not None]
+    return 2 * size * sum(numbers) if len(numbers) == len(kept) else None
+
+
+def _layer_numbers(layer: Any) -> int | None:
+    """Numbers of a token's keys in one layer; None if its config does not say."""
+    heads = getattr(layer, "num_attention_heads", None)
+    kv_heads = getattr(layer, "num_key_value_heads", None) or heads
+    width = getattr(layer, "hidden_size", None)
+    head_dim = getattr(layer, "head_dim", None)
     if head_dim is None and isinstance(width, int) and isinstance(heads, int):
         head_dim = width // heads
-    if not (isinstance(layers, int) and isinstance(kv_heads, int) and isinstance(head_dim, int)):
+    if not (isinstance(kv_heads, int) and isinstance(head_dim, int)):
         return None  # another kind of layer, or another number of heads in each
-    return 2 * layers * kv_heads * head_dim * size
+    return kv_heads * head_dim
 
 
 def _too_large(sources: list[Estimate], device: str, needed: int, available: int) -> TrimixError:
