@@ -1,4 +1,4 @@
-"""A model's cache goes by the name its own forward has for it, in any version of transformers."""
+"""What is found out about a model when it is loaded."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import types
 import warnings
 
 import pytest
-from transformers import AutoModelForCausalLM, LlamaConfig
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, LlamaConfig, MambaConfig
 
 from trimix_lm_eval.engine.probe import load_runner
+from trimix_lm_eval.utils import errors
+from trimix_lm_eval.utils.errors import TrimixError
 
 
 @pytest.fixture
@@ -48,3 +51,32 @@ def test_the_cache_goes_by_the_models_own_name(model, version):
     # A forward that fails is run without a cache, so that this would be slow, not wrong.
     assert not runner.plain
     assert runner.token_bytes > 0
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        initializer_range=0.3,
+    )
+    bert = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(TrimixError, match=r"large_ins \(bert\) is no causal language model"):
+        load_runner("large_ins", bert, 64)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4), "ValueError"),
+        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2), "KeyError"),
+    ],
+)
+def test_why_a_model_is_run_without_a_cache(config, why, caplog):
+    errors._warned.clear()
+    model = AutoModelForCausalLM.from_config(config).eval()
+    assert load_runner("large_ins", model, 64).plain
+    assert f"does not follow explicit attention masks ({why}" in caplog.text

@@ -18,7 +18,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.input_batch import TokenTable
 from trimix_lm_eval.engine.kv_cache import FEW_QUERIES, install_attention, uninstall_attention
 from trimix_lm_eval.engine.model_runner import ModelRunner, unchanged
-from trimix_lm_eval.utils.errors import TrimixError, is_out_of_memory, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory, warn_once
 
 #: Tokens beyond which no window is probed for.
 _LONGEST_WINDOW = 1024
@@ -62,45 +62,77 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
             f"try another dtype ({name}_dtype=float32 or bfloat16; float16 overflows in some "
             "models), or download its weights again",
         )
+    _refuse_bidirectional(runner, ids, output.logits[0, : length // 2])
     runner.shares_prefixes = own_attention and install_attention(model)
-    if runner.shares_prefixes and _agrees(runner, ids, expected):
+    if runner.shares_prefixes and not _disagreement(runner, ids, expected):
         return runner
     if runner.shares_prefixes:
         uninstall_attention(model)
         runner.shares_prefixes = False
-    if _agrees(runner, ids, expected):
+    if not (why := _disagreement(runner, ids, expected)):
         return runner
     runner.plain, runner.token_bytes = True, 0
     runner.splits = _splits(runner, ids, expected)
     warn_once(
-        f"{name} ({runner.config.model_type}) does not follow explicit attention masks; it "
+        f"{name} ({runner.config.model_type}) does not follow explicit attention masks ({why}); it "
         "is run row by row without a cache. Results are exact, but slow."
     )
     return runner
 
 
-def _agrees(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
-    """Find the masks and the finish under which a runner gives the expected logits, if any do.
+def _refuse_bidirectional(runner: ModelRunner, ids: Tensor, before: Tensor) -> None:
+    """Refuse a model in which later tokens change the logits of earlier ones.
+
+    Args:
+        runner: Of the model.
+        ids: ``[T]`` the text.
+        before: ``[T / 2, V]`` logits of its first half.
+
+    Raises:
+        TrimixError: Another second half changes them.
+    """
+    half = len(before)
+    other = torch.cat([ids[:half], ids[:1].expand(len(ids) - half)]).to(runner.device)
+    changed = runner.model(input_ids=other[None], use_cache=False).logits[0, :half]
+    off = float((changed - before).float().norm() / before.float().norm())
+    # The shapes are the same, and so is the rounding, but for experts, who are grouped otherwise.
+    if off > _tolerance(runner) / 10:
+        raise TrimixError(
+            f"{runner.name} ({runner.config.model_type}) is no causal language model: later tokens "
+            "change what it says of earlier ones.",
+            "give a model that is trained to predict the next token",
+        )
+
+
+def _disagreement(runner: ModelRunner, ids: Tensor, expected: Tensor) -> str:
+    """Find the masks and the finish under which a runner gives the expected logits.
 
     Args:
         runner: Told what was found.
         ids: ``[T]`` the text.
         expected: ``[T / 2, V]`` logits of its second half.
+
+    Returns:
+        Why none does; nothing if one does.
     """
-    best = math.inf
+    best, why = math.inf, ""
     for by_type in dict.fromkeys((bool(getattr(runner.config, "layer_types", None)), False)):
         runner.masks_by_type, runner.finish = by_type, unchanged
-        raw = _cached_logits(runner, ids)
-        if raw is None:
+        try:
+            raw = _cached_logits(runner, ids)
+        except Exception as error:  # a foreign forward may raise anything
+            if is_out_of_memory(error):
+                raise
+            why = why or f"{type(error).__name__}: {first_line(error)}"
             continue
         for finish in _finishes(runner.config):
             off = float((finish(raw) - expected).norm() / expected.norm())
             if off < best:
                 best, found = off, (by_type, finish)
     if best > _tolerance(runner):
-        return False
+        return f"logits differ by {best:.2g} of their size" if best < math.inf else why
     runner.masks_by_type, runner.finish = found
-    return True
+    return ""
 
 
 def _splits(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
@@ -127,7 +159,7 @@ def _tolerance(runner: ModelRunner) -> float:
     return 1e-3 if runner.dtype == torch.float32 else 0.05
 
 
-def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor | None:
+def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
     """Logits of the second half of a text, fed in pieces with padding before and between.
 
     The first tokens after the hole are those that a window counted in slots gets wrong. Of the
@@ -135,32 +167,30 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor | None:
     a prefix, the first half is one.
 
     Returns:
-        ``[T / 2, V]``, or None if the model cannot be run this way.
+        ``[T / 2, V]``
+
+    Raises:
+        Exception: The model cannot be run this way.
     """
     half, junk = len(ids) // 2, ids.flip(0)
     middle = half + 4
     pieces = [(5, ids[:half], 6), (3, ids[half:middle], 0), (FEW_QUERIES, ids[middle:], 0)]
     table, cache, found = TokenTable(2, runner.device), runner.new_cache(), []
-    try:
-        for before, real, after in pieces:
-            start = table.slots
-            tokens = torch.cat([junk[:before], real, junk[:after]])
-            valid = torch.zeros(len(tokens), dtype=torch.bool)
-            valid[before : before + len(real)] = True
-            rows = torch.stack([tokens, tokens.roll(1)])
-            table.append(rows, torch.stack([valid, torch.ones_like(valid)]))
-            found.append(runner.forward(table, start, cache, valid.nonzero().squeeze(1)))
-            if len(found) == 1:
-                runner.token_bytes = cache.nbytes // table.ids.numel()
-            if len(found) == 1 and runner.shares_prefixes:
-                both = [0, 1]
-                cache = cache.fork_shared(both, [table.own(row) for row in both], both)
-                table = table.fork_shared(both, both)
-        return torch.cat([runner.compute_logits(states) for states in found[1:]])
-    except Exception as error:  # a foreign forward may raise anything
-        if is_out_of_memory(error):
-            raise
-        return None  # it cannot be run this way
+    for before, real, after in pieces:
+        start = table.slots
+        tokens = torch.cat([junk[:before], real, junk[:after]])
+        valid = torch.zeros(len(tokens), dtype=torch.bool)
+        valid[before : before + len(real)] = True
+        rows = torch.stack([tokens, tokens.roll(1)])
+        table.append(rows, torch.stack([valid, torch.ones_like(valid)]))
+        found.append(runner.forward(table, start, cache, valid.nonzero().squeeze(1)))
+        if len(found) == 1:
+            runner.token_bytes = cache.nbytes // table.ids.numel()
+        if len(found) == 1 and runner.shares_prefixes:
+            both = [0, 1]
+            cache = cache.fork_shared(both, [table.own(row) for row in both], both)
+            table = table.fork_shared(both, both)
+    return torch.cat([runner.compute_logits(states) for states in found[1:]])
 
 
 def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
