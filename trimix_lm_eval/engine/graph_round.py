@@ -125,9 +125,12 @@ class Round:
         ]
         self.pool: Any = None
         self.count = 0
-        # Once a capture has failed, PyTorch's allocator believes that it is still running.
-        self.may_capture = ensemble.not_captured is None
         self.graphs: list[Any] = []
+
+    @property
+    def may_capture(self) -> bool:
+        """Not once a capture of any round has failed: PyTorch believes it is still running."""
+        return self.fuser.ensemble.not_captured is None
 
     def _parts(self) -> list[_Part]:
         """In order; not stored, since bound methods would keep the round alive in a cycle."""
@@ -212,7 +215,6 @@ class Round:
         """Capture nothing of these sources any more; memory that runs out is no reason."""
         if is_out_of_memory(error):
             raise error
-        self.may_capture = False
         self.fuser.ensemble.not_captured = why = first_line(error)
         warn_once(
             "Decoding steps cannot be captured as CUDA graphs, and run operation by operation: "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from tests.support.running import TRIO, instances, model_args
 from trimix_lm_eval.engine.graph_decoder import why_eager
 from trimix_lm_eval.engine.graph_round import Round
+from trimix_lm_eval.engine.spec_decode import Speculation
 from trimix_lm_eval.fusion.policies import base
 from trimix_lm_eval.fusion.policies.gate import Gate
 from trimix_lm_eval.harness.lm import TriMixLM
@@ -67,6 +70,23 @@ def test_what_refused_to_be_captured(lm, monkeypatch):
         assert "not permitted when stream is capturing" in found["reason"]
     # PyTorch leaves streams and allocator as they are where a capture fails.
     assert len(tried) == 1 and torch.cuda.current_stream().cuda_stream == 0
+
+
+def test_a_capture_that_fails_is_the_last_of_all_kinds(lm, monkeypatch):
+    """Of those, too, that were under way when it failed."""
+    draft, capture, tried = Round._draft, Round._capture, []
+
+    def waiting(self):
+        if torch.cuda.is_current_stream_capturing():
+            torch.zeros(1, device="cuda:0").item()
+        draft(self)
+
+    monkeypatch.setattr(Round, "_draft", waiting)
+    monkeypatch.setattr(Round, "_capture", lambda self: (tried.append(self.kind), capture(self)))
+    lengths = itertools.cycle([1, 0])
+    monkeypatch.setattr(Speculation, "draft_length", lambda self, *_: next(lengths))
+    assert recorded(lm(), 20)["captured"] == 0
+    assert len(tried) == 1
 
 
 def test_somebody_elses_policy_that_waits(lm, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support import gpu
+from tests.support.gpu import texts
 from tests.support.loaded import load
 from tests.support.running import TRIO
 from trimix_lm_eval import TriMix
@@ -16,11 +17,7 @@ from trimix_lm_eval.engine.request import Prompt
 from trimix_lm_eval.utils.errors import TrimixError
 
 PROMPTS = [
-    "The hen went to the barn",
-    "In the",
-    "There is a river near the inn, and then the heron",
-    "ths",
-    "the inn",
+    *texts.PROMPTS[:5],
     "Her net is in the river there",
     "then",
     "Ten hens ate the grain in the barn, the inn and the river bank there",
