@@ -7,7 +7,14 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, LlamaConfig, MambaConfig
+import transformers
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BloomConfig,
+    LlamaConfig,
+    MambaConfig,
+)
 
 from trimix_lm_eval.engine.probe import load_runner
 from trimix_lm_eval.utils import errors
@@ -66,6 +73,39 @@ def test_a_model_that_looks_ahead_is_refused():
     bert = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(TrimixError, match=r"large_ins \(bert\) is no causal language model"):
         load_runner("large_ins", bert, 64)
+
+
+def sparse(index_heads):
+    """A model that attends to those tokens that some heads give the highest scores, if not 0."""
+    latents = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+    config = transformers.DeepseekV32Config(
+        **latents,
+        v_head_dim=8,
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        first_k_dense_replace=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        index_head_dim=16,
+        index_n_heads=index_heads,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.skipif(not hasattr(transformers, "DeepseekV32Config"), reason="not in transformers")
+def test_a_selection_that_later_tokens_change_is_refused():
+    """With 2 heads many scores are 0: which of them are selected depends on how many there are."""
+    errors._warned.clear()
+    with pytest.raises(TrimixError, match="deepseek_v32.*how many tokens follow"):
+        load_runner("large_ins", sparse(2), 64)
+    model = sparse(32)
+    assert load_runner("large_ins", model, 64).plain
+    assert model.model.layers[0].self_attn.indexer.index_topk == model.config.index_topk == 2048
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memor
 
 #: Tokens beyond which no window is probed for.
 _LONGEST_WINDOW = 1024
+#: Tokens of a text, and how many of them are selected, where a model attends to a selection.
+_SELECTED_OF, _SELECTED = 192, 32
 
 
 @torch.inference_mode()
@@ -92,16 +95,69 @@ def _refuse_bidirectional(runner: ModelRunner, ids: Tensor, before: Tensor) -> N
         TrimixError: Another second half changes them.
     """
     half = len(before)
-    other = torch.cat([ids[:half], ids[:1].expand(len(ids) - half)]).to(runner.device)
-    changed = runner.model(input_ids=other[None], use_cache=False).logits[0, :half]
-    off = float((changed - before).float().norm() / before.float().norm())
+    other = torch.cat([ids[:half], ids[:1].expand(len(ids) - half)])
     # The shapes are the same, and so is the rounding, but for experts, who are grouped otherwise.
-    if off > _tolerance(runner) / 10:
-        raise TrimixError(
-            f"{runner.name} ({runner.config.model_type}) is no causal language model: later tokens "
-            "change what it says of earlier ones.",
-            "give a model that is trained to predict the next token",
-        )
+    if _apart(_plain_logits(runner, other)[:half], before) > _tolerance(runner) / 10:
+        raise _not_causal(runner, "later tokens change")
+    with _few_selected(runner) as selects:
+        if selects:
+            _refuse_by_number(runner)
+
+
+def _refuse_by_number(runner: ModelRunner) -> None:
+    """Refuse a model in which the number of later tokens changes the logits of earlier ones.
+
+    So it is where tokens are selected by scores that are often the same, as 0 is: which of equals
+    are selected depends on how many there are.
+    """
+    length = min(_SELECTED_OF, getattr(runner.config, "max_position_embeddings", _SELECTED_OF))
+    ids = torch.arange(length) * 7919 % min(runner.vocab_size, runner.config.vocab_size)
+    first = ids[: 2 * length // 3]
+    alone = _plain_logits(runner, first)
+    if _apart(_plain_logits(runner, ids)[: len(first)], alone) > _tolerance(runner):
+        raise _not_causal(runner, "how many tokens follow changes")
+
+
+def _not_causal(runner: ModelRunner, what: str) -> TrimixError:
+    return TrimixError(
+        f"{runner.name} ({runner.config.model_type}) is no causal language model: {what} what it "
+        "says of earlier ones.",
+        "give a model that is trained to predict the next token",
+    )
+
+
+def _plain_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
+    """``[T, V]`` logits of a text as the model gives them, without a cache."""
+    logits: Tensor = runner.model(input_ids=ids[None].to(runner.device), use_cache=False).logits[0]
+    return logits
+
+
+def _apart(logits: Tensor, expected: Tensor) -> float:
+    """How far logits are from those expected, relative to their size."""
+    return float((logits - expected).float().norm() / expected.float().norm())
+
+
+@contextmanager
+def _few_selected(runner: ModelRunner) -> Iterator[bool]:
+    """Have a model that attends to a selection of tokens select very few, as if a text were long.
+
+    Yields:
+        Whether it is such a model.
+    """
+    names = [x for x in vars(runner.config) if x.startswith("index") and "topk" in x]
+    found = [
+        (module, name, most)
+        for module in runner.model.modules()
+        for name in names
+        if type(most := getattr(module, name, None)) is int
+    ]
+    try:
+        for module, name, most in found:
+            setattr(module, name, min(most, _SELECTED))
+        yield bool(found)
+    finally:
+        for module, name, most in found:
+            setattr(module, name, most)
 
 
 def _disagreement(runner: ModelRunner, ids: Tensor, expected: Tensor) -> str:
