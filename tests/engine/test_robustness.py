@@ -454,6 +454,25 @@ ARCHITECTURES = {
         {**COMMON, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.35},
         False,
     ),
+    # Its bias counts slots of the cache, not positions.
+    "mpt_alibi": (
+        "MptConfig",
+        {**COMMON, "d_model": 32, "n_layers": 2, "n_heads": 4, "initializer_range": 0.35},
+        False,
+    ),
+    "falcon_alibi": (
+        "FalconConfig",
+        {
+            **COMMON,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "alibi": True,
+            "multi_query": False,
+            "initializer_range": 0.35,
+        },
+        False,
+    ),
     "mamba": (
         "MambaConfig",
         {
@@ -496,7 +515,7 @@ ARCHITECTURES = {
         False,
     ),
 }
-UNLIMITED = {"bloom_alibi", "mamba"}
+UNLIMITED = {"bloom_alibi", "mpt_alibi", "falcon_alibi", "mamba"}
 
 
 def build(folder: Path, kind: str) -> dict[str, str]:
