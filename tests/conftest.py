@@ -118,7 +118,17 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 #: Not in the oldest transformers that is supported.
 HAS_GEMMA4 = hasattr(transformers, "Gemma4TextConfig")
-FAMILIES = ("llama", "qwen2", "gemma3", "mixtral", *(("gemma4",) if HAS_GEMMA4 else ()))
+FAMILIES = (
+    "llama",
+    "qwen2",
+    "gemma3",
+    "mixtral",
+    *(("gemma4",) if HAS_GEMMA4 else ()),
+    "deepseek_v3",
+    "gpt_oss",
+)
+#: Those whose decoding rounds are captured in fp32: experts wait for the host there.
+CAPTURED = tuple(family for family in FAMILIES if family not in ("mixtral", "gpt_oss"))
 
 
 def config_of(family: str, role: str):
@@ -155,6 +165,14 @@ def config_of(family: str, role: str):
         more["vocab_size_per_layer_input"] = shape["vocab_size"]
         shape["num_hidden_layers"] = count
         return transformers.Gemma4TextConfig(**shape, **more, layer_types=kinds)
+    if family == "deepseek_v3":
+        # The cache holds what keys and values are computed from; these differ in size.
+        more = {"kv_lora_rank": 16, "q_lora_rank": 16, "v_head_dim": 12, "qk_nope_head_dim": 8}
+        more |= {"qk_rope_head_dim": 8, "first_k_dense_replace": 3, "num_key_value_heads": 4}
+        return transformers.DeepseekV3Config(**shape | more)
+    if family == "gpt_oss":
+        more = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5}
+        return transformers.GptOssConfig(**shape, **more, rope_parameters={"rope_theta": 10000.0})
     if family == "mixtral":
         return MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
     raise ValueError(family)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import FAMILIES
 from tests.engine.test_invariants import (
     batches,
     context,
@@ -387,7 +388,7 @@ def test_favourites_under_all_points(name, ties):
 # ---------------------------------------------------------------- shared prefixes
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "mixtral"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_shares_prefixes(trio, family):
     """By the trial at loading: none of them falls back to copies."""
     sources = trio(family).model.fuser.ensemble.sources

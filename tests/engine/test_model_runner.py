@@ -16,6 +16,7 @@ from transformers import (
     MambaConfig,
 )
 
+from tests.conftest import config_of
 from trimix_lm_eval.engine.probe import load_runner
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
@@ -106,6 +107,14 @@ def test_a_selection_that_later_tokens_change_is_refused():
     model = sparse(32)
     assert load_runner("large_ins", model, 64).plain
     assert model.model.layers[0].self_attn.indexer.index_topk == model.config.index_topk == 2048
+
+
+def test_an_implementation_that_somebody_chose_stays():
+    for own, name in ((False, "eager"), (True, "trimix")):
+        model = AutoModelForCausalLM.from_config(config_of("gpt_oss", "small_base")).eval()
+        runner = load_runner("large_ins", model, 64, own_attention=own)
+        assert (runner.plain, runner.shares_prefixes) == (False, own)
+        assert model.config._attn_implementation == name
 
 
 @pytest.mark.parametrize(

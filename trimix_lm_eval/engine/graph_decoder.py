@@ -30,10 +30,7 @@ _MOST_KINDS = 8
 
 
 def why_eager(fuser: Fuser) -> str | None:
-    """Why rounds may not be captured; None if each source lies on one GPU and keeps a cache.
-
-    `StaticLayer.attend` does not cap scores (``attn_logit_softcapping``).
-    """
+    """Why rounds may not be captured; None if each source lies on one GPU and keeps a cache."""
     ensemble, sources = fuser.ensemble, fuser.ensemble.sources
     spread = [
         source.name
@@ -41,13 +38,11 @@ def why_eager(fuser: Fuser) -> str | None:
         if any(weight.device != source.device for weight in source.model.parameters())
     ]
     plain = [s.name for s in sources if s.plain]
-    capped = [s.name for s in sources if getattr(s.config, "attn_logit_softcapping", None)]
     reasons = {
         "cuda_graphs=off": not ensemble.cuda_graphs,
         "not on a GPU": any(source.device.type != "cuda" for source in sources),
         f"spread over several devices: {', '.join(spread)}": bool(spread),
         f"run without a cache: {', '.join(plain)}": bool(plain),
-        f"attention scores are capped: {', '.join(capped)}": bool(capped),
     }
     return next((why for why, holds in reasons.items() if holds), None)
 

@@ -39,6 +39,8 @@ from trimix_lm_eval.fusion.logits import WORK_BYTES, to_device
 ATTENTION_NAME = "trimix"
 #: Up to so many queries per row are answered here, more are left to ``sdpa``.
 FEW_QUERIES = 16
+#: What layers tell their attention besides, and what the mask says or what changes nothing.
+_IMPLIED = {"dropout", "sliding_window", "is_causal", "position_ids", "use_cache"}
 #: A buffer grows by this share of what it must hold, and by no fewer slots than these.
 _GROWTH, _LEAST_GROWTH = 0.25, 32
 
@@ -312,6 +314,8 @@ def shared_prefix_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     trimix_shared: KVCache | None = None,
     trimix_static: Any = None,
     **kwargs: Any,
@@ -320,51 +324,144 @@ def shared_prefix_attention(
 
     Args:
         module: The attention layer.
-        query: ``[B, heads, n, D]``
+        query: ``[B, heads, n, D]``, or ``[1, heads, B * n, D]`` (see `one_row`).
         key: ``[B, key heads, S, D]`` of each row its own, without its shared prefix.
-        value: Likewise.
+        value: Likewise; its D may be another.
         attention_mask: ``[B, 1, n, P + S]``, additive; the first P columns are the prefixes'.
         scaling: Of the scores; None is 1 / sqrt(D).
+        softcap: What scores come close to and never reach; None is no such bound.
+        s_aux: ``[heads]`` scores of one more key of each head, whose value is 0; None is none.
         trimix_shared: The cache, if rows share prefixes.
         trimix_static: The `static_cache.StaticCache` of a captured step, which attends by itself.
-        **kwargs: What ``sdpa`` takes.
+        **kwargs: What follows from the mask, or changes nothing.
 
     Returns:
-        ``[B, n, heads, D]``, and None in place of the weights.
+        ``[B, n, heads, D]`` (or ``[1, B * n, heads, D]``), and None in place of the weights.
+
+    Raises:
+        TypeError: The layer asks for something else.
     """
-    scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    if trimix_static is not None and attention_mask is not None:
+    unknown = {name for name, given in kwargs.items() if given is not None} - _IMPLIED
+    if unknown or kwargs.get("dropout"):
+        raise TypeError(f"its attention asks for {', '.join(sorted(unknown or {'dropout'}))}")
+    scores = Scores(query.shape[3] ** -0.5 if scaling is None else scaling, softcap, s_aux)
+    if attention_mask is None or attention_mask.dtype == torch.bool:
+        if not scores.plain or trimix_shared or trimix_static:
+            raise TypeError("its attention makes a mask of its own")
+        states = (query, key, value, attention_mask)
+        return sdpa_attention_forward(module, *states, scaling=scaling, **kwargs)
+    if one_row := len(query) < len(attention_mask):
+        query = query[0].unflatten(1, (len(attention_mask), -1)).transpose(0, 1)
+    states = (query, key, value, attention_mask)
+    if trimix_static is not None:
         layer = trimix_static.layers[layer_of(trimix_static, module.layer_idx, key)]
-        return layer.attend(query, key, value, attention_mask, scale), None
+        prefixes = _expanded(module, [x.transpose(0, 1) for x in layer.prefixes], key)
+        out = layer.attend(*states, scores, prefixes)
+    else:
+        out = _attend(module, *states, scores, trimix_shared)
+    return out.flatten(0, 1)[None] if one_row else out, None
+
+
+class Scores(NamedTuple):
+    """What becomes of the products of queries and keys.
+
+    Attributes:
+        scale: What they are multiplied by.
+        softcap: What they come close to and never reach; None is no such bound.
+        sinks: ``[heads]`` scores of one more key of each head, whose value is 0; None is none.
+    """
+
+    scale: float
+    softcap: float | None
+    sinks: Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether ``sdpa`` can do it."""
+        return self.softcap is None and self.sinks is None
+
+    def weights(self, products: Tensor, mask: Tensor, sinks_shape: tuple[int, ...]) -> Tensor:
+        """Attention weights.
+
+        Args:
+            products: ``[*, heads / G, n, S]`` fp32; overwritten.
+            mask: Additive, of a shape that fits.
+            sinks_shape: A shape in which sinks, heads of a group together, fit as well.
+        """
+        scale = self.scale
+        if self.softcap is not None:
+            products.mul_(scale / self.softcap).tanh_()
+            scale = self.softcap
+        scores = torch.add(mask, products, alpha=scale, out=products)
+        weights = scores.softmax(dim=-1)
+        if self.sinks is not None:
+            total = scores.logsumexp(dim=-1, keepdim=True)
+            weights.mul_(total.sub_(self.sinks.float().view(sinks_shape)).sigmoid_())
+        return weights
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scores: Scores,
+    cache: KVCache | None,
+) -> Tensor:
+    """`shared_prefix_attention` where rows are rows and no step is captured."""
     batch, heads, n, size = query.shape
-    plain = kwargs.get("softcap") is None and kwargs.get("position_bias") is None
     # In fewer bits sdpa's kernels are the faster: there it is asked unless a prefix is shared.
-    worth = trimix_shared is not None or query.dtype == torch.float32
-    few = n <= FEW_QUERIES and plain and worth
-    if attention_mask is None or not (few or trimix_shared):
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
+    worth = cache is not None or query.dtype == torch.float32
+    ours = not scores.plain or (n <= FEW_QUERIES and worth)
+    if not ours and cache is None:
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scores.scale)[0]
+    entries = heads * mask.shape[-1]
     # Of a row: scores, weights, and these in the type of the values; or keys and values, repeated.
-    row_bytes = 12 * n if few else 2 * size * query.itemsize
-    step = max(1, WORK_BYTES // (row_bytes * heads * attention_mask.shape[-1]))
+    columns = max(1, min(n, WORK_BYTES // (12 * entries)))
+    row_bytes = 12 * columns if ours else 2 * size * query.itemsize
+    step = max(1, WORK_BYTES // (row_bytes * entries))
     parts = []
     for start in range(0, batch, step):
-        mine = (query, key, value, attention_mask)
-        shared = trimix_shared.shared if trimix_shared is not None else None
+        mine = (query, key, value, mask)
+        shared = cache.shared if cache is not None else None
         if step < batch:
             at = slice(start, start + step)
-            mine = query[at], key[at], value[at], attention_mask[at]
+            mine = query[at], key[at], value[at], mask[at]
             shared = shared.select(range(batch)[at]) if shared is not None else None
         prefixes: list[SharedPrefix] = []
-        if shared is not None and trimix_shared is not None:
-            prefixes = list(shared.layer(layer_of(trimix_shared, module.layer_idx, key)))
-        if few:
-            parts.append(_attend_few(*mine, scale, prefixes))
-        else:
+        if shared is not None and cache is not None:
+            for rows, *held in shared.layer(layer_of(cache, module.layer_idx, key)):
+                pair = _expanded(module, [x[None] for x in held], key)
+                prefixes.append(SharedPrefix(rows, pair[0][0], pair[1][0]))
+        if not ours:
             whole = _with_prefixes(*mine, prefixes)
-            parts.append(sdpa_attention_forward(module, *whole, scaling=scaling, **kwargs)[0])
-    return parts[0] if len(parts) == 1 else torch.cat(parts), None
+            parts.append(sdpa_attention_forward(module, *whole, scaling=scores.scale)[0])
+            continue
+        asked, keys, values, masks = mine
+        some = [
+            _attend_few(x, keys, values, seen, scores, prefixes)
+            for x, seen in zip(asked.split(columns, 2), masks.split(columns, 2), strict=True)
+        ]
+        parts.append(some[0] if len(some) == 1 else torch.cat(some, dim=1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _expanded(module: Any, pair: Sequence[Tensor], key: Tensor) -> Sequence[Tensor]:
+    """Cached states ``[B, heads, P, D]`` as keys and values.
+
+    Some layers cache what keys and values are computed from, and have a method that does it.
+
+    Args:
+        module: The layer.
+        pair: The states.
+        key: Keys of the layer.
+    """
+    held = pair[0].shape
+    if not held[2] or (held[1], held[3]) == (key.shape[1], key.shape[3]):
+        return pair
+    expanded: Sequence[Tensor] = module.expand_kv(*pair)
+    return expanded
 
 
 def layer_of(cache: DynamicCache, index: int, key: Tensor) -> int:
@@ -386,7 +483,7 @@ def _attend_few(
     key: Tensor,
     value: Tensor,
     mask: Tensor,
-    scale: float,
+    scores: Scores,
     prefixes: list[SharedPrefix],
 ) -> Tensor:
     """Attention of few queries: their scores are all in memory at once.
@@ -398,16 +495,15 @@ def _attend_few(
     groups, own = key.shape[1], key.shape[2]
     width = mask.shape[-1] - own
     asked = query.reshape(batch, groups, -1, size)  # [B, G, heads / G * n, D]
-    scores = asked.new_zeros(*asked.shape[:3], width + own, dtype=torch.float32)
-    scores[..., width:] = exact_product(asked, key.transpose(2, 3))
+    products = asked.new_zeros(*asked.shape[:3], width + own, dtype=torch.float32)
+    products[..., width:] = exact_product(asked, key.transpose(2, 3))
     for rows, keys, _ in prefixes:
         some = asked[rows]  # [R, G, m, D]
         flat = some.transpose(0, 1).flatten(1, 2)  # [G, R * m, D]
         found = exact_product(flat, keys.transpose(1, 2)).unflatten(1, (-1, some.shape[2]))
-        scores[rows, :, :, : keys.shape[1]] = found.transpose(0, 1)
-    scores = scores.view(batch, groups, -1, n, width + own)
-    torch.add(mask[:, :, None], scores, alpha=scale, out=scores)
-    weights = scores.softmax(dim=-1).flatten(2, 3)
+        products[rows, :, :, : keys.shape[1]] = found.transpose(0, 1)
+    products = products.view(batch, groups, -1, n, width + own)
+    weights = scores.weights(products, mask[:, :, None], (groups, -1, 1, 1)).flatten(2, 3)
     if fewer := value.dtype != torch.float32:  # rounded with 1 as the highest, as kernels do
         highest = weights.amax(dim=-1, keepdim=True)
         weights = weights.div_(highest).to(value.dtype)
@@ -456,19 +552,24 @@ def _with_prefixes(
     return query, pair[0], pair[1], mask
 
 
-def install_attention(model: Any) -> bool:
-    """Have a model attend with `shared_prefix_attention`; returns whether it lets itself be told.
+def install_attention(model: Any) -> str | None:
+    """Have a model attend with `shared_prefix_attention`.
 
-    Only a model that uses ``sdpa`` is changed: another implementation is the user's choice.
+    Returns:
+        The implementation that it had, for `uninstall_attention`; None if it cannot be told, and is
+        as it was.
     """
     config = model.config.get_text_config()
-    if config._attn_implementation == "sdpa":
-        AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
-        AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
-        model.set_attn_implementation(ATTENTION_NAME)
-    return bool(config._attn_implementation == ATTENTION_NAME)
+    before: str = config._attn_implementation
+    able = before == "sdpa" or (before == "eager" and model._supports_attention_backend)
+    if not able:
+        return None
+    AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+    model.set_attn_implementation(ATTENTION_NAME)
+    return before if config._attn_implementation == ATTENTION_NAME else None
 
 
-def uninstall_attention(model: Any) -> None:
-    """Have a model attend with ``sdpa`` again."""
-    model.set_attn_implementation("sdpa")
+def uninstall_attention(model: Any, before: str) -> None:
+    """Have a model attend again as `install_attention` said that it did before."""
+    model.set_attn_implementation(before)

@@ -66,11 +66,11 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
             "models), or download its weights again",
         )
     _refuse_bidirectional(runner, ids, output.logits[0, : length // 2])
-    runner.shares_prefixes = own_attention and install_attention(model)
-    if runner.shares_prefixes and not _disagreement(runner, ids, expected):
-        return runner
-    if runner.shares_prefixes:
-        uninstall_attention(model)
+    if own_attention and (before := install_attention(model)):
+        runner.shares_prefixes = True
+        if not _disagreement(runner, ids, expected):
+            return runner
+        uninstall_attention(model, before)
         runner.shares_prefixes = False
     if not (why := _disagreement(runner, ids, expected)):
         return runner

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, exact_product
+from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, Scores, exact_product
 from trimix_lm_eval.engine.model_runner import ModelRunner
 
 
@@ -128,7 +128,13 @@ class StaticLayer(DynamicLayer):
         return 0
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        scores: Scores,
+        prefixes: Sequence[Tensor],
     ) -> Tensor:
         """Attention, the heads of a group as more queries of one head.
 
@@ -137,7 +143,8 @@ class StaticLayer(DynamicLayer):
             key: ``[B, G, S, D]``
             value: ``[B, G, S, D]``
             mask: ``[B, 1, heads / G * n, P + S]``, see `StepMasks`.
-            scale: Of the scores.
+            scores: What becomes of them.
+            prefixes: Keys and values of the prefixes, ``[F, G, P, D]`` each.
 
         Returns:
             ``[B, n, heads, D]``
@@ -146,40 +153,54 @@ class StaticLayer(DynamicLayer):
         asked = query.reshape(batch, key.shape[1], -1, size)  # [B, G, m, D]
         if mask.shape[2] < asked.shape[2]:
             mask = mask.repeat(1, 1, asked.shape[2] // mask.shape[2], 1)
-        if self.prefixes[0].shape[2]:
-            out = self._attend_shared(asked.transpose(0, 1), mask, scale).transpose(0, 1)
+        if prefixes[0].shape[2] or not scores.plain:
+            # As they are held, unless the layer has computed them from what is held.
+            states = [x.transpose(0, 1).flatten(0, 1) for x in (*prefixes, key, value)]
+            out = self._attend_shared(asked.transpose(0, 1), states, mask, scores, n)
+            out = out.transpose(0, 1)
         else:
             attend = torch.nn.functional.scaled_dot_product_attention
-            out = attend(asked, key, value, attn_mask=mask, scale=scale)
+            out = attend(asked, key, value, attn_mask=mask, scale=scores.scale)
         return out.reshape(batch, heads, n, -1).transpose(1, 2).contiguous()
 
-    def _attend_shared(self, asked: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def _attend_shared(
+        self, asked: Tensor, states: Sequence[Tensor], mask: Tensor, scores: Scores, n: int
+    ) -> Tensor:
         """Attention of ``[G, B, m, D]`` queries to their family's prefix and to slots of their own.
 
         Scores are fp32, as inside the kernels of ``sdpa``.
+
+        Args:
+            asked: The queries, ``m = heads / G * n``.
+            states: Keys and values ``[G * F, P, D]`` of prefixes, and ``[G * B, S, D]`` of rows.
+            mask: As `attend` takes it, for all m.
+            scores: What becomes of them.
+            n: Tokens that ask.
 
         Returns:
             ``[G, B, m, D]``
         """
         places, asked = self._step.places, asked.contiguous()
+        keys, values, own_keys, own_values = states
         groups, batch, m, _ = asked.shape
-        keys, values = (x.flatten(0, 1) for x in self.prefixes)  # [G * F, P, D]
-        own_keys, own_values = (x.flatten(0, 1) for x in self.held)  # [G * B, S, D]
         width, several = keys.shape[1], len(places.members) > 1
         total = width + own_keys.shape[1]
-        scores = asked.new_empty(groups, batch, m, total, dtype=torch.float32)
-        exact_product(asked.flatten(0, 1), own_keys.mT, scores[..., width:].flatten(0, 1))
-        if several:
+        products = asked.new_empty(groups, batch, m, total, dtype=torch.float32)
+        exact_product(asked.flatten(0, 1), own_keys.mT, products[..., width:].flatten(0, 1))
+        if width and several:
             theirs = asked.new_empty(
-                len(keys), places.members.shape[1] * m, width, dtype=scores.dtype
+                len(keys), places.members.shape[1] * m, width, dtype=products.dtype
             )
             exact_product(places.by_family(asked), keys.mT, theirs)
-            scores[..., :width] = places.by_row(theirs, groups, m)
-        else:
-            exact_product(asked.flatten(1, 2), keys.mT, scores[..., :width].flatten(1, 2))
-        scores = torch.add(mask.transpose(0, 1), scores, alpha=scale)
-        weights = scores.softmax(dim=-1).to(values.dtype)
+            products[..., :width] = places.by_row(theirs, groups, m)
+        elif width:
+            exact_product(asked.flatten(1, 2), keys.mT, products[..., :width].flatten(1, 2))
+        products, mask = (x.unflatten(2, (-1, n)) for x in (products, mask.transpose(0, 1)))
+        weights = scores.weights(products, mask, (groups, 1, -1, 1, 1))
+        weights = weights.flatten(2, 3).to(values.dtype)
         out = torch.bmm(weights[..., width:].flatten(0, 1), own_values)  # [G * B, m, D]
+        if not width:
+            return out.unflatten(0, (groups, -1))
         if several:
             theirs = torch.bmm(places.by_family(weights[..., :width]), values)
             return out.unflatten(0, (groups, -1)).add_(places.by_row(theirs, groups, m))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from tests.conftest import FAMILIES, byte_tokenizer
+from tests.conftest import CAPTURED, byte_tokenizer
 from tests.support import gpu
 from tests.support.gpu.texts import PROMPTS, K, jobs_of, three_rounds, written
 from tests.support.running import TRIO
@@ -31,7 +31,7 @@ from trimix_lm_eval.engine.static_cache import StaticCache
         ("qwen2", "fixed", 3),
         ("gemma3", "fixed", 3),
         ("gemma3", "gate", 1),
-        *((family, "ppl", 3) for family in FAMILIES[4:]),
+        *((family, "ppl", 3) for family in CAPTURED[3:]),
     ],
 )
 def test_captured_is_what_a_cpu_writes(models, decoders, family, policy, batch_size):
