@@ -126,6 +126,7 @@ FAMILIES = (
     *(("gemma4",) if HAS_GEMMA4 else ()),
     "deepseek_v3",
     "gpt_oss",
+    "llama4",
 )
 #: Those whose decoding rounds are captured in fp32: experts wait for the host there.
 CAPTURED = tuple(family for family in FAMILIES if family not in ("mixtral", "gpt_oss"))
@@ -173,6 +174,12 @@ def config_of(family: str, role: str):
     if family == "gpt_oss":
         more = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5}
         return transformers.GptOssConfig(**shape, **more, rope_parameters={"rope_theta": 10000.0})
+    if family == "llama4":
+        # The last layer has no RoPE, but a temperature that changes every 8 positions.
+        count = shape["num_hidden_layers"]
+        more = {"no_rope_layers": [1] * (count - 1) + [0], "floor_scale": 8, "moe_layers": [1]}
+        more |= {"num_local_experts": 4, "intermediate_size_mlp": 64, "attention_chunk_size": 16}
+        return transformers.Llama4TextConfig(**shape, **more)
     if family == "mixtral":
         return MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
     raise ValueError(family)

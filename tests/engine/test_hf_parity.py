@@ -135,7 +135,8 @@ def test_every_family_equals_hf(pico, family):
     pairs = [(c, o) for c, options in zip(CONTEXTS, OPTIONS, strict=True) for o in options]
     how = {"until": STOPS, "max_gen_toks": 20, "do_sample": False}
     for role, batch_size in zip(TRIO, BATCHES, strict=True):
-        hf = oracle(folders[role], 4)
+        # Llama 4 as transformers pads it takes padding for positions: hf writes other texts then.
+        hf = oracle(folders[role], 1 if family == "llama4" else 4)
         lm = TriMixLM(**model_args(folders, policy=role, batch_size=batch_size))
         assert lm.max_length == hf.max_length == 96
         got = lm.loglikelihood(instances("loglikelihood", pairs), disable_tqdm=True)

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     BertConfig,
     BloomConfig,
     LlamaConfig,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from tests.conftest import config_of
+from trimix_lm_eval.engine.model_runner import body_of
 from trimix_lm_eval.engine.probe import load_runner
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
@@ -115,6 +117,25 @@ def test_an_implementation_that_somebody_chose_stays():
         runner = load_runner("large_ins", model, 64, own_attention=own)
         assert (runner.plain, runner.shares_prefixes) == (False, own)
         assert model.config._attn_implementation == name
+
+
+@pytest.mark.parametrize("floor_scale", [8, 8192])
+def test_slots_that_a_model_takes_for_positions_show_however_late(floor_scale):
+    config = config_of("llama4", "small_base")
+    config.floor_scale, config.max_position_embeddings = floor_scale, 10_000
+    runner = load_runner("large_ins", AutoModelForCausalLM.from_config(config).eval(), 64)
+    assert runner.one_row and runner.shares_prefixes and not runner.plain
+
+
+def test_the_body_is_what_is_not_the_head_in_a_wrapper_as_well():
+    text = config_of("llama4", "small_base")
+    sizes = ("hidden_size", "vision_output_dim", "projector_input_dim", "projector_output_dim")
+    vision = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    vision |= {"image_size": 28, "patch_size": 14, **dict.fromkeys(sizes, 8)}
+    parts = {"text_config": text.to_dict(), "vision_config": vision}
+    config = transformers.Llama4Config(**parts, pad_token_id=text.pad_token_id)
+    wrapper = AutoModelForImageTextToText.from_config(config)
+    assert body_of(wrapper) is body_of(wrapper.language_model) is wrapper.language_model.model
 
 
 @pytest.mark.parametrize(

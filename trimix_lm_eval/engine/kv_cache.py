@@ -168,12 +168,19 @@ class KVCache(DynamicCache):
 
     Attributes:
         shared: The prefixes that rows share; None if they share none.
+        told_more: What is added to the number of slots when a model asks for it, by `probe`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.layer_class_to_replicate = KVCacheLayer
         self.shared: SharedPrefixes | None = None
+        self.told_more = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Slots so far, of which a model must make nothing; none are none whatever is added."""
+        slots = super().get_seq_length(layer_idx)
+        return slots and slots + self.told_more
 
     @property
     def nbytes(self) -> int:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.kv_cache import KVCache
+from trimix_lm_eval.engine.one_row import as_one_row
 from trimix_lm_eval.engine.request import Tokens
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.config import FusionConfig, LogitsProcessor
@@ -120,6 +121,7 @@ class ModelRunner:
         vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
 
     Attributes:
+        body: What makes final hidden states of tokens.
         masks_by_type: Whether the model takes one mask per type of layer.
         cache_name: What the model's ``forward`` calls its cache.
         finish: What the model does to logits after its output embedding.
@@ -127,6 +129,7 @@ class ModelRunner:
         splits: Whether its head can be run apart from its body, as it must not be for logits of
             whole rows to exist at once; False only of some that are plain.
         shares_prefixes: Whether rows can share a prefix (see `kv_cache`).
+        one_row: Whether the rows of a batch are run as one (see `one_row`).
         token_bytes: Bytes of its cache per token of a row.
 
     Raises:
@@ -135,6 +138,7 @@ class ModelRunner:
 
     def __init__(self, name: str, model: Any, vocab_size: int) -> None:
         self.name, self.model, self.vocab_size = name, model, vocab_size
+        self.body = body_of(model)
         self.config = model.config.get_text_config()
         self.device = model.get_input_embeddings().weight.device
         self.dtype = model.dtype
@@ -146,7 +150,7 @@ class ModelRunner:
         self.masks_by_type = bool(getattr(self.config, "layer_types", None))
         self.cache_name = "past_key_values"
         self.finish: Callable[[Tensor], Tensor] = unchanged
-        self.plain = self.shares_prefixes = False
+        self.plain = self.shares_prefixes = self.one_row = False
         self.splits = True
         self.token_bytes = 0
 
@@ -168,12 +172,16 @@ class ModelRunner:
         """
         if self.plain:
             return self._recompute(table, start, wanted)
-        output = self.model.base_model(
-            input_ids=table.ids[:, start:].to(self.device, non_blocking=True),
-            position_ids=to_device(table.positions[:, start:], self.device),
+        ids, seen = table.ids[:, start:].to(self.device, non_blocking=True), cache
+        positions = to_device(table.positions[:, start:], self.device)
+        given = {"input_ids": ids, "position_ids": positions}
+        if self.one_row:
+            seen, given = as_one_row(self.body, cache, ids, positions)
+        output = self.body(
+            **given,
             attention_mask=self._mask(table, start),
             use_cache=True,
-            **{self.cache_name: cache},
+            **{self.cache_name: seen},
             **({"trimix_shared": cache} if cache.shared else {}),
         )
         states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
@@ -211,7 +219,7 @@ class ModelRunner:
 
         Of a tree of tokens, each branch alone.
         """
-        run = self.model.base_model if self.splits else self.model
+        run = self.body if self.splits else self.model
         width = table.slots - start
         if wanted is None:
             wanted = torch.arange(table.ids.shape[0] * width)
@@ -236,6 +244,20 @@ class ModelRunner:
             left &= ~mine
         order = torch.cat(places).argsort()
         return torch.cat(found)[to_device(order, found[0].device)]
+
+
+def body_of(model: Any) -> Any:
+    """The part of a causal LM that makes hidden states: all but its head.
+
+    Some models name a part that they do not have, and then give themselves.
+    """
+    if model.base_model is not model:
+        return model.base_model
+    embeddings = model.get_input_embeddings()
+    for part in model.children():
+        if hasattr(part, "base_model") and any(x is embeddings for x in part.modules()):
+            return body_of(part)
+    return model
 
 
 def unchanged(logits: Tensor) -> Tensor:

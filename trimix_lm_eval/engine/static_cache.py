@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, Scores, exact_product
 from trimix_lm_eval.engine.model_runner import ModelRunner
+from trimix_lm_eval.engine.one_row import as_one_row
 
 
 class StaticShape(NamedTuple):
@@ -343,13 +344,16 @@ def run_static(
     cache.step.places = places
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
-    output = runner.model.base_model(
-        input_ids=ids,
-        position_ids=places.positions,
+    seen: Any = cache
+    given = {"input_ids": ids, "position_ids": places.positions}
+    if runner.one_row:
+        seen, given = as_one_row(runner.body, cache, ids, places.positions)
+    output = runner.body(
+        **given,
         attention_mask=masks,
         use_cache=True,
-        **{runner.cache_name: cache},
+        **{runner.cache_name: seen},
         **static,
     )
     states: Tensor = output.last_hidden_state
-    return states
+    return states.view(*ids.shape, -1)
