@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.kv_cache import concat_caches
 from trimix_lm_eval.engine.model_runner import Ensemble
 from trimix_lm_eval.engine.request import TreePlaces
 from trimix_lm_eval.fusion.logits import to_device
@@ -52,7 +51,7 @@ class InputBatch:
     @classmethod
     def empty(cls, ensemble: Ensemble, rows: int) -> InputBatch:
         """A batch of ``rows`` sequences without tokens."""
-        caches = [source.new_cache() for source in ensemble.sources]
+        caches = [source.new_cache(rows) for source in ensemble.sources]
         return cls(ensemble, TokenTable(rows, ensemble.device), caches)
 
     def extend(self, ids: Tensor, valid: Tensor, wanted: Tensor) -> list[Tensor]:
@@ -124,6 +123,18 @@ class InputBatch:
                 "what was finished is kept (--use_cache); try that model alone with --model hf",
             ) from error
 
+    def begin_draft(self) -> None:
+        """Let tokens that come now be dropped again: `keep` them, or rewind."""
+        for cache in self.caches:
+            if cache is not None:
+                cache.begin_draft(self.table.length.tolist())
+
+    def end_draft(self) -> None:
+        """What comes now stays."""
+        for cache in self.caches:
+            if cache is not None:
+                cache.end_draft()
+
     def crop(self, slots: int) -> None:
         """Cut off all but the first ``slots`` slots, which must hold every valid token."""
         if slots == self.table.slots:
@@ -138,6 +149,7 @@ class InputBatch:
         self.table.keep(slots, torch.zeros(len(self.table.length), dtype=torch.long))
         self.crop(slots)
         self.table.branches = None
+        self.end_draft()
 
     def shrink(self, rows: Sequence[int]) -> list[int]:
         """Drop all rows but these, in place: nothing is copied but what closes the gaps.
@@ -217,7 +229,7 @@ class InputBatch:
         table = concat_tables([self.table, other.table])
         own = table.slots - table.shared
         pairs = zip(self.caches, other.caches, strict=True)
-        caches = [None if a is None else concat_caches([a, b], own) for a, b in pairs]
+        caches = [None if a is None else a.concat(b, own) for a, b in pairs]
         lengths = [*self.prefix_lengths, *other.prefix_lengths]
         return InputBatch(self.ensemble, table, caches, lengths)
 
@@ -303,6 +315,13 @@ class TokenTable:
         self.valid = torch.cat([self.valid[:, :start], self.valid[:, start:] & kept], dim=1)
         self.length = self.length - dropped
         self._changed()
+
+    def forget(self, tokens: Tensor) -> None:
+        """Keep the first ``[B]`` tokens of each row; the slots of the others become holes."""
+        if bool((self.length > tokens).any()):
+            self.valid = self.valid & (self.positions < tokens[:, None])
+            self.length = torch.minimum(self.length, tokens)
+            self._changed()
 
     def crop(self, slots: int) -> None:
         """Cut off all but the first ``slots`` columns, which must hold every valid token."""

@@ -79,6 +79,8 @@ def keep(ensemble: Ensemble, node: PrefixNode, runs: Sequence[Run]) -> None:
         node: The prefix from which they were run.
         runs: The prompts.
     """
+    if any(source.row_bytes for source in ensemble.sources):
+        return  # of a state the last token cannot be taken back
     known = {ids for one in ensemble.kept for ids in one.rows}
     rows: dict[tuple[int, ...], tuple[InputBatch, int]] = {}
     # A prefix is held once for all that continue it.

@@ -168,14 +168,15 @@ class KVCache(DynamicCache):
 
     Attributes:
         shared: The prefixes that rows share; None if they share none.
+        numbers: Which of the model's layers these are, if not all keep keys and values; else None.
         told_more: What is added to the number of slots when a model asks for it, by `probe`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, numbers: Sequence[int] | None = None) -> None:
         super().__init__()
         self.layer_class_to_replicate = KVCacheLayer
         self.shared: SharedPrefixes | None = None
-        self.told_more = 0
+        self.numbers, self.told_more = numbers, 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Slots so far, of which a model must make nothing; none are none whatever is added."""
@@ -191,6 +192,15 @@ class KVCache(DynamicCache):
         """Forget all but the first ``slots`` slots, counted without a shared prefix."""
         for layer in self.layers:
             layer.crop(slots)
+
+    #: Bytes that a row takes whatever its length.
+    row_bytes = 0
+
+    def begin_draft(self, lengths: Sequence[int]) -> None:
+        """Nothing: slots of tokens that are dropped are cut off, or hidden by the mask."""
+
+    def end_draft(self) -> None:
+        """Nothing, likewise."""
 
     def shrink(self, order: Sequence[int]) -> None:
         """Keep some rows in place: all that are among the first stay where they are.
@@ -213,7 +223,7 @@ class KVCache(DynamicCache):
             rows: ``[R]`` indices; repeats are allowed.
             slots: ``[R, W]`` the slots of each row that are kept, in order; None keeps all.
         """
-        copy = KVCache()
+        copy = KVCache(self.numbers)
         most = self.layers[0].keys.shape[2] if self.layers else 0
         sent = _Sent(rows, rows if slots is None else _with_room(slots, most))
         for layer in self.layers:
@@ -255,7 +265,7 @@ class KVCache(DynamicCache):
                     pair = [torch.cat([a, b], dim=1) for a, b in zip(before, pair, strict=True)]
                 prefix.append((pair[0], pair[1]))
             prefixes.append(prefix)
-        new = KVCache()
+        new = KVCache(self.numbers)
         new.shared = SharedPrefixes(prefixes, prefix_of)
         for keys, values in prefixes[0]:
             layer = KVCacheLayer()
@@ -265,28 +275,27 @@ class KVCache(DynamicCache):
             new.layers.append(layer)
         return new
 
+    def concat(self, other: KVCache, slots: int) -> KVCache:
+        """These rows and another cache's below them, all filled up with zeros to ``slots``.
 
-def concat_caches(caches: Sequence[KVCache], slots: int) -> KVCache:
-    """The rows of several caches below each other, each filled up with zeros to ``slots``.
-
-    Zeros, since what lies there is multiplied by an attention weight of 0 and must be finite.
-    """
-    whole = KVCache()
-    for layers in zip(*(cache.layers for cache in caches), strict=True):
-        mine = KVCacheLayer()
-        pair = []
-        for parts in ([x.keys for x in layers], [x.values for x in layers]):
-            padded = [torch.nn.functional.pad(x, (0, 0, 0, slots - x.shape[2])) for x in parts]
-            pair.append(torch.cat(padded))
-        mine.hold(pair[0], pair[1], slots)
-        whole.layers.append(mine)
-    if any(cache.shared for cache in caches):
-        none = [SharedPrefixes([], [None] * len(cache.layers[0].keys)) for cache in caches]
-        first, *others = [c.shared or empty for c, empty in zip(caches, none, strict=True)]
-        for other in others:
-            first = first.concat(other)
-        whole.shared = first
-    return whole
+        Zeros, since what lies there is multiplied by an attention weight of 0 and must be finite.
+        """
+        whole = KVCache(self.numbers)
+        for layers in zip(self.layers, other.layers, strict=True):
+            mine = KVCacheLayer()
+            pair = []
+            for parts in ([x.keys for x in layers], [x.values for x in layers]):
+                padded = [torch.nn.functional.pad(x, (0, 0, 0, slots - x.shape[2])) for x in parts]
+                pair.append(torch.cat(padded))
+            mine.hold(pair[0], pair[1], slots)
+            whole.layers.append(mine)
+        if self.shared or other.shared:
+            first, second = (
+                cache.shared or SharedPrefixes([], [None] * len(cache.layers[0].keys))
+                for cache in (self, other)
+            )
+            whole.shared = first.concat(second)
+        return whole
 
 
 class _Sent:
@@ -479,8 +488,9 @@ def layer_of(cache: DynamicCache, index: int, key: Tensor) -> int:
         index: Of the layer that attends.
         key: ``[B, key heads, S, D]`` its keys.
     """
-    if index < len(cache.layers):
-        return index
+    numbers = getattr(cache, "numbers", None) or range(len(cache.layers))
+    if index in numbers:
+        return int(numbers.index(index))
     address = key.data_ptr()
     return next(i for i, one in enumerate(cache.layers) if one.keys.data_ptr() == address)
 

@@ -130,7 +130,16 @@ class ModelRunner:
             whole rows to exist at once; False only of some that are plain.
         shares_prefixes: Whether rows can share a prefix (see `kv_cache`).
         one_row: Whether the rows of a batch are run as one (see `one_row`).
+        new_state_cache: Of a model some of whose layers keep states instead of keys, what makes
+            its cache for some rows (see `state_cache`); None of others.
+        masked: Whether it takes masks, as all do that keep any keys.
+        one_by_one: Whether it goes on from its states by one token at a time only.
         token_bytes: Bytes of its cache per token of a row.
+        row_bytes: Bytes of its states per row.
+        rounding: How far its logits move, relative to their size, if its embeddings are rounded
+            anew.
+        difference: How far they are from those of the whole text at once, run as it will be.
+        why_not: Why it shares no prefixes, or keeps no cache, if it does not.
 
     Raises:
         TrimixError: Part of the model lies outside the GPUs.
@@ -151,12 +160,18 @@ class ModelRunner:
         self.cache_name = "past_key_values"
         self.finish: Callable[[Tensor], Tensor] = unchanged
         self.plain = self.shares_prefixes = self.one_row = False
-        self.splits = True
-        self.token_bytes = 0
+        self.splits = self.masked = True
+        self.one_by_one = False
+        self.new_state_cache: Callable[[int], Any] | None = None
+        self.token_bytes = self.row_bytes = 0
+        self.rounding = self.difference = 0.0
+        self.why_not = ""
 
-    def new_cache(self) -> Any:
-        """An empty cache that keeps every token; windows are cut by the mask."""
-        return None if self.plain else KVCache()
+    def new_cache(self, rows: int) -> Any:
+        """An empty cache of some rows that keeps every token; windows are cut by the mask."""
+        if self.plain:
+            return None
+        return self.new_state_cache(rows) if self.new_state_cache is not None else KVCache()
 
     def forward(self, table: Tokens, start: int, cache: Any, wanted: Tensor | None) -> Tensor:
         """Run the tokens from slot ``start`` on.
@@ -172,20 +187,35 @@ class ModelRunner:
         """
         if self.plain:
             return self._recompute(table, start, wanted)
-        ids, seen = table.ids[:, start:].to(self.device, non_blocking=True), cache
+        if self.new_state_cache is not None:
+            states: Tensor = cache.run(self._hidden, table, start, wanted)
+            return states
+        states = self._hidden(table, start, cache, cache).flatten(0, 1)  # [B * n, H]
+        return states if wanted is None else states[to_device(wanted, states.device)]
+
+    def _hidden(self, table: Tokens, start: int, cache: Any, kv: KVCache) -> Tensor:
+        """Final hidden states ``[B, n, H]`` of the tokens from slot ``start`` on.
+
+        Args:
+            table: The token table of the rows, in slots as they are in the cache.
+            start: The first new slot.
+            cache: What the model takes; it grows by the new slots.
+            kv: The keys and values in it.
+        """
+        ids = table.ids[:, start:].to(self.device, non_blocking=True)
         positions = to_device(table.positions[:, start:], self.device)
         given = {"input_ids": ids, "position_ids": positions}
         if self.one_row:
-            seen, given = as_one_row(self.body, cache, ids, positions)
+            cache, given = as_one_row(self.body, cache, ids, positions)
         output = self.body(
             **given,
             attention_mask=self._mask(table, start),
             use_cache=True,
-            **{self.cache_name: seen},
-            **({"trimix_shared": cache} if cache.shared else {}),
+            **{self.cache_name: cache},
+            **({"trimix_shared": kv} if kv.shared else {}),
         )
-        states = output.last_hidden_state.flatten(0, 1)  # [B * n, H]
-        return states if wanted is None else states[to_device(wanted, states.device)]
+        states: Tensor = output.last_hidden_state
+        return states
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[N, V]`` of ``[N, H]`` hidden states: fp32, the tokenizer's vocabulary only."""
@@ -193,23 +223,30 @@ class ModelRunner:
             hidden = self.finish(self.model.get_output_embeddings()(hidden))
         return hidden[:, : self.vocab_size].float()
 
-    def mask_kinds(self) -> dict[str, tuple[int | None, int | None]]:
-        """Sliding window and block of each kind of layer; of the kind ``""`` if all are one."""
+    def mask_kinds(self) -> dict[str, tuple[int | None, int | None] | None]:
+        """Sliding window and block of each kind of layer; of the kind ``""`` if all are one.
+
+        None of kinds that keep states, and take no mask: there, padding is never run.
+        """
         window = getattr(self.config, "sliding_window", None)
         block = getattr(self.config, "attention_chunk_size", None)
         if not self.masks_by_type:
-            return {"": (window, block)}
+            return {"": (window, block) if self.masked else None}
         kinds = {
             "full_attention": (None, None),
             "sliding_attention": (window, None),
             "chunked_attention": (None, block),
         }
-        return {kind: kinds[kind] for kind in dict.fromkeys(self.config.layer_types)}
+        if self.new_state_cache is None:
+            return {kind: kinds[kind] for kind in dict.fromkeys(self.config.layer_types)}
+        # Layers of both kinds ask for two masks, by the names that each would have alone.
+        asked = dict.fromkeys(["full_attention", "linear_attention", *self.config.layer_types])
+        return {kind: kinds.get(kind) for kind in asked}
 
     def _mask(self, table: Tokens, start: int) -> Any:
         """Additive masks ``[B, 1, n, S]``: one, or one per type of layer."""
         masks = {
-            kind: table.mask(start, *how, self.dtype, self.device)
+            kind: None if how is None else table.mask(start, *how, self.dtype, self.device)
             for kind, how in self.mask_kinds().items()
         }
         return masks if self.masks_by_type else masks[""]

@@ -235,6 +235,7 @@ class _Predictions:
         whole = len(rows) == len(contexts.rows)
         batch = contexts.batch if whole else contexts.batch.fork(rows)
         slots = batch.table.slots
+        batch.begin_draft()
         batch.table.branch(TreePlaces(depth, until), valid)
         places = torch.zeros_like(ids)
         for at, columns, hidden in batch.feed(ids, valid, wanted):

@@ -11,16 +11,19 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from trimix_lm_eval.engine.input_batch import TokenTable
 from trimix_lm_eval.engine.kv_cache import FEW_QUERIES, install_attention, uninstall_attention
 from trimix_lm_eval.engine.model_runner import ModelRunner, unchanged
 from trimix_lm_eval.utils.errors import TrimixError, first_line, is_out_of_memory, warn_once
 
+#: What models call their cache: it was renamed in transformers 5.24, model by model.
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 #: Tokens beyond which no window is probed for.
 _LONGEST_WINDOW = 1024
 #: Tokens of a text, and how many of them are selected, where a model attends to a selection.
@@ -47,8 +50,10 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         TrimixError: The model does not fit, or fails on a short text.
     """
     runner = ModelRunner(name, model, vocab_size)
-    if "cache" in inspect.signature(runner.body.forward).parameters:
-        runner.cache_name = "cache"  # renamed in transformers 5.24, model by model
+    takes = inspect.signature(runner.body.forward).parameters
+    names = [name for name in _CACHE_NAMES if name in takes]
+    runner.cache_name = names[0] if names else runner.cache_name
+    _look_for_states(runner)
     length = 24 + _local_window(runner.config)
     ids = torch.arange(length) * 7919 % min(vocab_size, runner.config.vocab_size)
     try:
@@ -67,24 +72,88 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
             f"try another dtype ({name}_dtype=float32 or bfloat16; float16 overflows in some "
             "models), or download its weights again",
         )
+    runner.rounding = _rounding(runner, ids, expected)
     _refuse_bidirectional(runner, ids, output.logits[0, : length // 2])
-    if own_attention and (before := install_attention(model)):
-        runner.shares_prefixes = True
-        for runner.one_row in (False, True):
-            if not _disagreement(runner, ids, expected):
-                return runner
-        runner.one_row = False
-        uninstall_attention(model, before)
-        runner.shares_prefixes = False
-    if not (why := _disagreement(runner, ids, expected)):
-        return runner
-    runner.plain, runner.token_bytes = True, 0
+    before = install_attention(model) if own_attention else None
+    for way in _ways(runner, before is not None or not runner.masked):
+        if not way.shares and before is not None:
+            uninstall_attention(model, before)
+            before = None
+        runner.shares_prefixes, runner.one_row, runner.one_by_one = way
+        why = _disagreement(runner, ids, expected)
+        if not why:
+            return runner
+        if not runner.why_not:
+            runner.why_not = why
+    runner.one_row = runner.one_by_one = False
+    runner.plain, runner.token_bytes, runner.row_bytes = True, 0, 0
+    runner.new_state_cache = None
     runner.splits = _splits(runner, ids, expected)
     warn_once(
         f"{name} ({runner.config.model_type}) does not follow explicit attention masks ({why}); it "
         "is run row by row without a cache. Results are exact, but slow."
     )
     return runner
+
+
+class _Way(NamedTuple):
+    """How a model may be run: what `ModelRunner` says of the attributes of these names."""
+
+    shares: bool
+    one_row: bool = False
+    one_by_one: bool = False
+
+
+def _ways(runner: ModelRunner, shares: bool) -> Iterator[_Way]:
+    """What to try with a model, the best first; ``shares`` is whether rows may share prefixes."""
+    for shared in (True, False) if shares else (False,):
+        yield _Way(shared)
+        if runner.new_state_cache is not None:
+            # The first forms of Mamba scan several tokens from the beginning of a text only.
+            yield _Way(shared, one_by_one=True)
+        elif shared:
+            yield _Way(shared, one_row=True)
+
+
+def _rounding(runner: ModelRunner, ids: Tensor, expected: Tensor) -> float:
+    """How far a model's logits move, relative to their size, if its embeddings are rounded anew.
+
+    Args:
+        runner: Of the model.
+        ids: ``[T]`` the text.
+        expected: ``[T / 2, V]`` logits of its second half.
+    """
+    half = torch.finfo(runner.dtype).eps / 2
+
+    def moved(module: Any, given: Any, states: Tensor) -> Tensor:
+        signs = torch.ones_like(states).cumsum(dim=-1).remainder(2) * 2 - 1
+        return states + states * signs * half
+
+    hook = runner.model.get_input_embeddings().register_forward_hook(moved)
+    try:
+        output = runner.model(input_ids=ids[None].to(runner.device), use_cache=False)
+    finally:
+        hook.remove()
+    other = output.logits[0, len(ids) // 2 :, : runner.vocab_size].float()
+    return float((other - expected).norm() / expected.norm())
+
+
+def _look_for_states(runner: ModelRunner) -> None:
+    """Find out by the cache that a model makes whether any of its layers keep states."""
+    try:
+        from trimix_lm_eval.engine.state_cache import Layout, StateCache
+
+        layout = Layout(DynamicCache(config=runner.config))
+    except Exception:  # a version without such layers, or a config that says nothing of its cache
+        return
+    if not layout.stateful:
+        return
+
+    def new_cache(rows: int) -> StateCache:
+        table = TokenTable(rows, runner.device)
+        return StateCache(layout, table, runner.shares_prefixes, runner.one_by_one)
+
+    runner.new_state_cache, runner.masked = new_cache, bool(layout.keyed)
 
 
 def _refuse_bidirectional(runner: ModelRunner, ids: Tensor, before: Tensor) -> None:
@@ -192,6 +261,7 @@ def _disagreement(runner: ModelRunner, ids: Tensor, expected: Tensor) -> str:
     if best > _tolerance(runner):
         return f"logits differ by {best:.2g} of their size" if best < math.inf else why
     runner.masks_by_type, runner.finish = found
+    runner.difference = best
     return ""
 
 
@@ -216,7 +286,8 @@ def _tolerance(runner: ModelRunner) -> float:
     """Rounding that a probe may show, relative to the logits; a wrong mask is far beyond it."""
     if getattr(runner.model, "is_quantized", False):
         return 0.1  # how int8 rounds depends on what else is in the batch
-    return 1e-3 if runner.dtype == torch.float32 else 0.05
+    least = 1e-3 if runner.dtype == torch.float32 else 0.05
+    return min(max(least, 20 * runner.rounding), 0.1)
 
 
 def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
@@ -235,7 +306,7 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
     half, junk = len(ids) // 2, ids.flip(0)
     middle = half + 4
     pieces = [(5, ids[:half], 6), (3, ids[half:middle], 0), (FEW_QUERIES, ids[middle:], 0)]
-    table, cache, found = TokenTable(2, runner.device), runner.new_cache(), []
+    table, cache, found = TokenTable(2, runner.device), runner.new_cache(2), []
     for before, real, after in pieces:
         start = table.slots
         cache.told_more = _far(runner.config)
@@ -247,6 +318,7 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
         found.append(runner.forward(table, start, cache, valid.nonzero().squeeze(1)))
         if len(found) == 1:
             runner.token_bytes = cache.nbytes // table.ids.numel()
+            runner.row_bytes = cache.row_bytes
         if len(found) == 1 and runner.shares_prefixes:
             both = [0, 1]
             cache = cache.fork_shared(both, [table.own(row) for row in both], both)
@@ -268,7 +340,7 @@ def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
     cap = getattr(config, "final_logit_softcapping", None)
     if cap:
         yield lambda logits: (logits / cap).tanh() * cap
-    scale = getattr(config, "logit_scale", None)
+    scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None)
     if scale:
         yield lambda logits: logits * scale
     divisor = getattr(config, "logits_scaling", None)

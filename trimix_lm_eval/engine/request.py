@@ -18,6 +18,7 @@ class Tokens(Protocol):
     ids: Tensor
     positions: Tensor  # on the CPU
     valid: Tensor  # on the CPU
+    branches: TreePlaces | None
 
     @property
     def slots(self) -> int:

@@ -145,6 +145,10 @@ class DecodingStep:
     def run(self) -> list[list[NewTokens]]:
         """Propose and verify; returns the new tokens of each sequence, once for each fork."""
         k, batch = self.k, self.batch
+        if k:
+            batch.begin_draft()
+        else:
+            batch.end_draft()
         logits, drafts = self._propose()
         self.watch.lap()
         for s in range(len(batch.caches)):
