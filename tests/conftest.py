@@ -119,14 +119,10 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 #: Not in the oldest transformers that is supported.
 HAS_GEMMA4 = hasattr(transformers, "Gemma4TextConfig")
 FAMILIES = (
-    "llama",
-    "qwen2",
-    "gemma3",
-    "mixtral",
+    *("llama", "qwen2", "gemma3", "mixtral"),
     *(("gemma4",) if HAS_GEMMA4 else ()),
-    "deepseek_v3",
-    "gpt_oss",
-    "llama4",
+    *("deepseek_v3", "gpt_oss", "llama4"),
+    *(("qwen3_5",) if hasattr(transformers, "Qwen3_5TextConfig") else ()),
 )
 #: Those whose decoding rounds are captured in fp32: experts wait for the host there.
 CAPTURED = tuple(family for family in FAMILIES if family not in ("mixtral", "gpt_oss"))
@@ -180,6 +176,17 @@ def config_of(family: str, role: str):
         more = {"no_rope_layers": [1] * (count - 1) + [0], "floor_scale": 8, "moe_layers": [1]}
         more |= {"num_local_experts": 4, "intermediate_size_mlp": 64, "attention_chunk_size": 16}
         return transformers.Llama4TextConfig(**shape, **more)
+    if family == "qwen3_5":
+        # Gated delta rules, attention among them.
+        kinds = ["linear_attention", "full_attention", "linear_attention"]
+        return transformers.Qwen3_5TextConfig(
+            **shape,
+            layer_types=kinds[: shape["num_hidden_layers"]],
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        )
     if family == "mixtral":
         return MixtralConfig(**shape, num_local_experts=4, num_experts_per_tok=2)
     raise ValueError(family)

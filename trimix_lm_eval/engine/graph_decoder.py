@@ -23,14 +23,17 @@ from trimix_lm_eval.engine.model_runner import LOGIT_BYTES, Fuser, always, blame
 from trimix_lm_eval.engine.not_finite import explain_not_finite
 from trimix_lm_eval.engine.sequence import NewTokens, Sequence, grouped
 from trimix_lm_eval.engine.spec_decode import Cost
-from trimix_lm_eval.engine.static_batch import MOST_DRAFTS, StaticBatch
+from trimix_lm_eval.engine.static_batch import StaticBatch, most_drafts
 
 #: Kinds of rounds that are held captured.
 _MOST_KINDS = 8
 
 
 def why_eager(fuser: Fuser) -> str | None:
-    """Why rounds may not be captured; None if each source lies on one GPU and keeps a cache."""
+    """Why rounds may not be captured; None if each source lies on one GPU and keeps a cache.
+
+    The texts of a sweep fork behind a token from which a source's states have gone on already.
+    """
     ensemble, sources = fuser.ensemble, fuser.ensemble.sources
     spread = [
         source.name
@@ -38,11 +41,13 @@ def why_eager(fuser: Fuser) -> str | None:
         if any(weight.device != source.device for weight in source.model.parameters())
     ]
     plain = [s.name for s in sources if s.plain]
+    states = [s.name for s in sources if s.row_bytes and (len(fuser.configs) > 1 or not s.masked)]
     reasons = {
         "cuda_graphs=off": not ensemble.cuda_graphs,
         "not on a GPU": any(source.device.type != "cuda" for source in sources),
         f"spread over several devices: {', '.join(spread)}": bool(spread),
         f"run without a cache: {', '.join(plain)}": bool(plain),
+        f"keeps nothing but states, or forks them: {', '.join(states)}": bool(states),
     }
     return next((why for why, holds in reasons.items() if holds), None)
 
@@ -102,7 +107,7 @@ class GraphDecoder:
 
     def __init__(self, fuser: Fuser, drafter: int) -> None:
         self.fuser, self.drafter = fuser, drafter
-        self.batch = StaticBatch(fuser)
+        self.batch = StaticBatch(fuser, drafter)
         self.rounds: dict[RoundKind, Round] = {}
         self.version = 0
         self.running: _Running | None = None
@@ -160,16 +165,17 @@ class GraphDecoder:
         if sequences:
             drawn = [one.request.params for one in sequences if one.request.params.temperature > 0]
             cut = any(how.top_k or how.top_p < 1 for how in drawn)
-            kind = RoundKind(min(k, self._most_drafts()), bool(drawn), cut)
+            kind = RoundKind(min(k, self.most_drafts()), bool(drawn), cut)
             self.running = _Running(self._round(kind), self.batch)
         return before
 
-    def _most_drafts(self) -> int:
+    def most_drafts(self) -> int:
         """Drafts at most; logits that come from other GPUs are all there at once."""
+        most = most_drafts(self.fuser, self.drafter)
         if not self.several_gpus:
-            return MOST_DRAFTS
+            return most
         positions = LOGIT_BYTES // (4 * self.fuser.ensemble.vocab_size)
-        return max(0, min(MOST_DRAFTS, positions // self.batch.shape.rows - 1))
+        return max(0, min(most, positions // self.batch.shape.rows - 1))
 
     def _round(self, kind: RoundKind) -> Round:
         """The round of a kind; of too many, the one that was needed least lately goes."""

@@ -259,8 +259,12 @@ class Round:
         places, masks = self._places(runner.device), self._masks(s)
         token, tokens = last, [last]
         hidden, logits = [], []
+        if cache.states is not None:
+            cache.states.begin(state.now[1])
         for j in range(k + 1):
             h = run_static(runner, token[:, None], places.at(j), cache, masks.of(runner, j))[:, 0]
+            if cache.states is not None:
+                cache.states.keep(j)
             hidden.append(h)
             # Of all rows at once where they are few enough to be kept.
             size = len(h) if self.keep else ensemble.logit_positions

@@ -361,6 +361,8 @@ class Scheduler:
         if not self.running:
             return
         most = max(one.remaining_tokens for one in self.running) - 1 if self.may_draft else 0
+        if self.decoder is not None:
+            most = min(most, self.decoder.most_drafts())
         others_wait = bool(self.waiting or self.preempted)
         lengths = LENGTHS if self.decoder is None else CAPTURED_LENGTHS
         k = self.speculation.draft_length(len(self.running), most, others_wait, lengths)

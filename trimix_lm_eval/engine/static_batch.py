@@ -184,6 +184,7 @@ class StaticBatch:
 
     Args:
         fuser: The sources, each on one GPU.
+        drafter: Index of the source that drafts.
 
     Attributes:
         sequences: By row.
@@ -196,8 +197,8 @@ class StaticBatch:
         version: Grows when addresses change.
     """
 
-    def __init__(self, fuser: Fuser) -> None:
-        self.fuser = fuser
+    def __init__(self, fuser: Fuser, drafter: int) -> None:
+        self.fuser, self.drafter = fuser, drafter
         self.sequences: dict[int, Sequence] = {}
         self.stays: dict[int, int] = {}
         self.shape = StaticShape(0, 0, 0, 0, 0)
@@ -221,8 +222,9 @@ class StaticBatch:
         for row, one, at in zip(rows, sequences, family_of, strict=True):
             self._seat(row, one, None if at is None else families[at])
         self._make_room(batch.caches)
+        where = torch.tensor([rows, [one.num_cached for one in sequences]])
         for cache, theirs in zip(self.caches, batch.caches, strict=True):
-            cache.take_rows(theirs, to_device(torch.tensor(rows), cache.step.rows.device))
+            cache.take_rows(theirs, *to_device(where, cache.step.rows.device))
             for i in fresh:
                 cache.take_prefix(theirs.shared.prefixes[i], families[i])
         self._tell(rows)
@@ -331,7 +333,12 @@ class StaticBatch:
         ensemble = self.fuser.ensemble
         devices = dict.fromkeys([ensemble.device, *(s.device for s in ensemble.sources)])
         self.states = {d: RowState.empty(shape, ensemble.vocab_size, d) for d in devices}
-        self.caches = [StaticCache(cache, shape) for cache in like]
+        self.caches = [
+            StaticCache(
+                cache, shape, 1 + most_drafts(self.fuser, self.drafter) * (s == self.drafter)
+            )
+            for s, cache in enumerate(like)
+        ]
         for mine, theirs in zip(self.caches, caches, strict=False):
             mine.take_all(theirs)
         for device, state in states.items():
@@ -380,6 +387,16 @@ class StaticBatch:
                 family[row], seat[row] = which, at
             rows += [0] * (shape.seats - len(rows))
         return [torch.tensor(family), torch.tensor(seat), torch.tensor(members)]
+
+
+def most_drafts(fuser: Fuser, drafter: int) -> int:
+    """Drafts that a captured round may have.
+
+    None if a source that verifies keeps states: it would have to run over them one by one, so as to
+    go on from the states behind those that stand.
+    """
+    others = [s for i, s in enumerate(fuser.ensemble.sources) if i != drafter]
+    return 0 if any(source.row_bytes for source in others) else MOST_DRAFTS
 
 
 def slots_of(one: Sequence) -> int:

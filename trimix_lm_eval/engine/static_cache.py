@@ -23,6 +23,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, Scores, exact_product
 from trimix_lm_eval.engine.model_runner import ModelRunner
 from trimix_lm_eval.engine.one_row import as_one_row
+from trimix_lm_eval.engine.state_layers import States
+from trimix_lm_eval.engine.static_states import StaticStates
 
 
 class StaticShape(NamedTuple):
@@ -216,22 +218,51 @@ class StaticCache(DynamicCache):
     Args:
         like: A cache of the same source that holds something.
         shape: How large it is.
+        depth: Tokens of a round behind which states are kept, at most.
 
     Attributes:
         step: Where the tokens of the next forward pass are.
+        numbers: As of `KVCache`.
+        layout: Which of the model's layers keep states; None if none does.
+        states: Of the rows; None if no layer keeps any.
+        whole: What the model takes.
     """
 
-    def __init__(self, like: KVCache | StaticCache, shape: StaticShape) -> None:
+    def __init__(self, like: Any, shape: StaticShape, depth: int = 1) -> None:
         super().__init__()
-        device = like.layers[0].keys.device
+        held: KVCache | StaticCache = getattr(like, "kv", like)
+        device = held.layers[0].keys.device
+        self.numbers: Sequence[int] | None = held.numbers
         self.step = Step(torch.arange(shape.rows, device=device))
         self.layers: list[StaticLayer] = [
-            StaticLayer(self.step, (x.keys, x.values), shape) for x in like.layers
+            StaticLayer(self.step, (x.keys, x.values), shape) for x in held.layers
         ]
+        self.layout = getattr(like, "layout", None)
+        self.states: StaticStates | None = None
+        self.whole: DynamicCache = self
+        if self.layout is not None:
+            self.states = StaticStates(self.layout, like.row_states, shape.rows, depth, device)
+            self.whole = DynamicCache()
+            self.whole.layer_class_to_replicate = None
+            self.whole.layers = self.layout.together(self.layers, self.states.layers)
 
-    def take_rows(self, other: KVCache, rows: Tensor) -> None:
-        """Copy the rows of another cache, whose slots are packed, to the ``[R]`` rows given."""
-        for layer, theirs in zip(self.layers, other.layers, strict=True):
+    @property
+    def row_states(self) -> States:
+        """The states of a row."""
+        assert self.states is not None
+        return [[x[0, 0] for x in layer] for layer in self.states.saved]
+
+    def take_rows(self, other: Any, rows: Tensor, positions: Tensor) -> None:
+        """Copy the rows of another cache, whose slots are packed.
+
+        Args:
+            other: That cache.
+            rows: ``[R]`` where its rows go.
+            positions: ``[R]`` of each row's last token, which is yet to be run.
+        """
+        if self.states is not None:
+            self.states.take_rows([mine[-1].states for mine in other.rows], positions, rows)
+        for layer, theirs in zip(self.layers, getattr(other, "kv", other).layers, strict=True):
             count = min(theirs.keys.shape[2], layer.keys.shape[2])
             for held, states in zip(layer.held, (theirs.keys, theirs.values), strict=True):
                 held[:, :, :count].index_copy_(1, rows, states[:, :, :count].transpose(0, 1))
@@ -246,6 +277,8 @@ class StaticCache(DynamicCache):
 
     def take_all(self, other: StaticCache) -> None:
         """Copy all of another, smaller cache of this kind to the same places."""
+        if self.states is not None and other.states is not None:
+            self.states.take_all(other.states)
         for mine, theirs in zip(self.layers, other.layers, strict=True):
             pairs = [(mine.held, theirs.held), (mine.prefixes, theirs.prefixes)]
             for held, source in (pair for both in pairs for pair in zip(*both, strict=True)):
@@ -281,7 +314,7 @@ class StepMasks:
         keys = keys[:, None, None]
         asking = places.positions[:, None, :, None]
         self.masks = {
-            kind: _additive(asking, keys, runner.dtype, *how)
+            kind: None if how is None else _additive(asking, keys, runner.dtype, *how)
             for kind, how in runner.mask_kinds().items()
         }
 
@@ -294,13 +327,14 @@ class StepMasks:
         """
         # Heads that share a key ask as queries of one, where the attention is ours.
         repeats = _heads_per_key(runner.config) if runner.shares_prefixes else 1
-        if index is None:
-            masks = {kind: mask.repeat(1, 1, repeats, 1) for kind, mask in self.masks.items()}
-        else:
-            masks = {
-                kind: mask[:, :, index : index + 1].expand(-1, -1, repeats, -1)
-                for kind, mask in self.masks.items()
-            }
+        masks = dict(self.masks)
+        for kind, mask in self.masks.items():
+            if mask is None:
+                continue
+            if index is None:
+                masks[kind] = mask.repeat(1, 1, repeats, 1)
+            else:
+                masks[kind] = mask[:, :, index : index + 1].expand(-1, -1, repeats, -1)
         return masks if runner.masks_by_type else masks[""]
 
 
@@ -344,7 +378,7 @@ def run_static(
     cache.step.places = places
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
-    seen: Any = cache
+    seen: Any = cache.whole
     given = {"input_ids": ids, "position_ids": places.positions}
     if runner.one_row:
         seen, given = as_one_row(runner.body, cache, ids, places.positions)

@@ -216,6 +216,7 @@ def _register() -> None:
         "aten::empty_strided": kernels.empty_strided,
         "aten::copy_": kernels.copy,
         "aten::scaled_dot_product_attention": kernels.attention,
+        "aten::convolution": kernels.convolution,
         "aten::_grouped_mm": kernels.grouped_mm,
         "aten::bmm.dtype": kernels.bmm_in_fp32,
         "aten::bmm.dtype_out": kernels.bmm_in_fp32,

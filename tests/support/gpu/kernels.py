@@ -298,6 +298,16 @@ def attention(
     return SimulatedTensor(run(attend, (*inner, dropout_p, is_causal), how), device)
 
 
+def convolution(x: Any, weight: Any, bias: Any, *how: Any) -> Any:
+    """``aten::convolution``: one kernel, whichever of CUDA's it is."""
+    tensors = leaves((x, weight, bias))
+    _check("aten::convolution", torch.ops.aten.mm.default, tensors, x.device)
+    note("launch", "aten::convolution", x.device, 0, x.dtype)
+    allocate()
+    op = torch.ops.aten.convolution.default
+    return SimulatedTensor(run(op, (*_inner((x, weight, bias)), *how), {}), x.device)
+
+
 def grouped_mm(
     x: Any, weight: Any, offs: Any = None, bias: Any = None, out_dtype: Any = None
 ) -> Any:
