@@ -141,9 +141,9 @@ def _rounding(runner: ModelRunner, ids: Tensor, expected: Tensor) -> float:
 def _look_for_states(runner: ModelRunner) -> None:
     """Find out by the cache that a model makes whether any of its layers keep states."""
     try:
-        from trimix_lm_eval.engine.state_cache import Layout, StateCache
+        from trimix_lm_eval.engine.state_cache import CacheLayout, StateCache
 
-        layout = Layout(DynamicCache(config=runner.config))
+        layout = CacheLayout(DynamicCache(config=runner.config))
     except Exception:  # a version without such layers, or a config that says nothing of its cache
         return
     if not layout.stateful:

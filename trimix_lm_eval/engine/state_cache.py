@@ -31,7 +31,7 @@ from transformers.cache_utils import DynamicCache
 from trimix_lm_eval.engine.input_batch import TokenTable, concat_tables
 from trimix_lm_eval.engine.kv_cache import KVCache
 from trimix_lm_eval.engine.request import Tokens
-from trimix_lm_eval.engine.state_layers import Layout, States
+from trimix_lm_eval.engine.state_layers import CacheLayout, States
 from trimix_lm_eval.fusion.logits import to_device
 
 #: Tokens of a row that are run again each time, rather than once more for a state behind them.
@@ -80,7 +80,7 @@ class StateCache:
 
     def __init__(
         self,
-        layout: Layout,
+        layout: CacheLayout,
         table: TokenTable,
         shares: bool,
         one_by_one: bool,

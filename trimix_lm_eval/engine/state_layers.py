@@ -43,7 +43,7 @@ class StateAndKeysLayer(LinearAttentionAndFullAttentionLayer):
         return self.kv.get_seq_length()
 
 
-class Layout:
+class CacheLayout:
     """Which layers of a model keep states, which keys and values, which neither.
 
     Args:

@@ -14,7 +14,7 @@ fixed shape whatever the number of its members.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,10 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from trimix_lm_eval.engine.kv_cache import KVCache, Prefix, Scores, exact_product
 from trimix_lm_eval.engine.model_runner import ModelRunner
 from trimix_lm_eval.engine.one_row import as_one_row
-from trimix_lm_eval.engine.state_layers import States
-from trimix_lm_eval.engine.static_states import StaticStates
+
+if TYPE_CHECKING:  # old versions of transformers have no such layers
+    from trimix_lm_eval.engine.state_layers import States
+    from trimix_lm_eval.engine.static_states import StaticStates
 
 
 class StaticShape(NamedTuple):
@@ -241,6 +243,8 @@ class StaticCache(DynamicCache):
         self.states: StaticStates | None = None
         self.whole: DynamicCache = self
         if self.layout is not None:
+            from trimix_lm_eval.engine.static_states import StaticStates
+
             self.states = StaticStates(self.layout, like.row_states, shape.rows, depth, device)
             self.whole = DynamicCache()
             self.whole.layer_class_to_replicate = None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimix_lm_eval.engine.state_layers import Layout, States, filled
+from trimix_lm_eval.engine.state_layers import CacheLayout, States, filled
 
 
 class StaticStates:
@@ -32,7 +32,7 @@ class StaticStates:
     """
 
     def __init__(
-        self, layout: Layout, like: States, rows: int, depth: int, device: torch.device
+        self, layout: CacheLayout, like: States, rows: int, depth: int, device: torch.device
     ) -> None:
         self.saved = [
             [x.new_zeros(depth, rows, *x.shape) for x in layer] for layer in like
