@@ -1,9 +1,10 @@
-"""Trios of random models, shaped like Qwen2, whose tokens cost and agree as real ones do.
+"""Trios of random models, shaped like Qwen2 or Qwen3.5, that cost and agree as real ones do.
 
 Nothing is downloaded. What matters for time is made to measure, and `describe.py` measures it:
 
-* Shapes. ``cpu`` has Qwen2.5's vocabulary and a small/large cost of about 0.2 per token; the
-  ``qwen2.5-…`` trios have the shapes of the real models.
+* Shapes. ``cpu`` has Qwen2.5's vocabulary and a small/large cost of about 0.2 per token, and so has
+  ``cpu-hybrid``, whose layers are Qwen3.5's; the ``qwen2.5-…`` trios have the shapes of the real
+  models.
 * Text. Weights have a standard deviation of `GAIN` / sqrt(width): with less, attention is nearly
   uniform and greedy text soon repeats itself; with more, rounding grows from layer to layer. Input
   and output embeddings are not tied, else a random model repeats its input.
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from trimix_lm_eval import TriMix
@@ -72,6 +73,7 @@ class Preset(NamedTuple):
         spread: Standard deviation of the large model's logits: it sets the agreement.
         vocab: Tokens of the tokenizer, rows of the embeddings.
         dtype: Of the weights.
+        hybrid: Whether three layers of four are gated delta rules, as in Qwen3.5.
     """
 
     large: Shape
@@ -79,6 +81,7 @@ class Preset(NamedTuple):
     spread: float = 1.5
     vocab: int = 151_936
     dtype: str = "float32"
+    hybrid: bool = False
 
 
 _QWEN_1_5B = Shape(1536, 28, 12, 2, 8960)
@@ -87,6 +90,7 @@ _NARROW = Shape(32, 28, 4, 2, 64)
 PRESETS = {
     "tiny": Preset(Shape(48, 3, 4, 2, 96), Shape(32, 2, 4, 2, 64), vocab=1024),
     "cpu": Preset(Shape(192, 24, 6, 2, 4096), Shape(64, 12, 4, 2, 4096)),
+    "cpu-hybrid": Preset(Shape(192, 24, 6, 2, 4096), Shape(64, 12, 4, 2, 4096), hybrid=True),
     "qwen2.5-1.5b+7b": Preset(Shape(3584, 28, 28, 4, 18944), _QWEN_1_5B, dtype="bfloat16"),
     "qwen2.5-1.5b+14b": Preset(Shape(5120, 48, 40, 8, 13824), _QWEN_1_5B, dtype="bfloat16"),
     "narrow-1.5b+7b": Preset(_NARROW, _NARROW, vocab=1024, dtype="bfloat16"),
@@ -270,9 +274,16 @@ def meta_model(preset: Preset, shape: Shape) -> Any:
         return AutoModelForCausalLM.from_config(config_of(preset, shape))
 
 
-def config_of(preset: Preset, shape: Shape) -> Qwen2Config:
+def config_of(preset: Preset, shape: Shape) -> Any:
     """The config of a random model."""
-    return Qwen2Config(
+    more: dict[str, Any] = {}
+    if preset.hybrid:
+        more["head_dim"] = size = shape.hidden // shape.heads
+        more |= {"linear_num_key_heads": shape.heads // 2, "linear_key_head_dim": size}
+        more |= {"linear_num_value_heads": shape.heads, "linear_value_head_dim": size}
+    return AutoConfig.for_model(
+        "qwen3_5_text" if preset.hybrid else "qwen2",
+        **more,
         vocab_size=preset.vocab,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
