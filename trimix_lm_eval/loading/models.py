@@ -6,17 +6,20 @@ import contextlib
 import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from trimix_lm_eval.loading.settings import SourceSpec
+from trimix_lm_eval.loading.text_part import text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
 from trimix_lm_eval.utils.progress import on_terminal, say
 
 #: What older versions stored, and is computed.
 _BUFFERS = re.compile(r"rotary_emb|inv_freq|masked_bias|attn\.bias$|attention\.bias$|position_ids")
+#: Arguments that say which files a model's config is read from.
+_OF_THE_CONFIG = ("revision", "subfolder", "gguf_file", "trust_remote_code", "local_files_only")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -55,20 +58,31 @@ def read_weights(name: str, path: str, **arguments: Any) -> Any:
         path: A Hub id or a local folder.
         **arguments: As transformers takes them.
 
+    Returns:
+        A causal LM; of a model that also sees or hears its text model alone.
+
     Raises:
         TrimixError: The weights cannot be loaded, do not fit the config, or are no numbers.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     where = f"{name} ({path})"
     # Mismatches are told in words here; transformers' own error refers to a table in the log.
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(path, **told, **arguments)
+        hub = {key: arguments[key] for key in _OF_THE_CONFIG if key in arguments}
+        config = AutoConfig.from_pretrained(path, **hub)
+        part = text_part(config, arguments.get("trust_remote_code", False))
+        if part is None:
+            raise ValueError(f"model_type {config.model_type!r} has no text model of its own.")
+        loaded = part.from_pretrained(path, **told, **arguments)
     except Exception as error:  # whatever transformers, or the code of a repository, raises
         raise _not_loaded(where, error) from error
     # Code of a repository may have a from_pretrained of its own that tells nothing.
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
+    if part.partial:
+        model._weight_conversions = None  # to be saved under its own names, not the wrapper's
+        info = {**info, "unexpected_keys": _of_text(model, info.get("unexpected_keys", ()))}
     _check_complete(where, model, info)
     _check_finite(where, model)
     return model
@@ -120,6 +134,15 @@ def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
             f"{where}: the model has no place for {len(unused)} tensors of its files: "
             f"{_first(unused)}. If they belong to it, its config.json is that of another model."
         )
+
+
+def _of_text(model: Any, names: Iterable[str]) -> list[str]:
+    """Which of some names of tensors would lie in a text model, and not beside it."""
+    body = model.base_model
+    parts = {name for one in (model, body, model.get_decoder()) for name, _ in one.named_children()}
+    for prefix in ("language_model.", model.base_model_prefix + ".", "language_model."):
+        names = [name.removeprefix(prefix) for name in names]
+    return [name for name in names if name.partition(".")[0] in parts]
 
 
 def _check_finite(where: str, model: Any) -> None:

@@ -6,12 +6,13 @@ from importlib.util import find_spec
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
 from trimix_lm_eval.loading.preflight.access import Files, label
 from trimix_lm_eval.loading.preflight.files import read_json
 from trimix_lm_eval.loading.settings import SourceSpec
+from trimix_lm_eval.loading.text_part import text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 _ANOTHER = "give a decoder-only model that AutoModelForCausalLM can load"
@@ -26,6 +27,9 @@ _OTHER_HEADS = (
 
 def load_config(spec: SourceSpec, files: Files) -> Any:
     """Load a source's config and check that a causal LM can be built from it here.
+
+    Of a model that also sees or hears, it is that of its text model if this has a class of its own
+    (see `text_part`).
 
     Raises:
         TrimixError: Unreadable, of another kind of model, or a library is missing.
@@ -47,13 +51,13 @@ def load_config(spec: SourceSpec, files: Files) -> Any:
             f"(model_type {raw.get('model_type')!r}): {first_line(error)}",
             "pip install -U transformers, or check that the files are those of a language model",
         ) from error
-    _check_causal(spec, config, code)
-    _check_quantization(spec, config)
-    return config
+    text = _checked_causal(spec, config, code)
+    _check_quantization(spec, text)
+    return text
 
 
-def _check_causal(spec: SourceSpec, config: Any, code: dict[str, Any]) -> None:
-    """Refuse what is not a causal LM."""
+def _checked_causal(spec: SourceSpec, config: Any, code: dict[str, Any]) -> Any:
+    """The config of the causal LM that is in a model; what is none is refused."""
     model_type = config.model_type
     layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
     if isinstance(layers, int) and layers < 1:
@@ -68,13 +72,20 @@ def _check_causal(spec: SourceSpec, config: Any, code: dict[str, Any]) -> None:
         )
     own_code = "AutoModelForCausalLM" in code
     if own_code and spec.trust_remote_code:
-        return
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+        return config
+    part = text_part(config)
+    if part is None:
         if own_code:
             raise _needs_code(spec)
         raise TrimixError(
             f"{label(spec)} is not a causal LM: AutoModelForCausalLM has no class for "
-            f"model_type {model_type!r}.",
+            f"model_type {model_type!r}, nor for a text model in it.",
+            _ANOTHER,
+        )
+    if why := part.why_not_alone():
+        raise TrimixError(
+            f"{label(spec)} has no text model that runs by itself (model_type {model_type!r}): "
+            f"{why}",
             _ANOTHER,
         )
     causal = set(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
@@ -84,6 +95,7 @@ def _check_causal(spec: SourceSpec, config: Any, code: dict[str, Any]) -> None:
             raise TrimixError(
                 f"{label(spec)} was saved as {architecture}: it has no next-token head.", _ANOTHER
             )
+    return part.config
 
 
 def _check_quantization(spec: SourceSpec, config: Any) -> None:

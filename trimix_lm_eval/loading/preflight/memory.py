@@ -7,7 +7,6 @@ on the batch, which is halved when it does not fit.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from trimix_lm_eval.loading.preflight.access import Files, label
 from trimix_lm_eval.loading.settings import SourceSpec
+from trimix_lm_eval.loading.text_part import text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 GIB = 1024**3
@@ -196,12 +195,17 @@ def _counted(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
 
 def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
     """Count parameters: those that bitsandbytes would quantize, and the others."""
-    extra: dict[str, Any] = {"trust_remote_code": spec.trust_remote_code}
+    extra: dict[str, Any] = {}
+    if spec.trust_remote_code:
+        extra["trust_remote_code"] = True
     if spec.attn_implementation:
         extra["attn_implementation"] = spec.attn_implementation
     try:
+        part = text_part(config, spec.trust_remote_code)
+        if part is None:
+            return None
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **extra)
+            model = part.build(**extra)
     except Exception as error:
         if spec.attn_implementation and isinstance(error, (ImportError, ValueError)):
             raise TrimixError(
