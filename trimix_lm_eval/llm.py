@@ -151,9 +151,10 @@ class TriMix:
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")
         sources = []
         for name in names:
-            spec = preflight.pinned(asked.sources[name], report.commits[name])
+            long = name in report.contexts.long
+            spec = preflight.pinned(asked.sources[name], report.commits[name], long)
             if spec not in models:
-                models[spec] = load_model(spec, default)
+                models[spec] = load_model(spec, default, long)
             own = spec.attn_implementation is None
             sources.append(load_runner(name, models[spec], report.vocab_size, own))
         return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), configs), report)

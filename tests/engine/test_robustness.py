@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -629,5 +630,19 @@ def test_long_rope_of_a_row_does_not_depend_on_its_batch(tmp_path):
     want = [expected(loaded, reference, pair) for pair in pairs]
     want[1] = float(long)
     assert together == pytest.approx(want, abs=1e-4)
-    with pytest.raises(TrimixError, match="max_length=160 is more than the 64 tokens"):
-        trio(folders, max_length=160)
+    # Beyond it, every text has the factors for long ones, however short it is.
+    for folder in folders.values():
+        config = transformers.Phi3Config.from_pretrained(folder)
+        config.rope_parameters["short_factor"] = config.rope_parameters["long_factor"]
+        config.save_pretrained(folder + "-long")
+        shutil.copy(f"{folder}/model.safetensors", folder + "-long")
+    loaded = trio(folders, batch_size=4, max_length=160)
+    reference = Naive({k: v + "-long" for k, v in folders.items()}, loaded.report.vocab_size)
+    want = [expected(loaded, reference, pair) for pair in pairs]
+    together = [score.log_likelihood for score in loaded.loglikelihood(pairs)]
+    assert together == pytest.approx(want, abs=1e-4)
+    prompt = pairs[1][0]
+    assert len(loaded.codec.encode(prompt)) > 64
+    ids = reference.greedy(loaded.codec.encode(prompt), 6, ALPHA, BETA)
+    (text,) = loaded.generate([prompt], max_new_tokens=6)
+    assert text == loaded.tokenizer.decode(ids, skip_special_tokens=True)

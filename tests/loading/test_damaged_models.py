@@ -16,7 +16,7 @@ from transformers import LlamaConfig, PretrainedConfig
 from tests.support import hostile_values
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.loading import hub, models, preflight
-from trimix_lm_eval.loading.preflight.report import context_of
+from trimix_lm_eval.loading.preflight.context import context_of
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError

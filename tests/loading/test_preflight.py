@@ -15,6 +15,7 @@ from transformers import (
     Gemma3Config,
     LlamaConfig,
     MixtralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     T5Config,
 )
@@ -128,7 +129,7 @@ def test_report(tmp_path, tok, warnings):
     report = check(large, small)
     assert list(report.configs) == ["large_ins", "small_cpt"]
     assert report.commits == {"large_ins": None, "small_cpt": None}
-    assert report.contexts == {"large_ins": 128, "small_cpt": 64}
+    assert report.contexts.sources == {"large_ins": 128, "small_cpt": 64}
     assert report.max_length == 64
     assert report.vocab_size == len(tok) == 290  # not the padding of either embedding
     assert report.unused_ids == ()
@@ -159,6 +160,43 @@ def test_max_length_as_given(tmp_path, tok, warnings):
     assert not warnings.records
     assert check(large, max_length=100).max_length == 100
     assert "max_length=100 is more than large_ins was made for (64 tokens)" in warnings.text
+
+
+def long_rope(folder, tok, original, longest=64):
+    """A model whose rotary embedding has factors for short texts and for long ones."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    fields = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    lengths = {
+        "max_position_embeddings": longest,
+        "original_max_position_embeddings": original,
+        "pad_token_id": 0,
+    }
+    return save(folder, tok, Phi3Config(**fields, **lengths, rope_parameters=rope, vocab_size=300))
+
+
+def test_a_context_that_is_cut_for_its_rope_is_told(tmp_path, tok, warnings):
+    large = long_rope(tmp_path / "large", tok, 16)
+    report = check(large)
+    assert report.max_length == 16 and not report.contexts.long
+    assert "context: 16 tokens (large_ins 16 of 64)" in report.lines()
+    assert "The context is 16 tokens, not the 64 that large_ins was made for" in warnings.text
+    assert "max_length= up to 64 runs every text with the factors for long ones" in warnings.text
+    warnings.clear()
+    report = check(large, max_length=48)
+    assert report.max_length == 48 and report.contexts.long == {"large_ins"}
+    line = "context: 48 tokens (large_ins 64 with the factors for long texts)"
+    assert line in report.lines() and not warnings.records
+    assert not check(large, max_length=16).contexts.long
+
+
+def test_sources_that_disagree_about_their_ropes_factors(tmp_path, tok):
+    large = long_rope(tmp_path / "large", tok, 16)
+    small = long_rope(tmp_path / "small", tok, 32)
+    message = refusal(large, small, max_length=24)
+    assert "more than large_ins can read" in message and "give at most 16" in message
+    assert check(large, small, max_length=48).contexts.long == {"large_ins", "small_cpt"}
+    assert check(large, small, max_length=16).max_length == 16
 
 
 # ------------------------------------------------------------------------ local folders
@@ -257,7 +295,7 @@ def test_nested_config_and_experts(tmp_path, tok):
     experts = MixtralConfig(**text, num_key_value_heads=2, num_local_experts=4)
     large = save(tmp_path / "large", tok, nested)
     report = check(large, save(tmp_path / "small", tok, experts))
-    assert report.contexts == {"large_ins": 48, "small_cpt": 48}
+    assert report.contexts.sources == {"large_ins": 48, "small_cpt": 48}
     assert report.vocab_size == 290
     assert all(e.parameters and e.weights and e.cache for e in report.estimates)
 

@@ -12,6 +12,7 @@ Imported by `tasklib`, `llm`, `training` and what is above them, never by `engin
     preflight/       what would stop a run, found before any weight is loaded
     models.py        one source: spec -> model in memory
     text_part.py     of a model that also sees or hears, how its text model alone is loaded
+    rope.py          rotary embeddings that depend on the length of a text
     codec.py         text <-> token ids
     provenance.py    what the numbers of a run depend on, for results and caches
     demo/            the trio of tiny models that ``pretrained=demo`` names

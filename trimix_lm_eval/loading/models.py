@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trimix_lm_eval.loading.rope import set_long_factors
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.loading.text_part import text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
@@ -23,8 +24,13 @@ _OF_THE_CONFIG = ("revision", "subfolder", "gguf_file", "trust_remote_code", "lo
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def load_model(spec: SourceSpec, default_device: str) -> Any:
+def load_model(spec: SourceSpec, default_device: str, long_rope: bool = False) -> Any:
     """Load one source's weights with transformers: a causal LM in evaluation mode.
+
+    Args:
+        spec: The source.
+        default_device: Where it goes if it names no device.
+        long_rope: Whether its rotary embedding takes the factors for long texts.
 
     Raises:
         TrimixError: The weights cannot be loaded.
@@ -44,18 +50,19 @@ def load_model(spec: SourceSpec, default_device: str) -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
     with _line_in_place_of_bars(f"trimix: loading {spec.name}"):
-        model = read_weights(spec.name, spec.path, **arguments)
+        model = read_weights(spec.name, spec.path, long_rope, **arguments)
     model.eval()
     model.requires_grad_(False)
     return model
 
 
-def read_weights(name: str, path: str, **arguments: Any) -> Any:
+def read_weights(name: str, path: str, long_rope: bool = False, **arguments: Any) -> Any:
     """A model as its files say, or an error: nothing in it is left at random.
 
     Args:
         name: What messages call it.
         path: A Hub id or a local folder.
+        long_rope: Whether its rotary embedding takes the factors for long texts.
         **arguments: As transformers takes them.
 
     Returns:
@@ -75,6 +82,8 @@ def read_weights(name: str, path: str, **arguments: Any) -> Any:
         part = text_part(config, arguments.get("trust_remote_code", False))
         if part is None:
             raise ValueError(f"model_type {config.model_type!r} has no text model of its own.")
+        if long_rope:
+            set_long_factors(part.config)
         loaded = part.from_pretrained(path, **told, **arguments)
     except Exception as error:  # whatever transformers, or the code of a repository, raises
         raise _not_loaded(where, error) from error

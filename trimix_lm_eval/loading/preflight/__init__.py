@@ -9,6 +9,7 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
     files.py       whether the files of a local folder are whole
     configs.py     whether the config is that of a causal LM, and can be loaded here
     vocabulary.py  whether all sources have one tokenizer, and how much of it can be fused
+    context.py     how many tokens the sources see at once
     memory.py      devices, and what the weights need on each
     report.py      `check` and what it found
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -13,16 +13,12 @@ from transformers import AutoTokenizer
 from trimix_lm_eval.loading.preflight import memory, vocabulary
 from trimix_lm_eval.loading.preflight.access import Files, label, locate, locate_tokenizer
 from trimix_lm_eval.loading.preflight.configs import load_config
+from trimix_lm_eval.loading.preflight.context import Contexts, contexts_of
 from trimix_lm_eval.loading.preflight.vocabulary import Vocabulary
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
-from trimix_lm_eval.utils.errors import TrimixError, first_line, quoted, together, warn_once
+from trimix_lm_eval.utils.errors import TrimixError, first_line, together, warn_once
 
 T = TypeVar("T")
-
-#: Context length of a model that does not tell, as in lm-eval.
-_DEFAULT_LENGTH = 2048
-#: Above this, a tokenizer's model_max_length stands for "not set".
-_NO_LENGTH = 10**15
 
 
 @dataclass(frozen=True)
@@ -32,11 +28,10 @@ class PreflightReport:
     Attributes:
         configs: The transformers config of each source.
         commits: The commit of each source's revision; None for a local folder.
-        contexts: Context length of each source, in tokens.
+        contexts: Context length of each source, in tokens, and of the run.
         devices: Where each source goes: a device, or ``auto`` for all GPUs.
         estimates: Memory of each source.
         free: Free bytes on the devices in use.
-        max_length: Context length of the run: as set, else the smallest of the sources'.
         vocab_size: How many leading token ids are fused; never a padding row.
         unused_ids: Ids below `vocab_size` that stand for no token.
         tokenizer: The tokenizer in use.
@@ -44,22 +39,25 @@ class PreflightReport:
 
     configs: dict[str, Any]
     commits: dict[str, str | None]
-    contexts: dict[str, int]
+    contexts: Contexts
     devices: dict[str, str]
     estimates: tuple[memory.Estimate, ...]
     free: dict[str, int | None]
-    max_length: int
     vocab_size: int
     unused_ids: tuple[int, ...]
     tokenizer: Any
+
+    @property
+    def max_length(self) -> int:
+        """Context length of the run: as set, else the smallest of the sources'."""
+        return self.contexts.run
 
     def lines(self) -> list[str]:
         """The report for reading."""
         lines = memory.table(self.estimates, self.free)
         for name, commit in self.commits.items():
             lines.append(f"{name}: {f'commit {commit}' if commit else 'a local folder'}")
-        contexts = ", ".join(f"{name} {n:,}" for name, n in self.contexts.items())
-        lines.append(f"context: {self.max_length:,} tokens ({contexts})")
+        lines.append(self.contexts.line())
         holes = f", {len(self.unused_ids)} of them unused" if self.unused_ids else ""
         lines.append(f"vocabulary: {self.vocab_size:,} token ids are fused{holes}")
         return lines
@@ -89,14 +87,18 @@ def check(
     files = _each(specs, locate)
     configs = _each(specs, lambda spec: load_config(spec, files[spec.name]))
     tokenizer, vocab_size, unused = _vocabulary(settings, specs, files, configs)
-    contexts = _each(specs, lambda spec: context_of(configs[spec.name], tokenizer, label(spec)))
+    contexts = contexts_of(settings.max_length, specs, configs, tokenizer)
     used = present[1:] if memory.SPREAD in devices.values() else []
     free = memory.free_memory(n for n in present if n in used or n in devices.values())
     estimates = tuple(
         memory.estimate(spec, configs[spec.name], files[spec.name], devices[spec.name])
         for spec in specs
     )
-    new = [spec.name for spec in specs if pinned(spec, files[spec.name].commit) not in kept]
+    new = [
+        spec.name
+        for spec in specs
+        if pinned(spec, files[spec.name].commit, spec.name in contexts.long) not in kept
+    ]
     memory.check_fit([one for one in estimates if one.source in new], free)
     return PreflightReport(
         configs,
@@ -105,7 +107,6 @@ def check(
         devices,
         estimates,
         free,
-        _max_length(settings, contexts, configs),
         vocab_size,
         unused,
         tokenizer,
@@ -126,9 +127,21 @@ def _each(specs: Sequence[SourceSpec], look: Callable[[SourceSpec], T]) -> dict[
     return found
 
 
-def pinned(spec: SourceSpec, commit: str | None) -> SourceSpec:
+@dataclass(frozen=True)
+class PinnedSpec(SourceSpec):
+    """A source as it is loaded.
+
+    Attributes:
+        long_rope: Whether its rotary embedding takes the factors for long texts; see `Contexts`.
+    """
+
+    long_rope: bool = False
+
+
+def pinned(spec: SourceSpec, commit: str | None, long_rope: bool) -> PinnedSpec:
     """A source at the commit that was checked, whatever a branch does meanwhile."""
-    return replace(spec, revision=commit or spec.revision)
+    same = {field.name: getattr(spec, field.name) for field in fields(SourceSpec)}
+    return PinnedSpec(**same | {"revision": commit or spec.revision}, long_rope=long_rope)
 
 
 def load_tokenizer(spec: SourceSpec, files: Files) -> Any:
@@ -214,69 +227,3 @@ def _rows(spec: SourceSpec, config: Any) -> int:
             f"{label(spec)}: its config names no vocab_size.", "add vocab_size to its config.json"
         )
     return rows
-
-
-def context_of(config: Any, tokenizer: Any, label: str = "the model") -> int:
-    """Context length of a source with the tokenizer in use, found as lm-eval finds it.
-
-    Raises:
-        TrimixError: What is given as one is no number of tokens.
-    """
-    text = config.get_text_config()
-    for name in ("n_positions", "max_position_embeddings", "n_ctx"):
-        if getattr(text, name, None) is not None:
-            return min(_tokens(f"{label}: {name}", getattr(text, name)), _fixed_rope(text))
-    length = tokenizer.model_max_length
-    if isinstance(length, int | float) and length >= _NO_LENGTH:
-        return _DEFAULT_LENGTH
-    return _tokens(f"{label}: model_max_length", length)
-
-
-def _tokens(name: str, value: Any) -> int:
-    """A context length of a model's own files."""
-    # Not `in range(…)`, which looks for a fraction among all numbers, one after the other.
-    if isinstance(value, int | float) and 2 <= value < _NO_LENGTH and value == int(value):
-        return int(value)
-    raise TrimixError(
-        f"{name}={quoted(value)} is no number of tokens.",
-        "write the context length there, in the model's config.json or tokenizer_config.json",
-    )
-
-
-def _fixed_rope(text: Any) -> int:
-    """Tokens up to which rotary embeddings do not depend on what else is in the batch.
-
-    The kinds ``dynamic`` and ``longrope`` turn *all* positions differently once the longest row of
-    a batch exceeds the original context, so one row's numbers would depend on its neighbours.
-    """
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    lengths = []
-    for kind in kinds:
-        if kind.get("rope_type", kind.get("type")) in ("dynamic", "longrope"):
-            original = kind.get("original_max_position_embeddings")
-            original = original or getattr(text, "original_max_position_embeddings", None)
-            lengths.append(int(original or text.max_position_embeddings))
-    return min(lengths, default=_NO_LENGTH)
-
-
-def _max_length(settings: Settings, contexts: dict[str, int], configs: dict[str, Any]) -> int:
-    """Context length of the run."""
-    name, smallest = min(contexts.items(), key=lambda item: item[1])
-    for role, config in configs.items():
-        fixed = _fixed_rope(config.get_text_config())
-        if settings.max_length is not None and settings.max_length > fixed:
-            raise TrimixError(
-                f"max_length={settings.max_length} is more than the {fixed} tokens up to which "
-                f"{role}'s rotary embedding is the same for every row of a batch; beyond, the "
-                "numbers of one request would depend on its neighbours.",
-                f"leave max_length out, or give at most {fixed}",
-            )
-    if settings.max_length is None:
-        return smallest
-    if int(settings.max_length) > smallest:
-        warn_once(
-            f"max_length={settings.max_length} is more than {name} was made for ({smallest} "
-            "tokens); positions beyond that are untrained, or an error."
-        )
-    return int(settings.max_length)

@@ -12,7 +12,8 @@ from trimix_lm_eval.loading.models import read_weights
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.preflight.access import Files, locate
 from trimix_lm_eval.loading.preflight.configs import load_config
-from trimix_lm_eval.loading.preflight.report import context_of, load_tokenizer
+from trimix_lm_eval.loading.preflight.context import context_of
+from trimix_lm_eval.loading.preflight.report import load_tokenizer
 from trimix_lm_eval.loading.provenance import model_identity, vocabulary_digest
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.training.cpt.config import Config
