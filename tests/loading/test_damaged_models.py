@@ -104,6 +104,19 @@ def test_tensors_of_another_shape(folder):
     assert f"{DOWN} [47, 64] for [48, 64]" in message
 
 
+def test_an_expert_that_lacks_or_is_of_another_shape(pico, tmp_path):
+    """Experts are put together at loading, where transformers names neither tensor nor file."""
+    made = tmp_path / "model"
+    shutil.copytree(pico("mixtral")["large_ins"], made)
+    whole = load_file(made / "model.safetensors")
+    one = next(name for name in whole if ".experts.2." in name)
+    change(made, lambda tensors: tensors.update({one: tensors[one][:-1].clone()}))
+    message = refusal(load, made)
+    assert f"{one} in {made / 'model.safetensors'} is [" in message and "the others [" in message
+    change(made, lambda tensors: tensors.pop(one))
+    assert f"there is no {one} in {made / 'model.safetensors'}" in refusal(load, made)
+
+
 def test_tensors_without_a_place_are_told(folder, caplog, monkeypatch):
     monkeypatch.setattr(errors, "_warned", set())
     extra = {

@@ -191,6 +191,20 @@ def test_a_text_part_whose_wrapper_needs_a_library(tmp_path):
     assert torch.equal(logits(load(tmp_path)), logits(alone))
 
 
+@pytest.mark.parametrize("kind", ["mistral3", "qwen3_vl"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_text_of_quantized_files_is_counted_alone(kind, layout, tmp_path):
+    """Its bytes are those of its tensors as they are stored."""
+    build(tmp_path, kind, layout)
+    config = text_part(AutoConfig.from_pretrained(tmp_path)).config
+    config.quantization_config = {"quant_method": "any"}
+    spec = spec_of(tmp_path)
+    files = preflight.access.locate(spec)
+    found = preflight.memory.estimate(spec, config, files, "cpu")
+    assert found.precision == "as stored" and found.weights == 4 * found.parameters
+    assert found.weights < files.weight_bytes
+
+
 @pytest.mark.parametrize("kind", ["blip", "kosmos-2"])
 def test_a_wrapper_without_a_text_model_of_its_own(kind, tmp_path):
     AutoConfig.for_model(kind).save_pretrained(tmp_path)

@@ -6,14 +6,16 @@ import contextlib
 import os
 import pickle
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from trimix_lm_eval.loading.preflight.files import odd_tensor
 from trimix_lm_eval.loading.rope import set_long_factors
 from trimix_lm_eval.loading.settings import SourceSpec
-from trimix_lm_eval.loading.text_part import text_part
+from trimix_lm_eval.loading.text_part import of_text, text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line, warn_once
 from trimix_lm_eval.utils.progress import on_terminal, say
 
@@ -86,20 +88,23 @@ def read_weights(name: str, path: str, long_rope: bool = False, **arguments: Any
             set_long_factors(part.config)
         loaded = part.from_pretrained(path, **told, **arguments)
     except Exception as error:  # whatever transformers, or the code of a repository, raises
-        raise _not_loaded(where, error) from error
+        raise _not_loaded(where, path, error) from error
     # Code of a repository may have a from_pretrained of its own that tells nothing.
     model, info = loaded if isinstance(loaded, tuple) else (loaded, {})
     if part.partial:
         model._weight_conversions = None  # to be saved under its own names, not the wrapper's
-        info = {**info, "unexpected_keys": _of_text(model, info.get("unexpected_keys", ()))}
+        info = {**info, "unexpected_keys": of_text(model, info.get("unexpected_keys", ()))}
     _check_complete(where, model, info)
     _check_finite(where, model)
     return model
 
 
-def _not_loaded(where: str, error: Exception) -> TrimixError:
+def _not_loaded(where: str, path: str, error: Exception) -> TrimixError:
     """The error for weights that transformers does not load."""
     what = f"The weights of {where} cannot be loaded"
+    if isinstance(error, RuntimeError) and (odd := odd_tensor(Path(path))):
+        # Of tensors that are put together, transformers says only that it has failed to.
+        return TrimixError(f"{what}: {odd}.", "copy or download the model again")
     if isinstance(error, pickle.UnpicklingError | EOFError):
         # The text of it advises to let the file run code.
         return TrimixError(
@@ -143,15 +148,6 @@ def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
             f"{where}: the model has no place for {len(unused)} tensors of its files: "
             f"{_first(unused)}. If they belong to it, its config.json is that of another model."
         )
-
-
-def _of_text(model: Any, names: Iterable[str]) -> list[str]:
-    """Which of some names of tensors would lie in a text model, and not beside it."""
-    body = model.base_model
-    parts = {name for one in (model, body, model.get_decoder()) for name, _ in one.named_children()}
-    for prefix in ("language_model.", model.base_model_prefix + ".", "language_model."):
-        names = [name.removeprefix(prefix) for name in names]
-    return [name for name in names if name.partition(".")[0] in parts]
 
 
 def _check_finite(where: str, model: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from trimix_lm_eval.utils.errors import first_line
 
 #: Attributes under which wrappers hold their text model, as transformers' `get_decoder` knows them,
 #: and so their tensors' names: of old releases outermost, of new ones inside ``model``.
-_INSIDE = r"^(?:model\.)?(?:language_model|text_model)\."
+_INSIDE = r"(?:model\.)?(?:language_model|text_model)\."
 #: What may be written beside a text config rather than in it, and then holds for it, too.
 _SHARED = ("dtype", "tie_word_embeddings", "eos_token_id", "quantization_config")
 #: Auto classes of models that answer in text; the second is not in all versions.
@@ -99,7 +100,7 @@ def text_part(config: Any, own_code: bool = False) -> TextPart | None:
     if getattr(text, "is_encoder_decoder", False):
         return None
     if type(text) in causal:
-        return TextPart(_completed(text, config), AutoModelForCausalLM, {_INSIDE: ""}, True)
+        return TextPart(_completed(text, config), AutoModelForCausalLM, {f"^{_INSIDE}": ""}, True)
     name, outer = _wrapper_of(config, text)
     for auto in (getattr(modeling_auto, one, None) for one in _WRAPPERS):
         if auto is not None and type(outer) in auto._model_mapping:
@@ -123,7 +124,7 @@ def _renamed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _renamed(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [re.sub(_INSIDE, "", one) if isinstance(one, str) else one for one in value]
+        return [re.sub(f"^{_INSIDE}", "", one) if isinstance(one, str) else one for one in value]
     return value
 
 
@@ -162,3 +163,18 @@ def _keep_only(module: nn.Module, wanted: list[nn.Module]) -> None:
                 _keep_only(child, wanted)
             else:
                 setattr(module, name, None)
+
+
+def of_text(model: Any, names: Iterable[str]) -> list[str]:
+    """Which of some names of stored tensors lie in a text model, or would, and not beside it.
+
+    Args:
+        model: The text model, as loaded.
+        names: As they are in the files, or as transformers has renamed them.
+    """
+    modules = (model, model.base_model, model.get_decoder())
+    parts = {name for one in modules for name, _ in one.named_children()}
+    outer = rf"(?:{_INSIDE})?(?:{re.escape(model.base_model_prefix)}\.)?"
+    return [
+        name for name in names if re.sub(f"^{outer}", "", name, count=1).partition(".")[0] in parts
+    ]

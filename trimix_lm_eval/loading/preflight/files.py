@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,52 @@ def check_folder(label: str, folder: Path, weights: str | None = None) -> None:
         parts = _parts(label, folder / used) if used.endswith(".index.json") else (used,)
         for name in parts:
             _check_weights(label, folder / name)
+
+
+def tensors_of(folder: Path) -> dict[str, tuple[str, list[int], int]]:
+    """The tensors of a local folder's safetensors, by name: file, shape and bytes.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, one in header.items():
+            if name != "__metadata__":
+                start, end = one["data_offsets"]
+                found[name] = path.name, one["shape"], end - start
+    return found
+
+
+def odd_tensor(folder: Path) -> str:
+    """Which of a folder's tensors that are numbered alike, as experts are, lacks or differs.
+
+    It is said in words, and is empty if there is none, or if the files do not tell.
+    """
+    groups: dict[str, dict[str, dict[str, tuple[str, list[int], int]]]] = {}
+    try:
+        tensors = tensors_of(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    for name, one in tensors.items():
+        if numbered := re.fullmatch(r"(.*\.\d+\..*\.)(\d+)(\..*)", name):
+            before, number, after = numbered.groups()
+            groups.setdefault(before, {}).setdefault(after, {})[number] = one
+    for before, alike in groups.items():
+        numbers = sorted(set().union(*alike.values()), key=int)
+        for after, have in alike.items():
+            file, shape = Counter((f, tuple(s)) for f, s, _ in have.values()).most_common(1)[0][0]
+            for number in numbers:
+                name = f"{before}{number}{after}"
+                if number not in have:
+                    return f"there is no {name} in {folder / file}"
+                if tuple(have[number][1]) != shape:
+                    where, other = folder / have[number][0], have[number][1]
+                    return f"{name} in {where} is {other}, the others {list(shape)}"
+    return ""
 
 
 def _parts(label: str, index: Path) -> Iterable[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -17,8 +18,9 @@ import torch
 from torch import nn
 
 from trimix_lm_eval.loading.preflight.access import Files, label
+from trimix_lm_eval.loading.preflight.files import tensors_of
 from trimix_lm_eval.loading.settings import SourceSpec
-from trimix_lm_eval.loading.text_part import text_part
+from trimix_lm_eval.loading.text_part import of_text, text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 GIB = 1024**3
@@ -118,7 +120,7 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
     dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
     size = _BYTES.get(dtype, 4)
     counted = _counted(spec, config)
-    weights = files.weight_bytes
+    weights = (_stored_bytes(spec, config) if stored else None) or files.weight_bytes
     precision = "as stored" if stored else dtype
     if counted is not None and not stored:
         linear, rest = counted
@@ -177,6 +179,20 @@ def stored_dtype(config: Any) -> Any:
             if getattr(part, name, None) is not None:
                 return getattr(part, name)
     return torch.float32
+
+
+def _stored_bytes(spec: SourceSpec, config: Any) -> int | None:
+    """Bytes of a local folder's tensors that belong to the text; None if that cannot be told."""
+    try:
+        tensors = tensors_of(Path(spec.path, spec.subfolder))
+        part = text_part(config, spec.trust_remote_code)
+        if part is None:
+            return None
+        with torch.device("meta"):
+            names = of_text(part.build(), tensors)
+    except Exception:  # code that cannot be built without storage, or files of another kind
+        return None
+    return sum(tensors[name][2] for name in names) or None
 
 
 def _counted(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
