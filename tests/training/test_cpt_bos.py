@@ -60,5 +60,6 @@ def test_a_text_with_a_bos_of_its_own_is_trained_on_with_one(tmp_path):
     packer.add(["<s>in", "in"])
     packer.close()
     rows = Rows(tmp_path / "t", 3, filler=258)
-    assert rows[0][0].tolist() == rows[1][0].tolist() and rows[0][0][0] == BOS
+    first, second = (rows[i]["input_ids"][0].tolist() for i in (0, 1))
+    assert first == second and first[0] == BOS
     assert packer.tokens == 6

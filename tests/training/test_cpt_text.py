@@ -12,11 +12,9 @@ import tracemalloc
 import pytest
 from datasets import Dataset
 
-from tests.conftest import byte_tokenizer
 from trimix_lm_eval.training.cpt import holdout, scripts, texts
 from trimix_lm_eval.training.cpt.cleaning import DOCUMENT, Cleaner
 from trimix_lm_eval.training.cpt.lines import LONGEST, Line, of_rows, of_text, split
-from trimix_lm_eval.training.cpt.packing import IGNORED, Packer, Rows
 from trimix_lm_eval.training.cpt.texts import TextPlace
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -381,35 +379,6 @@ def test_held_out_files_are_read_as_they_are(tmp_path):
     (tmp_path / "h.txt").write_bytes(b"\n")
     with pytest.raises(TrimixError, match="no text in it"):
         holdout.read(tmp_path / "h.txt", "text")
-
-
-# ---------------------------------------------------------------- packing
-
-
-def test_rows_hold_every_token_once_and_fill_the_last(tmp_path):
-    tokenizer = byte_tokenizer()
-    documents = ["in the barn", "the hen", "x" * 31]
-    packer = Packer(tokenizer, tmp_path / "t")
-    packer.add(documents)
-    packer.close()
-    ids = [
-        token
-        for text in documents
-        for token in (256, *tokenizer(text, add_special_tokens=False)["input_ids"], 257)
-    ]
-    rows = Rows(tmp_path / "t", 16, filler=258)
-    assert packer.tokens == len(ids) and packer.text_tokens == len(ids) - 6
-    assert len(rows) == -(-len(ids) // 16)
-    flat = [int(i) for row in range(len(rows)) for i in rows[row][0]]
-    labels = [int(i) for row in range(len(rows)) for i in rows[row][1]]
-    assert flat[: len(ids)] == labels[: len(ids)] == ids
-    assert set(flat[len(ids) :]) == {258} and set(labels[len(ids) :]) == {IGNORED}
-    tokenizer.bos_token = tokenizer.eos_token
-    packer = Packer(tokenizer, tmp_path / "one")
-    packer.add(["in"])
-    packer.close()
-    (row,) = [Rows(tmp_path / "one", 2, 258)[0]]
-    assert row[0].tolist()[1] == 257, "where one token is both, it stands between documents once"
 
 
 def test_rows_of_a_table_are_cut_like_text():

@@ -96,6 +96,9 @@ def find(config: Config) -> Base:
 def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
     """Load weights in fp32, all of them from the files: of a folder, or of the base itself.
 
+    Nothing of it is kept between forward passes: where keys and values are, some models do not
+    tell documents in one row apart.
+
     Raises:
         TrimixError: See `models.read_weights`.
     """
@@ -103,7 +106,9 @@ def load(base: Base, config: Config, source: str | Path | None = None) -> Any:
         where, more = base.spec.path, base.files.arguments(base.spec)
     else:
         where, more = str(source), {"trust_remote_code": config.trust_remote_code}
-    return read_weights("the model to train", where, dtype=torch.float32, **more)
+    model = read_weights("the model to train", where, dtype=torch.float32, **more)
+    model.config.get_text_config().use_cache = False
+    return model
 
 
 def quiet_about_ties(model: Any) -> None:

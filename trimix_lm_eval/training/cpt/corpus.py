@@ -1,6 +1,6 @@
 """Text -> rows of tokens on disk, with an account of it; done once, by one process.
 
-    <output>/cpt/data/text.tokens, english.tokens     see `packing`
+    <output>/cpt/data/text.tokens, english.tokens     see `packing`, also for .ends
     <output>/cpt/data/held_out.jsonl, test.jsonl      documents
     <output>/cpt/data/dropped.jsonl                   every line that is not used, and why
     <output>/cpt/data/report.json                     the account
@@ -21,40 +21,48 @@ from typing import Any, NamedTuple, TextIO
 from trimix_lm_eval.training.cpt import holdout, seals, texts
 from trimix_lm_eval.training.cpt.cleaning import NEAR, Account, Cleaner, Document, write_dropped
 from trimix_lm_eval.training.cpt.config import Config
-from trimix_lm_eval.training.cpt.packing import Packer, Rows
+from trimix_lm_eval.training.cpt.packing import Blocks, Packer, Rows
 from trimix_lm_eval.training.cpt.plan import plan
 from trimix_lm_eval.utils import io
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.progress import progress_bar
 
 #: What training and measuring depend on.
-_DECIDING = ("text.tokens", "english.tokens", "held_out.jsonl", "test.jsonl")
+_DECIDING = (
+    *("text.tokens", "text.ends", "english.tokens", "english.ends"),
+    *("held_out.jsonl", "test.jsonl"),
+)
 _LEAST = 4  # documents that are held out, whatever the share: one or two tell little
 _SOME = 64  # documents of English that are tokenized before their tokens are counted
 
 
 class Corpus(NamedTuple):
-    """What `prepare` made: rows, held-out documents that decide and that do not, the account."""
+    """What `prepare` made: rows, held-out documents that decide and that do not."""
 
-    text: Rows
-    english: Rows
+    text: Rows | Blocks
+    english: Rows | Blocks
     held_out: list[str]
     test: list[str]
-    report: dict[str, Any]
 
 
-def load(config: Config, length: int, filler: int) -> Corpus | None:
-    """What was made before, in rows of a length (see `Rows`); None if nothing was."""
+def load(config: Config, length: int, filler: int, packed: bool) -> Corpus:
+    """What was made before, in rows of a length: `Rows` if they are packed, else `Blocks`."""
     folder = config.work / "data"
-    if not folder.is_dir():
-        return None
+    kind = Rows if packed else Blocks
     return Corpus(
-        Rows(folder / "text.tokens", length, filler),
-        Rows(folder / "english.tokens", length, filler),
+        kind(folder / "text.tokens", length, filler),
+        kind(folder / "english.tokens", length, filler),
         _read_documents(folder / "held_out.jsonl"),
         _read_documents(folder / "test.jsonl"),
-        json.loads((folder / "report.json").read_text(encoding="utf-8")),
     )
+
+
+def account(config: Config) -> dict[str, Any]:
+    """The account of what was made before."""
+    found: dict[str, Any] = json.loads(
+        (config.work / "data" / "report.json").read_text(encoding="utf-8")
+    )
+    return found
 
 
 def prepare(config: Config, found: texts.Inputs, tokenizer: Any, length: int, world: int) -> None:
@@ -105,7 +113,7 @@ def _made(config: Config, found: texts.Inputs, tokenizer: Any, length: int, worl
             cleaner = Cleaner(dropped, "eng_Latn", config.deduplicate, False, guard.hits)
             report["english"] = _english(cleaner, found.english, tokenizer, new, wanted)
         else:
-            (new / "english.tokens").touch()
+            Packer(tokenizer, new / "english.tokens").close()
     io.write_json(new / "report.json", report)
     found.check_unchanged()
     seals.seal(new)

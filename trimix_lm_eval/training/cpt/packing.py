@@ -1,12 +1,16 @@
-"""Documents -> token ids on disk, read back in rows of one length.
+"""Documents -> token ids on disk, read back as rows in which no document sees another.
 
-A document is closed by the end-of-text token, and opened by the beginning-of-text token where the
-tokenizer has one: that is what precedes a text when it is scored. Rows are cut out of the stream
-of all documents without a gap; the last one is filled up, and what fills it is no target.
+A document is closed by the end-of-text token, and opened by the token that precedes a text when it
+is scored: the beginning-of-text token, or where the tokenizer has none that of the end. What opens
+a document, or the part of one that a row begins with, is no target.
+
+    text.tokens    uint32, all documents one after another
+    text.ends      uint64, where each of them ends, counted in tokens
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +21,11 @@ import numpy as np
 IGNORED = -100
 _BATCH = 256  # documents that are tokenized at once
 _TYPE = np.uint32
+_ENDS = ".ends"
 
 
 class Packer:
-    """Writes the tokens of documents to a file.
+    """Writes the tokens of documents to a file, and where they end beside it.
 
     Attributes:
         tokens: Written so far.
@@ -30,10 +35,11 @@ class Packer:
     def __init__(self, tokenizer: Any, path: Path) -> None:
         self._tokenizer = tokenizer
         begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-        # Where one token is both, it stands between documents once.
-        self._begin = [] if begin is None or begin == end else [begin]
+        self._begin = [end if begin is None else begin]
         self._end = [] if end is None else [end]
         self._stream = path.open("wb")
+        self._ends = array("Q")
+        self._ends_path = path.with_suffix(_ENDS)
         self.tokens = self.text_tokens = 0
 
     def add(self, documents: Iterable[str]) -> None:
@@ -46,10 +52,12 @@ class Packer:
                 self._stream.write(np.asarray(row, dtype=_TYPE).tobytes())
                 self.text_tokens += len(ids)
                 self.tokens += len(row)
+                self._ends.append(self.tokens)
 
     def close(self) -> None:
-        """End the file."""
+        """End the files."""
         self._stream.close()
+        self._ends_path.write_bytes(self._ends.tobytes())
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
@@ -63,20 +71,79 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, and where documents end, of a `Packer`; none of a file that it did not write."""
+    if not path.stat().st_size:
+        return np.empty(0, dtype=_TYPE), np.empty(0, dtype=np.int64)
+    ends = np.fromfile(path.with_suffix(_ENDS), dtype=np.uint64).astype(np.int64)
+    return np.memmap(path, dtype=_TYPE, mode="r"), ends
+
+
 class Rows:
-    """A file of tokens, in rows of one length; the last is filled up with a token that exists."""
+    """A file of tokens in rows of one length, cut out of the stream of documents without a gap.
+
+    Position ids begin anew with each document, by which models of attention alone tell them apart
+    (see `apart`). The last row is filled up with a token that exists.
+    """
 
     def __init__(self, path: Path, length: int, filler: int) -> None:
-        self._tokens = np.memmap(path, dtype=_TYPE, mode="r") if path.stat().st_size else ()
+        self._tokens, self._ends = _read(path)
         self._length, self._filler = length, filler
 
     def __len__(self) -> int:
         return -(-len(self._tokens) // self._length)
 
-    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and labels of a row, ``[length]`` each."""
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        """A row under the names of a model's arguments: ids, labels, positions, ``[1, T]`` each."""
+        first = row * self._length
+        part = self._tokens[first : first + self._length]
         ids = np.full(self._length, self._filler, dtype=np.int64)
         labels = np.full(self._length, IGNORED, dtype=np.int64)
-        part = self._tokens[row * self._length : (row + 1) * self._length]
         ids[: len(part)] = labels[: len(part)] = part
-        return ids, labels
+        inside = slice(*np.searchsorted(self._ends, [first + 1, first + self._length]))
+        # What fills the last row up begins where the last document ends, as a document would.
+        begins = np.concatenate([[0], self._ends[inside] - first])
+        labels[begins] = IGNORED
+        lengths = np.diff(begins, append=self._length)
+        positions = np.arange(self._length) - np.repeat(begins, lengths)
+        made = {"input_ids": ids, "labels": labels, "position_ids": positions}
+        return {name: value[None] for name, value in made.items()}
+
+
+class Blocks:
+    """A file of tokens in blocks of documents of nearly one length, each in a row of its own.
+
+    For models in which one document of a row would be seen by the next. A document longer than a
+    row takes several. Rows are sorted by length, as many as fit into the tokens of a row of full
+    length make a block, and they are filled up to the longest of them: hardly anything is padding.
+    """
+
+    def __init__(self, path: Path, length: int, filler: int) -> None:
+        self._tokens, ends = _read(path)
+        self._filler = filler
+        begins = np.append(0, ends)[:-1]
+        counts = -(-(ends - begins) // length)
+        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+        starts = np.repeat(begins, counts) + within * length
+        sizes = np.minimum(np.repeat(ends, counts) - starts, length)
+        starts, sizes = starts[sizes > 1], sizes[sizes > 1]  # one token predicts nothing
+        order = np.argsort(-sizes, kind="stable")
+        self._starts, self._sizes = starts[order], sizes[order]
+        self._firsts = [0]
+        while (first := self._firsts[-1]) < len(order):
+            rows = length // int(self._sizes[first])
+            self._firsts.append(min(first + rows, len(order)))
+
+    def __len__(self) -> int:
+        return len(self._firsts) - 1
+
+    def __getitem__(self, block: int) -> dict[str, np.ndarray]:
+        """A block under the names of a model's arguments: ids and labels, ``[rows, T]`` each."""
+        rows = slice(self._firsts[block], self._firsts[block + 1])
+        starts, sizes = self._starts[rows], self._sizes[rows]
+        ids = np.full((len(starts), sizes[0]), self._filler, dtype=np.int64)
+        labels = np.full_like(ids, IGNORED)
+        for row, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+            ids[row, :size] = labels[row, :size] = self._tokens[start : start + size]
+        labels[:, 0] = IGNORED
+        return {"input_ids": ids, "labels": labels}

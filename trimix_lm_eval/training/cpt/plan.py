@@ -24,7 +24,7 @@ class TrainingPlan(NamedTuple):
         length: Tokens per row.
         rows: Rows of the language.
         english: Rows of English in an epoch.
-        batch: Rows per optimizer step, over all processes.
+        batch: Rows per optimizer step, over all processes; or blocks of rows (see `packing`).
         micro: Rows per forward pass on each process; so many ``accumulation`` make a step.
         steps: Optimizer steps, in so many ``warmup`` the learning rate rises.
         every: Steps from one evaluation to the next.
@@ -51,16 +51,17 @@ class TrainingPlan(NamedTuple):
         return math.ceil(self.epochs) * self.english
 
 
-def plan(config: Config, length: int, rows: int, world: int) -> TrainingPlan:
+def plan(config: Config, length: int, rows: int, world: int, packed: bool = True) -> TrainingPlan:
     """Plan a run on so many rows of the language, by so many processes.
 
     The rows of a batch do not depend on how many processes there are, if their number divides
     them; else there are as many more as it takes. Forward passes take at most ``micro_batch``
-    rows, and all of them equally many.
+    rows, and all of them equally many; of blocks, which are not `packed` and differ in shape, one.
     """
     english = english_rows(rows, config.ratio) if config.english else 0
     each = max(1, math.ceil(config.batch_tokens // length / world))
-    micro = max(size for size in range(1, min(each, config.micro_batch) + 1) if each % size == 0)
+    most = min(each, config.micro_batch) if packed else 1
+    micro = max(size for size in range(1, most + 1) if each % size == 0)
     batch = each * world
     steps = config.steps or max(1, math.ceil(config.epochs * (rows + english) / batch))
     return TrainingPlan(

@@ -88,14 +88,20 @@ def _warnings(account: Mapping[str, Any], config: Config) -> Iterator[str]:
         )
 
 
-def of_plan(plan: TrainingPlan, config: Config) -> Iterator[str]:
+def of_plan(plan: TrainingPlan, config: Config, packed: bool) -> Iterator[str]:
     """What the run will do."""
     english = f" and {plan.english:,} of English" if plan.english else ""
     yield _entry(
         "training",
         f"{_count(plan.steps, 'step')} of {plan.batch:,} x {plan.length:,} tokens = "
-        f"{plan.epochs:.3g} times {_count(plan.rows, 'row')}{english}",
+        f"{plan.epochs:.3g} times {_count(plan.rows, 'row' if packed else 'block')}{english}",
     )
+    if not packed:
+        yield _entry(
+            "",
+            "each document in a row of its own, rows of one length in a block: in one row this "
+            "model would see the document before",
+        )
     what = f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights"
     yield _entry(
         "",

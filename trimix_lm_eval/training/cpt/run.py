@@ -3,6 +3,7 @@
     <output>/                      the model, when it is finished
     <output>/cpt/run.json          what the weights depend on, a record (see `seals`)
     <output>/cpt/data/             see `corpus`
+    <output>/cpt/packing.json      whether documents stand in one row, a record; see `apart`
     <output>/cpt/checkpoints/      of the Trainer, until the model is finished
     <output>/cpt/measured.json     bits per byte of held-out text, before and after
     <output>/cpt/log.json          the Trainer's log
@@ -24,8 +25,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import (
+    apart,
     checkpoints,
     corpus,
     folder,
@@ -35,6 +36,7 @@ from trimix_lm_eval.training.cpt import (
     texts,
     trainer,
 )
+from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.config import Config
@@ -65,17 +67,12 @@ def train(given: str | Path | Mapping[str, Any]) -> Path:
         if place.rank == 0:
             _prepare(config, base, length, place)
         distributed.wait(place.world)
-        data = corpus.load(config, length, base.filler)
-        assert data is not None, "the first process has made it"
-        planned = plan(config, length, len(data.text), place.world)
         if place.rank == 0:
-            _say(report.of_corpus(data.report, config))
-            _say(report.of_english(data.report, planned))
-            _say(report.of_plan(planned, config))
+            _say(report.of_corpus(corpus.account(config), config))
         if not (config.work / _FINISHED).exists():
             bases.check_memory(base, config)
             with _memory_named(config):
-                _train(config, base, planned, data, place)
+                _train(config, base, length, place)
         if place.rank == 0:
             _tidy(config)
             _say(_of_finished(config))
@@ -101,6 +98,7 @@ def _prepare(config: Config, base: Base, length: int, place: DistributedEnv) -> 
         "base files": base.identity(),
         "data": found.identity(),
         "row": length,
+        "documents": "apart",  # since they do not see each other
         "batch": plan(config, length, 1, place.world).batch,
     }
     folder.claim(config, identity)
@@ -122,18 +120,35 @@ def _memory_named(config: Config) -> Iterator[None]:
         ) from error
 
 
-def _train(
-    config: Config, base: Base, planned: TrainingPlan, data: Corpus, place: DistributedEnv
-) -> None:
+def _packed(config: Config, model: Any, place: DistributedEnv) -> bool:
+    """Whether documents may stand in one row: found out once in a run, whose rows depend on it."""
+    packed = None
+    if place.rank == 0:
+        file = config.work / "packing.json"
+        known = seals.read_record(file)
+        if known is None:
+            _to_device(model, place)
+            known = {"packed": apart.documents_stay_apart(model)}
+            seals.write_record(file, known)
+        packed = known["packed"]
+    return bool(distributed.exchanged(packed, place.world)[0])
+
+
+def _train(config: Config, base: Base, length: int, place: DistributedEnv) -> None:
     """Train from the newest checkpoint on, and save the best one."""
+    model = bases.load(base, config)
+    packed = _packed(config, model, place)
+    data = corpus.load(config, length, base.filler, packed)
+    planned = plan(config, length, len(data.text), place.world, packed)
+    if place.rank == 0:
+        _say(report.of_english(corpus.account(config), planned))
+        _say(report.of_plan(planned, config, packed))
     held = {"held_out": data.held_out, "test": data.test}
     windows = {
         name: Windows.of(some, base.tokenizer, planned.length)
         for name, some in held.items()
         if some
     }
-    model = bases.load(base, config)
-    bases.quiet_about_ties(model)
     before = seals.read_record(config.work / "before.json")
     if before is None:
         before = _measure(model, windows, planned, place)
@@ -168,14 +183,19 @@ def _measure(
     model: Any, windows: Mapping[str, Windows], planned: TrainingPlan, place: DistributedEnv
 ) -> dict[str, float]:
     """Bits per byte of each text, on the best device there is."""
-    if torch.accelerator.is_available():
-        model.to(place.device or torch.accelerator.current_accelerator())
-    elif model.dtype != torch.float32:
-        model.float()  # the weights are rounded already; CPUs are slow at half precision
+    _to_device(model, place)
     return {
         name: measure(model, some, planned.micro, place).bits_per_byte
         for name, some in windows.items()
     }
+
+
+def _to_device(model: Any, place: DistributedEnv) -> None:
+    """Move a model to the best device there is."""
+    if torch.accelerator.is_available():
+        model.to(place.device or torch.accelerator.current_accelerator())
+    elif model.dtype != torch.float32:
+        model.float()  # the weights are rounded already; CPUs are slow at half precision
 
 
 def _finish(
@@ -193,7 +213,7 @@ def _finish(
     saving.save(model, base, new)
     after = _measure(model, windows, planned, DistributedEnv())
     measured = {name: {"before": before[name], "after": number} for name, number in after.items()}
-    text = saving.card(config, base, planned, data.report, measured, step)
+    text = saving.card(config, base, planned, corpus.account(config), measured, step)
     io.write(new / saving.CARD, text)
     io.write_json(config.work / "measured.json", measured)
     files = {name: one for name, one in seals.contents(new).items() if name != saving.CARD}

@@ -20,7 +20,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainingArguments,
-    default_data_collator,
 )
 from transformers.trainer_callback import PrinterCallback
 
@@ -47,17 +46,21 @@ class Mixed(Dataset[dict[str, np.ndarray]]):
         return self._count
 
     def __getitem__(self, place: int) -> dict[str, np.ndarray]:
-        """Token ids and labels, ``[length]`` each."""
+        """A row, or a block of rows, under the names of a model's arguments."""
         row = self._mixture[place]
-        ids, labels = (self._corpus.english if row.english else self._corpus.text)[row.number]
-        return {"input_ids": ids, "labels": labels}
+        return (self._corpus.english if row.english else self._corpus.text)[row.number]
+
+
+def _together(rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+    """The rows of a forward pass; a block of rows comes alone."""
+    return {name: torch.from_numpy(np.concatenate([row[name] for row in rows])) for name in rows[0]}
 
 
 class CptTrainer(Trainer):
     """Trains on rows in their order, and measures bits per byte; the rest as in `Trainer`."""
 
     def __init__(self, windows: Windows, place: DistributedEnv, **given: Any) -> None:
-        super().__init__(**given, data_collator=default_data_collator)
+        super().__init__(**given, data_collator=_together)
         self._windows, self._place = windows, place
         self.remove_callback(PrinterCallback)
 
