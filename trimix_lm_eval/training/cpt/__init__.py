@@ -9,10 +9,12 @@ lines.py        bytes -> lines, none of them longer than a mebibyte in memory
 scripts.py      which scripts letters are of
 cleaning.py     lines -> documents; what is dropped, why, and where it can be read
 holdout.py      which documents are held out; training text that is too near to them
-packing.py      documents -> token ids on disk, in rows of one length
+packing.py      documents -> token ids on disk, in rows and blocks of rows
 plan.py         rows of both texts in an exact ratio, batches and steps
 corpus.py       all of this together, done once and kept
-base.py         the model to go on from, before it is loaded
+base.py         the model to go on from
+apart.py        whether documents in one row stay apart in it
+adapters.py     which of its layers get LoRA adapters
 measure.py      bits per byte of held-out text, as lm-eval measures it
 seals.py        checksums of what a later run reads back
 checkpoints.py  which checkpoint to go on from

@@ -26,6 +26,7 @@ import torch
 from transformers.utils import logging
 
 from trimix_lm_eval.training.cpt import (
+    adapters,
     apart,
     checkpoints,
     corpus,
@@ -127,7 +128,6 @@ def _packed(config: Config, model: Any, place: DistributedEnv) -> bool:
         file = config.work / "packing.json"
         known = seals.read_record(file)
         if known is None:
-            _to_device(model, place)
             known = {"packed": apart.documents_stay_apart(model)}
             seals.write_record(file, known)
         packed = known["packed"]
@@ -137,6 +137,7 @@ def _packed(config: Config, model: Any, place: DistributedEnv) -> bool:
 def _train(config: Config, base: Base, length: int, place: DistributedEnv) -> None:
     """Train from the newest checkpoint on, and save the best one."""
     model = bases.load(base, config)
+    _to_device(model, place)  # where what is found out by trial holds
     packed = _packed(config, model, place)
     data = corpus.load(config, length, base.filler, packed)
     planned = plan(config, length, len(data.text), place.world, packed)
@@ -156,7 +157,7 @@ def _train(config: Config, base: Base, length: int, place: DistributedEnv) -> No
             seals.write_record(config.work / "before.json", before)
     logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
     training = trainer.make(
-        config, planned, data, saving.adapted(model, config), windows["held_out"], place
+        config, planned, data, adapters.adapted(model, config), windows["held_out"], place
     )
     last = checkpoints.newest(config.work / "checkpoints") if place.rank == 0 else None
     last = distributed.exchanged(last, place.world)[0]
@@ -182,8 +183,7 @@ def _train(config: Config, base: Base, length: int, place: DistributedEnv) -> No
 def _measure(
     model: Any, windows: Mapping[str, Windows], planned: TrainingPlan, place: DistributedEnv
 ) -> dict[str, float]:
-    """Bits per byte of each text, on the best device there is."""
-    _to_device(model, place)
+    """Bits per byte of each text."""
     return {
         name: measure(model, some, planned.micro, place).bits_per_byte
         for name, some in windows.items()
@@ -211,6 +211,7 @@ def _finish(
     best, new = config.work / "best", config.work / "model.new"
     model = saving.trained(base, config, best)
     saving.save(model, base, new)
+    _to_device(model, DistributedEnv())
     after = _measure(model, windows, planned, DistributedEnv())
     measured = {name: {"before": before[name], "after": number} for name, number in after.items()}
     text = saving.card(config, base, planned, corpus.account(config), measured, step)

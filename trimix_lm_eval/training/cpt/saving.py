@@ -27,23 +27,6 @@ _TEMPLATE = Path(__file__).with_name("card.md")
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
 
-def adapted(model: Any, config: Config) -> Any:
-    """The model with LoRA adapters, if the config asks for them."""
-    if not config.lora_rank:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha or 2 * config.lora_rank,
-            target_modules="all-linear",
-        ),
-    )
-
-
 def trained(base: Base, config: Config, folder: Path) -> Any:
     """The model that the Trainer has written, weights or adapters, in the dtype of its release."""
     if config.lora_rank:
@@ -59,8 +42,9 @@ def trained(base: Base, config: Config, folder: Path) -> Any:
 def save(model: Any, base: Base, folder: Path) -> None:
     """Write weights, config and tokenizer beside their place."""
     shutil.rmtree(folder, ignore_errors=True)
-    # The Trainer switches it off for itself; whoever generates with the model wants it.
-    model.config.use_cache = getattr(base.config, "use_cache", True)
+    # It is off for training; whoever generates with the model wants it.
+    released = base.config.get_text_config()
+    model.config.get_text_config().use_cache = getattr(released, "use_cache", True)
     model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
