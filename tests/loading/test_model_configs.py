@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import transformers
 import yaml
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from safetensors.torch import save_file
-from transformers import Gemma3Config
 
-from tests.conftest import byte_tokenizer, config_of
+from tests.conftest import PADDED, SHAPE, byte_tokenizer, config_of
 from tests.support.hub import ROOT, Hub, client
 
 pytestmark = pytest.mark.slow
@@ -36,10 +36,11 @@ class Pair(NamedTuple):
     base: str
     cpt: str
     languages: str
-    confirmed: bool = True
+    known: str = "confirmed"  # of small_cpt, as the table has it
     fixed: bool = False  # whether the authors ship weights for it
 
 
+EIGHT = "bo ug kk mn ben tam tel ory"
 QWEN = ("Qwen/Qwen2.5-{}-Instruct", "Qwen/Qwen2.5-{}", "pkupie/Qwen2.5-{}-{{}}-cpt")
 
 
@@ -59,7 +60,7 @@ PAIRS = {
         "meta-llama/Llama-2-7b-hf",
         "pkupie/Llama-2-7b-{}",
         "bo ug mn ben tam tel ory",
-        confirmed=False,
+        known="**UNCONFIRMED**",
     ),
     "llama3.2-1b+3b": Pair(
         "llama",
@@ -67,7 +68,7 @@ PAIRS = {
         "meta-llama/Llama-3.2-1B",
         "pkupie/Llama-3.2-1B-{}-cpt",
         "bo ug kk",
-        confirmed=False,
+        known="**UNCONFIRMED**",
     ),
     "gemma3-4b+12b": Pair(
         "gemma3",
@@ -76,10 +77,29 @@ PAIRS = {
         "pkupie/gemma-3-4b-{}-cpt",
         "bo ug kk mn",
     ),
+    "qwen3.5-2b+9b": Pair(
+        "qwen3_5",
+        "Qwen/Qwen3.5-9B",
+        "Qwen/Qwen3.5-2B-Base",
+        "qwen3.5-2b-{}/small_cpt",
+        EIGHT,
+        known="to be trained",
+    ),
+    "gemma4-e2b+31b": Pair(
+        "gemma4",
+        "google/gemma-4-31B-it",
+        "google/gemma-4-E2B",
+        "gemma4-e2b-{}/small_cpt",
+        EIGHT,
+        known="to be trained",
+    ),
 }
+#: What stands above the name of a small_cpt, by what is known of it.
+MARKS = {"**UNCONFIRMED**": "UNCONFIRMED: ", "to be trained": "TO BE TRAINED, "}
 #: The Llama 2 checkpoints have three letters in their names.
 THREE = {"bo": "bod", "ug": "uig", "mn": "mon"}
 LRL = ("bo", "ug", "kk", "mn")
+CODES = {"bo": "bod_Tibt", "ug": "uig_Arab", "kk": "kaz_Arab", "mn": "mon_Mong"}
 INDIC = {"ben": "ben_Beng", "tam": "tam_Taml", "tel": "tel_Telu", "ory": "ory_Orya"}
 
 FILES = {
@@ -125,19 +145,38 @@ def test_file_agrees_with_its_name(name):
     assert f"\n#   lm_eval run --config model_configs/{name}\n" in text(name)
 
 
-def test_exactly_the_unconfirmed_names_are_marked():
+def above(name: str) -> str:
+    """The comment above the name of a file's small_cpt."""
+    lines = text(name).splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("  small_cpt:")]
+    first = at
+    while lines[first - 1].startswith("  #"):
+        first -= 1
+    return "\n".join(lines[first:at])
+
+
+def test_names_that_are_no_checkpoints_of_the_authors_are_marked():
     for name, (pair, _) in FILES.items():
-        lines = text(name).splitlines()
-        (at,) = [i for i, line in enumerate(lines) if line.startswith("  small_cpt:")]
-        while lines[at - 1].startswith("  #"):
-            at -= 1
-        marked = lines[at].startswith("  # UNCONFIRMED: ")
-        assert marked is not pair.confirmed, name
-        assert text(name).count("UNCONFIRMED") == marked, name
+        for known, mark in MARKS.items():
+            assert above(name).startswith(f"  # {mark}") is (pair.known == known), name
+            assert text(name).count(mark) == (pair.known == known), name
     for folder, pair in PAIRS.items():
         (row,) = re.findall(rf"^\| `{re.escape(folder)}` \| [^|]*→.*$", README, flags=re.M)
-        assert f"| {pair.languages} |" in row
-        assert f"| {'confirmed' if pair.confirmed else '**UNCONFIRMED**'} |" in row
+        assert f"| {pair.languages} |" in row and f"| {pair.known} |" in row
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if FILES[n][0].known == "to be trained"])
+def test_what_is_to_be_trained_says_how(name):
+    """Its commands write the folder that the file names, from the models that it names."""
+    (pair, language), said = FILES[name], above(name).replace("  # ", "").replace(" \\\n", "")
+    code = INDIC.get(language) or CODES[language]
+    folder = cpt_name(name).removesuffix("/small_cpt")
+    made = f"trimix new-language {code} --output {folder} --text … "
+    assert made + f"--base {pair.base} --large {pair.large}" in " ".join(said.split())
+    assert f"trimix cpt {folder}/cpt.yaml" in said
+    assert "which are not the paper's" in text(name).splitlines()[0]
+    thinks = yaml.safe_load(text(name))["model_args"].get("enable_thinking")
+    assert (thinks is False) is (pair.family == "qwen3_5")
 
 
 # ------------------------------------------------------------------------ the authors' weights
@@ -199,13 +238,29 @@ def test_command_line_replaces_what_the_comments_say_it_does():
 # ------------------------------------------------------------------------ trimix check
 
 
+#: Families whose models can see.
+WRAPPERS = {"gemma3": "Gemma3", "gemma4": "Gemma4", "qwen3_5": "Qwen3_5"}
+#: All but those whose models are not in the oldest transformers that is supported.
+LOADABLE = [
+    name
+    for name, (pair, _) in FILES.items()
+    if pair.family not in WRAPPERS or hasattr(transformers, f"{WRAPPERS[pair.family]}Config")
+]
+
+
 def save(folder: Path, family: str, large: bool) -> Path:
     """Write a model of a family without weights; small ones have fewer rows of padding."""
-    config = config_of(family, "large_ins" if large else "small_cpt")
-    if family == "gemma3":  # from 4B on they can see, and their text model is nested
+    if family == "qwen3_5":
+        given = {**SHAPE, "vocab_size": PADDED["large_ins" if large else "small_cpt"]}
+        given |= {"hidden_size": 32, "num_hidden_layers": 4}
+        config = transformers.Qwen3_5TextConfig(**given)
+    else:
+        config = config_of(family, "large_ins" if large else "small_cpt")
+    if wrapper := WRAPPERS.get(family):  # they can see, and their text model is nested
         vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-        config = Gemma3Config(text_config=config.to_dict(), vision_config=vision)
-        config.architectures = ["Gemma3ForConditionalGeneration"]
+        kind = getattr(transformers, f"{wrapper}Config")
+        config = kind(text_config=config.to_dict(), vision_config=vision)
+        config.architectures = [f"{wrapper}ForConditionalGeneration"]
     config.dtype = "bfloat16"
     config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -219,11 +274,12 @@ def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     of_family = {
         (family, large): save(root / f"{family}-{large}", family, large)
-        for family in {pair.family for pair in PAIRS.values()}
+        for family in {FILES[name][0].family for name in LOADABLE}
         for large in (False, True)
     }
     made = {}
-    for name, (pair, _) in FILES.items():
+    for name in LOADABLE:
+        pair = FILES[name][0]
         arguments = yaml.safe_load(text(name))["model_args"]
         for role in ("pretrained", "small_cpt", "small_base"):
             made[arguments[role]] = of_family[pair.family, role == "pretrained"]
@@ -273,14 +329,15 @@ def check(names, hub, home, **env) -> tuple[int, dict[str, str]]:
 
 def test_all_files_pass_the_check(models, data, quantizer, tmp_path):
     with Hub(models, **data) as hub:
-        code, printed = check([*FILES], hub, tmp_path / "home", PYTHONPATH=quantizer)
+        code, printed = check(LOADABLE, hub, tmp_path / "home", PYTHONPATH=quantizer)
     failed = [block for block in printed.values() if not block.startswith("OK ")]
     assert code == 0 and not failed, "\n".join(failed)
     for name, block in printed.items():
         arguments = yaml.safe_load(text(name))["model_args"]
         # At (0.1, 0.9) small_base has no weight, and need not be loaded.
         two = arguments.get("beta") == 0.9
-        assert len(re.findall(r" int8 +\d", block)) == 3 - two, block
+        stored = arguments.get("quantization", "bfloat16")
+        assert len(re.findall(rf" {stored} +\d", block)) == 3 - two, block
         assert ("small_base" in block) is not two
         assert "token ids are fused" in block
         indic = FILES[name][1] in INDIC
