@@ -94,6 +94,8 @@ def build(folder, family):
     """Write a random model of a family, with its tokenizer."""
     if not hasattr(transformers, family):
         pytest.skip("not in this version of transformers")
+    if family == "Qwen3NextConfig" and not hasattr(transformers, "Qwen3_5TextConfig"):
+        pytest.skip("peft reads adapters of its experts with a newer transformers only")
     kind, given = getattr(transformers, family), dict(FAMILIES[family])
     text = given.pop("text", None)
     whole = (
