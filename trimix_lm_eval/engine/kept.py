@@ -79,8 +79,6 @@ def keep(ensemble: Ensemble, node: PrefixNode, runs: Sequence[Run]) -> None:
         node: The prefix from which they were run.
         runs: The prompts.
     """
-    if any(source.row_bytes for source in ensemble.sources):
-        return  # of a state the last token cannot be taken back
     known = {ids for one in ensemble.kept for ids in one.rows}
     rows: dict[tuple[int, ...], tuple[InputBatch, int]] = {}
     # A prefix is held once for all that continue it.
@@ -92,5 +90,7 @@ def keep(ensemble: Ensemble, node: PrefixNode, runs: Sequence[Run]) -> None:
             if len(prompt.ids) > 1 and prompt.ids not in known:
                 rows[prompt.ids] = batch, row
     nbytes = tokens * ensemble.token_bytes
+    # States before the last token, and behind it.
+    nbytes += 2 * len(rows) * sum(source.row_bytes for source in ensemble.sources)
     if rows and sum(one.nbytes for one in ensemble.kept) + nbytes <= KEPT_BYTES:
         ensemble.kept.append(KeptPrompts(node, rows=rows, nbytes=nbytes))

@@ -221,6 +221,7 @@ def prefill(
     collectors: Sequence[PromptCollectors | None],
     batch: InputBatch | None = None,
     settled: bool = True,
+    keeping: bool = False,
 ) -> tuple[InputBatch, list[Tensor]]:
     """Run prompts through all sources, showing each to its collectors on the way.
 
@@ -230,6 +231,7 @@ def prefill(
         collectors: One set per prompt; None where no policy looks at it.
         batch: What the prompts continue, one row each; None starts them empty.
         settled: Whether to `settle` the collectors; else that is left to the caller.
+        keeping: Whether the last token of each prompt will be taken back, and run again.
 
     Returns:
         The batch, ready to be continued, and one ``[B, H]`` tensor per source: the hidden states
@@ -243,7 +245,9 @@ def prefill(
 
     batch = batch or InputBatch.empty(ensemble, len(prompts))
     last: dict[int, list[Tensor]] = {}
-    for row, slots, hidden in batch.feed(ids, valid, wanted):
+    apart = keeping and any(source.row_bytes for source in ensemble.sources)
+    fed = _last_apart(batch, ids, valid, wanted, ends) if apart else batch.feed(ids, valid, wanted)
+    for row, slots, hidden in fed:
         if slots[-1] == ends[row]:  # a copy, or one position would keep its whole chunk
             last[row] = [h[-1:].clone() for h in hidden]
         mine, keep = collectors[row], shown[row, slots]
@@ -262,6 +266,24 @@ def prefill(
         settle(ensemble, prompts, collectors)
     order = range(len(prompts))
     return batch, [torch.cat([last[r][s] for r in order]) for s in range(len(ensemble.sources))]
+
+
+def _last_apart(
+    batch: InputBatch, ids: Tensor, valid: Tensor, wanted: Tensor, ends: Tensor
+) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    """What `InputBatch.feed` does, the last tokens by themselves: states can go back before them.
+
+    Args as of `feed`; ``ends`` are the columns ``[B]`` of the last tokens.
+    """
+    last = ends[:, None]
+    before = valid.scatter(1, last, False)
+    most = int(ends.max())
+    yield from batch.feed(ids[:, :most], before[:, :most], (wanted & before)[:, :most])
+    batch.begin_draft()
+    all_of_them = torch.ones_like(last, dtype=torch.bool)
+    for row, _, hidden in batch.feed(ids.gather(1, last), all_of_them, all_of_them):
+        yield row, last[row], hidden
+    batch.end_draft()
 
 
 def _predicted(

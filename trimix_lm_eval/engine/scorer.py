@@ -120,7 +120,7 @@ def collect_prompts(
             mine = [prompts[i] for i in indices]
             collectors = collectors_for(fuser, mine)
             with blame(lambda row: request_of(indices[row])):
-                found = prefill_uneven(fuser.ensemble, node, mine, collectors)
+                found = prefill_uneven(fuser.ensemble, node, mine, collectors, keeping)
             if keeping:
                 runs = [(one.batch, [mine[row] for row in one.rows]) for one in found]
                 keep(fuser.ensemble, node, runs)
@@ -135,6 +135,7 @@ def prefill_uneven(
     node: PrefixNode,
     prompts: Sequence[Prompt],
     collectors: Sequence[PromptCollectors | None],
+    keeping: bool = False,
 ) -> list[Prefilled]:
     """Run prompts of uneven lengths from a common prefix, with little padding; wait once for all.
 
@@ -143,6 +144,7 @@ def prefill_uneven(
         node: The prefix, which is run already.
         prompts: Whole, that prefix included.
         collectors: One set per prompt; None where no policy looks at it.
+        keeping: As of `prefill`.
 
     Returns:
         Each prompt once, those of similar lengths together.
@@ -153,7 +155,8 @@ def prefill_uneven(
         mine = [collectors[row] for row in rows]
         start = node.start([prompts[row] for row in rows], mine)
         with blame(rows.__getitem__):
-            run = prefill(ensemble, [rest[row] for row in rows], mine, start, settled=False)
+            some = [rest[row] for row in rows]
+            run = prefill(ensemble, some, mine, start, settled=False, keeping=keeping)
         found.append(Prefilled(rows, *run))
     settle(ensemble, rest, collectors)
     return found

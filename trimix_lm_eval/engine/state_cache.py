@@ -21,7 +21,7 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,8 @@ from trimix_lm_eval.fusion.logits import to_device
 MOST_AGAIN = 8
 #: Slots that hold no token of their row, beyond a share of those that do, before they are packed.
 _SLACK, _WASTE = 64, 1.25
+#: Tokens that a pass over what texts have in common must save.
+_WORTH = 16
 #: What the states of the branches of trees may take in one pass.
 _BRANCH_BYTES = 2**30
 
@@ -221,22 +223,53 @@ class StateCache:
         start: int,
         wanted: Tensor | None,
     ) -> Tensor:
-        """Run each branch as a row of a copy that is thrown away, some branches at a time."""
+        """Run trees: what texts of a row have in common, then each text as a row of a copy."""
         self._forget([mine[0].tokens for mine in self.rows])
-        paths = list(branch_paths(table, start))
-        most = max(len(self.rows), _BRANCH_BYTES // max(self.row_bytes, 1))
+        groups: list[list[_Path]] = [[] for _ in self.rows]
+        for path in branch_paths(table, start):
+            groups[path.row].append(path)
         fed = []
-        for at in range(0, len(paths), most):
-            some = paths[at : at + most]
-            rows = [path.row for path in some]
-            if self.shares:
-                distinct = list(dict.fromkeys(rows))
-                mine = self.fork_shared(distinct, None, [distinct.index(row) for row in rows])
-            else:
-                mine = self.select(torch.tensor(rows))
-            mine.begin_draft([one[-1].tokens for one in mine.rows])
-            fed.append(mine._feed(forward, table, some, None))
+        todo: list[tuple[StateCache, list[int], list[list[_Path]]]] = []
+        todo += self._parts(list(range(len(groups))), groups)
+        while todo:
+            before, rows, some = todo.pop()
+            cache = before._fork(rows)
+            begun = [mine[-1].tokens for mine in cache.rows]
+            ends = [_common(paths, n) for paths, n in zip(some, begun, strict=True)]
+            trunks = [
+                _Path(paths[0].row, paths[0].slots[:end])
+                for paths, end in zip(some, ends, strict=True)
+            ]
+            go_on = [i for i, paths in enumerate(some) if len(paths) > 1]
+            if any(end > n for end, n in zip(ends, begun, strict=True)):
+                asked = {ends[i] - begun[i] for i in go_on}
+                fed.append(cache._feed(forward, table, trunks, None, asked))
+            rest = [_divided(some[i], ends[i]) for i in go_on]
+            todo += cache._parts(
+                [row for row, mine in zip(go_on, rest, strict=True) for _ in mine],
+                [paths for mine in rest for paths in mine],
+            )
         return _gathered(fed, table, start, wanted)
+
+    def _parts(
+        self, rows: list[int], groups: list[list[_Path]]
+    ) -> Iterator[tuple[StateCache, list[int], list[list[_Path]]]]:
+        """Groups of texts that go on from rows, as many at a time as states have room."""
+        most = max(len(self.rows), _BRANCH_BYTES // max(self.row_bytes, 1))
+        pairs = [pair for pair in zip(rows, groups, strict=True) if pair[1]]
+        for at in range(0, len(pairs), most):
+            some = pairs[at : at + most]
+            yield self, [row for row, _ in some], [paths for _, paths in some]
+
+    def _fork(self, rows: list[int]) -> StateCache:
+        """Copies of some rows, to be thrown away when they have run."""
+        if self.shares and self.kv.shared is None:
+            distinct = list(dict.fromkeys(rows))
+            mine = self.fork_shared(distinct, None, [distinct.index(row) for row in rows])
+        else:  # to share what is shared already would copy it, and what is not is short
+            mine = self.select(torch.tensor(rows))
+        mine.begin_draft([one[-1].tokens for one in mine.rows])
+        return mine
 
     def _feed(
         self,
@@ -244,6 +277,7 @@ class StateCache:
         table: Tokens,
         paths: Sequence[_Path],
         certain: Sequence[int] | None,
+        asked: Collection[int] = (),
     ) -> _Fed:
         """Run what is not run yet.
 
@@ -251,7 +285,8 @@ class StateCache:
             forward: Runs the model.
             table: Of the batch.
             paths: The tokens of each row of this cache.
-            certain: Of each row, how many tokens stay; None if no state is asked for.
+            certain: Of each row, how many tokens stay; None if it is of no consequence.
+            asked: Behind how many of their new tokens states of rows are asked for besides.
         """
         begun = [mine[-1].tokens for mine in self.rows]
         counts = [len(path.slots) - n for path, n in zip(paths, begun, strict=True)]
@@ -264,7 +299,7 @@ class StateCache:
         device = table.ids.device
         ids = table.ids[to_device(of, device), to_device(slots, device)]
         pieces, left, states = [], 0, self._stacked()
-        cuts = self._cuts(counts, begun, certain)
+        cuts = sorted({*self._cuts(counts, begun, certain), *asked} - {0})
         for end in self._ends(cuts, begun):
             at = self.table.slots
             self.table.append(ids[:, left:end], valid[:, left:end])
@@ -356,6 +391,27 @@ class _Fed(NamedTuple):
     hidden: Tensor
 
 
+def _common(paths: Sequence[_Path], begun: int) -> int:
+    """How many tokens to run for all of some texts of a row, of which some are run already.
+
+    All that they have in common, if that saves much; else, of several, no more.
+    """
+    if len(paths) == 1:
+        return len(paths[0].slots)
+    least = min(len(path.slots) for path in paths)
+    rows = torch.stack([path.slots[:least] for path in paths])  # [texts, least]
+    same = int((rows == rows[0]).all(dim=0).long().cumprod(dim=0).sum())
+    return same if (same - begun) * (len(paths) - 1) >= _WORTH else begun
+
+
+def _divided(paths: Sequence[_Path], end: int) -> list[list[_Path]]:
+    """Some texts by the token behind their first ``end``; each alone if that has not been run."""
+    groups: dict[int, list[_Path]] = {}
+    for path in paths:
+        groups.setdefault(int(path.slots[end]), []).append(path)
+    return list(groups.values()) if len(groups) > 1 else [[path] for path in paths]
+
+
 def branch_paths(table: Tokens, start: int) -> Iterator[_Path]:
     """The texts of rows that branch: one for each token from ``start`` on that none follows.
 
@@ -390,9 +446,9 @@ def _gathered(fed: Sequence[_Fed], table: Tokens, start: int, wanted: Tensor | N
     for one in fed:
         width = one.hidden.shape[1]
         for path, begun in zip(one.paths, one.begun, strict=True):
-            new = path.slots[path.slots >= start]
-            columns = torch.arange(len(path.slots) - len(new), len(path.slots)) - begun
-            place[path.row, new - start] = base + columns
+            run = path.slots[begun:]
+            columns = (run >= start).nonzero()[:, 0]  # those before are run again
+            place[path.row, run[columns] - start] = base + columns
             base += width
     flat = [one.hidden.flatten(0, 1) for one in fed]
     states = flat[0] if len(flat) == 1 else torch.cat(flat)
