@@ -295,7 +295,7 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
 
     The first tokens after the hole are those that a window counted in slots gets wrong. Of the
     pieces after it one is short and one is long (see `kv_cache.FEW_QUERIES`), and if rows can share
-    a prefix, the first half is one.
+    a prefix, the first half is one. Before the last piece come drafts, all of which are rejected.
 
     Returns:
         ``[T / 2, V]``
@@ -323,6 +323,8 @@ def _cached_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
             both = [0, 1]
             cache = cache.fork_shared(both, [table.own(row) for row in both], both)
             table = table.fork_shared(both, both)
+        if len(found) == 2:
+            _reject(runner, table, cache, junk[:3])
     return torch.cat([runner.compute_logits(states) for states in found[1:]])
 
 
@@ -332,6 +334,18 @@ def _far(config: Any) -> int:
     With some the difference begins only where a text is long.
     """
     return min(getattr(config, "max_position_embeddings", None) or _FAR, _FAR)
+
+
+def _reject(runner: ModelRunner, table: TokenTable, cache: Any, tokens: Tensor) -> None:
+    """Run some tokens after each of two rows, and drop them again."""
+    start = table.slots
+    cache.begin_draft(table.length.tolist())
+    table.append(torch.stack([tokens] * 2), torch.ones(2, len(tokens), dtype=torch.bool))
+    runner.forward(table, start, cache, torch.arange(1))
+    table.keep(start, torch.zeros(2, dtype=torch.long))
+    table.crop(start)
+    cache.crop(start - table.shared)
+    cache.end_draft()
 
 
 def _finishes(config: Any) -> Iterator[Callable[[Tensor], Tensor]]:
