@@ -81,6 +81,33 @@ FAMILIES = {
         "vision_config": {"depth": 1, "hidden_size": 16, "num_heads": 2, "out_hidden_size": 32},
         "tie_word_embeddings": True,
     },
+    "Gemma3Config": {
+        "text": {"head_dim": 8, "layer_types": SLIDING["layer_types"], "sliding_window": 5},
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4,
+        "tie_word_embeddings": True,
+    },
+    "Mistral3Config": {
+        "text": {"head_dim": 8, "model_type": "mistral"},
+        "vision_config": {
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "head_dim": 8,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "tie_word_embeddings": False,
+    },
 }
 #: Names of layers that have no adapters in some of them.
 REFUSED = {
