@@ -329,10 +329,12 @@ def _memory(model: Unloaded, longest: int) -> str:
     """What weights, caches and temporaries take at the most, on all devices together."""
     known = model.report.estimates
     weights = sum(one.weights or 0 for one in known)
-    caches = model.fuser.ensemble.token_bytes * longest * model.batch_size
+    states = sum(one.states for one in known)
+    caches = (model.fuser.ensemble.token_bytes * longest + states) * model.batch_size
     work = LOGIT_BYTES + WORK_BYTES
     whole = weights + caches + work
-    more = "" if all(one.weights and one.cache for one in known) else " (where known)"
+    unknown = any(one.weights is None or one.cache is None for one in known)
+    more = " (where known)" if unknown else ""
     return (
         f"memory: about {gib(whole)}{more}: weights {gib(weights)}, caches of {model.batch_size} "
         f"rows of {longest:,} tokens {gib(caches)}, logits and work on them {gib(work)}"

@@ -40,6 +40,7 @@ class _Source(NamedTuple):
     name: str
     vocab_size: int
     token_bytes: int
+    row_bytes: int
     device: torch.device = torch.device("cpu")
     shares_prefixes: bool = True
     plain: bool = True
@@ -66,7 +67,8 @@ class Unloaded:
         device = next(iter(report.devices.values()))
         self.batch_size = asked.rows_per_pass(device)
         sources: list[Any] = [
-            _Source(one.source, report.vocab_size, one.cache or 0) for one in report.estimates
+            _Source(one.source, report.vocab_size, one.cache or 0, one.states)
+            for one in report.estimates
         ]
         self.fuser = Fuser(Ensemble(sources), configs)
 

@@ -11,6 +11,7 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
     vocabulary.py  whether all sources have one tokenizer, and how much of it can be fused
     context.py     how many tokens the sources see at once
     memory.py      devices, and what the weights need on each
+    kept.py        what a model keeps of the texts that it reads
     report.py      `check` and what it found
 """
 

@@ -1,8 +1,9 @@
 """Devices, and what the weights and the caches of the sources need on each.
 
-Parameters are counted on a model without storage (PyTorch's ``meta`` device), so the estimate
-costs milliseconds even for the largest models. Activations and logits are not in it: they depend
-on the batch, which is halved when it does not fit.
+Parameters are counted on a model without storage (PyTorch's ``meta`` device), and what it keeps of
+a text is read off its cache (`kept`), so the estimate takes about a second even for the largest
+models. Activations and logits are not in it: they depend on the batch, which is halved when it does
+not fit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 
 from trimix_lm_eval.loading.preflight.access import Files, label
 from trimix_lm_eval.loading.preflight.files import tensors_of
+from trimix_lm_eval.loading.preflight.kept import BUILT_IN, Kept, kept_by
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.loading.text_part import of_text, text_part
 from trimix_lm_eval.utils.errors import TrimixError, first_line
@@ -29,8 +31,8 @@ SPREAD = "auto"
 #: bytes per quantized weight: int8; 4 bits and one fp32 scale per block of 64.
 _QUANTIZED = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: What `_count` has found, by config: runs that are checked in turn share models, and families.
-_counts: dict[tuple[type, str, str | None], tuple[int, int]] = {}
+#: What `_look` has found, by config: runs that are checked in turn share models, and families.
+_looks: dict[tuple[type, str, str | None, int], _Seen] = {}
 
 
 class Estimate(NamedTuple):
@@ -43,7 +45,9 @@ class Estimate(NamedTuple):
         precision: The dtype of the weights, or how they are quantized.
         parameters: How many; None if unknown.
         weights: Bytes; None if unknown.
-        cache: Bytes of KV cache per token and row, sliding windows not deducted; None if unknown.
+        cache: Bytes of keys and values per token and row, sliding windows not deducted; None if
+            unknown.
+        states: Bytes per row of what layers keep that have no keys and values.
     """
 
     source: str
@@ -53,6 +57,15 @@ class Estimate(NamedTuple):
     parameters: int | None
     weights: int | None
     cache: int | None
+    states: int = 0
+
+
+class _Seen(NamedTuple):
+    """What a model without storage shows: parameters that bitsandbytes would quantize, others."""
+
+    linear: int
+    rest: int
+    kept: Kept | None
 
 
 def devices() -> list[str]:
@@ -119,17 +132,18 @@ def estimate(spec: SourceSpec, config: Any, files: Files, device: str) -> Estima
     stored = getattr(config, "quantization_config", None)
     dtype = spec.dtype if spec.dtype != "auto" else str(stored_dtype(config)).split(".")[-1]
     size = _BYTES.get(dtype, 4)
-    counted = _counted(spec, config)
+    seen = _seen(spec, config, size)
     weights = (_stored_bytes(spec, config) if stored else None) or files.weight_bytes
     precision = "as stored" if stored else dtype
-    if counted is not None and not stored:
-        linear, rest = counted
+    if seen is not None and not stored:
         per_linear = _QUANTIZED[spec.quantization] if spec.quantization else size
-        weights = round(linear * per_linear + rest * size)
+        weights = round(seen.linear * per_linear + seen.rest * size)
         precision = spec.quantization or dtype
-    cache = _cache_bytes(config, size)
-    parameters = None if counted is None else sum(counted)
-    return Estimate(spec.name, spec.path, device, precision, parameters, weights, cache)
+    parameters = None if seen is None else seen.linear + seen.rest
+    kept = None if seen is None else seen.kept
+    return Estimate(
+        spec.name, spec.path, device, precision, parameters, weights, *(kept or (None, 0))
+    )
 
 
 def check_fit(estimates: Sequence[Estimate], free: dict[str, int | None]) -> None:
@@ -152,12 +166,14 @@ def check_fit(estimates: Sequence[Estimate], free: dict[str, int | None]) -> Non
 
 def table(estimates: Sequence[Estimate], free: dict[str, int | None]) -> list[str]:
     """The estimates as lines of text."""
-    rows = [("source", "model", "device", "precision", "parameters", "weights", "cache/1k tokens")]
+    head = ["source", "model", "device", "precision", "parameters", "weights", "cache/1k tokens"]
+    stateful = any(e.states for e in estimates)
+    rows = [[*head, "states/row"] if stateful else head]
     for e in estimates:
         count = "?" if e.parameters is None else f"{e.parameters / 1e6:,.1f} M"
         cache = None if e.cache is None else e.cache * 1000
-        sizes = gib(e.weights), gib(cache)
-        rows.append((e.source, e.path, e.device, e.precision, count, *sizes))
+        sizes = [gib(e.weights), gib(cache), *([gib(e.states)] if stateful else [])]
+        rows.append([e.source, e.path, e.device, e.precision, count, *sizes])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     for device in dict.fromkeys(e.device for e in estimates):
@@ -195,22 +211,22 @@ def _stored_bytes(spec: SourceSpec, config: Any) -> int | None:
     return sum(tensors[name][2] for name in names) or None
 
 
-def _counted(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
-    """`_count`, once for a config, wherever it lies; a repository's code may have changed."""
+def _seen(spec: SourceSpec, config: Any, size: int) -> _Seen | None:
+    """`_look`, once for a config, wherever it lies; a repository's code may have changed."""
     if spec.trust_remote_code:
-        return _count(spec, config)
+        return _look(spec, config, size)
     content = {**config.to_dict(), "_name_or_path": ""}
-    key = (type(config), json.dumps(content, default=str), spec.attn_implementation)
-    if key not in _counts:
-        found = _count(spec, config)
+    key = (type(config), json.dumps(content, default=str), spec.attn_implementation, size)
+    if key not in _looks:
+        found = _look(spec, config, size)
         if found is None:
             return None
-        _counts[key] = found
-    return _counts[key]
+        _looks[key] = found
+    return _looks[key]
 
 
-def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
-    """Count parameters: those that bitsandbytes would quantize, and the others."""
+def _look(spec: SourceSpec, config: Any, size: int) -> _Seen | None:
+    """Build the model without storage, count parameters, and see what it keeps of a text."""
     extra: dict[str, Any] = {}
     if spec.trust_remote_code:
         extra["trust_remote_code"] = True
@@ -221,7 +237,7 @@ def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
         if part is None:
             return None
         with torch.device("meta"):
-            model = part.build(**extra)
+            model = part.build(dtype=BUILT_IN, **extra)
     except Exception as error:
         if spec.attn_implementation and isinstance(error, (ImportError, ValueError)):
             raise TrimixError(
@@ -235,37 +251,7 @@ def _count(spec: SourceSpec, config: Any) -> tuple[int, int] | None:
         m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear) and m is not head
     )
     total = sum(p.numel() for p in model.parameters())  # tied ones once
-    return linear, total - linear
-
-
-def _cache_bytes(config: Any, size: int) -> int | None:
-    """Bytes of keys and values per token, if every layer kept them.
-
-    Layers may differ in their heads (``per_layer_config``), and the last may use the keys and
-    values of those before (``num_kv_shared_layers``).
-    """
-    text = config.get_text_config()
-    count = getattr(text, "num_hidden_layers", None)
-    if not isinstance(count, int):
-        return None
-    layers = list(getattr(text, "per_layer_config", None) or [text] * count)
-    kept = layers[: count - (getattr(text, "num_kv_shared_layers", None) or 0)]
-    sizes = [_layer_numbers(layer) for layer in kept]
-    numbers = [one for one in sizes if one is not None]
-    return 2 * size * sum(numbers) if len(numbers) == len(kept) else None
-
-
-def _layer_numbers(layer: Any) -> int | None:
-    """Numbers of a token's keys in one layer; None if its config does not say."""
-    heads = getattr(layer, "num_attention_heads", None)
-    kv_heads = getattr(layer, "num_key_value_heads", None) or heads
-    width = getattr(layer, "hidden_size", None)
-    head_dim = getattr(layer, "head_dim", None)
-    if head_dim is None and isinstance(width, int) and isinstance(heads, int):
-        head_dim = width // heads
-    if not (isinstance(kv_heads, int) and isinstance(head_dim, int)):
-        return None  # another kind of layer, or another number of heads in each
-    return kv_heads * head_dim
+    return _Seen(linear, total - linear, kept_by(model, size))
 
 
 def _too_large(sources: list[Estimate], device: str, needed: int, available: int) -> TrimixError:
