@@ -315,7 +315,10 @@ def test_results_tell_of_it(pico):
     asked = [(p, {"until": [], "max_gen_toks": 12}) for p in PROMPTS]
     lm.generate_until(instances("generate_until", asked), disable_tqdm=True)
     info = lm.get_model_info()["trimix"]
-    assert info["runtime"] == {"cuda_graphs": {"captured": 0, "reason": "not on a GPU"}}
+    assert info["runtime"]["cuda_graphs"] == {"captured": 0, "reason": "not on a GPU"}
+    verdicts = info["runtime"]["sources"]
+    assert verdicts.keys() == info["sources"].keys()
+    assert all(one["memory"] == "keys" and one["drafts"] for one in verdicts.values())
     told = info["speculation"]
     assert told["mode"] == 3 and told["rounds"] > 3 and 0 < told["acceptance"] <= 1
     assert 0 < told["draft_length"] <= 3

@@ -148,6 +148,8 @@ def test_load_says_hours_and_memory(run_file, capsys, monkeypatch):
     assert re.search(r"writing generate_until +7 +7 +\d+ +\d+ +63 +14\n", out), out
     assert re.search(r"memory: about 0\.\d+ GiB: weights ", out), out
     assert re.search(r"time: about \d+:\d\d:[\d.]+ \(\d+\.\d{3} hours\)", out), out
+    assert re.search(r"large_ins +LlamaForCausalLM +keys +yes +yes +[\d.e-]+ +0\.001\n", out), out
+    assert "decoding steps: 0 captured as CUDA graphs (not on a GPU)\n" in out
     for part in ("loading", "choice loglikelihood", "writing generate", "rolling loglikelihood"):
         assert re.search(rf"\d+:\d\d:[\d.]+  {part}", out), out
 

@@ -26,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from tests.support.loaded import Trio, load
 from trimix_lm_eval.engine.model_runner import ModelRunner
+from trimix_lm_eval.engine.probe import described
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "families.md"
 ALPHA, BETA = 0.4, 0.9
@@ -374,24 +375,16 @@ _COLUMNS = (
 )
 
 
-def remembers(runner: ModelRunner) -> str:
-    """What a source keeps of the tokens that it has seen."""
-    if runner.plain:
-        return f"nothing ({runner.why_not})"
-    if runner.new_state_cache is None:
-        return "keys"
-    return "keys, states" if runner.masked else "states"
-
-
 def row(family: Family, found: Found) -> str:
     """A line of the table."""
-    runner = found.runner
-    several = "no" if runner.plain or runner.one_by_one else "yes"
-    shares = "yes" if runner.shares_prefixes else "no"
-    if runner.why_not and not runner.plain:
-        shares += f" ({runner.why_not})"
+    how = described(found.runner)
+    why = f" ({how['why_not']})" if how["why_not"] else ""
+    plain = how["memory"] == "none"
+    memory = how["memory"] + (why if plain else "")
+    shares = ("yes" if how["prompts_shared"] else "no") + ("" if plain else why)
+    several = "yes" if how["drafts"] else "no"
     texts = "; ".join(found.texts_differ) or "equal"
-    cells = [family.released, f"`{family.name}`", remembers(runner), shares, several]
+    cells = [family.released, f"`{family.name}`", memory, shares, several]
     cells += [f"{found.off:.0e}", f"{found.allowed:.0e}", texts]
     return f"| {' | '.join(cells)} |\n"
 

@@ -96,6 +96,21 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     return runner
 
 
+def described(runner: ModelRunner) -> dict[str, Any]:
+    """How a model is run, in words and numbers that JSON has."""
+    keys = "keys and states" if runner.masked else "states"
+    memory = keys if runner.new_state_cache is not None else "keys"
+    return {
+        "class": type(runner.model).__name__,
+        "memory": "none" if runner.plain else memory,
+        "prompts_shared": runner.shares_prefixes,
+        "drafts": not (runner.plain or runner.one_by_one),
+        "why_not": runner.why_not,
+        "difference": None if runner.plain else float(f"{runner.difference:.2g}"),
+        "tolerance": float(f"{_tolerance(runner):.2g}"),
+    }
+
+
 class _Way(NamedTuple):
     """How a model may be run: what `ModelRunner` says of the attributes of these names."""
 

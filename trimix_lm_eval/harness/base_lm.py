@@ -14,6 +14,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from trimix_lm_eval import __version__
 from trimix_lm_eval.engine import graph_decoder
+from trimix_lm_eval.engine.probe import described
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.fusion.policies import Policy
@@ -155,7 +156,10 @@ class TextLM(TemplateLM):
                     task: point.weights.label() for task, point in sorted(task_points.items())
                 },
                 "speculation": model.speculation.summary(tally.stats),
-                "runtime": {"cuda_graphs": graph_decoder.told(model.fuser)},
+                "runtime": {
+                    "sources": {source.name: described(source) for source in sources},
+                    "cuda_graphs": graph_decoder.told(model.fuser),
+                },
                 "truncated_requests": tally.truncated,
                 "data": dict(sorted(data.items())),
             },

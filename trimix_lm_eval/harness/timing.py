@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import torch
 
-from trimix_lm_eval.engine import scheduler
+from trimix_lm_eval.engine import graph_decoder, scheduler
+from trimix_lm_eval.engine.model_runner import Fuser
+from trimix_lm_eval.engine.probe import described
 from trimix_lm_eval.engine.spec_decode import NewTokens
 from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.estimate import Job, Workload, choosing, count
@@ -183,7 +185,7 @@ class Probe:
 
 
 def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float) -> list[str]:
-    """Measure, and say how long the run will take.
+    """Measure, and say how the sources are run and how long the run will take.
 
     Args:
         model: The loaded model.
@@ -197,7 +199,26 @@ def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float)
     told = [f"time: about {clock(whole)} ({whole / 3600:.3f} hours), of which"]
     parts = [("loading and building requests", before), *spent]
     told += [f"  {clock(seconds)}  {name}" for name, seconds in parts]
-    return [*told, f"memory in the probe: {_in_use()}"]
+    told.append(f"memory in the probe: {_in_use()}")
+    return [*_verdict(model.fuser), *told]
+
+
+def _verdict(fuser: Fuser) -> list[str]:
+    """How each source is run, as was found out when it was loaded."""
+    rows = [("loaded", "class", "remembers", "prompts shared", "drafts", "off by", "may be off by")]
+    sources = {source.name: described(source) for source in fuser.ensemble.sources}
+    for name, how in sources.items():
+        yes = ["yes" if how[key] else "no" for key in ("prompts_shared", "drafts")]
+        off = ["?" if how[key] is None else f"{how[key]:g}" for key in ("difference", "tolerance")]
+        rows.append((name, how["class"], how["memory"], *yes, *off))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    told = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    told += [f"{name}: {how['why_not']}" for name, how in sources.items() if how["why_not"]]
+    graphs = graph_decoder.told(fuser)
+    why = f" ({graphs['reason']})" if graphs["reason"] else ""
+    return [*told, f"decoding steps: {graphs['captured']} captured as CUDA graphs{why}"]
 
 
 def clock(seconds: float) -> str:
