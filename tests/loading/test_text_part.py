@@ -132,6 +132,21 @@ def test_text_model_gives_the_wrappers_logits(kind, layout, tmp_path, caplog, mo
     assert estimate.weights == 4 * count and estimate.cache == 2 * 4 * 2 * 2 * 8
 
 
+@pytest.mark.parametrize("kind", ["aya_vision", "cohere2_vision"])
+def test_a_text_model_scales_its_logits_as_released(kind, tmp_path):
+    """The wrappers did by a causal LM inside; since they have a head of their own, they do not."""
+    if kind not in transformers.CONFIG_MAPPING:
+        pytest.skip("not in this version of transformers")
+    text = {**TEXT, "model_type": "cohere2", "bos_token_id": 1, "eos_token_id": 2}
+    seen = {**CLIP, "model_type": "siglip_vision_model"}
+    config = AutoConfig.for_model(kind, text_config=text, vision_config=seen)
+    whole = transformers.AutoModelForImageTextToText.from_config(config).eval()
+    whole.save_pretrained(tmp_path)
+    scale = config.text_config.logit_scale
+    assert scale != 1
+    assert float((logits(load(tmp_path)) - scale * logits(whole)).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("kind", ["mistral3", "qwen3_vl"])
 def test_a_wrappers_head_may_be_tied(kind, tmp_path):
     whole = build(tmp_path, kind, "new names", tie=True)
