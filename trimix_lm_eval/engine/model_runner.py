@@ -220,7 +220,8 @@ class ModelRunner:
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[N, V]`` of ``[N, H]`` hidden states: fp32, the tokenizer's vocabulary only."""
         if self.splits:
-            hidden = self.finish(self.model.get_output_embeddings()(hidden))
+            # Mamba's states stay in fp32 whatever the weights are.
+            hidden = self.finish(self.model.get_output_embeddings()(hidden.to(self.dtype)))
         return hidden[:, : self.vocab_size].float()
 
     def mask_kinds(self) -> dict[str, tuple[int | None, int | None] | None]:

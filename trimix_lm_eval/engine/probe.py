@@ -82,6 +82,7 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         runner.shares_prefixes, runner.one_row, runner.one_by_one = way
         why = _disagreement(runner, ids, expected)
         if not why:
+            runner.why_not = "" if way.shares else runner.why_not
             return runner
         if not runner.why_not:
             runner.why_not = why
@@ -260,7 +261,8 @@ def _disagreement(runner: ModelRunner, ids: Tensor, expected: Tensor) -> str:
         Why none does; nothing if one does.
     """
     best, why = math.inf, ""
-    for by_type in dict.fromkeys((bool(getattr(runner.config, "layer_types", None)), False)):
+    typed = bool(getattr(runner.config, "layer_types", None))
+    for by_type in dict.fromkeys((typed, False) if runner.masked else (False, typed)):
         runner.masks_by_type, runner.finish = by_type, unchanged
         try:
             raw = _cached_logits(runner, ids)
