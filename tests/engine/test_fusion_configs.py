@@ -558,7 +558,7 @@ def test_models_that_are_there_need_no_room_and_are_not_loaded_again(pico, monke
     asked = settings.parse({**given, "policy": "ppl", "device": "cpu"})
     kept, loaded = {}, []
     load = llm.load_model
-    monkeypatch.setattr(llm, "load_model", lambda s, d: loaded.append(s.name) or load(s, d))
+    monkeypatch.setattr(llm, "load_model", lambda s, *more: loaded.append(s.name) or load(s, *more))
     first = TriMix.load_many([asked], kept=kept)
     monkeypatch.setattr(memory, "free_memory", lambda devices: dict.fromkeys(devices, 1))
     with pytest.raises(TrimixError, match="free"):
