@@ -17,12 +17,12 @@ from tests.support import families
 HAS_STATES = hasattr(cache_utils, "LinearAttentionAndFullAttentionLayer")
 #: What the large models of a row remember, and whether they go on by several tokens at once.
 KINDS = {
-    "qwen3_5_text": ("keys, states", True),
-    "falcon_h1": ("keys, states", True),
+    "qwen3_5_text": ("keys and states", True),
+    "falcon_h1": ("keys and states", True),
     "mamba2": ("states", True),
-    "jamba": ("keys, states", False),
-    "lfm2": ("keys, states", True),
-    "qwen3_5_text+llama": ("keys, states", True),
+    "jamba": ("keys and states", False),
+    "lfm2": ("keys and states", True),
+    "qwen3_5_text+llama": ("keys and states", True),
 }
 
 

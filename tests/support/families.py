@@ -41,6 +41,7 @@ from tests.support.naive import Naive
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.model_runner import ModelRunner
+from trimix_lm_eval.engine.probe import described
 from trimix_lm_eval.engine.sampler import Draw, SamplingParams, pick
 from trimix_lm_eval.engine.sequence import CompletionOutput
 from trimix_lm_eval.utils.errors import TrimixError
@@ -110,16 +111,15 @@ class Family(NamedTuple):
         """Whether this version of transformers has the family."""
         return (self.model_type or self.name) in CONFIG_MAPPING_NAMES
 
-    def config(self, large: bool) -> Any:
-        """The config of a tiny model: a large one is deeper, and a small one's head is tied."""
-        kind, layers = self.model_type or self.name, 3 if large else 2
-        fields = {**_SHAPE, "num_hidden_layers": layers, "tie_word_embeddings": not large}
+    def config(self, layers: int, tied: bool = False) -> Any:
+        """The config of a tiny model, whose head may be tied to its embeddings."""
+        kind, head = self.model_type or self.name, {"tie_word_embeddings": tied}
+        fields = {**_SHAPE, "num_hidden_layers": layers, **head}
         fields = {key: value for key, value in fields.items() if key not in self.without}
         fields |= self.fields(layers)
         if self.beside is None:
             return AutoConfig.for_model(kind, **fields)
-        tied = {"tie_word_embeddings": not large}
-        return AutoConfig.for_model(kind, text_config=fields, **self.beside, **tied)
+        return AutoConfig.for_model(kind, text_config=fields, **self.beside, **head)
 
 
 def _types(*pattern: str) -> Callable[[int], dict[str, Any]]:
@@ -539,11 +539,12 @@ def families(name: str) -> tuple[Family, Family]:
 
 
 def built(name: str, folder: Path, tokenizer: Any) -> Trio:
-    """Write four random models of a row to disk, and load them."""
+    """Write four random models of a row to disk, the large ones deeper, and load them."""
     pair, folders = families(name), dict[str, str]()
     for seed, role in enumerate(("large_ins", "small_cpt", "small_base", "large_base")):
         torch.manual_seed(seed)
-        write(pair["small" in role].config("large" in role), folder / role)
+        small = "small" in role
+        write(pair[small].config(2 if small else 3, tied=small), folder / role)
         tokenizer.save_pretrained(folder / role)
         folders[role] = str(folder / role)
     point = {"policy": "fixed", "alpha": 0.3, "beta": 0.6, "gamma": 0.5}
@@ -791,11 +792,8 @@ REFUSED_COLUMNS = ("release", "`model_type`", "message")
 
 def remembers(runner: ModelRunner) -> str:
     """What a source keeps of the tokens that it has seen."""
-    if runner.plain:
-        return f"nothing ({_reason(runner)})"
-    if runner.new_state_cache is None:
-        return "keys"
-    return "keys, states" if runner.masked else "states"
+    how = described(runner)
+    return f"none ({_reason(runner)})" if how["memory"] == "none" else how["memory"]
 
 
 def shares(runner: ModelRunner) -> str:
@@ -805,15 +803,16 @@ def shares(runner: ModelRunner) -> str:
     return f"no ({_reason(runner)})"
 
 
+def several(runner: ModelRunner) -> str:
+    """Whether it goes on by several tokens."""
+    return "yes" if described(runner)["drafts"] else "no"
+
+
 def _reason(runner: ModelRunner) -> str:
     """Why a trial failed, the same for models that differ in size only."""
     why = re.sub(r" by \S+ of their size", "", runner.why_not)
-    return f"`{why}`" if "Error: " in why else why
-
-
-def several(runner: ModelRunner) -> str:
-    """Whether it goes on by several tokens."""
-    return "no" if runner.plain or runner.one_by_one else "yes"
+    # What an error says may have any marks in it.
+    return f"`` {why} ``" if "Error: " in why else why
 
 
 def row(name: str, found: Found) -> str:
@@ -838,7 +837,7 @@ def refusal(family: Family) -> str:
     message = "none"
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        write(family.config(True), Path(folder))
+        write(family.config(3), Path(folder))
         byte_tokenizer().save_pretrained(folder)
         try:
             TriMix.from_pretrained(folder, policy="large_ins", dtype="float32")
