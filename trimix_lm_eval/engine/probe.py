@@ -82,7 +82,7 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         runner.shares_prefixes, runner.one_row, runner.one_by_one = way
         why = _disagreement(runner, ids, expected)
         if not why:
-            runner.why_not = "" if way.shares else runner.why_not
+            runner.why_not = "" if way == _Way(True) else runner.why_not
             return runner
         if not runner.why_not:
             runner.why_not = why
