@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, byte_tokenizer
+from tests.support import families
 from tests.support.loaded import by_index
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import kept, scorer, state_cache
@@ -159,3 +160,43 @@ def test_a_sweep_forks_texts_of_models_with_states(three):
             alone = three.weighted("fixed", alpha=alpha, beta=beta, speculative="off")
             texts = alone.generate(PROMPTS, max_new_tokens=8)
             assert [found[i, config] for i in range(len(PROMPTS))] == texts
+
+
+@pytest.mark.parametrize("chunk_tokens", [24, 64])
+def test_rows_that_wait_while_others_run(three, chunk_tokens):
+    """A short text ends in the first of many passes over a long one."""
+    draw = random.Random(4)
+    lengths = [(9, 34), (9, 10), (1, 21)]
+    requests = [ScoringRequest(Prompt(ids(draw, a)), ids(draw, b)) for a, b in lengths]
+    model = three.weighted("large_ins", chunk_tokens=chunk_tokens)
+    with torch.inference_mode():
+        found = by_index(scorer.score(model.fuser, requests, 3, 96))
+    for i, request in enumerate(requests):
+        row = [*request.prompt.ids, *request.continuation]
+        nll = three.naive.nll(three.naive.logits("large_ins", row), row, len(request.prompt.ids))
+        assert found[i].log_likelihood == pytest.approx(-float(nll.sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["nemotron_h", "zamba2"])
+def test_models_whose_step_of_one_token_is_another(tmp_path, name):
+    """They go on by several tokens at once, of which the last may be padding."""
+    if not families.known(name):
+        pytest.skip("not in this version of transformers")
+    both = families.built(name, tmp_path, byte_tokenizer())
+    assert all(source.never_one for source in both.model.fuser.ensemble.sources)
+    draw = random.Random(5)
+    requests = [ScoringRequest(Prompt(ids(draw, 7 + i)), ids(draw, 8 + i)) for i in range(3)]
+    for chunk_tokens in (1, 3, 2048):
+        model = both.weighted("fixed", alpha=0.4, beta=0.8, chunk_tokens=chunk_tokens)
+        with torch.inference_mode():
+            found = by_index(scorer.score(model.fuser, requests, 3, 96))
+        for i, request in enumerate(requests):
+            row = [*request.prompt.ids, *request.continuation]
+            nll = both.naive.nll(both.naive.fused(row, 0.4, 0.8), row, len(request.prompt.ids))
+            assert found[i].log_likelihood == pytest.approx(-float(nll.sum()), abs=2e-4)
+    texts = set()
+    for batch_size, k in ((1, "off"), (3, "off"), (1, 3), (3, 2)):
+        how = {"alpha": 0.4, "beta": 0.8, "batch_size": batch_size, "speculative": k}
+        model = both.weighted("fixed", **how)
+        texts.add(tuple(model.generate(PROMPTS, max_new_tokens=8, temperature=1.0)))
+    assert len(texts) == 1

@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from tests.support import hostile_values
+from tests.support import families, hostile_values
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.loading import hub, models, preflight
 from trimix_lm_eval.loading.preflight.context import context_of
@@ -49,6 +50,21 @@ def check(folder):
 def load(folder):
     """Load the model as a run would."""
     return models.load_model(SourceSpec("large_ins", str(folder)), "cpu")
+
+
+@pytest.mark.skipif("lfm2_moe" not in CONFIG_MAPPING_NAMES, reason="needs a newer transformers")
+@pytest.mark.parametrize("damage", [None, float("nan")])
+def test_buffers_that_are_learned_are_there_and_finite(tmp_path, damage):
+    """The bias by which experts are picked is no parameter, and never reaches the logits itself."""
+    families.write(families.FAMILIES["lfm2_moe"].config(2), tmp_path)
+    assert load(tmp_path) is not None
+    stored = load_file(tmp_path / "model.safetensors")
+    (name,) = (name for name in stored if name.endswith("expert_bias"))
+    bias = stored.pop(name)
+    if damage is not None:
+        stored[name] = torch.full_like(bias, damage)
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    assert name in refusal(load, tmp_path)
 
 
 def refusal(call, folder):

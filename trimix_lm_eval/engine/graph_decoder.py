@@ -42,11 +42,13 @@ def why_eager(fuser: Fuser) -> str | None:
     ]
     plain = [s.name for s in sources if s.plain]
     states = [s.name for s in sources if s.row_bytes and (len(fuser.configs) > 1 or not s.masked)]
+    several = [s.name for s in sources if s.never_one]
     reasons = {
         "cuda_graphs=off": not ensemble.cuda_graphs,
         "not on a GPU": any(source.device.type != "cuda" for source in sources),
         f"spread over several devices: {', '.join(spread)}": bool(spread),
         f"run without a cache: {', '.join(plain)}": bool(plain),
+        f"goes on by several tokens only: {', '.join(several)}": bool(several),
         f"keeps nothing but states, or forks them: {', '.join(states)}": bool(states),
     }
     return next((why for why, holds in reasons.items() if holds), None)

@@ -134,6 +134,7 @@ class ModelRunner:
             its cache for some rows (see `state_cache`); None of others.
         masked: Whether it takes masks, as all do that keep any keys.
         one_by_one: Whether it goes on from its states by one token at a time only.
+        never_one: Whether it goes on from them by several tokens only.
         token_bytes: Bytes of its cache per token of a row.
         row_bytes: Bytes of its states per row.
         rounding: How far its logits move, relative to their size, if its embeddings are rounded
@@ -161,7 +162,7 @@ class ModelRunner:
         self.finish: Callable[[Tensor], Tensor] = unchanged
         self.plain = self.shares_prefixes = self.one_row = False
         self.splits = self.masked = True
-        self.one_by_one = False
+        self.one_by_one = self.never_one = False
         self.new_state_cache: Callable[[int], Any] | None = None
         self.token_bytes = self.row_bytes = 0
         self.rounding = self.difference = 0.0

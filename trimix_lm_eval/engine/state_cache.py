@@ -72,6 +72,7 @@ class StateCache:
         table: The rows' tokens, in slots as they are in ``kv``.
         shares: Whether rows can share prefixes of keys and values.
         one_by_one: Whether the model goes on from a state by one token at a time only.
+        never_one: Whether it goes on by several tokens only.
         kv: Keys and values of the layers that have them; None if nothing was run yet.
         rows: The snapshots of each row, at more and more tokens; None if nothing was run yet.
 
@@ -86,11 +87,12 @@ class StateCache:
         table: TokenTable,
         shares: bool,
         one_by_one: bool,
+        never_one: bool,
         kv: KVCache | None = None,
         rows: list[list[Snapshot]] | None = None,
     ) -> None:
         self.layout, self.table, self.kv = layout, table, kv or KVCache()
-        self.shares, self.one_by_one = shares, one_by_one
+        self.shares, self.one_by_one, self.never_one = shares, one_by_one, never_one
         self.rows = rows if rows is not None else [[_EMPTY] for _ in table.length]
         self.drafting, self.told_more = False, 0
 
@@ -167,7 +169,8 @@ class StateCache:
 
     def _with(self, table: TokenTable, kv: KVCache, rows: list[list[Snapshot]]) -> StateCache:
         """A cache of the same model."""
-        return StateCache(self.layout, table, self.shares, self.one_by_one, kv, rows)
+        how = self.shares, self.one_by_one, self.never_one
+        return StateCache(self.layout, table, *how, kv, rows)
 
     def _forget(self, tokens: Sequence[int]) -> None:
         """Go back to the last snapshots of rows that have seen no more than so many tokens."""
@@ -301,14 +304,23 @@ class StateCache:
         pieces, left, states = [], 0, self._stacked()
         cuts = sorted({*self._cuts(counts, begun, certain), *asked} - {0})
         for end in self._ends(cuts, begun):
+            alone = self.never_one and end == left + 1 and bool(left or any(begun))
+            if alone and end < width:
+                continue  # no state is taken here
             at = self.table.slots
-            self.table.append(ids[:, left:end], valid[:, left:end])
+            piece, real = ids[:, left:end], valid[:, left:end]
+            if alone:  # beside padding, behind which there is no state
+                piece, real = (
+                    torch.cat([piece, piece], dim=1),
+                    torch.cat([real, torch.zeros_like(real)], dim=1),
+                )
+            self.table.append(piece, real)
             model_cache = KVCache()
             model_cache.told_more = self.told_more
             model_cache.layers = self.layout.layers(self.kv, states)
-            pieces.append(forward(self.table, at, model_cache, self.kv))
+            pieces.append(forward(self.table, at, model_cache, self.kv)[:, : end - left])
             states = self.layout.states(model_cache.layers)
-            if end in cuts:
+            if end in cuts and not alone:
                 self._remember(states, begun, counts, end)
             left = end
         hidden = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
@@ -322,7 +334,8 @@ class StateCache:
             return sorted({n for n in counts if n > 0}) or [1]
         cuts = {max(1, *counts)}
         if certain is not None:
-            again = [sure - tokens for sure, tokens in zip(certain, begun, strict=True)]
+            pairs = zip(certain, begun, counts, strict=True)
+            again = [min(sure - tokens, n) for sure, tokens, n in pairs]
             if max(again) > MOST_AGAIN:
                 cuts.add(min(n for n in again if n > MOST_AGAIN // 2))
         return sorted(cuts)

@@ -123,9 +123,9 @@ def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
     """Refuse a model of which transformers has made up a part, at random and in silence.
 
     It is told by the ``loading_info`` of transformers, in which neither tied weights are nor what a
-    class of models may lack. Buffers are left out here: what is not stored is computed.
+    class of models may lack.
     """
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    parameters = {name for name, _ in _learned(model)}
     again = "copy or download the model again; or its config.json is that of another model"
     missing = sorted(parameters & set(told.get("missing_keys", ())))
     if missing:
@@ -152,13 +152,26 @@ def _check_complete(where: str, model: Any, told: Mapping[str, Any]) -> None:
 
 def _check_finite(where: str, model: Any) -> None:
     """Refuse weights that are NaN or infinite; looking takes far less time than loading."""
-    bad = [name for name, tensor in model.named_parameters() if not _finite(tensor)]
+    bad = [name for name, tensor in _learned(model) if not _finite(tensor)]
     if bad:
         raise TrimixError(
             f"The weights of {where} are NaN or infinite in {len(bad)} tensors: {_first(bad)}.",
             "copy or download the model again; if dtype=float16 is given, leave it out: float16 "
             "has no numbers above 65,504",
         )
+
+
+def _learned(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a model by name, tied ones by each, and the buffers that are learned.
+
+    A buffer of floats that is stored with the parameters is taken to be learned (the biases by
+    which some models pick experts are), but for those that old versions stored and new ones make.
+    """
+    yield from model.named_parameters(remove_duplicate=False)
+    stored = model.state_dict(keep_vars=True)
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        if name in stored and buffer.is_floating_point() and not _BUFFERS.search(name):
+            yield name, buffer
 
 
 def _finite(tensor: torch.Tensor) -> bool:
