@@ -33,7 +33,8 @@ def check_run(
         model_args: As for ``lm_eval --model_args``; given, they take the place of the file's, as
             in lm-eval.
         metadata: As for ``lm_eval --metadata``; if there is any, it takes the place of the file's.
-        load: Load the models and answer some requests, to say how long the run will take.
+        load: Load the models, to say how each is run, and answer some requests of the tasks, to
+            say how long the run will take.
 
     Returns:
         What was found, in lines for reading.
@@ -68,10 +69,10 @@ def check_run(
     if refused:
         raise together(refused)
     if load and not names:
-        raise TrimixError(
-            "--load times the tasks of a run, and there are none.",
-            "give --config FILE with `tasks` in it, or leave --load out",
-        )
+        from trimix_lm_eval.harness import timing
+        from trimix_lm_eval.llm import TriMix
+
+        lines += timing.verdict(TriMix.from_settings(found[0][0]).fuser)
     if names and path:
         wanted = {**run, "model_args": given, "metadata": dict(metadata or _metadata(run))}
         for key in given.keys() & wanted.keys():  # beside model_args and in it

@@ -200,10 +200,10 @@ def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float)
     parts = [("loading and building requests", before), *spent]
     told += [f"  {clock(seconds)}  {name}" for name, seconds in parts]
     told.append(f"memory in the probe: {_in_use()}")
-    return [*_verdict(model.fuser), *told]
+    return [*verdict(model.fuser), *told]
 
 
-def _verdict(fuser: Fuser) -> list[str]:
+def verdict(fuser: Fuser) -> list[str]:
     """How each source is run, as was found out when it was loaded."""
     rows = [("loaded", "class", "remembers", "prompts shared", "drafts", "off by", "may be off by")]
     sources = {source.name: described(source) for source in fuser.ensemble.sources}
