@@ -29,8 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--load",
         action="store_true",
-        help="load the models, and answer some requests of each task: how is each model run, and how "
-        "long will the run take?",
+        help="load the models, and answer some requests of each task: how is each model run, and "
+        "how long will the run take?",
     )
 
 
