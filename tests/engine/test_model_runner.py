@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from tests.conftest import config_of
+from trimix_lm_eval.engine import kv_cache
 from trimix_lm_eval.engine.model_runner import body_of
 from trimix_lm_eval.engine.probe import load_runner
 from trimix_lm_eval.utils import errors
@@ -61,6 +62,17 @@ def test_the_cache_goes_by_the_models_own_name(model, version):
     # A forward that fails is run without a cache, so that this would be slow, not wrong.
     assert not runner.plain
     assert runner.token_bytes > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_a_model_of_several_runs_shares_prompts_in_all(family):
+    model = AutoModelForCausalLM.from_config(config_of(family, "small_cpt")).eval()
+    before = model.config._attn_implementation
+    for _ in range(3):
+        runner = load_runner("small_cpt", model, 265)
+        assert runner.shares_prefixes and not runner.why_not
+    kv_cache.uninstall_attention(model)
+    assert model.config._attn_implementation == before
 
 
 def test_a_model_that_looks_ahead_is_refused():

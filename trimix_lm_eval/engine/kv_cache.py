@@ -569,24 +569,24 @@ def _with_prefixes(
     return query, pair[0], pair[1], mask
 
 
-def install_attention(model: Any) -> str | None:
+def install_attention(model: Any) -> bool:
     """Have a model attend with `shared_prefix_attention`.
 
     Returns:
-        The implementation that it had, for `uninstall_attention`; None if it cannot be told, and is
-        as it was.
+        Whether it can be told to; else it is as it was.
     """
     config = model.config.get_text_config()
     before: str = config._attn_implementation
     able = before == "sdpa" or (before == "eager" and model._supports_attention_backend)
     if not able:
-        return None
+        return False
     AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
     AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
     model.set_attn_implementation(ATTENTION_NAME)
-    return before if config._attn_implementation == ATTENTION_NAME else None
+    return bool(config._attn_implementation == ATTENTION_NAME)
 
 
-def uninstall_attention(model: Any, before: str) -> None:
-    """Have a model attend again as `install_attention` said that it did before."""
-    model.set_attn_implementation(before)
+def uninstall_attention(model: Any) -> None:
+    """Have a model attend again as before `install_attention`, if that was asked for."""
+    if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
+        model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")

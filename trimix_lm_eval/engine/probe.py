@@ -53,6 +53,7 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     Raises:
         TrimixError: The model does not fit, or fails on a short text.
     """
+    uninstall_attention(model)  # of one that was loaded for another run, too
     runner = ModelRunner(name, model, vocab_size)
     takes = inspect.signature(runner.body.forward).parameters
     names = [name for name in _CACHE_NAMES if name in takes]
@@ -78,11 +79,10 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         )
     runner.rounding = _rounding(runner, ids, expected)
     _refuse_bidirectional(runner, ids, output.logits[0, : length // 2])
-    before = install_attention(model) if own_attention else None
-    for way in _ways(runner, before is not None or not runner.masked):
-        if not way.shares and before is not None:
-            uninstall_attention(model, before)
-            before = None
+    installed = own_attention and install_attention(model)
+    for way in _ways(runner, installed or not runner.masked):
+        if not way.shares:
+            uninstall_attention(model)
         runner.shares_prefixes, runner.one_row, runner.one_by_one = way
         why = _disagreement(runner, ids, expected)
         if not why:

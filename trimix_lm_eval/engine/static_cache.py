@@ -227,7 +227,6 @@ class StaticCache(DynamicCache):
         numbers: As of `KVCache`.
         layout: Which of the model's layers keep states; None if none does.
         states: Of the rows; None if no layer keeps any.
-        whole: What the model takes.
     """
 
     def __init__(self, like: Any, shape: StaticShape, depth: int = 1) -> None:
@@ -241,14 +240,19 @@ class StaticCache(DynamicCache):
         ]
         self.layout = getattr(like, "layout", None)
         self.states: StaticStates | None = None
-        self.whole: DynamicCache = self
+        self._whole: DynamicCache | None = None
         if self.layout is not None:
             from trimix_lm_eval.engine.static_states import StaticStates
 
             self.states = StaticStates(self.layout, like.row_states, shape.rows, depth, device)
-            self.whole = DynamicCache()
-            self.whole.layer_class_to_replicate = None
-            self.whole.layers = self.layout.together(self.layers, self.states.layers)
+            self._whole = DynamicCache()
+            self._whole.layer_class_to_replicate = None
+            self._whole.layers = self.layout.together(self.layers, self.states.layers)
+
+    @property
+    def whole(self) -> DynamicCache:
+        """What the model takes."""
+        return self if self._whole is None else self._whole
 
     @property
     def row_states(self) -> States:

@@ -15,15 +15,23 @@ pytestmark = pytest.mark.skipif("qwen3_5" not in FAMILIES, reason="needs a newer
 
 
 @pytest.mark.parametrize(
-    ("large", "small", "drafts"), [("llama", "qwen3_5", True), ("qwen3_5", "llama", False)]
+    ("large", "small", "policy", "drafts"),
+    [
+        ("llama", "qwen3_5", "gate", True),
+        ("llama", "qwen3_5", "ppl", False),
+        ("qwen3_5", "llama", "ppl", False),
+    ],
 )
-def test_sources_of_different_kinds(pico, decoders, large, small, drafts):
-    """States of the drafter are kept behind each draft; those of others allow none."""
+def test_sources_of_different_kinds(pico, decoders, large, small, policy, drafts):
+    """States of the drafter are kept behind each draft; those of others allow none.
+
+    A gate needs no small_base, which ppl does.
+    """
     folders = {
         "large_ins": pico(large)["large_ins"],
         **{role: pico(small)[role] for role in ("small_cpt", "small_base")},
     }
-    asked = {**folders, "policy": "ppl", "dtype": "float32", "batch_size": 3, "speculative": 3}
+    asked = {**folders, "policy": policy, "dtype": "float32", "batch_size": 3, "speculative": 3}
     cpu, device = (TriMix.from_pretrained(**asked, device=where) for where in ("cpu", "cuda:0"))
     for how in ({}, {"temperature": 0.9}):
         assert written(device, jobs_of(**how)) == written(cpu, jobs_of(**how))
