@@ -172,6 +172,9 @@ class KVCache(DynamicCache):
         told_more: What is added to the number of slots when a model asks for it, by `probe`.
     """
 
+    #: Bytes that a row takes whatever its length.
+    row_bytes = 0
+
     def __init__(self, numbers: Sequence[int] | None = None) -> None:
         super().__init__()
         self.layer_class_to_replicate = KVCacheLayer
@@ -192,9 +195,6 @@ class KVCache(DynamicCache):
         """Forget all but the first ``slots`` slots, counted without a shared prefix."""
         for layer in self.layers:
             layer.crop(slots)
-
-    #: Bytes that a row takes whatever its length.
-    row_bytes = 0
 
     def begin_draft(self, lengths: Sequence[int]) -> None:
         """Nothing: slots of tokens that are dropped are cut off, or hidden by the mask."""

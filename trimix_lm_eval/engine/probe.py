@@ -61,24 +61,10 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     _look_for_states(runner)
     length = 24 + _local_window(runner.config)
     ids = torch.arange(length) * 7919 % min(vocab_size, runner.config.vocab_size)
-    try:
-        output = model(input_ids=ids[None].to(runner.device), use_cache=False)
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise
-        raise TrimixError(
-            f"{name} was loaded, but fails on a short text: {error}",
-            "check dtype, quantization and attn_implementation of this source",
-        ) from error
-    expected = output.logits[0, length // 2 :, :vocab_size].float()
-    if bool(expected.isnan().any()):
-        raise TrimixError(
-            f"{name} gives logits that are NaN, on any text.",
-            f"try another dtype ({name}_dtype=float32 or bfloat16; float16 overflows in some "
-            "models), or download its weights again",
-        )
+    whole = _first_logits(runner, ids)
+    expected = whole[length // 2 :, :vocab_size].float()
     runner.rounding = _rounding(runner, ids, expected)
-    _refuse_bidirectional(runner, ids, output.logits[0, : length // 2])
+    _refuse_bidirectional(runner, ids, whole[: length // 2])
     installed = own_attention and install_attention(model)
     for way in _ways(runner, installed or not runner.masked):
         if not way.shares:
@@ -101,6 +87,30 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         "is run row by row without a cache. Results are exact, but slow."
     )
     return runner
+
+
+def _first_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
+    """``[T, V]`` logits of the first text that a model is given; one that fails on it is refused.
+
+    Raises:
+        TrimixError: It does not run, or the logits of the second half are NaN.
+    """
+    try:
+        logits = _plain_logits(runner, ids)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise TrimixError(
+            f"{runner.name} was loaded, but fails on a short text: {error}",
+            "check dtype, quantization and attn_implementation of this source",
+        ) from error
+    if bool(logits[len(ids) // 2 :, : runner.vocab_size].isnan().any()):
+        raise TrimixError(
+            f"{runner.name} gives logits that are NaN, on any text.",
+            f"try another dtype ({runner.name}_dtype=float32 or bfloat16; float16 overflows in "
+            "some models), or download its weights again",
+        )
+    return logits
 
 
 def described(runner: ModelRunner) -> dict[str, Any]:
@@ -153,11 +163,10 @@ def _rounding(runner: ModelRunner, ids: Tensor, expected: Tensor) -> float:
 
     hook = runner.model.get_input_embeddings().register_forward_hook(moved)
     try:
-        output = runner.model(input_ids=ids[None].to(runner.device), use_cache=False)
+        other = _plain_logits(runner, ids)[len(ids) // 2 :, : runner.vocab_size]
     finally:
         hook.remove()
-    other = output.logits[0, len(ids) // 2 :, : runner.vocab_size].float()
-    return float((other - expected).norm() / expected.norm())
+    return _apart(other.float(), expected)
 
 
 def _look_for_states(runner: ModelRunner) -> None:
@@ -279,7 +288,7 @@ def _disagreement(runner: ModelRunner, ids: Tensor, expected: Tensor) -> str:
             why = why or f"{type(error).__name__}: {first_line(error)}"
             continue
         for finish in _finishes(runner.config):
-            off = float((finish(raw) - expected).norm() / expected.norm())
+            off = _apart(finish(raw), expected)
             if off < best:
                 best, found = off, (by_type, finish)
     if best > _tolerance(runner):
@@ -296,7 +305,7 @@ def _splits(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
         states = whole.last_hidden_state[0, len(ids) // 2 :]
         for finish in _finishes(runner.config):
             runner.finish = finish
-            off = float((runner.compute_logits(states) - expected).norm() / expected.norm())
+            off = _apart(runner.compute_logits(states), expected)
             if off < (1e-4 if runner.dtype == torch.float32 else 1e-2):  # the same operations
                 return True
     except Exception as error:  # a foreign forward may raise anything
