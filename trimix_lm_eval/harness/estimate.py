@@ -31,6 +31,7 @@ from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
 from trimix_lm_eval.loading.preflight.memory import gib
+from trimix_lm_eval.utils.columns import aligned
 from trimix_lm_eval.utils.windows import Window, continuation_windows
 
 if TYPE_CHECKING:
@@ -306,10 +307,7 @@ def lines(model: Unloaded, jobs: Sequence[Job]) -> list[str]:
         if read is not None:
             rows.append((f"{part.task} weights", "", *_row([read])))
     rows.append(("in all", "", *_row(works)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    told = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    told = aligned(rows)
     names = ", ".join(model.report.devices)
     told.append(f"each source ({names}) runs these, {model.batch_size} rows at a time")
     if any(work.new_tokens for work in works):

@@ -24,6 +24,7 @@ from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
 from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading.preflight.memory import gib
+from trimix_lm_eval.utils.columns import aligned
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -211,10 +212,7 @@ def verdict(fuser: Fuser) -> list[str]:
         yes = ["yes" if how[key] else "no" for key in ("prompts_shared", "drafts")]
         off = ["?" if how[key] is None else f"{how[key]:g}" for key in ("difference", "tolerance")]
         rows.append((name, how["class"], how["memory"], *yes, *off))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    told = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    told = aligned(rows)
     told += [f"{name}: {how['why_not']}" for name, how in sources.items() if how["why_not"]]
     graphs = graph_decoder.told(fuser)
     why = f" ({graphs['reason']})" if graphs["reason"] else ""

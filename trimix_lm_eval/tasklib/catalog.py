@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trimix_lm_eval.utils.columns import aligned
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.paths import tasks_dir
 from trimix_lm_eval.utils.yaml_files import read_yaml
@@ -88,12 +89,7 @@ def list_tasks(configs: dict[str, Config], pattern: str, reach: Reach) -> list[s
         return []
     rows.sort(key=lambda row: (row.kind, row.name))
     table = [tuple(field.upper() for field in Listed._fields), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    return [*lines, *_notes(notes)]
+    return [*aligned(table), *_notes(notes)]
 
 
 def _notes(notes: Notes) -> Iterator[str]:

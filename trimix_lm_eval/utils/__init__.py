@@ -9,6 +9,7 @@ io.py            files written as a whole or not at all
 yaml_files.py    YAML as people write it
 outputs.py       what a command may write over
 code_files.py    Python code by its content
+columns.py       tables for a terminal
 templates.py     the one jinja2 environment
 paths.py         where the files are that ship with the package
 progress.py      one bar on a terminal, one line elsewhere

@@ -23,6 +23,7 @@ from trimix_lm_eval.loading.preflight.files import tensors_of
 from trimix_lm_eval.loading.preflight.kept import BUILT_IN, Kept, kept_by
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.loading.text_part import of_text, text_part
+from trimix_lm_eval.utils.columns import aligned
 from trimix_lm_eval.utils.errors import TrimixError, first_line
 
 GIB = 1024**3
@@ -174,8 +175,7 @@ def table(estimates: Sequence[Estimate], free: dict[str, int | None]) -> list[st
         cache = None if e.cache is None else e.cache * 1000
         sizes = [gib(e.weights), gib(cache), *([gib(e.states)] if stateful else [])]
         rows.append([e.source, e.path, e.device, e.precision, count, *sizes])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    lines = aligned(rows)
     for device in dict.fromkeys(e.device for e in estimates):
         needed = sum(e.weights or 0 for e in estimates if e.device == device)
         there = f"{gib(free[device])} free" if device in free else "spread over all GPUs"
