@@ -103,6 +103,34 @@ def test_scoring_runs_little_twice(three, make, chunk_tokens):
         assert found[i].log_likelihood == pytest.approx(-float(nll.sum()), abs=1e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("most", [1, 3])
+def test_where_memory_runs_out_fewer_options_run_at_a_time(three, monkeypatch, batch, most):
+    draw = random.Random(2)
+    prompt = Prompt(ids(draw, 20))
+    requests = [ScoringRequest(prompt, ids(draw, 12 + i), 0) for i in range(7)]
+    requests += common_beginnings(draw)
+    model = three.weighted("fixed", alpha=0.4, beta=0.8)
+    with torch.inference_mode():
+        want = by_index(scorer.score(model.fuser, requests, batch, 600))
+    for source in model.fuser.ensemble.sources:
+        monkeypatch.setattr(source.new_state_cache(1).layout, "most_branches", 1000)
+    refused = []
+
+    def refuse(module, args, kwargs):
+        rows = kwargs["input_ids"].shape[0]
+        if rows > most:
+            refused.append(rows)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    body = model.fuser.ensemble.sources[0].body
+    with body.register_forward_pre_hook(refuse, with_kwargs=True), torch.inference_mode():
+        found = by_index(scorer.score(model.fuser, requests, batch, 600))
+    assert 1 <= len(refused) <= 5, "the limit is remembered"
+    for i, score in want.items():
+        assert found[i].log_likelihood == pytest.approx(score.log_likelihood, abs=1e-4)
+
+
 PROMPTS = ["The hen", "x", "There were rivers in the barn.\n"]
 
 

@@ -33,6 +33,7 @@ from trimix_lm_eval.engine.kv_cache import KVCache
 from trimix_lm_eval.engine.request import Tokens
 from trimix_lm_eval.engine.state_layers import CacheLayout, States
 from trimix_lm_eval.fusion.logits import to_device
+from trimix_lm_eval.utils.errors import is_out_of_memory, warn_once
 
 #: Tokens of a row that are run again each time, rather than once more for a state behind them.
 MOST_AGAIN = 8
@@ -231,38 +232,52 @@ class StateCache:
         groups: list[list[_Path]] = [[] for _ in self.rows]
         for path in branch_paths(table, start):
             groups[path.row].append(path)
-        fed = []
-        todo: list[tuple[StateCache, list[int], list[list[_Path]]]] = []
-        todo += self._parts(list(range(len(groups))), groups)
+        fed: list[_Fed] = []
+        todo = self._parts(list(range(len(groups))), groups)
         while todo:
-            before, rows, some = todo.pop()
-            cache = before._fork(rows)
-            begun = [mine[-1].tokens for mine in cache.rows]
-            ends = [_common(paths, n) for paths, n in zip(some, begun, strict=True)]
-            trunks = [
-                _Path(paths[0].row, paths[0].slots[:end])
-                for paths, end in zip(some, ends, strict=True)
-            ]
-            go_on = [i for i, paths in enumerate(some) if len(paths) > 1]
-            if any(end > n for end, n in zip(ends, begun, strict=True)):
-                asked = {ends[i] - begun[i] for i in go_on}
-                fed.append(cache._feed(forward, table, trunks, None, asked))
-            rest = [_divided(some[i], ends[i]) for i in go_on]
-            todo += cache._parts(
-                [row for row, mine in zip(go_on, rest, strict=True) for _ in mine],
-                [paths for mine in rest for paths in mine],
-            )
+            part = todo.pop()
+            try:
+                done, more = part.cache._run_part(forward, table, part)
+            except Exception as error:
+                fewest = part.cache is self or len(part.rows) == 1
+                if fewest or not is_out_of_memory(error):
+                    raise
+                most = self.layout.most_branches = len(part.rows) // 2
+                warn_once(f"Out of memory: going on with {most} options of a prompt at a time.")
+                done, more = [], part.cache._parts(part.rows, part.groups)
+            fed += done
+            todo += more
         return _gathered(fed, table, start, wanted)
 
-    def _parts(
-        self, rows: list[int], groups: list[list[_Path]]
-    ) -> Iterator[tuple[StateCache, list[int], list[list[_Path]]]]:
+    def _run_part(
+        self, forward: Forward, table: Tokens, part: _Part
+    ) -> tuple[list[_Fed], list[_Part]]:
+        """Run what the texts of each group have in common; returns what is left to run."""
+        cache = self._fork(part.rows)
+        begun = [mine[-1].tokens for mine in cache.rows]
+        ends = [_common(paths, n) for paths, n in zip(part.groups, begun, strict=True)]
+        trunks = [
+            _Path(paths[0].row, paths[0].slots[:end])
+            for paths, end in zip(part.groups, ends, strict=True)
+        ]
+        go_on = [i for i, paths in enumerate(part.groups) if len(paths) > 1]
+        fed = []
+        if any(end > n for end, n in zip(ends, begun, strict=True)):
+            asked = {ends[i] - begun[i] for i in go_on}
+            fed.append(cache._feed(forward, table, trunks, None, asked))
+        rest = [_divided(part.groups[i], ends[i]) for i in go_on]
+        return fed, cache._parts(
+            [row for row, mine in zip(go_on, rest, strict=True) for _ in mine],
+            [paths for mine in rest for paths in mine],
+        )
+
+    def _parts(self, rows: list[int], groups: list[list[_Path]]) -> list[_Part]:
         """Groups of texts that go on from rows, as many at a time as states have room."""
-        most = max(len(self.rows), _BRANCH_BYTES // max(self.row_bytes, 1))
+        room = max(len(self.rows), _BRANCH_BYTES // max(self.row_bytes, 1))
+        most = min(room, self.layout.most_branches)
         pairs = [pair for pair in zip(rows, groups, strict=True) if pair[1]]
-        for at in range(0, len(pairs), most):
-            some = pairs[at : at + most]
-            yield self, [row for row, _ in some], [paths for _, paths in some]
+        some = [pairs[at : at + most] for at in range(0, len(pairs), most)]
+        return [_Part(self, [row for row, _ in x], [paths for _, paths in x]) for x in some]
 
     def _fork(self, rows: list[int]) -> StateCache:
         """Copies of some rows, to be thrown away when they have run."""
@@ -388,6 +403,20 @@ class _Path(NamedTuple):
 
     row: int
     slots: Tensor
+
+
+class _Part(NamedTuple):
+    """Groups of texts that are run side by side.
+
+    Attributes:
+        cache: What they go on from.
+        rows: The row of each group there.
+        groups: Texts that go on from the same row.
+    """
+
+    cache: StateCache
+    rows: list[int]
+    groups: list[list[_Path]]
 
 
 class _Fed(NamedTuple):

@@ -8,6 +8,7 @@ a new one is filled for every pass, since models write to the tensors that they 
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,8 @@ class CacheLayout:
             i for i, x in enumerate(self.templates) if isinstance(x, LinearAttentionCacheLayerMixin)
         ]
         self.keyed = [i for i, x in enumerate(self.templates) if isinstance(x, CacheLayerMixin)]
+        #: Texts that branch off others and are run side by side; fewer once memory has run out.
+        self.most_branches = sys.maxsize
 
     def layers(self, kv: KVCache, states: States | None) -> list[Any]:
         """The layers of a pass.
