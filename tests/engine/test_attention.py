@@ -116,7 +116,7 @@ def test_sinks_and_soft_caps_in_captured_steps(asked, softcap, sinks, families):
 @pytest.mark.parametrize("more", [{"position_bias": 1}, {"indices": 0}, {"dropout": 0.1}])
 def test_what_a_layer_asks_for_and_we_do_not_know_is_an_error(asked, more):
     query, key, value, _, mask = asked
-    known = {"sliding_window": 3, "is_causal": True, "dropout": 0.0, "output_router_logits": None}
+    known = {"sliding_window": 3, "is_causal": True, "dropout": 0.0, "output_router_logits": False}
     module, own = SimpleNamespace(num_key_value_groups=MANY // FEW), mask[..., max(LENGTHS) :]
     shared_prefix_attention(module, query, key, value, own, **known)
     with pytest.raises(TypeError, match=f"asks for {next(iter(more))}"):

@@ -18,6 +18,7 @@ HAS_STATES = hasattr(cache_utils, "LinearAttentionAndFullAttentionLayer")
 #: What the large models of a row remember, and whether they go on by several tokens at once.
 KINDS = {
     "qwen3_5_text": ("keys and states", True),
+    "qwen3_next": ("keys and states", True),
     "falcon_h1": ("keys and states", True),
     "mamba2": ("states", True),
     "jamba": ("keys and states", False),

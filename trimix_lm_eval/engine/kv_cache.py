@@ -357,7 +357,8 @@ def shared_prefix_attention(
     Raises:
         TypeError: The layer asks for something else.
     """
-    unknown = {name for name, given in kwargs.items() if given is not None} - _IMPLIED
+    asked = {name for name, given in kwargs.items() if given is not None and given is not False}
+    unknown = asked - _IMPLIED
     if unknown or kwargs.get("dropout"):
         raise TypeError(f"its attention asks for {', '.join(sorted(unknown or {'dropout'}))}")
     scores = Scores(query.shape[3] ** -0.5 if scaling is None else scaling, softcap, s_aux)

@@ -65,6 +65,8 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     expected = whole[length // 2 :, :vocab_size].float()
     runner.rounding = _rounding(runner, ids, expected)
     _refuse_bidirectional(runner, ids, whole[: length // 2])
+    has_states = runner.new_state_cache is not None
+    narrow = _with_narrow_time_steps(runner, ids) if has_states else None
     installed = own_attention and install_attention(model)
     for way in _ways(runner, installed or not runner.masked):
         if not way.shares:
@@ -73,8 +75,8 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         why = _disagreement(runner, ids, expected)
         if not why:
             runner.why_not = "" if way == _Way(True) else runner.why_not
-            if runner.new_state_cache is not None and not runner.one_by_one:
-                runner.never_one = not _goes_on_by_one(runner, ids)
+            if narrow is not None and not runner.one_by_one:
+                runner.never_one = not _goes_on_by_one(runner, ids, narrow)
             return runner
         if not runner.why_not:
             runner.why_not = why
@@ -315,17 +317,24 @@ def _splits(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
     return False
 
 
-def _goes_on_by_one(runner: ModelRunner, ids: Tensor) -> bool:
+def _with_narrow_time_steps(runner: ModelRunner, ids: Tensor) -> Tensor:
+    """``[_SINGLE, V]`` logits of the first tokens of a text's second half, time steps narrowed."""
+    with _narrow_time_steps(runner):
+        half = len(ids) // 2
+        return _plain_logits(runner, ids[: half + _SINGLE])[half:]
+
+
+def _goes_on_by_one(runner: ModelRunner, ids: Tensor, expected: Tensor) -> bool:
     """Whether a model with states gives the same by single tokens, which take a path of their own.
 
     Args:
         runner: Of the model, found to run by several tokens.
         ids: ``[T]`` the text.
+        expected: Logits of `_with_narrow_time_steps`, from before our attention was installed.
     """
     half = len(ids) // 2
     table, cache, found = TokenTable(1, runner.device), runner.new_cache(1), []
     with _narrow_time_steps(runner):
-        expected = _plain_logits(runner, ids[: half + _SINGLE])[half:]
         for start, end in [(0, half), *((at, at + 1) for at in range(half, half + _SINGLE))]:
             table.append(ids[None, start:end], torch.ones(1, end - start, dtype=torch.bool))
             found.append(runner.forward(table, start, cache, torch.tensor([end - start - 1])))
