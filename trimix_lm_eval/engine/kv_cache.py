@@ -40,7 +40,7 @@ ATTENTION_NAME = "trimix"
 #: Up to so many queries per row are answered here, more are left to ``sdpa``.
 FEW_QUERIES = 16
 #: What layers tell their attention besides, and what the mask says or what changes nothing.
-_IMPLIED = {"dropout", "sliding_window", "is_causal", "position_ids", "use_cache"}
+_IMPLIED = {"dropout", "sliding_window", "is_causal", "position_ids", "use_cache", "chunk_size"}
 #: A buffer grows by this share of what it must hold, and by no fewer slots than these.
 _GROWTH, _LEAST_GROWTH = 0.25, 32
 

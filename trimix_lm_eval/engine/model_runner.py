@@ -41,6 +41,8 @@ from trimix_lm_eval.utils.errors import TrimixError
 LOGIT_BYTES = 256 * 2**20
 #: The logit of an id that stands for no token.
 _NEVER = -1e4
+#: Tokens up to which states are computed in chunks of their own (see `_short_chunks`).
+_SHORT_CHUNK = 32
 #: Tokens (rows times columns) of one forward pass of a long prompt.
 CHUNK_TOKENS = 2048
 
@@ -135,6 +137,7 @@ class ModelRunner:
         masked: Whether it takes masks, as all do that keep any keys.
         one_by_one: Whether it goes on from its states by one token at a time only.
         never_one: Whether it goes on from them by several tokens only.
+        short_chunks: Whether it can be told to compute states in chunks no longer than its input.
         token_bytes: Bytes of its cache per token of a row.
         row_bytes: Bytes of its states per row.
         rounding: How far its logits move, relative to their size, if its embeddings are rounded
@@ -162,7 +165,7 @@ class ModelRunner:
         self.finish: Callable[[Tensor], Tensor] = unchanged
         self.plain = self.shares_prefixes = self.one_row = False
         self.splits = self.masked = True
-        self.one_by_one = self.never_one = False
+        self.one_by_one = self.never_one = self.short_chunks = False
         self.new_state_cache: Callable[[int], Any] | None = None
         self.token_bytes = self.row_bytes = 0
         self.rounding = self.difference = 0.0
@@ -214,6 +217,7 @@ class ModelRunner:
             use_cache=True,
             **{self.cache_name: cache},
             **({"trimix_shared": kv} if kv.shared else {}),
+            **(_short_chunks(ids.shape[1]) if self.short_chunks else {}),
         )
         states: Tensor = output.last_hidden_state
         return states
@@ -283,6 +287,12 @@ class ModelRunner:
             left &= ~mine
         order = torch.cat(places).argsort()
         return torch.cat(found)[to_device(order, found[0].device)]
+
+
+def _short_chunks(tokens: int) -> dict[str, int]:
+    """What has gated delta rules not fill up a chunk, of 64 tokens, where few are run."""
+    size = 1 << (tokens - 1).bit_length()
+    return {"chunk_size": size} if 1 < size <= _SHORT_CHUNK else {}
 
 
 def body_of(model: Any) -> Any:

@@ -71,16 +71,17 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
     for way in _ways(runner, installed or not runner.masked):
         if not way.shares:
             uninstall_attention(model)
-        runner.shares_prefixes, runner.one_row, runner.one_by_one = way
+        runner.shares_prefixes, runner.one_row, runner.one_by_one, runner.short_chunks = way
         why = _disagreement(runner, ids, expected)
         if not why:
-            runner.why_not = "" if way == _Way(True) else runner.why_not
+            best = way.shares and not (way.one_row or way.one_by_one)
+            runner.why_not = "" if best else runner.why_not
             if narrow is not None and not runner.one_by_one:
                 runner.never_one = not _goes_on_by_one(runner, ids, narrow)
             return runner
-        if not runner.why_not:
+        if not (runner.why_not or way.short_chunks):
             runner.why_not = why
-    runner.one_row = runner.one_by_one = False
+    runner.one_row = runner.one_by_one = runner.short_chunks = False
     runner.plain, runner.token_bytes, runner.row_bytes = True, 0, 0
     runner.new_state_cache = None
     runner.splits = _splits(runner, ids, expected)
@@ -136,11 +137,14 @@ class _Way(NamedTuple):
     shares: bool
     one_row: bool = False
     one_by_one: bool = False
+    short_chunks: bool = False
 
 
 def _ways(runner: ModelRunner, shares: bool) -> Iterator[_Way]:
     """What to try with a model, the best first; ``shares`` is whether rows may share prefixes."""
     for shared in (True, False) if shares else (False,):
+        if runner.new_state_cache is not None:
+            yield _Way(shared, short_chunks=True)
         yield _Way(shared)
         if runner.new_state_cache is not None:
             # The first forms of Mamba scan several tokens from the beginning of a text only.
