@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -197,9 +199,14 @@ class Stopped(BaseException):
     """Raised where a process is to end."""
 
 
-def test_a_hybrid_goes_on_as_if_it_had_not_been_stopped(tmp_path, monkeypatch, capsys):
-    base = build(tmp_path / "base", "Lfm2Config")
-    given = config(base, tmp_path, steps=4, evaluations=2)
+#: The second has experts: one tensor in memory, many in files.
+@pytest.mark.parametrize("more", [{}, {"lora_rank": 4}], ids=["weights", "adapters"])
+@pytest.mark.parametrize("family", ["Lfm2Config", "Qwen3NextConfig"])
+def test_a_hybrid_goes_on_as_if_it_had_not_been_stopped(
+    tmp_path, monkeypatch, capsys, family, more
+):
+    base = build(tmp_path / "base", family)
+    given = config(base, tmp_path, steps=4, evaluations=2, **more)
     train({**given, "output": str(tmp_path / "whole")})
     said = capsys.readouterr().out
     assert said.count("in one row this model would see the document before") == 1
@@ -217,3 +224,26 @@ def test_a_hybrid_goes_on_as_if_it_had_not_been_stopped(tmp_path, monkeypatch, c
     train(given)
     assert "going on after step 2" in capsys.readouterr().out
     assert difference(tmp_path / "out", tmp_path / "whole") <= 1e-6
+
+
+@pytest.mark.parametrize("more", [{}, {"lora_rank": 4}], ids=["weights", "adapters"])
+@pytest.mark.parametrize("family", ["Qwen3_5TextConfig", "Qwen3NextConfig"])
+def test_what_is_saved_is_the_best_step(tmp_path, monkeypatch, family, more):
+    """The last one is spoiled before it is measured."""
+    measured = trainer.CptTrainer.evaluate
+
+    def spoiled(self, *args, **kwargs):
+        if self.state.global_step == self.state.max_steps:
+            for name, one in self.model.named_parameters():
+                if one.requires_grad and "norm" not in name:
+                    one.data = one.data.flip(0)
+        return measured(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.CptTrainer, "evaluate", spoiled)
+    base = build(tmp_path / "base", family)
+    train(config(base, tmp_path, steps=4, evaluations=2, **more))
+    log = json.loads((tmp_path / "out" / "cpt" / "log.json").read_text())
+    best, last = [one["eval_bits_per_byte"] for one in log if "eval_bits_per_byte" in one]
+    found = json.loads((tmp_path / "out" / "cpt" / "measured.json").read_text())
+    assert best < last - 0.1
+    assert found["held_out"]["after"] == pytest.approx(best, abs=1e-3)

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset, SequentialSampler
 from transformers import (
     EarlyStoppingCallback,
+    PreTrainedModel,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -66,6 +67,30 @@ class CptTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._restored(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._restored(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _restored(self, folder: str | None) -> bool:
+        """Read the weights of a checkpoint as whoever uses the model will; returns whether it did.
+
+        Models may have other names for tensors in files than in memory: the experts of a layer are
+        one tensor here and many there. The Trainer takes names for the same, and leaves out what
+        has no counterpart. It is right about what is in pieces (FSDP, DeepSpeed) and adapters.
+        """
+        model: Any = self.model
+        if folder is None or not isinstance(model, PreTrainedModel):
+            return False
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return False
+        saved = type(model).from_pretrained(folder, config=model.config, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())
+        return True
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measure held-out text in place of a data set's loss."""
