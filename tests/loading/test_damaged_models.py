@@ -144,6 +144,16 @@ def test_tensors_without_a_place_are_told(folder, caplog, monkeypatch):
     assert "no place for 1 tensors of its files: model.layers.9.mlp.up_proj" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("dtype", "told"), [(torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3")]
+)
+def test_quantized_weights_whose_config_knows_nothing_of_it(folder, dtype, told):
+    change(folder, lambda tensors: tensors.update({DOWN: tensors[DOWN].to(dtype)}))
+    message = refusal(load, folder)
+    assert f"{DOWN} in {folder / 'model.safetensors'} is stored as {told}, and" in message
+    assert "quantization_config" in message
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_no_numbers(folder, value):
     change(folder, lambda tensors: tensors[DOWN].view(-1)[:1].fill_(value))

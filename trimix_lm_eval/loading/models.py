@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trimix_lm_eval.loading.preflight.files import odd_tensor
+from trimix_lm_eval.loading.preflight.files import odd_tensor, quantized_tensor
 from trimix_lm_eval.loading.rope import set_long_factors
 from trimix_lm_eval.loading.settings import SourceSpec
 from trimix_lm_eval.loading.text_part import of_text, text_part
@@ -84,6 +84,9 @@ def read_weights(name: str, path: str, long_rope: bool = False, **arguments: Any
         part = text_part(config, arguments.get("trust_remote_code", False))
         if part is None:
             raise ValueError(f"model_type {config.model_type!r} has no text model of its own.")
+        unscaled = getattr(config, "quantization_config", None) is None
+        if unscaled and (stored := quantized_tensor(Path(path, hub.get("subfolder") or ""))):
+            raise ValueError(f"{stored}, and its config.json has no quantization_config.")
         if long_rope:
             set_long_factors(part.config)
         loaded = part.from_pretrained(path, **told, **arguments)

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -34,6 +34,8 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+#: Numbers that are weights as they are, as safetensors call them.
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _AGAIN = "copy or download the file again"
 #: What git leaves in place of a large file that it has not fetched.
 _POINTER = b"version https://git-lfs"
@@ -77,8 +79,24 @@ def check_folder(label: str, folder: Path, weights: str | None = None) -> None:
             _check_weights(label, folder / name)
 
 
-def tensors_of(folder: Path) -> dict[str, tuple[str, list[int], int]]:
-    """The tensors of a local folder's safetensors, by name: file, shape and bytes.
+class StoredTensor(NamedTuple):
+    """A tensor of a file.
+
+    Attributes:
+        file: The file's name.
+        shape: Its shape.
+        nbytes: How many bytes it takes.
+        dtype: What its numbers are, as safetensors call it, e.g. ``BF16``.
+    """
+
+    file: str
+    shape: list[int]
+    nbytes: int
+    dtype: str
+
+
+def tensors_of(folder: Path) -> dict[str, StoredTensor]:
+    """The tensors of a local folder's safetensors, by name.
 
     Raises:
         OSError: A file cannot be read.
@@ -91,8 +109,24 @@ def tensors_of(folder: Path) -> dict[str, tuple[str, list[int], int]]:
         for name, one in header.items():
             if name != "__metadata__":
                 start, end = one["data_offsets"]
-                found[name] = path.name, one["shape"], end - start
+                found[name] = StoredTensor(path.name, one["shape"], end - start, one["dtype"])
     return found
+
+
+def quantized_tensor(folder: Path) -> str:
+    """A weight of a folder that is stored as integers or in 8 bits, in words; empty if none is.
+
+    Such numbers are no weights by themselves: they have scales, which a model knows how to apply
+    by the ``quantization_config`` of its config.json.
+    """
+    try:
+        tensors = tensors_of(folder)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    for name, one in tensors.items():
+        if name.endswith(".weight") and one.dtype not in _FLOATS:
+            return f"{name} in {folder / one.file} is stored as {one.dtype}"
+    return ""
 
 
 def odd_tensor(folder: Path) -> str:
@@ -100,7 +134,7 @@ def odd_tensor(folder: Path) -> str:
 
     It is said in words, and is empty if there is none, or if the files do not tell.
     """
-    groups: dict[str, dict[str, dict[str, tuple[str, list[int], int]]]] = {}
+    groups: dict[str, dict[str, dict[str, StoredTensor]]] = {}
     try:
         tensors = tensors_of(folder)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -112,14 +146,16 @@ def odd_tensor(folder: Path) -> str:
     for before, alike in groups.items():
         numbers = sorted(set().union(*alike.values()), key=int)
         for after, have in alike.items():
-            file, shape = Counter((f, tuple(s)) for f, s, _ in have.values()).most_common(1)[0][0]
+            places = Counter((one.file, tuple(one.shape)) for one in have.values())
+            file, shape = places.most_common(1)[0][0]
             for number in numbers:
                 name = f"{before}{number}{after}"
                 if number not in have:
                     return f"there is no {name} in {folder / file}"
-                if tuple(have[number][1]) != shape:
-                    where, other = folder / have[number][0], have[number][1]
-                    return f"{name} in {where} is {other}, the others {list(shape)}"
+                one = have[number]
+                if tuple(one.shape) != shape:
+                    where = folder / one.file
+                    return f"{name} in {where} is {one.shape}, the others {list(shape)}"
     return ""
 
 

@@ -208,7 +208,7 @@ def _stored_bytes(spec: SourceSpec, config: Any) -> int | None:
             names = of_text(part.build(), tensors)
     except Exception:  # code that cannot be built without storage, or files of another kind
         return None
-    return sum(tensors[name][2] for name in names) or None
+    return sum(tensors[name].nbytes for name in names) or None
 
 
 def _seen(spec: SourceSpec, config: Any, size: int) -> _Seen | None:
