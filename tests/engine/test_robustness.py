@@ -235,7 +235,18 @@ def test_a_head_that_finds_no_memory_on_a_cpu_is_no_traceback(model, monkeypatch
 def test_no_memory_for_the_trial_is_not_taken_for_a_model_that_cannot_do_it(model, monkeypatch):
     source = model.fuser.ensemble.sources[0]
     monkeypatch.setattr(ModelRunner, "forward", no_room)
-    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+    with pytest.raises(TrimixError, match="no memory to run a short text.*DefaultCPUAllocator"):
+        probe.load_runner("large_ins", source.model, source.vocab_size, False)
+
+
+def test_a_model_whose_code_fails_at_once_is_told_of(model, monkeypatch):
+    source = model.fuser.ensemble.sources[0]
+
+    def forward(*args, **kwargs):
+        return ().last_hidden_state
+
+    monkeypatch.setattr(source.model, "forward", forward)
+    with pytest.raises(TrimixError, match="(?s)short text: AttributeError.*config.json"):
         probe.load_runner("large_ins", source.model, source.vocab_size, False)
 
 

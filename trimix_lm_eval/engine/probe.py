@@ -51,8 +51,23 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         The runner.
 
     Raises:
-        TrimixError: The model does not fit, or fails on a short text.
+        TrimixError: The model does not fit, there is no memory to run it in, or it fails on a
+            short text.
     """
+    try:
+        return _tried(name, model, vocab_size, own_attention)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrimixError(
+            f"{name} was loaded, and leaves no memory to run a short text in: {first_line(error)}",
+            f"load it in fewer bits ({name}_quantization=int8 or nf4), or put a source elsewhere "
+            "(small_device=cuda:1)",
+        ) from error
+
+
+def _tried(name: str, model: Any, vocab_size: int, own_attention: bool) -> ModelRunner:
+    """What `load_runner` returns."""
     uninstall_attention(model)  # of one that was loaded for another run, too
     runner = ModelRunner(name, model, vocab_size)
     takes = inspect.signature(runner.body.forward).parameters
@@ -100,12 +115,13 @@ def _first_logits(runner: ModelRunner, ids: Tensor) -> Tensor:
     """
     try:
         logits = _plain_logits(runner, ids)
-    except RuntimeError as error:
+    except Exception as error:  # a foreign forward may raise anything
         if is_out_of_memory(error):
             raise
+        what = str(error) if isinstance(error, RuntimeError) else repr(error)
         raise TrimixError(
-            f"{runner.name} was loaded, but fails on a short text: {error}",
-            "check dtype, quantization and attn_implementation of this source",
+            f"{runner.name} was loaded, but fails on a short text: {what}",
+            "check dtype, quantization and attn_implementation of this source, and its config.json",
         ) from error
     if bool(logits[len(ids) // 2 :, : runner.vocab_size].isnan().any()):
         raise TrimixError(
