@@ -291,7 +291,7 @@ class TriMix:
     def iter_rolling(self, texts: Sequence[str]) -> Iterator[tuple[int, int, Score]]:
         """Yield (index, fusion config, score of the whole text) as soon as each is known."""
         documents = [self.codec.windows(text, self.max_length) for text in texts]
-        yield from rolling.score_rolling(self.fuser, documents, self.batch_size, self.max_length)
+        yield from rolling.score_rolling(self.fuser, documents, self.batch_size)
 
     @torch.inference_mode()
     def iter_generate(

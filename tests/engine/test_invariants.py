@@ -387,7 +387,7 @@ def test_5_rolling_scores_of_all_continuations_sum_to_one(trio, policy, length, 
     prefix = model.codec.prefix_id
     documents = [rolling_windows([*past, token], prefix, max_length) for token in range(265)]
     documents.append(rolling_windows(past, prefix, max_length) if past else [])
-    found = by_index(score_rolling(model.fuser, documents, 64, max_length))
+    found = by_index(score_rolling(model.fuser, documents, 64))
     base = found[265].log_likelihood
     total = sum(torch.tensor(found[i].log_likelihood - base).double().exp() for i in range(265))
     assert float(total) == pytest.approx(1.0, abs=1e-4)

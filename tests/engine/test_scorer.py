@@ -8,6 +8,8 @@ import torch
 from tests.conftest import FAMILIES
 from tests.support.loaded import by_index
 from tests.support.running import spied_rows
+from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import Weights
 
 PAIRS = [
@@ -269,3 +271,17 @@ def test_a_continuation_longer_than_the_context_length(trio, policy):
         value -= float(three.naive.nll(fused, ids, first).sum())
     (score,) = model.loglikelihood([(context, continuation)])
     assert score.log_likelihood == pytest.approx(value, **close)
+
+
+def test_rolling_runs_the_sources_once_for_all_configs(trio, monkeypatch):
+    three = trio("llama")
+    chosen = FusionConfig(policies.build("ppl"))
+    fixed = FusionConfig(policies.build("fixed", alpha=0.3, beta=0.9))
+    gate = FusionConfig(policies.build("gate"))
+    found = []
+    for configs in ([chosen], [chosen, fixed, gate]):
+        model = three.many(configs, batch_size=2)
+        with spied_rows(monkeypatch) as seen:
+            list(model.iter_rolling(TEXTS))
+        found.append(list(seen))
+    assert found[0] == found[1] and found[0]

@@ -77,7 +77,7 @@ def scored(fuser):
 
 def rolled(fuser):
     documents = [rolling_windows(tokens(170, start), 0, 80) for start in range(2)]
-    return list(score_rolling(fuser, documents, 4, 80))
+    return list(score_rolling(fuser, documents, 4))
 
 
 def written(fuser, **how):

@@ -3,8 +3,7 @@
 Invariant 5: there is no prompt to choose weights by, so a policy that chooses by a prompt is
 prequential: token t gets the weights that suit the tokens of the document before t.
 
-The sources run once for all fusion configs that are one point or weighted per token, and once for
-all that choose among points.
+The sources run once for all fusion configs.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.memory import find_executable_batch_size
-from trimix_lm_eval.engine.model_runner import Fuser, always, blame
+from trimix_lm_eval.engine.model_runner import Fuser, always, blame, mean_choice
 from trimix_lm_eval.engine.prefill import PrefixNode, PromptCollectors
-from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
-from trimix_lm_eval.engine.scorer import Scored, prefill_uneven, score, sum_scores
+from trimix_lm_eval.engine.request import Prompt, Score
+from trimix_lm_eval.engine.scorer import Scored, prefill_uneven
 from trimix_lm_eval.fusion.collectors import (
     Choice,
     PromptCollector,
@@ -37,19 +36,17 @@ _INFINITE = torch.finfo(torch.float32).max
 
 
 def score_rolling(
-    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int
 ) -> Iterator[Scored]:
     """Score whole documents, given as windows.
 
-    Fixed weights and the gate score each window as a request. A policy that chooses by a prompt
-    is prequential here: token t gets the weights that suit the document's tokens before t, over
-    all its windows (see `collectors.prequential`).
+    A policy that chooses by a prompt is prequential here: token t gets the weights that suit the
+    document's tokens before t, over all its windows (see `collectors.prequential`).
 
     Args:
         fuser: The sources and the fusion configs.
         documents: The windows of each document in order (see `windows.rolling_windows`).
         batch_size: Rows per forward pass.
-        max_length: Context length in tokens.
 
     Yields:
         (index of the document, index of the config, score), each when its last window is done.
@@ -62,108 +59,87 @@ def score_rolling(
     for doc, parts in enumerate(documents):
         if not parts:
             yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.configs)))
-    documents = [tuple(parts) for parts in documents]
     full = [doc for doc, parts in enumerate(documents) if parts]
-    for configs, score_pass in _passes(fuser):
-        some = Fuser(fuser.ensemble, tuple(fuser.configs[i] for i in configs))
-        found = score_pass(some, [documents[doc] for doc in full], batch_size, max_length)
-        with blame(full.__getitem__):
-            yield from ((full[doc], configs[which], one) for doc, which, one in found)
+    if any(config.policy.scope in ("sample", "task") for config in fuser.configs):
+        _tell_of_rule(fuser)
+    with blame(full.__getitem__):
+        found = _scored(fuser, [tuple(documents[doc]) for doc in full], batch_size)
+        yield from ((full[doc], which, one) for doc, which, one in found)
 
 
-_Pass = Callable[[Fuser, Sequence[Sequence[Window]], int, int], Iterator[Scored]]
+def by_length(documents: Sequence[Sequence[Window]]) -> list[int]:
+    """The order in which documents are run, those with long windows first: rows of like length."""
+    longest = [max(len(a) + len(b) for a, b in windows) for windows in documents]
+    return sorted(range(len(documents)), key=lambda doc: -longest[doc])
 
 
-def _passes(fuser: Fuser) -> list[tuple[list[int], _Pass]]:
-    """The fusion configs by the pass that scores them."""
-    windows, grids = list[int](), list[int]()
-    for i, config in enumerate(fuser.configs):
-        policy = config.policy
-        if policy.scope in ("run", "token"):
-            windows.append(i)
-            continue
-        grids.append(i)
-    policies = [fuser.configs[i].policy for i in grids]
-    told = {policy.name for policy in policies if not policy.prompt_nll}
+def _tell_of_rule(fuser: Fuser) -> None:
+    """Name the policies that choose by something else than the NLL of a whole prompt."""
+    choosing = (c.policy for c in fuser.configs if c.policy.scope in ("sample", "task"))
+    told = {policy.name for policy in choosing if not policy.prompt_nll}
     if told:
         warn_once(
             f"Rolling log-likelihood has no prompt: policy={', '.join(sorted(told))} weights each "
             "token by the NLL of those before it, as policy=ppl does there."
         )
-    passes: list[tuple[list[int], _Pass]] = [
-        (windows, _by_windows),
-        (grids, _by_grids),
-    ]
-    return [(configs, score_pass) for configs, score_pass in passes if configs]
 
 
-def _by_windows(
-    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, max_length: int
-) -> Iterator[Scored]:
-    """Score every window as a request of its own."""
-    windows = [(doc, window) for doc, parts in enumerate(documents) for window in parts]
-    requests = [ScoringRequest(Prompt(context), target) for _, (context, target) in windows]
-    parts: dict[tuple[int, int], dict[int, Score]] = {}
-    with blame(lambda window: windows[window][0]):
-        for index, which, one in score(fuser, requests, batch_size, max_length):
-            doc = windows[index][0]
-            done = parts.setdefault((doc, which), {})
-            done[index] = one
-            if len(done) == len(documents[doc]):
-                whole = parts.pop((doc, which))
-                yield doc, which, sum_scores([whole[i] for i in sorted(whole)])
+class _Rule(NamedTuple):
+    """What a fusion config comes to where there is no prompt: equal ones score alike.
 
-
-class _Grid(NamedTuple):
-    """What a choosing fusion config comes to where there is no prompt: equal ones score alike."""
+    Attributes:
+        points: What it chooses among; one, if it never chooses; none, if it weighs every token.
+        processor: What is made of them.
+    """
 
     points: tuple[Weights, ...]
     processor: LogitsProcessor
 
 
 class _TokenCollector(PromptCollector):
-    """Keeps the NLL of every single token under every point of some grids.
+    """Keeps the NLL of every single token under every point of some rules.
 
     Args:
         fuser: The sources.
-        points: The P points of all grids, each once.
-        grids: The grids.
+        points: The P points of all rules, each once.
+        rules: The rules.
 
     Attributes:
         nll: ``[P, n]`` tensors in the order of the tokens, by which points are chosen.
-        masked: For each grid with a plausibility mask the same, for its own points: what the text
-            is scored with, since the mask may give a token no probability at all.
+        processed: For each rule with a mask or weights of every token, its own points' NLL, or the
+            one there is, ``[P, n]``: what the text is scored with, since a mask may give a token no
+            probability at all.
+        weights: For each of these, the sums of the weights in force, ``[S, 1]``.
     """
 
-    def __init__(self, fuser: Fuser, points: Sequence[Weights], grids: Sequence[_Grid]) -> None:
-        self.fuser, names = fuser, fuser.ensemble.names
-        self.vectors = torch.tensor([source_vector(p, names) for p in points])  # [P, S]
+    def __init__(self, fuser: Fuser, points: Sequence[Weights], rules: Sequence[_Rule]) -> None:
+        self.fuser, self.vectors = fuser, _vectors(fuser, points)
         self.nll: list[Tensor] = []
-        self.masked: dict[_Grid, list[Tensor]] = {
-            g: [] for g in grids if g.processor != LogitsProcessor()
-        }
+        special = [rule for rule in rules if rule.processor != LogitsProcessor()]
+        self.processed: dict[_Rule, list[Tensor]] = {rule: [] for rule in special}
+        self.weights: dict[_Rule, list[Tensor]] = {rule: [] for rule in special}
         self._new: list[tuple[list[Tensor], Tensor]] = []  # the list that each tensor is for
 
     def read(self, view: View, targets: Tensor) -> None:
         """Add ``[P, n]`` values."""
         for where, logits in view.chunks():
-            nll = grid_nll(logits, targets[where], self.vectors)
-            self._new.append((self.nll, nll))
-            for one, kept in self.masked.items():
-                names = self.fuser.ensemble.names
-                vectors = torch.tensor([source_vector(p, names) for p in one.points])
-                found = torch.stack(
-                    [
-                        -log_prob(self._masked(logits, vector, one.processor), targets[where])
-                        for vector in to_device(vectors, nll.device)
-                    ]
-                )
-                # What must be finite is told apart from what the mask makes infinite.
-                self._new.append((kept, found.clamp_max_(_INFINITE)))
-
-    def _masked(self, logits: list[Tensor], vector: Tensor, processor: LogitsProcessor) -> Tensor:
-        """The fused logits ``[n, V]`` under one point, masked: those of one are there at a time."""
-        return self.fuser.fused(logits, vector.expand(len(logits[0]), -1), processor)[0]
+            if len(self.vectors):
+                self._new.append((self.nll, grid_nll(logits, targets[where], self.vectors)))
+            for rule, kept in self.processed.items():
+                vectors = to_device(_vectors(self.fuser, rule.points), targets.device)
+                if not len(vectors):  # all of them are replaced
+                    vectors = vectors.new_zeros(1, len(logits))
+                found = []
+                for vector in vectors:  # the fused logits of one are there at a time
+                    every = vector.expand(len(logits[0]), -1)
+                    fused, used = self.fuser.fused(logits, every, rule.processor)
+                    found.append(-log_prob(fused, targets[where]))
+                nll = torch.stack(found)
+                if rule.processor.plausibility is not None:
+                    # What must be finite is told apart from what the mask makes infinite.
+                    nll.clamp_max_(_INFINITE)
+                self._new.append((kept, nll))
+                self._new.append((self.weights[rule], used.sum(dim=0)[:, None]))
 
     def unsettled(self) -> Tensor | None:
         """All that is new, side by side."""
@@ -177,37 +153,60 @@ class _TokenCollector(PromptCollector):
         self._new = []
 
 
-def _by_grids(
-    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int, _: int
+def _vectors(fuser: Fuser, points: Sequence[Weights]) -> Tensor:
+    """``[P, S]`` source weights of some points."""
+    names = fuser.ensemble.names
+    return torch.tensor([source_vector(p, names) for p in points]).view(len(points), len(names))
+
+
+def _scored(
+    fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int
 ) -> Iterator[Scored]:
-    """Score prequentially over each fusion config's grid."""
+    """Score documents under each fusion config's rule."""
     pairs = zip(fuser.configs, fuser.processors, strict=True)
-    grids = [_Grid(config.policy.points(), processor) for config, processor in pairs]
-    points = list(dict.fromkeys(point for one in grids for point in one.points))
+    rules = [_Rule(config.policy.points(), processor) for config, processor in pairs]
+    points = list(dict.fromkeys(point for rule in rules for point in rule.points))
 
     def collector() -> PromptCollector:
-        return _TokenCollector(fuser, points, grids)
+        return _TokenCollector(fuser, points, rules)
 
     def finish(seen: Sequence[PromptCollector]) -> list[Score]:
         mine = [c for c in seen if isinstance(c, _TokenCollector)]
-        scores = {one: _of_grid(one, points, mine) for one in dict.fromkeys(grids)}
-        return [scores[one] for one in grids]
+        scores: dict[_Rule, Score] = {}
+        for config, rule in enumerate(rules):
+            if rule not in scores and rule.points:
+                scores[rule] = _of_points(rule, points, mine)
+            elif rule not in scores:
+                scores[rule] = _of_tokens(fuser, config, rule, mine)
+        pairs = zip(rules, fuser.constants, strict=True)
+        return [
+            scores[rule] if constant is None else scores[rule]._replace(choice=constant)
+            for rule, constant in pairs
+        ]
 
     return _collect(fuser, documents, batch_size, collector, finish)
 
 
-def _of_grid(one: _Grid, points: Sequence[Weights], seen: Sequence[_TokenCollector]) -> Score:
-    """Prequential score over a grid; the choice reported is that after the last token."""
-    rows = [points.index(point) for point in one.points]
+def _of_tokens(fuser: Fuser, config: int, rule: _Rule, seen: Sequence[_TokenCollector]) -> Score:
+    """The score of a config that weighs every token, with the mean of its weights."""
+    nll = torch.cat([n for c in seen for n in c.processed[rule]], dim=1)  # [1, T]
+    used = torch.stack([w for c in seen for w in c.weights[rule]]).double().sum(dim=0)  # [S, 1]
+    choice = mean_choice(fuser, config, used.T / nll.shape[1])
+    return Score(-float(nll.double().sum()), False, choice)
+
+
+def _of_points(rule: _Rule, points: Sequence[Weights], seen: Sequence[_TokenCollector]) -> Score:
+    """Prequential score over points; the choice reported is that after the last token."""
+    rows = [points.index(point) for point in rule.points]
     nll = torch.cat([n for c in seen for n in c.nll], dim=1)[rows]  # [P, T]
     scores = nll
-    if one.processor != LogitsProcessor():
-        scores = torch.cat([n for c in seen for n in c.masked[one]], dim=1)  # [P, T]
-    chosen = prequential(nll, one.points)
+    if rule.processor != LogitsProcessor():
+        scores = torch.cat([n for c in seen for n in c.processed[rule]], dim=1)  # [P, T]
+    chosen = prequential(nll, rule.points)
     total = scores.gather(0, chosen.unsqueeze(0)).double().sum()
-    best = best_point(nll.double().sum(dim=1), nll.shape[1], one.points)
+    best = best_point(nll.double().sum(dim=1), nll.shape[1], rule.points)
     means = nll.double().mean(dim=1)
-    choice = Choice(one.points[best], float(means[best]), nll.shape[1], tuple(means.tolist()))
+    choice = Choice(rule.points[best], float(means[best]), nll.shape[1], tuple(means.tolist()))
     return Score(-float(total), False, choice)
 
 
@@ -251,6 +250,6 @@ def _collect(
                 found += [(doc, which, one) for which, one in enumerate(finish(collectors[doc]))]
         return found
 
-    indices = range(len(documents))
-    for group in find_executable_batch_size(fuser.ensemble, indices, batch_size, work):
+    order = by_length(documents)
+    for group in find_executable_batch_size(fuser.ensemble, order, batch_size, work):
         yield from group

@@ -7,7 +7,6 @@ found is extrapolated to all of them. `timing` says how long it takes.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -26,6 +25,7 @@ from trimix_lm_eval.engine.prefill import (
     evenly,
 )
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
+from trimix_lm_eval.engine.rolling import by_length
 from trimix_lm_eval.fusion.logits import WORK_BYTES
 from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
@@ -166,16 +166,11 @@ def _score(
 
 
 def _roll(model: Unloaded, documents: Sequence[Sequence[Window]], work: Workload) -> None:
-    """Add what `rolling` runs: once for all that need no choice, once for all that choose."""
-    free = [one for one in model.fuser.configs if one.policy.scope in ("run", "token")]
-    if free:
-        windows = itertools.chain(*documents)
-        requests = [ScoringRequest(Prompt(context), target) for context, target in windows]
-        _score(model, Fuser(model.fuser.ensemble, free), requests, work)
-    if len(free) < len(model.fuser.configs):
-        for docs in _split(documents, model.batch_size):
-            lengths = [len(a) + len(b) - 1 for windows in docs for a, b in windows]
-            _run_padded(lengths, model.batch_size, work)
+    """Add what `rolling` runs."""
+    full = [windows for windows in documents if windows]
+    for docs in _split([full[doc] for doc in by_length(full)], model.batch_size):
+        lengths = [len(a) + len(b) - 1 for windows in docs for a, b in windows]
+        _run_padded(lengths, model.batch_size, work)
 
 
 def _generate(model: Unloaded, requests: Sequence[Instance], work: Workload) -> None:
