@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trimix_lm_eval.engine.memory import find_executable_batch_size
 from trimix_lm_eval.engine.model_runner import Fuser, always, blame, mean_choice
+from trimix_lm_eval.engine.not_finite import FusedNotFinite
 from trimix_lm_eval.engine.prefill import PrefixNode, PromptCollectors
 from trimix_lm_eval.engine.request import Prompt, Score
 from trimix_lm_eval.engine.scorer import Scored, prefill_uneven
@@ -27,6 +28,7 @@ from trimix_lm_eval.fusion.collectors import (
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob, to_device
+from trimix_lm_eval.fusion.policies import Policy, checks
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
@@ -141,6 +143,14 @@ class _TokenCollector(PromptCollector):
                 self._new.append((kept, nll))
                 self._new.append((self.weights[rule], used.sum(dim=0)[:, None]))
 
+    def blamed(self) -> Policy | None:
+        """The policy whose weights, of the tokens just read, are not finite; None if none is."""
+        for rule, kept in self.weights.items():
+            mine = [values for where, values in self._new if where is kept]
+            if not all(bool(values.isfinite().all()) for values in mine):
+                return rule.processor.per_token
+        return None
+
     def unsettled(self) -> Tensor | None:
         """All that is new, side by side."""
         return torch.cat([x.flatten() for _, x in self._new]) if self._new else None
@@ -167,11 +177,10 @@ def _scored(
     rules = [_Rule(config.policy.points(), processor) for config, processor in pairs]
     points = list(dict.fromkeys(point for rule in rules for point in rule.points))
 
-    def collector() -> PromptCollector:
+    def collector() -> _TokenCollector:
         return _TokenCollector(fuser, points, rules)
 
-    def finish(seen: Sequence[PromptCollector]) -> list[Score]:
-        mine = [c for c in seen if isinstance(c, _TokenCollector)]
+    def finish(mine: Sequence[_TokenCollector]) -> list[Score]:
         scores: dict[_Rule, Score] = {}
         for config, rule in enumerate(rules):
             if rule not in scores and rule.points:
@@ -214,8 +223,8 @@ def _collect(
     fuser: Fuser,
     documents: Sequence[Sequence[Window]],
     batch_size: int,
-    collector: Callable[[], PromptCollector],
-    finish: Callable[[Sequence[PromptCollector]], list[Score]],
+    collector: Callable[[], _TokenCollector],
+    finish: Callable[[Sequence[_TokenCollector]], list[Score]],
 ) -> Iterator[Scored]:
     """Show every token of the documents to collectors, one for each window, side by side.
 
@@ -243,7 +252,13 @@ def _collect(
                 prompts.append(Prompt(context + target[:-1], mask, tail=target[-1]))
             shown = [PromptCollectors({0: one}, masked=(0,)) for _, _, one in batch]
             with blame([doc for doc, _, _ in batch].__getitem__):
-                prefill_uneven(fuser.ensemble, PrefixNode(), prompts, shown)
+                try:
+                    prefill_uneven(fuser.ensemble, PrefixNode(), prompts, shown)
+                except FusedNotFinite as error:
+                    for _, _, one in batch:
+                        if policy := one.blamed():
+                            raise checks.not_finite(policy) from error
+                    raise
         found = []
         for doc in docs:
             with blame(always(doc)):
