@@ -62,8 +62,7 @@ def score_rolling(
         if not parts:
             yield from ((doc, which, Score(0.0, True, None)) for which in range(len(fuser.configs)))
     full = [doc for doc, parts in enumerate(documents) if parts]
-    if any(config.policy.scope in ("sample", "task") for config in fuser.configs):
-        _tell_of_rule(fuser)
+    _tell_of_rule(fuser)
     with blame(full.__getitem__):
         found = _scored(fuser, [tuple(documents[doc]) for doc in full], batch_size)
         yield from ((full[doc], which, one) for doc, which, one in found)
