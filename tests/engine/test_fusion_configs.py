@@ -47,6 +47,9 @@ OTHERS = [
     config("fixed", 0.1, alpha=0.3, beta=0.5),
     config("fixed", 0.1, "small_cpt", alpha=0.3, beta=0.5),
     config("gate", 0.3),
+    config("mixture", alpha=0.3, beta=0.5),
+    config("mixture", 0.2),
+    *(config(name) for name in ("contrastive", "packllm", "uncertainty", "safe", "core")),
 ]
 EVERY = [*GRID, *CHOOSING, *OTHERS]
 

@@ -25,6 +25,9 @@ POLICIES = {
     "ppl_answer": {},
     "ent": {},
     "gate": {"floor": 0.05},
+    "mixture": {"alpha": 0.3, "beta": 0.5},
+    "core": {},
+    "packllm": {},
 }
 close = {"rel": 1e-5, "abs": 1e-5}
 

@@ -72,8 +72,8 @@ def compute_logprobs(
         del logits  # before the next chunk's are made
     scored = _on_cpu([TokenLogprobs(*map(torch.cat, zip(*mine, strict=True))) for mine in parts])
     for processor, one in zip(fuser.processors, scored, strict=True):
-        # A token that the plausibility mask removes has probability 0: minus infinity is its score.
-        masked = processor.plausibility is not None
+        # What a mask, or a policy's own rule, removes has probability 0: its score is -infinity.
+        masked = processor.plausibility is not None or processor.fuses is not None
         view.check(~one.logprobs.isnan() if masked else one.logprobs.isfinite())
     return scored
 

@@ -485,8 +485,14 @@ class Fuser:
             policy = processor.per_token
             vectors = called(policy, policy.token_weights, logits, names)
             if getattr(vectors, "shape", None) != (shape := (len(logits[0]), len(names))):
-                raise checks.no_token_weights(policy, vectors, shape)
-        fused = fuse(logits, vectors)
+                raise checks.no_tensor(policy, "token_weights", vectors, shape)
+        if processor.fuses is None:
+            fused = fuse(logits, vectors)
+        else:
+            policy = processor.fuses
+            fused = called(policy, policy.fuse, logits, vectors, names)
+            if getattr(fused, "shape", None) != logits[0].shape:
+                raise checks.no_tensor(policy, "fuse", fused, tuple(logits[0].shape))
         if processor.plausibility is not None:
             reference = logits[names.index(processor.reference)]
             fused = plausible(fused, reference, processor.plausibility)

@@ -53,7 +53,7 @@ def score_rolling(
     Yields:
         (index of the document, index of the config, score), each when its last window is done.
     """
-    if any(config.plausibility is not None for config in fuser.configs):
+    if any(config.mask is not None for config in fuser.configs):
         warn_once(
             "The plausibility mask gives some tokens no probability at all: a text that holds one "
             "has log-likelihood minus infinity."

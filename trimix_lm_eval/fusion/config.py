@@ -12,11 +12,14 @@ class LogitsProcessor(NamedTuple):
 
     Attributes:
         per_token: The policy that replaces the weights at every token; None keeps them.
+        fuses: The policy that makes one distribution of logits and weights by a rule of its own;
+            None is the weighted sum of the logits.
         plausibility: ``a`` of the plausibility mask, or None.
         reference: The source whose logits the mask looks at; empty without a mask.
     """
 
     per_token: Policy | None = None
+    fuses: Policy | None = None
     plausibility: float | None = None
     reference: str = ""
 
@@ -40,7 +43,7 @@ class FusionConfig(NamedTuple):
 
     Attributes:
         policy: Who chooses the weights.
-        plausibility: ``a`` of the plausibility mask, or None.
+        plausibility: ``a`` of the plausibility mask that is asked for, or None.
         plausibility_source: Whose logits the mask looks at.
     """
 
@@ -49,10 +52,16 @@ class FusionConfig(NamedTuple):
     plausibility_source: str = "large_ins"
 
     @property
+    def mask(self) -> float | None:
+        """``a`` of the plausibility mask in force: that of the policy, unless one is asked for."""
+        return self.policy.plausibility if self.plausibility is None else self.plausibility
+
+    @property
     def processor(self) -> LogitsProcessor:
         """What is made of the weights that the policy chooses."""
         return LogitsProcessor(
             self.policy if self.policy.scope == "token" else None,
-            self.plausibility,
-            "" if self.plausibility is None else self.plausibility_source,
+            self.policy if self.policy.fuses else None,
+            self.mask,
+            "" if self.mask is None else self.plausibility_source,
         )

@@ -37,7 +37,7 @@ def needed(asked: Settings, configs: Sequence[FusionConfig]) -> tuple[str, ...]:
     used = {name for config in configs for name in config.policy.sources(asked.sources)}
     names = tuple(name for name in SOURCES if name in used)
     for config in configs:
-        if config.plausibility is not None and config.plausibility_source not in names:
+        if config.mask is not None and config.plausibility_source not in names:
             raise TrimixError(
                 f"plausibility_source={config.plausibility_source} has weight 0 and is not loaded.",
                 f"name one of: {', '.join(names)}",
@@ -84,13 +84,13 @@ def describe(
             "dtype": dtypes[name],
             "quantization": spec.quantization,
         }
-    masked = config.plausibility is not None
+    masked = config.mask is not None
     bos = {"leading_bos": "not scored, unlike in hf"} if puts_bos else {}
     return {
         "sources": sources,
         "policy": config.policy.record(),
         **policy_code(config.policy),
-        "plausibility": config.plausibility,
+        "plausibility": config.mask,
         "plausibility_source": config.plausibility_source if masked else None,
         "max_length": max_length,
         "tokenizer": vocabulary_digest(tokenizer),

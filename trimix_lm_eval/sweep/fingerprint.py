@@ -76,7 +76,7 @@ def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
         "sources": {name: specs[name] for name in policy.sources(asked.sources)},
         "policy": {"name": policy.name, **options},
         **policy_code(policy),
-        "plausibility_source": asked.plausibility_source if asked.plausibility else None,
+        "plausibility_source": asked.plausibility_source if asked.fusion().mask else None,
         **rest,
     }
 

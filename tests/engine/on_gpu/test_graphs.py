@@ -31,6 +31,9 @@ from trimix_lm_eval.engine.static_cache import StaticCache
         ("qwen2", "fixed", 3),
         ("gemma3", "fixed", 3),
         ("gemma3", "gate", 1),
+        ("llama", "mixture", 3),
+        ("llama", "core", 1),
+        ("qwen2", "packllm", 3),
         *((family, "ppl", 3) for family in CAPTURED[3:]),
     ],
 )

@@ -53,6 +53,7 @@ class Policy:
         prompt_nll: Whether a choice is made by the NLL of one whole prompt, and tells it under
             every point (`Choice.nlls`): a sweep records the means, and a text without a prompt is
             weighted by the same rule.
+        plausibility: The mask that belongs to the method, in force where a user gives none.
         url: The source paper.
     """
 
@@ -64,6 +65,7 @@ class Policy:
     cost: ClassVar[str] = ""
     answers_only: ClassVar[bool] = False
     prompt_nll: ClassVar[bool] = False
+    plausibility: ClassVar[float | None] = None
     url: ClassVar[str] = PAPER
 
     def __post_init__(self) -> None:
@@ -108,6 +110,26 @@ class Policy:
     def choose(self, collectors: Sequence[PromptCollector]) -> Choice:
         """The point for one prompt (one collector) or for a whole task (many)."""
         return Choice(self.points()[0])
+
+    @property
+    def fuses(self) -> bool:
+        """Whether the policy has a `fuse` of its own, so that weighted logits are not summed."""
+        return type(self).fuse is not Policy.fuse
+
+    def fuse(self, logits: Sequence[Tensor], weights: Tensor, names: Sequence[str]) -> Tensor:
+        """One score per token, whose softmax is the distribution that is made of the sources'.
+
+        A policy that has none of its own sums the logits, times their weights.
+
+        Args:
+            logits: One ``[N, V]`` tensor per source, fp32, not to be changed.
+            weights: ``[N, S]``, as the policy chose them.
+            names: The sources, in the order of the logits.
+
+        Returns:
+            ``[N, V]``; minus infinity is a token of probability 0, of which some must be left.
+        """
+        raise NotImplementedError
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """Source weights per position, ``[N, S]``; only where scope is ``token``.

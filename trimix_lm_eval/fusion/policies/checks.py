@@ -249,14 +249,18 @@ def no_choice(policy: Policy, returned: Any, why: Exception | None) -> TrimixErr
     return TrimixError(f"{_called(type(policy))}: {told}", hint)
 
 
-def no_token_weights(policy: Policy, returned: Any, shape: tuple[int, int]) -> TrimixError:
-    """The error for what `token_weights` returned, if it is no tensor of this shape."""
+#: What a policy's method returns a tensor of, by its name.
+_AXES = {"token_weights": "positions by sources", "fuse": "positions by tokens"}
+
+
+def no_tensor(policy: Policy, method: str, returned: Any, shape: tuple[int, ...]) -> TrimixError:
+    """The error for what `token_weights` or `fuse` returned, if it is no tensor of this shape."""
     found = getattr(returned, "shape", None)
     what = type(returned).__name__ if found is None else f"the shape {tuple(found)}"
     return TrimixError(
-        f"{_called(type(policy))}: token_weights() returned {what}, no tensor of shape {shape}: "
-        "positions by sources.",
-        "return one weight for each position and source",
+        f"{_called(type(policy))}: {method}() returned {what}, no tensor of shape {shape}: "
+        f"{_AXES[method]}.",
+        "return one number for each of them",
     )
 
 

@@ -1,0 +1,157 @@
+"""Policies of other papers, and mixtures: each against its formula, written down plainly.
+
+The references take one row of `Naive`, no cache, no batch, and loop over positions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tests.conftest import byte_tokenizer
+from trimix_lm_eval.fusion import policies
+
+PAIRS = [
+    ("The river in the other inn was thinner", " there"),
+    ("In winter there were rivers.\n\nThen the hen", " and the barn"),
+    ("x", "y"),
+    ("Question: བོད་ཡིག\nAnswer:", " སྐད"),
+]
+PROMPTS = ["The hen", "x", "There were rivers in the barn.\n"]
+
+
+def mixture(naive, ids, start, alpha=0.5, beta=0.5):
+    shares = {"large_ins": alpha, "small_cpt": beta, "small_base": 1 - alpha - beta}
+    rows = [w * naive.logits(role, ids).softmax(-1) for role, w in shares.items()]
+    return sum(rows).log()
+
+
+def contrastive(naive, ids, start, contrast=0.5):
+    large = naive.logits("large_ins", ids)
+    fused = (1 + contrast) * large - contrast * naive.logits("small_base", ids)
+    p = large.softmax(-1)
+    return fused.masked_fill(p < 0.1 * p.amax(-1, keepdim=True), -math.inf)
+
+
+def packllm(naive, ids, start, tau=1.0, among=("large_ins", "small_cpt", "small_base")):
+    every = [naive.logits(role, ids) for role in among]
+    if start < 2:  # nothing of the prompt was predicted
+        return sum(every) / len(every)
+    losses = torch.stack([naive.nll(x[:start], ids[:start], 1).mean() for x in every])
+    weights = (-losses / tau).softmax(0)
+    return sum(w * x for w, x in zip(weights, every, strict=True))
+
+
+def entropy(row):
+    p = row.softmax(-1)
+    return float(-(p * p.log()).sum())
+
+
+def two(naive, ids, host="large_ins", scorer="small_cpt"):
+    return zip(naive.logits(host, ids), naive.logits(scorer, ids), strict=True)
+
+
+def uncertainty(naive, ids, start, tau=1.0, **pair):
+    rows = []
+    for h, s in two(naive, ids, **pair):
+        a, b = math.exp(-entropy(h) / tau), math.exp(-entropy(s) / tau)
+        rows.append((a * h + b * s) / (a + b))
+    return torch.stack(rows)
+
+
+def safe(naive, ids, start, consensus=0.5, **pair):
+    rows = []
+    for h, s in two(naive, ids, **pair):
+        p, q, best = h.softmax(-1), s.softmax(-1), int(h.argmax())
+        agreed = (float(p[best]) + float(q[best])) / 2 > consensus
+        rows.append((p if agreed else (p + q) / 2).log())
+    return torch.stack(rows)
+
+
+def core(naive, ids, start, sharpness=2.0, best=10, **pair):
+    rows, least = [], math.exp(-sharpness)
+    for h, s in two(naive, ids, **pair):
+        p, q = h.softmax(-1), s.softmax(-1)
+        c = ((-sharpness * (p - (p + q) / 2).abs()).exp() - least) / (1 - least)
+        known = sorted({*p.topk(best).indices.tolist(), *q.topk(best).indices.tolist()})
+        trust = [1 / entropy(h), 1 / entropy(s)]
+        w = max(trust[0] / sum(trust), 0.5)
+        rows.append((w * p + (1 - w) * c / c[known].mean() * q).log())
+    return torch.stack(rows)
+
+
+#: Policy, options, reference, and the sources that it needs.
+IDEAS = [
+    ("mixture", {}, mixture),
+    ("mixture", {"alpha": 0.2, "beta": 0.5}, mixture),
+    ("mixture", {"alpha": 0.0, "beta": 1.0}, mixture),
+    ("contrastive", {}, contrastive),
+    ("contrastive", {"contrast": 0.1}, contrastive),
+    ("packllm", {}, packllm),
+    ("packllm", {"tau": 0.05, "among": ("large_ins", "small_cpt")}, packllm),
+    ("packllm", {"among": ("small_base", "large_base", "small_cpt")}, packllm),
+    ("uncertainty", {}, uncertainty),
+    ("uncertainty", {"tau": 0.1, "host": "small_base"}, uncertainty),
+    ("safe", {}, safe),
+    ("safe", {"host": "small_cpt", "scorer": "large_ins", "consensus": 0.1}, safe),
+    ("core", {}, core),
+    ("core", {"sharpness": 5.0, "best": 3, "host": "small_cpt", "scorer": "small_base"}, core),
+]
+every_idea = pytest.mark.parametrize(("name", "options", "reference"), IDEAS)
+
+
+def ordered(options):
+    """With sources in the order of the policy's."""
+    among = options.get("among")
+    return (
+        options
+        if among is None
+        else {**options, "among": policies.build("packllm", among=among).among}
+    )
+
+
+@every_idea
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_log_likelihoods_are_those_of_the_formula(trio, name, options, reference, batch_size):
+    three = trio("llama")
+    model = three.weighted(name, batch_size=batch_size, chunk_tokens=7 * batch_size, **options)
+    scores = model.loglikelihood(PAIRS)
+    for pair, score in zip(PAIRS, scores, strict=True):
+        prompt, target = model.codec.pair(*pair)
+        ids, start = [*prompt.ids, *target], len(prompt.ids)
+        fused = reference(three.naive, ids, start, **ordered(options))
+        nll = three.naive.nll(fused, ids, start)
+        assert score.log_likelihood == pytest.approx(-float(nll.sum()), rel=1e-5, abs=1e-5)
+        best = [int(fused[t - 1].argmax()) == ids[t] for t in range(start, len(ids))]
+        assert score.is_greedy == all(best)
+
+
+@every_idea
+@pytest.mark.parametrize(("batch_size", "speculative"), [(1, "off"), (3, "auto"), (2, 3)])
+def test_texts_are_those_of_the_formula(trio, name, options, reference, batch_size, speculative):
+    three, steps = trio("llama"), 10
+    model = three.weighted(name, batch_size=batch_size, speculative=speculative, **options)
+    for prompt, text in zip(PROMPTS, model.generate(PROMPTS, max_new_tokens=steps), strict=True):
+        ids = list(model.codec.prompt(prompt).ids)
+        start, new = len(ids), []
+        for _ in range(steps):
+            new.append(int(reference(three.naive, ids, start, **ordered(options))[-1].argmax()))
+            if new[-1] == byte_tokenizer().eos_token_id:
+                break
+            ids.append(new[-1])
+        assert text == byte_tokenizer().decode(new, skip_special_tokens=True), prompt
+
+
+@every_idea
+def test_drafts_change_no_sampled_text(trio, name, options, reference):
+    three = trio("llama")
+    how = {"max_new_tokens": 12, "temperature": 0.8, "top_p": 0.9, "seed": 7}
+    found = {
+        tuple(
+            three.weighted(name, batch_size=size, speculative=k, **options).generate(PROMPTS, **how)
+        )
+        for size, k in ((1, "off"), (3, "off"), (2, 2), (3, 5))
+    }
+    assert len(found) == 1
