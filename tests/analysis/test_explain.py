@@ -119,6 +119,28 @@ def test_gate_has_weights_of_its_own_at_every_token(trio):
     check_against_naive(three, context, it.tokens, weights_at)
 
 
+def test_contributions_to_a_mixture_sum_to_its_margin_too(trio):
+    three = trio("llama")
+    model = three.weighted("mixture", alpha=0.3, beta=0.5, **CHUNKED)
+    it = explain(model, PROMPT, SamplingParams(max_new_tokens=10))
+    context, weights = ids_of(three, PROMPT), Weights(0.3, 0.5).by_source()
+    ids = [*context, *(token.id for token in it.tokens)]
+    for t, token in enumerate(it.tokens):
+        p = {
+            s.source: three.naive.logits(s.source, ids)[len(context) - 1 + t] for s in token.shares
+        }
+        p = {name: z.softmax(-1) for name, z in p.items()}
+        mixed = sum(weights[name] * p[name] for name in p)
+        rival = token.runner_up.id
+        margin = float(mixed[token.id].log() - mixed[rival].log())
+        assert token.margin == pytest.approx(margin, abs=1e-4) and margin > 0
+        assert token.probability == pytest.approx(float(mixed[token.id]), rel=1e-3)
+        for share in token.shares:
+            ahead = p[share.source][token.id] - p[share.source][rival]
+            part = float(weights[share.source] * ahead / (mixed[token.id] - mixed[rival]))
+            assert share.contribution == pytest.approx(part * margin, abs=1e-4)
+
+
 @pytest.mark.parametrize("plausibility", [0.2, 0.97])
 def test_plausibility_cut_offs(trio, plausibility):
     three = trio("llama")

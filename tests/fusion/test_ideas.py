@@ -5,6 +5,7 @@ The references take one row of `Naive`, no cache, no batch, and loop over positi
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 
 from tests.conftest import byte_tokenizer
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.utils.errors import TrimixError
 
 PAIRS = [
     ("The river in the other inn was thinner", " there"),
@@ -155,3 +158,52 @@ def test_drafts_change_no_sampled_text(trio, name, options, reference):
         for size, k in ((1, "off"), (3, "off"), (2, 2), (3, 5))
     }
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("reference", [mixture, contrastive, uncertainty, safe, core])
+def test_rolling_scores_are_those_of_the_formula(trio, reference):
+    """Of `packllm`, which has no prompt here, see docs/policies.md."""
+    three = trio("llama")
+    model = three.weighted(reference.__name__, batch_size=2, max_length=20, logit_positions=3)
+    texts = ["The river in the other inn was thinner", "y", "བོད་ཡིག and the hen"]
+    for text, score in zip(texts, model.loglikelihood_rolling(texts), strict=True):
+        total = 0.0
+        for context, target in model.codec.windows(text, 20):
+            ids = [*context, *target]
+            fused = reference(three.naive, ids, len(context))
+            total -= float(three.naive.nll(fused, ids, len(context)).sum())
+        assert score.log_likelihood == pytest.approx(total, rel=1e-5, abs=1e-5)
+
+
+def test_shares_of_more_than_a_whole_are_refused():
+    with pytest.raises(TrimixError, match="shares of more than 1"):
+        policies.build("mixture", alpha=0.8, beta=0.3)
+
+
+@pytest.mark.parametrize("among", ["large_ins", "large_ins;large", 3, ["small_cpt"]])
+def test_packllm_weighs_two_sources_or_more(among):
+    with pytest.raises(TrimixError, match="among"):
+        policies.build("packllm", among=among)
+
+
+def test_a_rule_of_somebodys_own_must_give_a_score_to_each_token(trio):
+    @dataclasses.dataclass(frozen=True)
+    class Short(policies.find("mixture")):
+        """p = 1"""
+
+        name = "short"
+        honesty = "label_free"
+
+        def fuse(self, logits, weights, names):
+            return logits[0][:, 1:]
+
+    model = trio("llama").many([FusionConfig(Short())])
+    with pytest.raises(TrimixError, match=r"fuse\(\) returned the shape .* positions by tokens"):
+        model.loglikelihood(PAIRS[:1])
+
+
+def test_the_mask_of_contrastive_decoding_gives_way_to_what_is_asked_for():
+    mine = FusionConfig(policies.build("contrastive"))
+    assert mine.processor.plausibility == mine.mask == 0.1
+    assert FusionConfig(policies.build("contrastive"), 0.3).processor.plausibility == 0.3
+    assert FusionConfig(policies.build("mixture")).mask is None

@@ -72,9 +72,9 @@ def compute_logprobs(
         del logits  # before the next chunk's are made
     scored = _on_cpu([TokenLogprobs(*map(torch.cat, zip(*mine, strict=True))) for mine in parts])
     for processor, one in zip(fuser.processors, scored, strict=True):
-        # What a mask, or a policy's own rule, removes has probability 0: its score is -infinity.
-        masked = processor.plausibility is not None or processor.fuses is not None
-        view.check(~one.logprobs.isnan() if masked else one.logprobs.isfinite())
+        # A token that is excluded, by the plausibility mask for one, scores minus infinity.
+        lowest = one.logprobs.isneginf() & processor.may_exclude
+        view.check(one.logprobs.isfinite() | lowest)
     return scored
 
 

@@ -136,7 +136,7 @@ class _TokenCollector(PromptCollector):
                     fused, used = self.fuser.fused(logits, every, rule.processor)
                     found.append(-log_prob(fused, targets[where]))
                 nll = torch.stack(found)
-                if rule.processor.plausibility is not None:
+                if rule.processor.may_exclude:
                     # What must be finite is told apart from what the mask makes infinite.
                     nll.clamp_max_(_INFINITE)
                 self._new.append((kept, nll))

@@ -23,6 +23,11 @@ class LogitsProcessor(NamedTuple):
     plausibility: float | None = None
     reference: str = ""
 
+    @property
+    def may_exclude(self) -> bool:
+        """Whether a token may have probability 0, which is no fault: its score is -infinity."""
+        return self.plausibility is not None or self.fuses is not None
+
 
 class ResolvedFusion(NamedTuple):
     """How one distribution is made, once the weights are chosen.

@@ -125,7 +125,8 @@ class _Chunk:
         """What is found out about each position."""
         names = self.fuser.ensemble.names
         lead = torch.stack([_at(z, self.targets) - _at(z, self.rival) for z in self.logits], dim=1)
-        shares = (self.weights.double() * lead.double()).tolist()  # [n][S]
+        of_logits = self.processor.fuses is None
+        shares = (self.weights.double() * lead.double() if of_logits else self._mixed()).tolist()
         leads, weights = lead.tolist(), self.weights.tolist()
         own = [_Distribution(z, self.targets, label) for z in self.logits]
         fused = _Distribution(self.fused, self.targets, label)
@@ -156,6 +157,23 @@ class _Chunk:
                 shares=parts,
                 cutoff=cutoffs[i],
             )
+
+    def _mixed(self) -> Tensor:
+        """What each source adds to the margin, ``[n, S]``, where probabilities are mixed.
+
+        They add up in P = sum_s w_s p_s, and so do (w_s p_s(token) - w_s p_s(runner-up)) / m, where
+        m = (P(token) - P(runner-up)) / margin, their logarithmic mean: to the margin itself. Of a
+        rule that is no mixture, these are shares of its margin all the same.
+        """
+        both = [self.targets, self.rival]
+        p = [
+            torch.stack([log_prob(z, tokens).exp() for z in self.logits], dim=1).double()
+            for tokens in both
+        ]
+        apart = self.weights.double() * (p[0] - p[1])  # [n, S]
+        total = apart.sum(dim=1, keepdim=True)
+        margin = (_at(self.bare, both[0]) - _at(self.bare, both[1])).double()[:, None]
+        return torch.where(total * margin > 0, apart * margin / total, apart)
 
     def noted(self, tokens: Sequence[int | None]) -> list[float | None]:
         """Fused probabilities of one further token per position, where there is one."""

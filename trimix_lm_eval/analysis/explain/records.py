@@ -26,7 +26,8 @@ class Share:
     Attributes:
         weight: The weight in force at this token.
         lead: The source's own logit of the token minus that of the runner-up.
-        contribution: ``weight * lead``; over the sources these sum to the margin.
+        contribution: ``weight * lead``; where probabilities are mixed, the weight times how much
+            more probable the token is here, on the margin's scale. They sum to the margin.
         top: The source's favourites, best first.
     """
 
