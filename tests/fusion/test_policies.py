@@ -28,6 +28,7 @@ CONTEXTS = [
     "x y",
     "In winter there were rivers.\n\nThen the hen",
 ]
+GRID_OF_TWO = {"grid": "simplex:5"}
 SHOTS = "Q: ab the\nA: the cat\n\nQ: in her\nA: in there, brother\n\nQ: the\nA:"
 
 
@@ -130,6 +131,42 @@ def test_points_and_their_names():
 # -------------------------------------------------------------------------------- the grid
 
 
+@pytest.mark.parametrize("count", [2, 9, 10, 101])
+def test_on_the_simplex_small_base_has_no_weight(count):
+    points = parse_grid(f"simplex:{count}")
+    assert len(set(points)) == count
+    assert all(point.by_source()["small_base"] == 0.0 for point in points)
+    assert policies.build("ppl", grid=f"simplex:{count}").sources(SOURCES) == TRIO[:2]
+
+
+@pytest.mark.parametrize("count", ["1", "1002", "x", "", "2.5"])
+def test_no_simplex(count):
+    with pytest.raises(TrimixError, match="grid=simplex="):
+        parse_grid(f"simplex:{count}")
+
+
+@pytest.mark.parametrize("policy", ["ppl", "ent", "ppl_task", "packllm", "mixture", "gate"])
+def test_two_sources_are_enough(trio, policy):
+    """As with three, where the third has no weight."""
+    three, grid = trio("llama"), {} if policy in ("packllm", "mixture", "gate") else GRID_OF_TWO
+    grid = {"among": "large_ins;small_cpt"} if policy == "packllm" else grid
+    given = {role: three.folders[role] for role in TRIO}
+    pairs = [(context, " there") for context in CONTEXTS]
+    found = []
+    for roles in (TRIO[:2], TRIO):
+        some = {role: given[role] for role in roles}
+        model = TriMix.from_pretrained(**some, device="cpu", policy=policy, **grid)
+        found.append([(s.log_likelihood, s.choice) for s in model.loglikelihood(pairs)])
+        found.append(model.generate(CONTEXTS, max_new_tokens=6))
+    assert found[:2] == found[2:]
+
+
+def test_a_policy_that_needs_small_base_says_what_does_not(trio):
+    given = {role: trio("llama").folders[role] for role in TRIO[:2]}
+    with pytest.raises(TrimixError, match="(?s)small_base, not given.*grid=simplex:9"):
+        TriMix.from_pretrained(**given, device="cpu", policy="ppl")
+
+
 @pytest.mark.parametrize(
     ("text", "points"),
     [
@@ -138,6 +175,7 @@ def test_points_and_their_names():
         ("0.1:0.9; 0.3:1.0 :0.5", (Weights(0.1, 0.9), Weights(0.3, 1.0, 0.5))),
         ([(0.1, 0.9), [0.3, 1, 0.5]], (Weights(0.1, 0.9), Weights(0.3, 1.0, 0.5))),
         (["1:0", "0:1"], (Weights(1.0, 0.0), Weights(0.0, 1.0))),
+        ("simplex:3", (Weights(0.0, 1.0), Weights(0.5, 0.5), Weights(1.0, 0.0))),
         ((Weights(0.1, 0.9), Weights(0.1, 0.9, 0.3)), (Weights(0.1, 0.9), Weights(0.1, 0.9, 0.3))),
     ],
 )

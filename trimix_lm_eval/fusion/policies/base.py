@@ -21,6 +21,7 @@ from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.weights import LARGEST, PAPER_GRID, PRIOR, SOURCES, Weights
 from trimix_lm_eval.utils.errors import TrimixError, quoted
 from trimix_lm_eval.utils.options import option
+from trimix_lm_eval.utils.validation import whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,7 +187,8 @@ class GridPolicy(Policy):
     grid: Any = option(
         "paper",
         "points",
-        "`paper` (36 points, α, β ∈ {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}), or points as "
+        "`paper` (36 points, α, β ∈ {0.1, 0.3, 0.5, 0.7, 0.9, 1.0}); `simplex:N` (N points from "
+        "small_cpt to large_ins, α + β = 1, for which there need be no small_base); or points as "
         "`alpha:beta[:gamma]` joined by `;`.",
         lambda _, value: parse_grid(value),
     )
@@ -241,16 +243,19 @@ def place(cls: type) -> str:
 
 
 def parse_grid(text: Any) -> tuple[Weights, ...]:
-    """Read a grid: ``paper``, ``0.1:0.9;0.3:1.0``, or a list of pairs, triples or such strings.
+    """Read a grid: ``paper``, ``simplex:9``, ``0.1:0.9;0.3:1.0``, or a list of such or numbers.
 
     Raises:
         TrimixError: It is none of these, or empty.
     """
     if text == "paper":
         return PAPER_GRID
+    if isinstance(text, str) and text.startswith("simplex:"):
+        steps = whole("grid=simplex", text.removeprefix("simplex:"), least=2, most=1001) - 1
+        return tuple(Weights(i / steps, 1 - i / steps) for i in range(steps + 1))
     hint = (
-        "write grid=paper, or points as alpha:beta[:gamma] joined by ';', e.g. 0.1:0.9;0.3:1.0; "
-        f"numbers from {-LARGEST:g} to {LARGEST:g}"
+        "write grid=paper, grid=simplex:9, or points as alpha:beta[:gamma] joined by ';', e.g. "
+        f"0.1:0.9;0.3:1.0; numbers from {-LARGEST:g} to {LARGEST:g}"
     )
     items = text.split(";") if isinstance(text, str) else text
     points = []
@@ -275,6 +280,8 @@ def present(used: Iterable[str], available: Iterable[str], policy: str) -> tuple
     if missing:
         plural = "the sources" if len(missing) > 1 else "the source"
         alone = " (or policy=large_ins for that model alone)" if "large_ins" in given else ""
+        if missing == ["small_base"] and {"large_ins", "small_cpt"} <= given:
+            alone = " (or, of a policy with a grid, grid=simplex:9, which needs none)"
         raise TrimixError(
             f"policy={policy} needs {plural} {' and '.join(missing)}, not given.",
             f"add {','.join(f'{name}=<Hub id or folder>' for name in missing)}{alone}",
