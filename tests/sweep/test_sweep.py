@@ -258,7 +258,7 @@ def test_reports_and_submissions_understand_a_sweep(swept):
 
 def test_the_table(swept):
     _, files = swept
-    head, metrics, *rows, last = table.lines(files)
+    head, metrics, *rows, lost, last = table.lines(files)
     assert head.split() == TASKS
     assert metrics.split() == [
         "acc",
@@ -270,7 +270,8 @@ def test_the_table(swept):
         *["exact_match", "↑"] * 3,
     ]
     assert len(rows) == len(files)
-    assert rows[0].startswith("ent ")
+    assert rows[0].startswith("contrastive ")
+    assert lost.startswith("contrastive: ") and "rolling" in lost  # its mask excludes a token
     assert last.startswith(f"{len(files)} results below ")
 
 

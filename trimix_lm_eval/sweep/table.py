@@ -36,7 +36,9 @@ def _table(runs: Sequence[Run]) -> Iterator[str]:
         {(s.task, _head(run, s)): s.value for task in run.scores for s in run.filtered(task)}
         for run in runs
     ]
-    columns = list(dict.fromkeys(column for values in found for column in values))
+    # A variant that lacks a number must not move its column to the end.
+    complete = sorted(found, key=len, reverse=True)
+    columns = list(dict.fromkeys(column for values in complete for column in values))
     shown = columns[:_COLUMNS]
     tasks = list(dict.fromkeys(task for task, _ in shown))
     shared = os.path.commonprefix(tasks).rpartition("_")[0] if len(tasks) > 1 else ""

@@ -172,9 +172,9 @@ def _tuned(run: Run) -> Iterator[Reason]:
             "(a policy's run, or a corner's, may be exported)"
         )
         yield Reason(what, run.label)
-    if sweep and run.trimix.get("plausibility"):
+    if sweep and run.mask:
         what = f"a point of {_grid(sweep)}; fix it beforehand and run it alone"
-        yield Reason(what, f"plausibility {run.trimix['plausibility']}")
+        yield Reason(what, f"plausibility {run.mask}")
     if run.honesty == "needs_exemplars":
         for task in run.scores:
             data = benchmark(run, task)

@@ -263,15 +263,20 @@ class Run:
         return getattr(cls, what) if cls else mapping(self.trimix, "policy").get(what)
 
     @property
+    def mask(self) -> float | None:
+        """``a`` of the plausibility mask that was asked for, beyond what belongs to the policy."""
+        mask = self.trimix.get("plausibility")
+        return mask if mask and mask != self._of_policy("plausibility") else None
+
+    @property
     def circumstances(self) -> str:
         """What changes the numbers of any point; runs that differ in it share no plane."""
         return ", ".join(self._circumstances())
 
     def _circumstances(self) -> Iterator[str]:
-        mask = self.trimix.get("plausibility")
         source = self.trimix.get("plausibility_source") or _USUAL_MASK
-        if mask:
-            yield f"plausibility {mask:g}" + (f" of {source}" if source != _USUAL_MASK else "")
+        if self.mask:
+            yield f"plausibility {self.mask:g}" + (f" of {source}" if source != _USUAL_MASK else "")
         for option in _RECORDED:
             if self.trimix.get(option) is not None:
                 yield f"{option} {self.trimix[option]}"

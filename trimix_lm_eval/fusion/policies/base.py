@@ -32,7 +32,7 @@ SCOPES = ("run", "task", "sample", "token")
 #: How a policy may be honest, see `Policy.honesty`.
 HONESTY = ("label_free", "needs_exemplars", "oracle")
 #: What a results file records of a policy beside its options, see `Policy.record`.
-RECORDED = ("name", "label", "honesty", "differing", "class")
+RECORDED = ("name", "label", "honesty", "differing", "plausibility", "class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,12 +170,14 @@ class Policy:
         options = self.options
         cls = type(self)
         mine = {} if _REGISTRY.get(self.name) is cls else {"class": place(cls)}
+        mask = {} if cls.plausibility is None else {"plausibility": cls.plausibility}
         return {
             "name": self.name,
             **options,
             "label": self.label,
             "honesty": self.honesty,
             "differing": self.differing(options),
+            **mask,
             **mine,
         }
 
