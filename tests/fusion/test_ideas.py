@@ -14,6 +14,7 @@ import torch
 from tests.conftest import byte_tokenizer
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
+from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils.errors import TrimixError
 
 PAIRS = [
@@ -85,6 +86,18 @@ def core(naive, ids, start, sharpness=2.0, best=10, **pair):
     return torch.stack(rows)
 
 
+def bayes(naive, ids, start, share=0.01, among=("large_ins", "small_cpt", "small_base")):
+    every = [naive.logits(role, ids).log_softmax(-1) for role in among]
+    w = [1 / len(among)] * len(among)
+    rows = []
+    for t in range(len(ids)):  # w are the weights of the token after ids[t]
+        rows.append(sum(a * x[t].exp() for a, x in zip(w, every, strict=True)).log())
+        if t + 1 < len(ids):
+            told = [a * math.exp(float(x[t][ids[t + 1]])) for a, x in zip(w, every, strict=True)]
+            w = [(1 - share) * a / sum(told) + share / len(among) for a in told]
+    return torch.stack(rows)
+
+
 #: Policy, options, reference, and the sources that it needs.
 IDEAS = [
     ("mixture", {}, mixture),
@@ -95,6 +108,9 @@ IDEAS = [
     ("packllm", {}, packllm),
     ("packllm", {"tau": 0.05, "among": ("large_ins", "small_cpt")}, packllm),
     ("packllm", {"among": ("small_base", "large_base", "small_cpt")}, packllm),
+    ("bayes", {}, bayes),
+    ("bayes", {"share": 0.3, "among": ("small_base", "small_cpt")}, bayes),
+    ("bayes", {"share": 0.0, "among": ("large_base", "small_cpt", "small_base")}, bayes),
     ("uncertainty", {}, uncertainty),
     ("uncertainty", {"tau": 0.1, "host": "small_base"}, uncertainty),
     ("safe", {}, safe),
@@ -173,6 +189,71 @@ def test_rolling_scores_are_those_of_the_formula(trio, reference):
             fused = reference(three.naive, ids, len(context))
             total -= float(three.naive.nll(fused, ids, len(context)).sum())
         assert score.log_likelihood == pytest.approx(total, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("plausibility", [None, 0.3])
+@pytest.mark.parametrize("share", [0.0, 0.05])
+def test_the_weights_of_bayes_follow_a_text_over_all_its_windows(trio, share, plausibility):
+    three, text = trio("llama"), "The hen: བོད་ཡིག and there"
+    among = SOURCES[:3]
+    masked = {} if plausibility is None else {"plausibility": plausibility}
+    model = three.weighted("bayes", max_length=9, share=share, **masked)
+    w, total = [1 / 3] * 3, 0.0
+    for context, target in model.codec.windows(text, 9):
+        ids = [*context, *target]
+        every = [three.naive.logits(role, ids).softmax(-1) for role in among]
+        for t in range(len(context), len(ids)):
+            told = [a * float(x[t - 1][ids[t]]) for a, x in zip(w, every, strict=True)]
+            p, large = sum(told), every[0][t - 1]
+            if plausibility is not None:
+                fused = sum(a * x[t - 1] for a, x in zip(w, every, strict=True))
+                kept = large > plausibility * large.max()
+                p = p / float(fused[kept].sum()) if kept[ids[t]] else 0.0
+            total += math.log(p) if p else -math.inf
+            w = [(1 - share) * a / sum(told) + share / 3 for a in told]
+    (score,) = model.loglikelihood_rolling([text])
+    assert score.log_likelihood == pytest.approx(total, rel=1e-5)
+    if plausibility is None:
+        point = score.choice.weights.by_source()
+        assert [point[name] for name in among] == pytest.approx(w, abs=1e-4)
+
+
+def test_weights_follow_each_option_of_a_question(trio):
+    """Options that begin alike, and that differ in context: what all have in common chooses."""
+    three = trio("llama")
+    model = three.weighted("bayes", batch_size=2, share=0.1)
+    ends = (" there", " the river", " the", " the rivers and", "n")
+    pairs = [("The hen", end) for end in ends] + [("The hen the", " river"), ("The hen th", "e r")]
+    scores = {
+        i: score for i, _, score in model.iter_loglikelihood(pairs, questions=[0] * len(pairs))
+    }
+    shown = len(model.codec.pair(*pairs[0])[0].ids)
+    for i, pair in enumerate(pairs):
+        prompt, target = model.codec.pair(*pair)
+        ids, start = [*prompt.ids, *target], len(prompt.ids)
+        every = [three.naive.logits(x, ids).softmax(-1) for x in SOURCES[:3]]
+        w, total = [1 / 3] * 3, 0.0
+        for t in [*range(1, shown), *range(start, len(ids))]:
+            told = [a * float(x[t - 1][ids[t]]) for a, x in zip(w, every, strict=True)]
+            total += math.log(sum(told)) if t >= start else 0.0
+            w = [0.9 * a / sum(told) + 0.1 / 3 for a in told]
+        assert scores[i].log_likelihood == pytest.approx(total, rel=1e-5)
+
+
+def test_what_has_become_of_weights_must_be_as_many(trio):
+    @dataclasses.dataclass(frozen=True)
+    class Narrow(policies.find("bayes")):
+        """w' = 1"""
+
+        name = "narrow"
+        honesty = "label_free"
+
+        def update(self, weights, logprobs, names):
+            return weights if len(weights) == 1 else weights[:, :1]
+
+    model = trio("llama").many([FusionConfig(Narrow())], batch_size=3)
+    with pytest.raises(TrimixError, match=r"update\(\) returned the shape .* positions by sources"):
+        model.generate(PROMPTS, max_new_tokens=4)
 
 
 def test_shares_of_more_than_a_whole_are_refused():

@@ -42,7 +42,7 @@ def ids_of(model, context):
 def test_the_registered_policies():
     assert policies.names() == sorted(
         [*PRESETS, "fixed", "ppl", "ppl_task", "ppl_answer", "ent", "gate", "mixture"]
-        + ["contrastive", "packllm", "uncertainty", "safe", "core"]
+        + ["contrastive", "packllm", "uncertainty", "safe", "core", "bayes"]
     )
 
 

@@ -113,7 +113,7 @@ def ending(monkeypatch):
 
 @pytest.mark.parametrize("policy", policies.names())
 def test_a_run_that_ended_anywhere_is_taken_up(folders, tmp_path, monkeypatch, ending, policy):
-    options = {"grid": GRID} if policies.build(policy).scope in ("sample", "task") else {}
+    options = {"grid": GRID} if "grid" in policies.build(policy).options else {}
     model = loaded(folders, policy=policy, **options).model
     monkeypatch.setattr(TriMix, "from_settings", lambda *_: model.part([0]))
 

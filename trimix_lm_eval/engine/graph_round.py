@@ -27,6 +27,7 @@ from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.engine.sampler import RowParams
 from trimix_lm_eval.engine.static_batch import Lane, StaticBatch
 from trimix_lm_eval.engine.static_cache import Places, StepMasks, run_static
+from trimix_lm_eval.fusion.mixture import logprobs_by_source
 from trimix_lm_eval.utils.errors import first_line, is_out_of_memory, warn_once
 
 #: Rounds of a kind that are run operation by operation before it is captured: in the first, kernels
@@ -56,7 +57,8 @@ class Verdict(NamedTuple):
             logits are no numbers.
         drafts: ``[B, k]`` what was proposed.
         accepted: ``[B]`` how many drafts stand by the leading lane.
-        weights: ``[L, k + 1, S]`` the source weights in force; None where they are the lane's own.
+        weights: ``[L, k + 1, S]`` the source weights in force, or, where they follow the text,
+            those for the token after each; None where all are the lane's own.
     """
 
     tokens: Tensor
@@ -112,8 +114,8 @@ class Round:
         self.places: dict[torch.device, Places] = {}
         self.masks: dict[Any, StepMasks] = {}
         lanes = sum(len(group.rows) for group in batch.lanes.groups)
-        per_token = any(g.processor.per_token is not None for g in batch.lanes.groups)
-        width, sources = kind.k + 1, len(ensemble.names) if per_token else 0
+        changing = any(g.processor.per_token or g.processor.updates for g in batch.lanes.groups)
+        width, sources = kind.k + 1, len(ensemble.names) if changing else 0
         self.sizes = [(lanes, width), (shape.rows, kind.k), (shape.rows,)]
         size = sum(torch.Size(one).numel() for one in self.sizes)
         self.out = torch.zeros(size, dtype=torch.long, device=self.here)
@@ -326,6 +328,10 @@ class Round:
         state.now[1:].add_(accepted).add_(1)
         # A row that is over runs on until another takes its place, and must stay in its slots.
         position.clamp_(max=state.ends)
+        for lane, (*_, weights) in zip(lanes.groups, drawn, strict=True):
+            if lane.processor.updates is not None:
+                at = accepted[lane.rows][:, None, None].expand(-1, 1, weights.shape[1])
+                lane.vectors.copy_(weights.unflatten(0, (-1, width)).gather(1, at)[:, 0])
 
     def _draw(self, lane: Lane, ready: Mapping[int, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Draw for some lanes at each of the k + 1 tokens.
@@ -335,30 +341,50 @@ class Round:
             ready: ``[B * (k + 1), V]`` logits that are computed already, by source.
 
         Returns:
-            ``[L * (k + 1)]`` tokens, whether the fused logits are numbers, and ``[*, S]`` weights.
+            ``[L * (k + 1)]`` tokens, whether the fused logits are numbers, and ``[*, S]`` weights
+            in force; where they follow the text, those for the token after each.
         """
-        ensemble, width = self.fuser.ensemble, self.kind.k + 1
-        state, by_row = self.batch.states[self.here], self.batch.lanes.by_row
+        width, state = self.kind.k + 1, self.batch.states[self.here]
         ahead = state.numbers[:width]
         # Of which position, counted through all rows, each token of a lane is.
-        of = (lane.rows[:, None] * width + ahead).flatten()
-        rows = lane.rows[:, None].expand(-1, width).flatten()
-        vectors = lane.vectors[:, None].expand(-1, width, -1).flatten(0, 1)
+        of = lane.rows[:, None] * width + ahead  # [L, k + 1]
+        rows = lane.rows[:, None].expand(-1, width)
+        if lane.processor.updates is None:
+            vectors = lane.vectors[:, None].expand(-1, width, -1).flatten(0, 1)
+            return self._draw_at(lane, ready, of.flatten(), rows.flatten(), vectors)
+        found, vectors = [], lane.vectors
+        for j in range(width):  # of which the token says the weights of the next
+            part = self._draw_at(lane, ready, of[:, j], lane.rows, vectors)
+            vectors = part[2]
+            found.append(part)
+        parts = [torch.stack(column, dim=1).flatten(0, 1) for column in zip(*found, strict=True)]
+        return parts[0], parts[1], parts[2]
+
+    def _draw_at(
+        self, lane: Lane, ready: Mapping[int, Tensor], of: Tensor, rows: Tensor, vectors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`_draw` at N positions ``of`` all rows', given row and weights ``[N, S]`` of each."""
+        ensemble, width = self.fuser.ensemble, self.kind.k + 1
+        state, by_row = self.batch.states[self.here], self.batch.lanes.by_row
+        whole = by_row and len(of) == self.batch.shape.rows * width
         tokens, finite, used = [], [], []
         for start in range(0, len(vectors), ensemble.logit_positions):
             where = slice(start, start + ensemble.logit_positions)
-            at = where if by_row else of[where]
+            at = where if whole else of[where]
             logits = [
                 ready[s][at] if s in ready else ensemble.compute_logits(s, self.hidden[s][at])
                 for s in range(len(ensemble.sources))
             ]
             fused, weights = self.fuser.fused(logits, vectors[where], lane.processor)
-            params, steps = state.params, ahead
+            params, steps = state.params, state.numbers[:width]
             if self.kind.drawn:
                 mine = rows[where]
                 params = RowParams(*(x[mine] for x in params))
                 steps = state.now[2][mine] + of[where] % width
             picked, best = self._pick(fused, params, steps)
+            if lane.processor.updates is not None:
+                told = logprobs_by_source(logits, picked)
+                weights = self.fuser.updated(weights, told, lane.processor)
             tokens.append(picked)
             finite.append((best - best) == 0)  # NaN of what is not
             used.append(weights)

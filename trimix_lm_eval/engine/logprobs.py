@@ -7,6 +7,7 @@ point, are scored together (see `grid_nll`); others one by one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob, to_device
+from trimix_lm_eval.fusion.mixture import logprobs_by_source
 
 #: Fewer points than this are fused one by one.
 _LEAST = 4
@@ -35,7 +37,7 @@ class TokenLogprobs(NamedTuple):
 
 
 def compute_logprobs(
-    fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor
+    fuser: Fuser, view: LogitView, targets: Tensor, vectors: Tensor, before: Sequence[int]
 ) -> list[TokenLogprobs]:
     """Score given tokens under every fusion config.
 
@@ -43,7 +45,10 @@ def compute_logprobs(
         fuser: The sources and R fusion configs.
         view: N positions.
         targets: ``[N]`` the tokens that follow them.
-        vectors: ``[R, N, S]`` source weights, on the CPU.
+        vectors: ``[R, N, S]`` source weights, on the CPU. Those that follow the text are replaced,
+            but for a text's first token.
+        before: For each position that of the token before it in the text, a lower one; -1 where
+            the text begins.
 
     Returns:
         One for each fusion config.
@@ -56,8 +61,10 @@ def compute_logprobs(
     vectors = to_device(vectors, device)
     on_point = {i: to_device(which, device) for i, which in on_point.items()}
     parts: list[list[TokenLogprobs]] = [[] for _ in fuser.configs]
+    following = _Following(fuser, vectors, before)
     for where, logits in view.chunks():
         here = targets[where]
+        following.advance(where, logits, here)
         if on_point:
             logprobs = -grid_nll(logits, here, points)  # [P, n]
             greedy = grid_greedy(logits, here, points)  # [P, n]
@@ -76,6 +83,41 @@ def compute_logprobs(
         lowest = one.logprobs.isneginf() & processor.may_exclude
         view.check(one.logprobs.isfinite() | lowest)
     return scored
+
+
+class _Following:
+    """Weights that follow their texts: each by that of the token before it.
+
+    Args:
+        fuser: The sources and R fusion configs.
+        vectors: ``[R, N, S]``; those that follow are written as it advances.
+        before: See `compute_logprobs`.
+    """
+
+    def __init__(self, fuser: Fuser, vectors: Tensor, before: Sequence[int]) -> None:
+        self.fuser, self.vectors, self.before = fuser, vectors, before
+        self.which = [i for i, one in enumerate(fuser.processors) if one.updates]
+        self.logprobs = vectors.new_empty(vectors.shape[1:] if self.which else (0,))  # [N, S]
+        self.depth: list[int] = []  # how many tokens are before each
+        for one in before if self.which else ():
+            self.depth.append(0 if one < 0 else self.depth[one] + 1)
+
+    def advance(self, where: slice, logits: Sequence[Tensor], targets: Tensor) -> None:
+        """Find the weights of some positions, given what follows them; all before are done."""
+        if not self.which:
+            return
+        self.logprobs[where] = logprobs_by_source(logits, targets)
+        levels: dict[int, list[int]] = {}
+        for at in range(where.start, where.stop):
+            if self.before[at] >= 0:
+                levels.setdefault(self.depth[at], []).append(at)
+        for _, level in sorted(levels.items()):
+            both = torch.tensor([level, [self.before[at] for at in level]])
+            here, there = to_device(both, self.vectors.device)
+            for i in self.which:
+                self.vectors[i, here] = self.fuser.updated(
+                    self.vectors[i, there], self.logprobs[there], self.fuser.processors[i]
+                )
 
 
 def _under(

@@ -498,6 +498,22 @@ class Fuser:
             fused = plausible(fused, reference, processor.plausibility)
         return fused, vectors
 
+    def updated(self, vectors: Tensor, logprobs: Tensor, processor: LogitsProcessor) -> Tensor:
+        """The weights ``[N, S]`` of the next tokens; those in force if they do not follow the text.
+
+        Args:
+            vectors: ``[N, S]`` weights in force.
+            logprobs: ``[N, S]`` log-probabilities of the tokens that are there now, by source.
+            processor: What is made of the weights.
+        """
+        policy = processor.updates
+        if policy is None:
+            return vectors
+        found = called(policy, policy.update, vectors, logprobs, self.ensemble.names)
+        if getattr(found, "shape", None) != vectors.shape:
+            raise checks.no_tensor(policy, "update", found, tuple(vectors.shape))
+        return found
+
     def vector(self, choice: Choice | None) -> list[float]:
         """A choice as one weight per source; zeros where weights are per token."""
         if choice is None:

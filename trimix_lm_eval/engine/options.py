@@ -12,6 +12,7 @@ alike have their first predictions in common, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -178,7 +179,8 @@ class _Predictions:
         choices: Of each context.
 
     Attributes:
-        asked: Place of the hidden state, token and context of each prediction, to its index.
+        asked: Place of the hidden state, token and context of each prediction, and how many tokens
+            stand between that context and the text that it is of, to its index.
         made_of: Context, request and predictions of each option.
     """
 
@@ -190,7 +192,7 @@ class _Predictions:
         self._clear()
 
     def _clear(self) -> None:
-        self.asked: dict[tuple[int, int, int], int] = {}
+        self.asked: dict[tuple[int, int, int, int], int] = {}
         self.made_of: list[tuple[int, int, list[int]]] = []
         self.hidden: list[list[Tensor]] = [[] for _ in self.fuser.ensemble.sources]
         self.count = 0
@@ -219,7 +221,8 @@ class _Predictions:
             for text, path in zip(tree.texts, tree.paths, strict=True):
                 request, rest, target = self.options[which][text]
                 before = [ends[row], *(place[node] for node in path)][len(rest) :]
-                keys = [(at, token, which) for at, token in zip(before, target, strict=True)]
+                pairs = zip(before, target, strict=True)
+                keys = [(at, token, which, len(rest)) for at, token in pairs]
                 mine = [self.asked.setdefault(key, len(self.asked)) for key in keys]
                 self.made_of.append((which, request, mine))
 
@@ -252,14 +255,18 @@ class _Predictions:
         self._clear()
         if not made_of:
             return []
-        place, token, which = torch.tensor(keys).unbind(dim=1)
+        place, token, which, _ = torch.tensor(keys).unbind(dim=1)
         states = [torch.cat(pieces) for pieces in hidden]
         first = {at: request for _, request, mine in reversed(made_of) for at in mine}
         with blame(first.__getitem__):
             view = LogitView(self.fuser.ensemble, [h[to_device(place, h.device)] for h in states])
             targets = to_device(token, self.fuser.ensemble.device)
             vectors = self.vectors[which].transpose(0, 1)  # [R, N, S]
-            found = compute_logprobs(self.fuser, view, targets, vectors)
+            before = [-1] * len(keys)
+            for *_, mine in made_of:
+                for earlier, later in pairwise(mine):
+                    before[later] = earlier
+            found = compute_logprobs(self.fuser, view, targets, vectors, before)
         lengths = [len(mine) for *_, mine in made_of]
         at = torch.tensor([i for *_, mine in made_of for i in mine])
         scores = []

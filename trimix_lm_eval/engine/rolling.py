@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trimix_lm_eval.engine.memory import find_executable_batch_size
-from trimix_lm_eval.engine.model_runner import Fuser, always, blame, mean_choice
+from trimix_lm_eval.engine.model_runner import Fuser, always, blame, choice_of, mean_choice
 from trimix_lm_eval.engine.not_finite import FusedNotFinite
 from trimix_lm_eval.engine.prefill import PrefixNode, PromptCollectors
 from trimix_lm_eval.engine.request import Prompt, Score
@@ -28,7 +28,7 @@ from trimix_lm_eval.fusion.collectors import (
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob, to_device
-from trimix_lm_eval.fusion.policies import Policy, checks
+from trimix_lm_eval.fusion.policies import MixturePolicy, Policy, checks
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
@@ -77,7 +77,7 @@ def by_length(documents: Sequence[Sequence[Window]]) -> list[int]:
 def _tell_of_rule(fuser: Fuser) -> None:
     """Name the policies that choose by something else than the NLL of a whole prompt."""
     choosing = (c.policy for c in fuser.configs if c.policy.scope in ("sample", "task"))
-    told = {policy.name for policy in choosing if not policy.prompt_nll}
+    told = {p.name for p in choosing if not p.prompt_nll and not _follows(p)}
     if told:
         warn_once(
             f"Rolling log-likelihood has no prompt: policy={', '.join(sorted(told))} weights each "
@@ -85,16 +85,28 @@ def _tell_of_rule(fuser: Fuser) -> None:
         )
 
 
+def _follows(policy: Policy) -> bool:
+    """Whether a policy's weights follow the text by themselves."""
+    return isinstance(policy, MixturePolicy) and policy.updates
+
+
 class _Rule(NamedTuple):
     """What a fusion config comes to where there is no prompt: equal ones score alike.
 
     Attributes:
-        points: What it chooses among; one, if it never chooses; none, if it weighs every token.
+        points: What it chooses among; one, if it never chooses; none, if it weighs every token;
+            each source alone, if its weights follow the text.
         processor: What is made of them.
     """
 
     points: tuple[Weights, ...]
     processor: LogitsProcessor
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it needs more of a token than its NLL under each point."""
+        masked = self.processor.plausibility is not None
+        return self.processor != LogitsProcessor() and (masked or not self.processor.updates)
 
 
 class _TokenCollector(PromptCollector):
@@ -116,7 +128,7 @@ class _TokenCollector(PromptCollector):
     def __init__(self, fuser: Fuser, points: Sequence[Weights], rules: Sequence[_Rule]) -> None:
         self.fuser, self.vectors = fuser, _vectors(fuser, points)
         self.nll: list[Tensor] = []
-        special = [rule for rule in rules if rule.processor != LogitsProcessor()]
+        special = [rule for rule in rules if rule.is_special]
         self.processed: dict[_Rule, list[Tensor]] = {rule: [] for rule in special}
         self.weights: dict[_Rule, list[Tensor]] = {rule: [] for rule in special}
         self._new: list[tuple[list[Tensor], Tensor]] = []  # the list that each tensor is for
@@ -173,7 +185,11 @@ def _scored(
 ) -> Iterator[Scored]:
     """Score documents under each fusion config's rule."""
     pairs = zip(fuser.configs, fuser.processors, strict=True)
-    rules = [_Rule(config.policy.points(), processor) for config, processor in pairs]
+    alone = tuple(Weights.of_sources({name: 1.0}) for name in fuser.ensemble.names)
+    rules = [
+        _Rule(alone if processor.updates else config.policy.points(), processor)
+        for config, processor in pairs
+    ]
     points = list(dict.fromkeys(point for rule in rules for point in rule.points))
 
     def collector() -> _TokenCollector:
@@ -182,7 +198,9 @@ def _scored(
     def finish(mine: Sequence[_TokenCollector]) -> list[Score]:
         scores: dict[_Rule, Score] = {}
         for config, rule in enumerate(rules):
-            if rule not in scores and rule.points:
+            if rule not in scores and rule.processor.updates:
+                scores[rule] = _of_updates(fuser, config, rule, points, mine)
+            elif rule not in scores and rule.points:
                 scores[rule] = _of_points(rule, points, mine)
             elif rule not in scores:
                 scores[rule] = _of_tokens(fuser, config, rule, mine)
@@ -203,12 +221,40 @@ def _of_tokens(fuser: Fuser, config: int, rule: _Rule, seen: Sequence[_TokenColl
     return Score(-float(nll.double().sum()), False, choice)
 
 
+def _of_updates(
+    fuser: Fuser,
+    config: int,
+    rule: _Rule,
+    points: Sequence[Weights],
+    seen: Sequence[_TokenCollector],
+) -> Score:
+    """The score of a mixture whose weights follow the text; the choice is that after its end.
+
+    sum_s w_s p_s of the token, over what the mask leaves, sum_s w_s m_s: m_s is the mass that it
+    leaves source s, which has the token at p_s / m_s under it.
+    """
+    nll = torch.cat([n for c in seen for n in c.nll], dim=1)  # [P, T]
+    logprobs = -nll[[points.index(point) for point in rule.points]].T.double()  # [T, S]
+    masses = torch.zeros_like(logprobs)
+    if rule.is_special:
+        masked = -torch.cat([n for c in seen for n in c.processed[rule]], dim=1).T.double()
+        masses = logprobs - masked  # infinite where the token is excluded
+    first = choice_of(fuser.configs[config].policy, [], fuser.ensemble.names)
+    vectors = torch.tensor([fuser.vector(first)], dtype=torch.float64)  # [1, S]
+    total = 0.0
+    for one, mass in zip(logprobs[:, None], masses[:, None], strict=True):  # [1, S] each
+        scores = [float((vectors.log() + x).logsumexp(dim=1)) for x in (one, mass)]
+        total += scores[0] - scores[1]
+        vectors = fuser.updated(vectors, one, rule.processor)
+    return Score(total, False, mean_choice(fuser, config, vectors))
+
+
 def _of_points(rule: _Rule, points: Sequence[Weights], seen: Sequence[_TokenCollector]) -> Score:
     """Prequential score over points; the choice reported is that after the last token."""
     rows = [points.index(point) for point in rule.points]
     nll = torch.cat([n for c in seen for n in c.nll], dim=1)[rows]  # [P, T]
     scores = nll
-    if rule.processor != LogitsProcessor():
+    if rule.is_special:
         scores = torch.cat([n for c in seen for n in c.processed[rule]], dim=1)  # [P, T]
     chosen = prequential(nll, rule.points)
     total = scores.gather(0, chosen.unsqueeze(0)).double().sum()

@@ -26,6 +26,7 @@ from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.engine.noise import gumbel, seed_words
 from trimix_lm_eval.fusion.config import LogitsProcessor, ResolvedFusion
 from trimix_lm_eval.fusion.logits import WORK_BYTES, to_device
+from trimix_lm_eval.fusion.mixture import logprobs_by_source
 from trimix_lm_eval.utils.errors import TrimixError
 
 #: How many of the most probable tokens are looked at first for top-p, before all are sorted.
@@ -96,7 +97,8 @@ class SampledTokens(NamedTuple):
 
     Attributes:
         token_ids: The k tokens.
-        weights: ``[k, S]``, for each token the weight of every source that was in force.
+        weights: ``[k, S]``, for each token the weight of every source that was in force; where
+            weights follow the text, those for the token after it.
     """
 
     token_ids: list[int]
@@ -178,14 +180,16 @@ def sample(
                 local = torch.tensor(at[low:high]) - where.start
                 local = to_device(local, device)
                 mine = [x[local] for x in logits]
-            weights = vectors.repeat_interleave(k, dim=0)[low:high]
-            fused, weights = fuser.fused(mine, weights, processor)
-            best = fused.max(dim=-1)
             some = [draws[p // k][p % k] for p in at[low:high]]
-            tokens[i].append(pick(fused, some, best.indices))
-            tops[i].append(best.values)
-            used[i].append(weights)
-            del fused, mine
+            if processor.updates is None:
+                weights = vectors.repeat_interleave(k, dim=0)[low:high]
+                parts = _draw(fuser, mine, processor, weights, some)
+            else:
+                rows = [p // k for p in range(low, high)]
+                parts = _draw_following(fuser, mine, processor, vectors, rows, some)
+            for column, part in zip((tokens[i], tops[i], used[i]), parts, strict=True):
+                column.append(part)
+            del mine
         del logits  # before the next chunk's are made
     columns = [torch.cat([x for part in c for x in part]) for c in (tokens, tops)]
     size = len(fuser.ensemble.names)
@@ -194,6 +198,75 @@ def sample(
     widths = [len(c) for c in numbers]
     picked, top, weights, *came = torch.cat(numbers).cpu().split(widths)
     return _sorted(layers, k, picked, top, weights.view(-1, size), [c.tolist() for c in came])
+
+
+def _draw(
+    fuser: Fuser,
+    logits: Sequence[Tensor],
+    processor: LogitsProcessor,
+    weights: Tensor,
+    draws: Sequence[Draw],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw a token at each of N positions.
+
+    Args:
+        fuser: The sources.
+        logits: ``[N, V]`` of each source.
+        processor: What is made of them.
+        weights: ``[N, S]`` source weights.
+        draws: How each token is drawn.
+
+    Returns:
+        ``[N]`` tokens, ``[N]`` the highest fused logits, and ``[N, S]`` weights in force.
+    """
+    fused, weights = fuser.fused(logits, weights, processor)
+    best = fused.max(dim=-1)
+    return pick(fused, draws, best.indices), best.values, weights
+
+
+def _draw_following(
+    fuser: Fuser,
+    logits: Sequence[Tensor],
+    processor: LogitsProcessor,
+    vectors: Tensor,
+    rows: Sequence[int],
+    draws: Sequence[Draw],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_draw` with weights that follow the text.
+
+    The token that is drawn at a position is the text's: where it is not the draft, what is drawn at
+    later positions counts for nothing.
+
+    Args:
+        fuser: The sources.
+        logits: ``[N, V]`` of each source.
+        processor: What is made of them.
+        vectors: ``[n, S]`` source weights of n texts, which are brought up to date.
+        rows: Of which text each position is, in the order of its tokens.
+        draws: How each token is drawn.
+
+    Returns:
+        ``[N]`` tokens, ``[N]`` the highest fused logits, and ``[N, S]`` weights for the token
+        after each.
+    """
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    order: list[int] = []
+    left = list(range(len(rows)))
+    while left:
+        # The first of each row, then the second of each, and so on.
+        now = list({rows[i]: i for i in reversed(left)}.values())[::-1]
+        here = to_device(torch.tensor(now), vectors.device)
+        mine, some = [x[here] for x in logits], [rows[i] for i in now]
+        at = to_device(torch.tensor(some), vectors.device)
+        tokens, tops, weights = _draw(fuser, mine, processor, vectors[at], [draws[i] for i in now])
+        logprobs = logprobs_by_source(mine, tokens)
+        vectors[at] = fuser.updated(weights, logprobs, processor)
+        found.append((tokens, tops, vectors[at]))
+        order += now
+        left = [i for i in left if i not in set(now)]
+    back = to_device(torch.tensor(order).argsort(), vectors.device)
+    tokens, tops, weights = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
+    return tokens, tops, weights
 
 
 def _sorted(

@@ -155,7 +155,8 @@ class NewTokens(NamedTuple):
 
     Attributes:
         token_ids: At least one.
-        weights: Of each branch ``[n, S]``, in force for each token.
+        weights: Of each branch ``[n, S]``, in force for each token; where weights follow the text,
+            those for the token after it.
         num_draft_tokens: Drafts that were of use to this sequence.
         num_accepted_tokens: How many of them were accepted.
         rejected: The first draft that was not accepted; None if there is none.
@@ -179,12 +180,24 @@ class NewTokens(NamedTuple):
         )
 
 
+def followed(fusion: ResolvedFusion, weights: abc.Sequence[Tensor]) -> ResolvedFusion:
+    """A fusion after some more tokens.
+
+    Args:
+        fusion: As it was for the first of them.
+        weights: What came with each, ``[S]``, see `NewTokens`.
+    """
+    if fusion.processor.updates is None or not len(weights):
+        return fusion
+    return fusion._replace(vector=tuple(weights[-1].tolist()))
+
+
 @dataclasses.dataclass(eq=False)
 class Branch:
     """Fusion configs that continue one prompt alike: their distributions and stop tokens are equal.
 
     Attributes:
-        fusion: How the distribution of the next token is made.
+        fusion: How the distribution of the next token is made, with the weights in force for it.
         stop_token_ids: Tokens that end the text.
         choices: By index of the config, what its policy chose; None where weights are per token.
         used: ``[S]`` sum of the weights in force.
@@ -200,7 +213,8 @@ class Branch:
     answer: AnswerStart | None = AnswerStart()
 
     def note(self, weights: Tensor) -> None:
-        """Count the weights ``[S]`` of a token, where they are the token's own."""
+        """Take the weights ``[S]`` that came with a token, see `NewTokens`."""
+        self.fusion = followed(self.fusion, [weights])
         if self.fusion.processor.per_token is not None:
             self.used = self.used + weights
             self.drawn += 1

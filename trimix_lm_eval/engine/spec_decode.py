@@ -35,7 +35,7 @@ from torch import Tensor
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, blame
 from trimix_lm_eval.engine.sampler import SampledTokens, pick, sample
-from trimix_lm_eval.engine.sequence import NewTokens, Sequence, grouped
+from trimix_lm_eval.engine.sequence import NewTokens, Sequence, followed, grouped
 from trimix_lm_eval.fusion.logits import to_device
 
 #: Draft lengths to choose from; and where each is captured, which has its price.
@@ -255,7 +255,7 @@ class DecodingStep:
         view = LogitView(self.fuser.ensemble, hidden)
         pairs = [list(zip(self.fusions[row], self.gained[row], strict=True)) for row in whole]
         pairs = [[(f, one) for f, one in mine if one.accepted == self.k] for mine in pairs]
-        fusions = [[fusion for fusion, _ in mine] for mine in pairs]
+        fusions = [[followed(fusion, one.weights) for fusion, one in mine] for mine in pairs]
         draws = [[self.sequences[row].draw(self.k)] for row in whole]
         output = sample(self.fuser, view, fusions, draws)
         with blame(whole.__getitem__):

@@ -100,7 +100,8 @@ class Lane(NamedTuple):
     Attributes:
         processor: What is made of logits and weights.
         rows: ``[L]`` int64, the row of each.
-        vectors: ``[L, S]`` fp32 source weights.
+        vectors: ``[L, S]`` fp32 source weights; a round brings those that follow the text up to
+            date.
     """
 
     processor: LogitsProcessor
@@ -121,6 +122,8 @@ class Lanes:
         lead: ``[B]`` int64, the lane of the branch whose tokens a row goes on with.
         of: The lane of each branch, counted through all groups.
         lead_of: The lead lane of each row.
+        written: The groups as they were told last, which may since have been resized.
+        stays: For each branch, row and stay there for which its lane was told.
     """
 
     def __init__(self, fuser: Fuser) -> None:
@@ -130,6 +133,8 @@ class Lanes:
         self.lead = torch.empty(0)
         self.of: dict[Branch, int] = {}
         self.lead_of: dict[int, int] = {}
+        self.written: list[Lane] = []
+        self.stays: dict[Branch, tuple[int, int]] = {}
 
     def sizes(self, sequences: Iterable[Sequence], rows: int) -> list[int]:
         """Lanes of each group for so many rows, never fewer than there are."""
@@ -154,12 +159,23 @@ class Lanes:
             for processor, size in zip(self.processors, sizes, strict=True)
         ]
 
-    def write(self, sequences: Mapping[int, Sequence]) -> None:
-        """Tell the device which branches the rows have."""
-        self.of, self.lead_of = {}, {}
+    def write(self, sequences: Mapping[int, Sequence], stays: Mapping[int, int]) -> None:
+        """Tell the device which branches the rows have.
+
+        Weights that follow the text stay what the device has made of them, where a branch stays in
+        its row: a round may be on its way of which the host knows nothing yet.
+
+        Args:
+            sequences: By row.
+            stays: How many sequences have been in each row so far.
+        """
+        before, self.of, self.lead_of = self.of, {}, {}
+        held, self.stays = self.stays, {}
         start = 0
-        for group in self.groups:
+        for which, group in enumerate(self.groups):
             size, sources = group.vectors.shape
+            first = sum(len(one.rows) for one in self.written[:which])
+            new, old = list[int](), list[int]()
             rows, vectors = [0] * size, [(0.0,) * sources] * size
             mine = (
                 (row, branch)
@@ -172,9 +188,18 @@ class Lanes:
                 rows[at], vectors[at] = row, branch.fusion.vector
                 self.of[branch] = start + at
                 self.lead_of.setdefault(row, start + at)
+                self.stays[branch] = row, stays[row]
+                if group.processor.updates and held.get(branch) == self.stays[branch]:
+                    new.append(at)
+                    old.append(before[branch] - first)
             group.rows.copy_(to_device(torch.tensor(rows), group.rows.device))
-            group.vectors.copy_(to_device(torch.tensor(vectors), group.vectors.device))
+            told = to_device(torch.tensor(vectors), group.vectors.device)
+            if new:
+                come, into = to_device(torch.tensor([old, new]), told.device)
+                told[into] = self.written[which].vectors[come]
+            group.vectors.copy_(told)
             start += size
+        self.written = self.groups
         lead = [self.lead_of.get(row, 0) for row in range(len(self.lead))]
         self.lead.copy_(to_device(torch.tensor(lead), self.lead.device))
 
@@ -367,7 +392,7 @@ class StaticBatch:
                 held[index] = to_device(column, device).to(held.dtype)
             for held, whole in zip(state[3:6], belong, strict=True):
                 held.copy_(to_device(whole, device))
-        self.lanes.write(self.sequences)
+        self.lanes.write(self.sequences, self.stays)
 
     def _seating(self) -> list[Tensor]:
         """Family and seat of each row, and the members of each family, as `Places` has them.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trimix_lm_eval.fusion.policies import Policy
+from trimix_lm_eval.fusion.policies import MixturePolicy, Policy
 
 
 class LogitsProcessor(NamedTuple):
@@ -16,17 +16,17 @@ class LogitsProcessor(NamedTuple):
             None is the weighted sum of the logits.
         plausibility: ``a`` of the plausibility mask, or None.
         reference: The source whose logits the mask looks at; empty without a mask.
+        updates: The policy whose weights follow the text, token by token; None keeps them.
+        may_exclude: Whether a token may have probability 0, which is no fault: its score is
+            minus infinity.
     """
 
     per_token: Policy | None = None
     fuses: Policy | None = None
     plausibility: float | None = None
     reference: str = ""
-
-    @property
-    def may_exclude(self) -> bool:
-        """Whether a token may have probability 0, which is no fault: its score is -infinity."""
-        return self.plausibility is not None or self.fuses is not None
+    updates: MixturePolicy | None = None
+    may_exclude: bool = False
 
 
 class ResolvedFusion(NamedTuple):
@@ -64,9 +64,12 @@ class FusionConfig(NamedTuple):
     @property
     def processor(self) -> LogitsProcessor:
         """What is made of the weights that the policy chooses."""
+        policy, masked = self.policy, self.mask is not None
         return LogitsProcessor(
-            self.policy if self.policy.scope == "token" else None,
-            self.policy if self.policy.fuses else None,
+            policy if policy.scope == "token" else None,
+            policy if policy.fuses else None,
             self.mask,
-            "" if self.mask is None else self.plausibility_source,
+            self.plausibility_source if masked else "",
+            policy if isinstance(policy, MixturePolicy) and policy.updates else None,
+            masked or policy.fuses,
         )

@@ -85,6 +85,20 @@ def fuse(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
     return fused
 
 
+def pair_weights(second: Tensor, names: Sequence[str], pair: tuple[str, str]) -> Tensor:
+    """Source weights ``[N, S]`` of two sources: those of the second, and what they leave the first.
+
+    Args:
+        second: ``[N]`` weights of the second.
+        names: The S sources.
+        pair: The two of them.
+    """
+    weights = second.new_zeros(len(second), len(names))
+    weights[:, names.index(pair[1])] = second
+    weights[:, names.index(pair[0])] = 1.0 - second
+    return weights
+
+
 def plausible(fused: Tensor, reference: Tensor, a: float) -> Tensor:
     """Keep the tokens that a reference source finds plausible, set all others to minus infinity.
 

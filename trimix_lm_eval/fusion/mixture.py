@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trimix_lm_eval.fusion.logits import log_prob
+
 
 def mix(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
     """The logarithm of a mixture of the sources' distributions.
@@ -32,6 +34,11 @@ def mix(logits: Sequence[Tensor], weights: Tensor) -> Tensor:
         mixed = term if mixed is None else torch.logaddexp(mixed, term, out=mixed)
     assert mixed is not None
     return mixed
+
+
+def logprobs_by_source(logits: Sequence[Tensor], tokens: Tensor) -> Tensor:
+    """Log-probability of tokens ``[N]`` by each source, ``[N, S]``, natural logarithm."""
+    return torch.stack([log_prob(of_source, tokens) for of_source in logits], dim=1)
 
 
 def entropies(logits: Sequence[Tensor]) -> Tensor:

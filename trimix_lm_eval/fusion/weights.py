@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trimix_lm_eval.utils.errors import TrimixError
@@ -48,6 +48,19 @@ class Weights(NamedTuple):
         }
         # 1 - 0.9 - 0.1 leaves 3e-17 in floating point: that source must count as switched off.
         return {name: 0.0 if abs(w) < 1e-12 else w for name, w in weights.items()}
+
+    @classmethod
+    def of_sources(cls, shares: Mapping[str, float]) -> Weights:
+        """The point that gives each source its share; they sum to 1.
+
+        Args:
+            shares: By source. One that is not named has weight 0, exactly.
+        """
+        alpha, beta = shares.get("large_ins", 0.0), shares.get("small_cpt", 0.0)
+        gamma = alpha + shares["large_base"] if "large_base" in shares else None
+        if "small_base" not in shares:  # its weight is what the others leave
+            beta = 1.0 - (alpha if gamma is None else gamma)
+        return cls(alpha, beta, gamma)
 
     def vector(self, names: Sequence[str]) -> list[float]:
         """The weights in the order of ``names``.

@@ -34,6 +34,8 @@ from trimix_lm_eval.engine.static_cache import StaticCache
         ("llama", "mixture", 3),
         ("llama", "core", 1),
         ("qwen2", "packllm", 3),
+        ("llama", "bayes", 3),
+        ("qwen2", "bayes", 1),
         *((family, "ppl", 3) for family in CAPTURED[3:]),
     ],
 )

@@ -20,6 +20,8 @@ OTHERS = [
     config("gate"),
     config("gate", 0.3),
     config("ppl"),
+    config("bayes"),
+    config("bayes", 0.3, share=0.2),
     config("fixed", 0.1, alpha=0.3, beta=0.5),
     config("small_cpt"),
 ]

@@ -40,11 +40,17 @@ def models(pico):
     return get
 
 
+#: Policies that make a distribution by a rule of their own.
+MIXING = ("mixture", "safe", "core", "bayes")
+
+
 def prompts_of(model):
     return [Prompt(tuple(model.tokenizer(text).input_ids)) for text in PROMPTS]
 
 
-@pytest.mark.parametrize("policy", ["ppl", "ent", "ppl_answer", "fixed", "gate", "packllm", "core"])
+@pytest.mark.parametrize(
+    "policy", ["ppl", "ent", "ppl_answer", "fixed", "gate", *MIXING[2:], "packllm"]
+)
 def test_a_batch_of_prompts_costs_few_waits(models, policy):
     cpu, device = models(policy)
     found = []
@@ -82,7 +88,7 @@ def test_prompts_that_share_a_prefix_wait_no_more(models):
     assert not seen.of("h2d")
 
 
-@pytest.mark.parametrize("policy", ["ppl", "ent", "fixed", "gate", "mixture", "safe", "core"])
+@pytest.mark.parametrize("policy", ["ppl", "ent", "fixed", "gate", *MIXING])
 def test_scores_cost_a_wait_a_pass(models, policy):
     """One pass of a batch's prompts and one of its options, however many rows there are."""
     pairs = [(text, more) for text in PROMPTS for more in (" the barn", " e", " a river bank")]
@@ -133,7 +139,7 @@ def sized(model, batch_size):
     return TriMix(settings, model.tokenizer, model.fuser, model.report)
 
 
-@pytest.mark.parametrize("policy", ["ppl", "fixed", "gate", "mixture", "safe", "core"])
+@pytest.mark.parametrize("policy", ["ppl", "fixed", "gate", *MIXING])
 def test_rolling(models, policy):
     documents = [text * 4 for text in PROMPTS]
     cpu, device = (

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, Token
 from trimix_lm_eval.engine.input_batch import InputBatch
-from trimix_lm_eval.engine.model_runner import Fuser, LogitView
+from trimix_lm_eval.engine.model_runner import Fuser, LogitView, choice_of
 from trimix_lm_eval.fusion.collectors import Choice, prequential
 from trimix_lm_eval.fusion.logits import grid_nll, log_prob, plausible
+from trimix_lm_eval.fusion.mixture import logprobs_by_source
 from trimix_lm_eval.utils.windows import Window
 
 #: Favourites that are named of each source.
@@ -35,12 +36,19 @@ def measure(
     Args:
         fuser: The sources and the policy.
         window: Token ids before the text, at least one, and the text's own.
-        vectors: Of each token one weight per source; a policy per token replaces them.
+        vectors: Of each token one weight per source; a policy per token replaces them, and of
+            weights that follow the text the first token's count.
         noted: Of each position a token whose fused probability is wanted, too.
         label: What to call a token.
     """
+    follows = fuser.processors[0].updates is not None
+    last = torch.tensor(vectors[:1], dtype=torch.float64)
     for here, logits, targets in chunks(fuser, window):
-        chunk = _Chunk(fuser, logits, targets, torch.tensor(vectors[here], device=targets.device))
+        mine = torch.tensor(vectors[here], device=targets.device)
+        if follows:
+            followed, last = _followed(fuser, last, logits, targets)
+            mine = followed.to(mine)
+        chunk = _Chunk(fuser, logits, targets, mine)
         yield from zip(chunk.tokens(label), chunk.noted(noted[here]), strict=True)
 
 
@@ -65,6 +73,19 @@ def chunks(fuser: Fuser, window: Window) -> Iterator[tuple[slice, list[Tensor], 
             done = here.stop
 
 
+def _followed(
+    fuser: Fuser, first: Tensor, logits: Sequence[Tensor], targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights that follow a text, of tokens ``[n]`` from the first one's: ``[n, S]``, and the next.
+
+    Those of the first token, and of the one after the last, are ``[1, S]``.
+    """
+    found = [first]
+    for one in logprobs_by_source(logits, targets).double().cpu()[:, None]:  # [1, S]
+        found.append(fuser.updated(found[-1], one, fuser.processors[0]))
+    return torch.cat(found[:-1]), found[-1]
+
+
 def text_weights(
     fuser: Fuser, windows: Sequence[Window], choice: Choice | None
 ) -> tuple[list[list[float]], Choice | None]:
@@ -77,6 +98,14 @@ def text_weights(
     if policy.scope in ("run", "token"):
         chosen = choice if policy.scope == "run" else None
         return [fuser.vector(chosen)] * sum(len(tokens) for _, tokens in windows), chosen
+    if fuser.processors[0].updates is not None:
+        last = torch.tensor([fuser.vector(choice_of(policy, [], names))], dtype=torch.float64)
+        weights: list[list[float]] = []
+        for window in windows:
+            for _, logits, targets in chunks(fuser, window):
+                followed, last = _followed(fuser, last, logits, targets)
+                weights += followed.tolist()
+        return weights, None
     points = policy.points()
     vectors = torch.tensor([point.vector(names) for point in points], device=fuser.ensemble.device)
     nll = [

@@ -214,6 +214,38 @@ class GridPolicy(Policy):
         return f"grid of {len(value)}" if option == "grid" else super().told(option, value)
 
 
+@dataclasses.dataclass(frozen=True)
+class MixturePolicy(Policy):
+    """What policies that mix probabilities have in common: p = sum_s w_s softmax(L_s)."""
+
+    def fuse(self, logits: Sequence[Tensor], weights: Tensor, names: Sequence[str]) -> Tensor:
+        """Equation above, as logarithms."""
+        from trimix_lm_eval.fusion.mixture import mix
+
+        return mix(logits, weights)
+
+    @property
+    def updates(self) -> bool:
+        """Whether there is an `update`."""
+        return type(self).update is not MixturePolicy.update
+
+    def update(self, weights: Tensor, logprobs: Tensor, names: Sequence[str]) -> Tensor:
+        """The weights of the next token, now that a token is there; scope is ``sample``.
+
+        A policy without it keeps the weights that it chose. What is chosen holds for the token
+        after the prompt, and from there on each token that is scored or generated is told.
+
+        Args:
+            weights: ``[N, S]`` in force for the token, not to be changed.
+            logprobs: ``[N, S]`` log-probability of that token by each source, natural logarithm.
+            names: The sources, in the order of the weights.
+
+        Returns:
+            ``[N, S]``; each row by its own row of the arguments.
+        """
+        raise NotImplementedError
+
+
 _REGISTRY: dict[str, type[Policy]] = {}
 _P = TypeVar("_P", bound=type[Policy])
 

@@ -250,11 +250,15 @@ def no_choice(policy: Policy, returned: Any, why: Exception | None) -> TrimixErr
 
 
 #: What a policy's method returns a tensor of, by its name.
-_AXES = {"token_weights": "positions by sources", "fuse": "positions by tokens"}
+_AXES = {
+    "token_weights": "positions by sources",
+    "update": "positions by sources",
+    "fuse": "positions by tokens",
+}
 
 
 def no_tensor(policy: Policy, method: str, returned: Any, shape: tuple[int, ...]) -> TrimixError:
-    """The error for what `token_weights` or `fuse` returned, if it is no tensor of this shape."""
+    """The error for what a policy's method returned, if it is no tensor of this shape."""
     found = getattr(returned, "shape", None)
     what = type(returned).__name__ if found is None else f"the shape {tuple(found)}"
     return TrimixError(

@@ -47,16 +47,21 @@ class Core(PairPolicy):
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """The weights w above, ``[N, S]``."""
+        from trimix_lm_eval.fusion.logits import pair_weights
         from trimix_lm_eval.fusion.mixture import entropies
 
-        trust = 1.0 / entropies(self.pair(logits, names)).clamp_min(1e-12)  # [N, 2]
-        return self.shared_out((trust[:, 1] / trust.sum(dim=1)).clamp_max(0.5), names)
+        pair = self.host, self.scorer
+        trust = 1.0 / entropies([logits[names.index(name)] for name in pair]).clamp_min(
+            1e-12
+        )  # [N, 2]
+        return pair_weights((trust[:, 1] / trust.sum(dim=1)).clamp_max(0.5), names, pair)
 
     def fuse(self, logits: Sequence[Tensor], weights: Tensor, names: Sequence[str]) -> Tensor:
         """The equation above, as logarithms: the softmax normalises."""
         import torch
 
-        host, scorer = (x.log_softmax(dim=-1) for x in self.pair(logits, names))  # [N, V]
+        pair = [logits[names.index(name)] for name in (self.host, self.scorer)]
+        host, scorer = (x.log_softmax(dim=-1) for x in pair)  # [N, V]
         least = math.exp(-self.sharpness)
         apart = (host.exp() - scorer.exp()).abs_().div_(2)
         c = apart.mul_(-self.sharpness).exp_().sub_(least).div_(1.0 - least)

@@ -39,8 +39,9 @@ class Gate(PairPolicy):
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """Equation above, ``[N, S]``."""
-        from trimix_lm_eval.fusion.logits import log_prob
+        from trimix_lm_eval.fusion.logits import log_prob, pair_weights
 
-        host, scorer = self.pair(logits, names)
+        pair = self.host, self.scorer
+        host, scorer = (logits[names.index(name)] for name in pair)  # [N, V]
         belief = log_prob(scorer, host.argmax(dim=-1)).exp()  # [N]
-        return self.shared_out((1.0 - belief + self.floor).clamp(0.0, 1.0), names)
+        return pair_weights((1.0 - belief + self.floor).clamp(0.0, 1.0), names, pair)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from trimix_lm_eval.fusion.policies.base import Policy, register
+from trimix_lm_eval.fusion.policies.base import MixturePolicy, register
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.options import option
 from trimix_lm_eval.utils.validation import number
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _share = partial(number, least=0, most=1)
 
 
 @register
 @dataclasses.dataclass(frozen=True)
-class Mixture(Policy):
+class FixedMixture(MixturePolicy):
     """One mixture for the run: p = `alpha` p_li + `beta` p_sc + (1 - alpha - beta) p_sb.
 
     p_s = softmax(L_s), of each source; with equal shares the ensemble of GaC (Yu et al. 2024) on
@@ -51,9 +46,3 @@ class Mixture(Policy):
     def points(self) -> tuple[Weights, ...]:
         """The one point."""
         return (Weights(self.alpha, self.beta),)
-
-    def fuse(self, logits: Sequence[Tensor], weights: Tensor, names: Sequence[str]) -> Tensor:
-        """Equation above, as logarithms."""
-        from trimix_lm_eval.fusion.mixture import mix
-
-        return mix(logits, weights)

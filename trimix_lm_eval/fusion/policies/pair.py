@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from trimix_lm_eval.fusion.policies.base import Policy, present
 from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.utils.errors import TrimixError
 from trimix_lm_eval.utils.options import option
 from trimix_lm_eval.utils.validation import one_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _SOURCE = partial(one_of, accepted=SOURCES)
 
@@ -38,14 +34,3 @@ class PairPolicy(Policy):
     def sources(self, available: Iterable[str]) -> tuple[str, ...]:
         """Host and scorer."""
         return present({self.host, self.scorer}, available, self.name)
-
-    def pair(self, logits: Sequence[Tensor], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The ``[N, V]`` logits of host and scorer."""
-        return logits[names.index(self.host)], logits[names.index(self.scorer)]
-
-    def shared_out(self, scorer: Tensor, names: Sequence[str]) -> Tensor:
-        """Source weights ``[N, S]``: those of the scorer, ``[N]``, and what they leave the host."""
-        weights = scorer.new_zeros(len(scorer), len(names))
-        weights[:, names.index(self.scorer)] = scorer
-        weights[:, names.index(self.host)] = 1.0 - scorer
-        return weights

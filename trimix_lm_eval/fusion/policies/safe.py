@@ -42,12 +42,13 @@ class Safe(PairPolicy):
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """Nothing or a half to the scorer, ``[N, S]``."""
-        from trimix_lm_eval.fusion.logits import log_prob
+        from trimix_lm_eval.fusion.logits import log_prob, pair_weights
 
-        host, scorer = self.pair(logits, names)
+        pair = self.host, self.scorer
+        host, scorer = (logits[names.index(name)] for name in pair)  # [N, V]
         favourite = host.argmax(dim=-1)  # [N]
         belief = (log_prob(host, favourite).exp() + log_prob(scorer, favourite).exp()) / 2
-        return self.shared_out((belief <= self.consensus).to(host.dtype) / 2, names)
+        return pair_weights((belief <= self.consensus).to(host.dtype) / 2, names, pair)
 
     def fuse(self, logits: Sequence[Tensor], weights: Tensor, names: Sequence[str]) -> Tensor:
         """Probabilities, not logits, are averaged."""

@@ -39,7 +39,11 @@ class Uncertainty(PairPolicy):
 
     def token_weights(self, logits: Sequence[Tensor], names: Sequence[str]) -> Tensor:
         """Equation above, ``[N, S]``."""
+        from trimix_lm_eval.fusion.logits import pair_weights
         from trimix_lm_eval.fusion.mixture import entropies
 
-        chosen = (-entropies(self.pair(logits, names)) / self.tau).softmax(dim=-1)  # [N, 2]
-        return self.shared_out(chosen[:, 1], names)
+        pair = self.host, self.scorer
+        chosen = (-entropies([logits[names.index(name)] for name in pair]) / self.tau).softmax(
+            dim=-1
+        )  # [N, 2]
+        return pair_weights(chosen[:, 1], names, pair)
