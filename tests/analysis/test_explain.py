@@ -270,6 +270,29 @@ def test_texts_without_a_prompt_under_other_policies(trio, policy):
     assert total == pytest.approx(score.log_likelihood, abs=1e-3)
 
 
+@pytest.mark.parametrize("max_length", [20, 90])
+def test_weights_that_follow_a_text(trio, max_length):
+    """Each token is explained by the weights that it was scored or written with."""
+    model = trio("llama").weighted("bayes", max_length=max_length, share=0.1, **CHUNKED)
+    pairs = [("The hen", LONG), ("The hen", " a rat")]
+    (rolling,) = model.loglikelihood_rolling([LONG])
+    likelihoods = [score.log_likelihood for score in model.loglikelihood(pairs)]
+    found = [*explain_given(model, pairs), explain_text(model, LONG)]
+    for it, likelihood in zip(found, [*likelihoods, rolling.log_likelihood], strict=True):
+        total = sum(math.log(token.probability) for token in it.tokens)
+        assert total == pytest.approx(likelihood, abs=1e-3)
+        weights = [[share.weight for share in token.shares] for token in it.tokens]
+        assert all(sum(one) == pytest.approx(1, abs=1e-5) for one in weights)
+        assert not any("Scoring gave" in note for note in it.notes)
+        # Of an answer that is read in windows each begins with the prompt's weights.
+        windows = 4 if max_length == 20 and it.prompt else 1
+        assert len({tuple(one) for one in weights}) > len(weights) - windows
+    written = explain(model, "The hen", SamplingParams(max_new_tokens=8))
+    assert all(token.rank == 1 for token in written.tokens)
+    weights = [[share.weight for share in token.shares] for token in written.tokens]
+    assert len({tuple(one) for one in weights}) == len(weights)
+
+
 # ---------------------------------------------------------------- drafts
 
 
