@@ -31,7 +31,7 @@ OTHERS = [
     config("gate", 0.3),
     config("gate", floor=0.2),
     config("mixture", alpha=0.3, beta=0.4),
-    *(config(name) for name in ("contrastive", "packllm", "safe", "core", "bayes")),
+    *(config(name) for name in ("contrastive", "packllm", "uncertainty", "safe", "core", "bayes")),
     config("fixed", 0.1, alpha=0.3, beta=0.5),
     config("fixed", 0.2, "small_cpt", alpha=0.3, beta=0.5),
 ]
