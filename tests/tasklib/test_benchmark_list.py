@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trimix_lm_eval.tasklib import languages
+from trimix_lm_eval.tasklib import flores, languages
 from trimix_lm_eval.tasklib.benchmarks import BENCHMARKS, loader_of
 from trimix_lm_eval.tasklib.catalog import shipped
-from trimix_lm_eval.training.new_language import codes
 from trimix_lm_eval.utils.paths import tasks_dir
 
 HERE = Path(languages.__file__).parent
@@ -52,7 +51,7 @@ def test_a_language_has_the_benchmarks_that_its_line_says():
     for language in languages.LANGUAGES:
         assert set(language.benchmarks) <= names
         if language.flores:
-            assert set(language.benchmarks) <= set(codes.known()[language.flores].benchmarks)
+            assert set(language.benchmarks) <= set(flores.known()[language.flores].benchmarks)
     for name in ("sib200", "belebele"):
         (entry,) = [entry for entry in BENCHMARKS if entry.name == name]
         wanted = {one.flores for one in languages.LANGUAGES if name in one.benchmarks}

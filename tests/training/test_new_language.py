@@ -20,11 +20,11 @@ from tests.support.sweeping import make_lm_eval_quick
 from trimix_lm_eval import cli
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.sweep import plan, sweep
-from trimix_lm_eval.tasklib import belebele, sib200
+from trimix_lm_eval.tasklib import belebele, flores, sib200
 from trimix_lm_eval.tasklib.languages import ENGLISH
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt import train
-from trimix_lm_eval.training.new_language import NewLanguageArguments, codes, skeleton, write
+from trimix_lm_eval.training.new_language import NewLanguageArguments, skeleton, write
 from trimix_lm_eval.utils import io, paths
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -52,11 +52,11 @@ def read(path):
 
 
 def test_the_codes_are_as_many_as_were_published():
-    known = codes.known()
+    known = flores.known()
     assert len([1 for one in known.values() if "sib200" in one.benchmarks]) == 205
     assert len([1 for one in known.values() if "belebele" in one.benchmarks]) == 122
     assert all(one.name and one.benchmarks for one in known.values())
-    with Path(codes._FILE).open(encoding="utf-8") as stream:
+    with Path(flores._FILE).open(encoding="utf-8") as stream:
         assert [row["code"] for row in csv.DictReader(stream, delimiter="\t")] == sorted(known)
 
 
@@ -65,21 +65,21 @@ def test_the_codes_are_those_of_lm_eval_and_of_the_shipped_tasks():
 
     files = (Path(lm_eval.tasks.__file__).parent / "belebele").glob("belebele_*.yaml")
     theirs = {path.stem.removeprefix("belebele_") for path in files}
-    assert theirs == {c for c, one in codes.known().items() if "belebele" in one.benchmarks}
+    assert theirs == {c for c, one in flores.known().items() if "belebele" in one.benchmarks}
     for code, name in ENGLISH.items():
         if "_" in code:
-            assert codes.known()[code].name == name
+            assert flores.known()[code].name == name
     for folder in ("sib200", "belebele"):
         for path in (paths.tasks_dir() / folder).glob("*.yaml"):
             code = read(path)["dataset_kwargs"]["select"]["language"]
-            assert folder in codes.known()[code].benchmarks
+            assert folder in flores.known()[code].benchmarks
 
 
 @pytest.mark.parametrize(
     ("given", "code"), [("swh", "swh_Latn"), ("SWH-latn", "swh_Latn"), ("uig_Latn", "uig_Arab")]
 )
 def test_near_codes(given, code):
-    assert code in [one.code for one in codes.near(given)]
+    assert code in [one.code for one in flores.near(given)]
 
 
 # ---------------------------------------------------------------- files

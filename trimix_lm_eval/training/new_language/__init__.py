@@ -2,10 +2,9 @@
 
 Imported by `cli`; imports `training.cpt`, `tasklib`, `loading` and `utils`.
 
-codes.py  flores.tsv   which languages SIB-200 and Belebele have, and what they are called
-recipe.py              steps, batch and learning rate that suit the size of the text and the model
-skeleton.py            the files, from templates
-command.py             the whole
+    recipe.py     steps, batch and learning rate that suit the size of the text and the model
+    skeleton.py   the files, from templates
+    command.py    the whole
 """
 
 from trimix_lm_eval.training.new_language.command import NewLanguageArguments, main, write

@@ -14,13 +14,14 @@ from typing import NamedTuple
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.settings import DEMO
+from trimix_lm_eval.tasklib import flores
+from trimix_lm_eval.tasklib.flores import Language
 from trimix_lm_eval.training.cpt import base as bases
 from trimix_lm_eval.training.cpt import config as configs
 from trimix_lm_eval.training.cpt import corpus, holdout, texts, values
 from trimix_lm_eval.training.cpt.base import Base
 from trimix_lm_eval.training.cpt.cleaning import Cleaner
-from trimix_lm_eval.training.new_language import codes, skeleton
-from trimix_lm_eval.training.new_language.codes import Language
+from trimix_lm_eval.training.new_language import skeleton
 from trimix_lm_eval.training.new_language.recipe import suited
 from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
@@ -143,10 +144,10 @@ def _language(asked: NewLanguageArguments) -> Language:
             "give a code of letters, digits, '_' and '-', e.g. swh_Latn",
         )
     name = values.text("--name", asked.name) if asked.name else ""
-    known = codes.known().get(asked.code)
+    known = flores.known().get(asked.code)
     if known:
         return known._replace(name=name or known.name)
-    near = ", ".join(f"{one.code} ({one.name})" for one in codes.near(asked.code))
+    near = ", ".join(f"{one.code} ({one.name})" for one in flores.near(asked.code))
     hint = f"; near it: {near}" if near else ""
     print(f"note: {asked.code} is not a code of FLORES-200, so no benchmark has it{hint}")
     return Language(asked.code, name or asked.code, ())

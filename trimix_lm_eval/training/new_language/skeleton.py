@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from trimix_lm_eval.loading.settings import DEMO
 from trimix_lm_eval.tasklib import catalog
 from trimix_lm_eval.tasklib.benchmarks import BENCHMARKS, Variant
-from trimix_lm_eval.training.new_language.codes import Language
+from trimix_lm_eval.tasklib.flores import Language
 from trimix_lm_eval.training.new_language.recipe import Suited
 from trimix_lm_eval.utils import templates
 from trimix_lm_eval.utils.paths import tasks_dir
