@@ -42,9 +42,8 @@ def files() -> Files:
     """The content of every file that is generated, by its path below this folder."""
     made: Files = {}
     for entry in benchmarks.BENCHMARKS:
-        for language in entry.languages:
-            for variant in entry.variants:
-                made.update(_task(entry, variant, language))
+        for variant, language in entry.each():
+            made.update(_task(entry, variant, language))
     return {**made, **groups()}
 
 

@@ -451,6 +451,7 @@ MADE_UP = {
     "tel_Telu": ("ఆకాశం నీలం.", "నీరు చల్లన."),
     "ory_Orya": ("ଆକାଶ ନୀଳ।", "ପାଣି ଥଣ୍ଡା।"),
     "bod_Tibt": TIBETAN.sentences[:2],
+    "deu_Latn": ("Der Himmel ist blau.", "Das Wasser ist kalt."),
 }
 TOPICS = (
     *("science/technology", "travel", "politics", "sports"),
@@ -459,10 +460,10 @@ TOPICS = (
 
 
 def write_sib200(folder: Path) -> Path:
-    """Write eight languages as on the Hub: six excerpts, two made up."""
+    """Write nine languages as on the Hub: six excerpts, three made up."""
     for code in SIB200:
         shutil.copytree(DATA / "sib200" / code, folder / "data" / code)
-    for code in ("kaz_Cyrl", "khk_Cyrl"):
+    for code in ("kaz_Cyrl", "khk_Cyrl", "deu_Latn"):
         (folder / "data" / code).mkdir(parents=True)
         for split, count in SIB200_SIZES.items():
             lines = ["index_id\tcategory\ttext"]
@@ -475,10 +476,10 @@ def write_sib200(folder: Path) -> Path:
 
 
 def write_belebele(folder: Path) -> Path:
-    """Write seven languages as on the Hub: an excerpt in Bengali, six made up."""
+    """Write eight languages as on the Hub: an excerpt in Bengali, seven made up."""
     (folder / "data").mkdir(parents=True)
     shutil.copy(DATA / "belebele" / "ben_Beng.jsonl", folder / "data")
-    for code in ("tam_Taml", "tel_Telu", "ory_Orya", "bod_Tibt", "kaz_Cyrl", "khk_Cyrl"):
+    for code in MADE_UP:
         lines = [json.dumps(_question(code, i), ensure_ascii=False) for i in range(BELEBELE_SIZE)]
         text = "\n".join(lines) + "\n"
         (folder / "data" / f"{code}.jsonl").write_text(text, encoding="utf-8")

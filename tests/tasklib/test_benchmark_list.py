@@ -38,12 +38,31 @@ def test_every_template_is_there_and_names_its_loader():
 
 def test_every_task_of_an_entry_ships_with_its_language():
     for entry in BENCHMARKS:
-        for language in entry.languages:
-            for variant in entry.variants:
-                ending = variant.name.format(language=language)
-                config = shipped()[f"trimix_{entry.name}_{language}{ending}"]
-                assert config["dataset_kwargs"]["select"]["language"] == language
-                assert config["tag"] == f"trimix_{entry.name}{variant.tag}"
+        assert len(list(entry.each())) >= len(entry.languages) * len(entry.variants)
+        for variant, language in entry.each():
+            ending = variant.name.format(language=language)
+            config = shipped()[f"trimix_{entry.name}_{language}{ending}"]
+            assert config["dataset_kwargs"]["select"]["language"] == language
+            assert config["tag"] == f"trimix_{entry.name}{variant.tag}"
+
+
+def test_further_languages_have_one_task_of_each_benchmark_that_has_them():
+    """Apart from the others: what tags and groups had before they have no more of."""
+    assert not set(languages.FURTHER) & {one.flores for one in languages.LANGUAGES}
+    assert sorted(set(languages.FURTHER)) == list(languages.FURTHER)
+    for code in languages.FURTHER:
+        known = flores.known()[code]
+        wanted = {f"trimix_{name}_{code}_ll" for name in known.benchmarks}
+        found = {name: config for name, config in shipped().items() if f"_{code}" in name}
+        assert set(found) == wanted and languages.name_of(code) == known.name
+        assert {c["tag"] for c in found.values()} == {
+            f"trimix_{name}_further_ll" for name in known.benchmarks
+        }
+    for name in ("sib200", "belebele"):
+        tagged = [c for c in shipped().values() if c.get("tag") == f"trimix_{name}_ll"]
+        assert len(tagged) == len(languages.of_benchmark(name))
+    grouped = {str(member) for c in shipped().values() if "group" in c for member in c["task"]}
+    assert not [member for member in grouped if any(code in member for code in languages.FURTHER)]
 
 
 def test_a_language_has_the_benchmarks_that_its_line_says():

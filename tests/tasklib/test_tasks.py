@@ -31,7 +31,7 @@ from tests.support import task_data
 from tests.support.running import ROOT, program
 from tests.support.task_data import LANGUAGES, SIB200, TOPICS, Row
 from trimix_lm_eval.fusion.exemplars import answer_spans
-from trimix_lm_eval.tasklib import belebele, sib200
+from trimix_lm_eval.tasklib import belebele, languages, sib200
 from trimix_lm_eval.utils import paths
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -48,7 +48,7 @@ NAMES = {
         **{"bo": "Tibetan", "ug": "Uyghur", "kk": "Kazakh", "mn": "Mongolian", "en": "English"},
         **{"ben_Beng": "Bengali", "tam_Taml": "Tamil", "tel_Telu": "Telugu", "ory_Orya": "Odia"},
         **{"bod_Tibt": "Tibetan", "uig_Arab": "Uyghur", "kaz_Cyrl": "Kazakh"},
-        "khk_Cyrl": "Mongolian",
+        **{"khk_Cyrl": "Mongolian", "deu_Latn": "German"},
     },
     "zh": {"bo": "藏语", "ug": "维吾尔语", "kk": "哈萨克语", "mn": "蒙古语", "zh": "汉语"},
 }
@@ -168,6 +168,11 @@ CASES = [
 MILIC = [case for case in CASES if case.kind in task_data.SIZES]
 WITH_CHOICE = [case for case in CASES if case.kind in CHOICES]
 NAMES_OF_TASKS = [case.task for case in CASES] + [f"{case.task}_ll" for case in WITH_CHOICE]
+FURTHER_TASKS = [
+    f"trimix_{benchmark}_{code}_ll"
+    for benchmark in ("sib200", "belebele")
+    for code in languages.further(benchmark)
+]
 
 
 class Files(NamedTuple):
@@ -403,6 +408,20 @@ def test_log_likelihoods_are_those_of_the_options_after_the_same_prompt(case, ta
         options = labels_of(case) if KINDS[case.kind].metrics == F1 else letters
         assert [next(said).args[1] for _ in options] == [gap(case) + option for option in options]
     assert next(said, None) is None
+
+
+@pytest.mark.parametrize("kind", ["sib200", "belebele"])
+def test_further_languages_ask_what_the_eight_do(kind, files):
+    case = Case(f"trimix_{kind}_deu_Latn", kind, "deu_Latn")
+    with excerpts():
+        loaded = manager(data_dir=files._asdict()).load(f"{case.task}_ll")["tasks"]
+    loaded[f"{case.task}_ll"].build_all_requests()
+    shown = files.shown(case)
+    expected = [reference(case, row, shown) for row in files.scored(case)]
+    assert prompts(loaded[f"{case.task}_ll"]) == expected
+    options = TOPICS if kind == "sib200" else "ABCD"
+    said = [request.args[1] for request in loaded[f"{case.task}_ll"].instances]
+    assert said == [f" {option}" for option in options] * len(expected)
 
 
 @each([case for case in CASES if KINDS[case.kind].shots])
@@ -668,9 +687,10 @@ def test_groups_have_their_members_with_equal_weights(tasks, monkeypatch):
 def test_nothing_else_is_in_the_folder():
     known = manager()
     demo = {f"trimix_demo_{kind}" for kind in ("rolling", "choice", "generate")}
-    assert set(known.all_subtasks) == set(NAMES_OF_TASKS) | demo
+    assert set(known.all_subtasks) == {*NAMES_OF_TASKS, *FURTHER_TASKS} | demo
+    assert len(FURTHER_TASKS) == 33 + 31, "Bosnian and Galician are not in Belebele"
     assert len(NAMES_OF_TASKS) + len(GROUPS) + len(demo) + 1 == 230
-    assert len(list(TASKS.rglob("*.yaml"))) == 230
+    assert len(list(TASKS.rglob("*.yaml"))) == 230 + len(FURTHER_TASKS)
 
 
 def test_tags_are_the_same_task_in_all_languages():
@@ -683,6 +703,8 @@ def test_tags_are_the_same_task_in_all_languages():
             short = short[: short.index("_".join(("", *case.pair)))]
             short += "_zh" * (case.prompt == "zh")
         tags.setdefault(short, set()).add(name)
+    for name in FURTHER_TASKS:
+        tags.setdefault(f"trimix_{name.split('_')[1]}_further_ll", set()).add(name)
     assert set(known.all_tags) == set(tags)
     for tag, members in tags.items():
         assert set(known.task_index[tag].tags) == members

@@ -55,6 +55,7 @@ class Tasks(NamedTuple):
         languages: Codes as the loader takes them.
         variants: The tasks in each language.
         folder: Of the task files, relative to ``tasks/``; empty for `name`.
+        further: Codes of languages that have the variant ``_ll`` alone, under a tag of its own.
     """
 
     name: str
@@ -62,6 +63,17 @@ class Tasks(NamedTuple):
     languages: tuple[str, ...]
     variants: tuple[Variant, ...]
     folder: str = ""
+    further: tuple[str, ...] = ()
+
+    def each(self) -> Iterator[tuple[Variant, str]]:
+        """The tasks: a variant, and the code of a language."""
+        for language in self.languages:
+            for variant in self.variants:
+                yield variant, language
+        for variant in self.variants:
+            if variant.name == "_ll":
+                apart = variant._replace(tag=f"_further{variant.tag}")
+                yield from ((apart, language) for language in self.further)
 
 
 def _choice(variant: Variant, likeliest: str) -> tuple[Variant, Variant]:
@@ -126,8 +138,15 @@ BENCHMARKS: tuple[Tasks, ...] = (
         sib200,
         languages.of_benchmark("sib200"),
         _choice(Variant(("sib200/_sib200",)), "_labels_ll"),
+        further=languages.further("sib200"),
     ),
-    Tasks("belebele", belebele, languages.of_benchmark("belebele"), tuple(_belebele())),
+    Tasks(
+        "belebele",
+        belebele,
+        languages.of_benchmark("belebele"),
+        tuple(_belebele()),
+        further=languages.further("belebele"),
+    ),
 )
 
 

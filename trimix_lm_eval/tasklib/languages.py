@@ -1,13 +1,15 @@
 """The languages of the package's tasks, one line each: codes, names in prompts, benchmarks.
 
 A line added here gives the language its tasks (``python tasks/generate.py`` writes them), its name
-in prompts, and its name in reports and in files to submit.
+in prompts, and its name in reports and in files to submit. What a code of FLORES-200 means and
+which benchmarks have it is in `flores`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from trimix_lm_eval.tasklib import flores
 from trimix_lm_eval.utils.errors import TrimixError
 
 
@@ -44,6 +46,15 @@ LANGUAGES = (
     TaskLanguage("Telugu", flores="tel_Telu", benchmarks=_BOTH, indic=True),
     TaskLanguage("Odia", flores="ory_Orya", benchmarks=_BOTH, indic=True),
 )
+#: Further codes of FLORES-200, whose main tasks exist by log-likelihood only: languages in which
+#: others have published a small model with the tokenizer of a large one, see `model_configs/`.
+FURTHER = (
+    *("arb_Arab", "bos_Latn", "bul_Cyrl", "cat_Latn", "ces_Latn", "dan_Latn", "deu_Latn"),
+    *("ell_Grek", "est_Latn", "eus_Latn", "fin_Latn", "fra_Latn", "glg_Latn", "hin_Deva"),
+    *("hrv_Latn", "hun_Latn", "isl_Latn", "ita_Latn", "lit_Latn", "lvs_Latn", "nld_Latn"),
+    *("nob_Latn", "pol_Latn", "por_Latn", "ron_Latn", "rus_Cyrl", "slk_Latn", "slv_Latn"),
+    *("spa_Latn", "swe_Latn", "tur_Latn", "ukr_Cyrl", "zho_Hans"),
+)
 #: Prompts are in these, and translations from and into them.
 _OF_PROMPTS = {"en": TaskLanguage("English", "英语"), "zh": TaskLanguage("Chinese", "汉语")}
 
@@ -52,7 +63,10 @@ _BY_CODE = {
     **_OF_PROMPTS,
 }
 #: Names in English prompts, by code.
-ENGLISH = {code: one.english for code, one in _BY_CODE.items()}
+ENGLISH = {
+    **{code: flores.known()[code].name for code in FURTHER},
+    **{code: one.english for code, one in _BY_CODE.items()},
+}
 #: Names in Chinese prompts, by code.
 CHINESE = {code: one.chinese for code, one in _BY_CODE.items() if one.chinese}
 
@@ -65,6 +79,11 @@ def of_benchmark(name: str) -> tuple[str, ...]:
     if name == "milic_eval":
         return tuple(one.milic for one in LANGUAGES if one.milic)
     return tuple(one.flores for one in LANGUAGES if name in one.benchmarks)
+
+
+def further(name: str) -> tuple[str, ...]:
+    """The codes of `FURTHER` that a benchmark over FLORES-200 has."""
+    return tuple(code for code in FURTHER if name in flores.known()[code].benchmarks)
 
 
 def name_of(code: str, prompt: str = "en") -> str:
