@@ -8,6 +8,7 @@ shipped run config that runs them.
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -24,8 +25,11 @@ from transformers import (
 from tests.conftest import SHAPE, byte_tokenizer
 from tests.support import task_data
 from tests.support.naive import Naive, whole_row
+from tests.support.running import ROOT
 from tests.support.sweeping import make_lm_eval_quick, written
 from trimix_lm_eval import TriMix
+from trimix_lm_eval.fusion.policies import parse_grid
+from trimix_lm_eval.fusion.weights import SOURCES
 from trimix_lm_eval.loading import run_config
 from trimix_lm_eval.sweep import plan, sweep
 from trimix_lm_eval.tasklib import belebele, languages, sib200
@@ -212,3 +216,61 @@ def test_the_shorter_context_is_that_of_both(two, naive, caplog, monkeypatch):
     assert made.text == model.tokenizer.decode(ids[-2:])
     assert "context length of 2048 tokens: their contexts are cut from the left" in caplog.text
     whole_row.cache_clear()
+
+
+# ------------------------------------------------------------------------ a second small_cpt
+
+
+THIRDS = [(i / 4, j / 4, 1 - (i + j) / 4) for i in range(5) for j in range(5 - i)]
+
+
+def written_as(large, first, second):
+    """Weights that sum to 1, as the point at which the second small_cpt is called large_base."""
+    return f"{large:g}:{first:g}:{large + second:g}"
+
+
+def test_the_grid_on_the_page_is_a_triangle():
+    page = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    (grid,) = re.findall(r"^    grid=(0:1:0;\S+)$", page, flags=re.M)
+    found = [point.by_source() for point in parse_grid(grid)]
+    assert [[one[name] for name in SOURCES] for one in found] == [
+        *([0, 1, 0, 0], [0, 0, 0, 1], [0, 0.5, 0, 0.5], [0.5, 0.5, 0, 0], [0.5, 0, 0, 0.5]),
+        *([0.5, 0.25, 0, 0.25], [1, 0, 0, 0]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def three(models, two, naive):
+    """Two small_cpt, and what fuses them plainly: each source times its weight."""
+    second = Naive({"large_base": models["bos"]}, naive.vocab_size)
+
+    def plainly(ids, large, first, second_weight):
+        others = fused(naive, ids, large, first)
+        return others + second_weight * second.logits("large_base", ids)
+
+    return {**two, "large_base": models["bos"]}, plainly
+
+
+def test_a_second_small_cpt_has_a_weight_of_its_own(three, naive):
+    """Under the name of large_base; where all sum to 1, there need be no small_base."""
+    folders, plainly = three
+    grid = ";".join(written_as(*weights) for weights in THIRDS)
+    model = TriMix.from_pretrained(**folders, policy="ppl", grid=grid, dtype="float32")
+    assert model.fuser.ensemble.names == tuple(folders)
+    best = set()
+    for text, more in (("The hen is in", " the barn"), ("0123", "456"), ("སྐད་ཡིག", "སྐད")):
+        ids, added = model.codec.encode(text), model.codec.encode(more, False)
+        nll = [float(naive.nll(plainly(ids, *w), ids, 1).sum()) for w in THIRDS]
+        point = THIRDS[nll.index(min(nll))]
+        best.add(point)
+        (score,) = model.loglikelihood([(text, more)])
+        rows = plainly(ids + added, *point)
+        expected = -float(naive.nll(rows, ids + added, len(ids)).sum())
+        assert score.log_likelihood == pytest.approx(expected, rel=1e-4)
+        given = score.choice.weights.by_source()
+        assert given == pytest.approx(dict(zip(folders, point, strict=True)) | {"small_base": 0})
+        (made,) = model.complete([text], max_new_tokens=3)
+        for _ in range(3):
+            ids.append(int(plainly(ids, *point)[-1].argmax()))
+        assert made.text == model.tokenizer.decode(ids[-3:])
+    assert len(best) > 1
