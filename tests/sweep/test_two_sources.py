@@ -30,7 +30,7 @@ from tests.support.sweeping import make_lm_eval_quick, written
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.fusion.policies import parse_grid
 from trimix_lm_eval.fusion.weights import SOURCES
-from trimix_lm_eval.loading import run_config
+from trimix_lm_eval.loading import preflight, run_config, settings
 from trimix_lm_eval.sweep import plan, sweep
 from trimix_lm_eval.tasklib import belebele, languages, sib200
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
@@ -50,10 +50,10 @@ def common_tokenizer():
     return made
 
 
-def write_small(folder, seed):
+def write_small(folder, seed, rows=384):
     config = LlamaConfig(
         **{**SHAPE, "num_key_value_heads": 4, "initializer_range": 0.3},
-        **{"vocab_size": 384, "hidden_size": 16, "intermediate_size": 16},
+        **{"vocab_size": rows, "hidden_size": 16, "intermediate_size": 16},
         **{"num_hidden_layers": 24, "tie_word_embeddings": True},
     )
     config.head_dim, config.max_position_embeddings = 4, CONTEXT
@@ -216,6 +216,19 @@ def test_the_shorter_context_is_that_of_both(two, naive, caplog, monkeypatch):
     assert made.text == model.tokenizer.decode(ids[-2:])
     assert "context length of 2048 tokens: their contexts are cut from the left" in caplog.text
     whole_row.cache_clear()
+
+
+# ------------------------------------------------------------------------ the vocabulary
+
+
+def test_no_row_for_the_last_special_token_is_no_obstacle(two, tmp_path, caplog, monkeypatch):
+    """The rows of HPLT's embeddings are not known; the tokenizer's last token stands for images."""
+    monkeypatch.setattr(errors, "_warned", set())
+    known = len(common_tokenizer())
+    small = write_small(tmp_path / "small", 5, rows=known - 1)
+    asked = settings.parse({**two, "small_cpt": small, "policy": "ppl", "grid": "simplex:9"})
+    assert preflight.check(asked, tuple(two)).vocab_size == known - 1
+    assert "1 special token(s) of large_ins" in caplog.text and "have no row" in caplog.text
 
 
 # ------------------------------------------------------------------------ a second small_cpt
