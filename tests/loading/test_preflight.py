@@ -24,8 +24,9 @@ from tests.support.hub import COMMIT, Hub, client
 from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.harness import check as harness_check
 from trimix_lm_eval.loading import preflight
-from trimix_lm_eval.loading.preflight import memory, vocabulary
-from trimix_lm_eval.loading.preflight.vocabulary import Difference, Vocabulary, first_difference
+from trimix_lm_eval.loading.preflight import memory
+from trimix_lm_eval.loading.preflight.relation import fused_size, trusted
+from trimix_lm_eval.loading.preflight.vocabulary import Difference, Vocabulary, differences
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
@@ -315,25 +316,32 @@ def test_quantized_checkpoint(tmp_path, tok):
 # ------------------------------------------------------------------------ tokenizers
 
 
-def test_first_difference():
+def test_differences():
     a = {"a": 0, "b": 1, "c": 2}
-    assert first_difference(a, dict(reversed(a.items()))) is None
-    assert first_difference(a, {"a": 0, "x": 1, "y": 2}) == Difference(1, "b", "x")
-    assert first_difference(a, {"a": 0, "b": 1}) == Difference(2, "c", None)
-    assert first_difference({}, a) == Difference(0, None, "a")
-    assert first_difference({"b": 1}, a) == Difference(0, None, "a")
-    assert first_difference({"a": 0, "b": 0}, {"a": 0}) == Difference(0, "b", "a")
-    assert first_difference({"a": 1, "b": 0}, {"a": 0, "b": 1}) == Difference(0, "b", "a")
+    assert differences(a, dict(reversed(a.items()))) == []
+    assert differences(a, {"a": 0, "x": 1, "y": 2}, 1) == [Difference(1, "b", "x")]
+    assert differences(a, {"a": 0, "b": 1}) == [Difference(2, "c", None)]
+    assert differences({}, a) == [Difference(i, None, token) for token, i in a.items()]
+    assert differences({"b": 1}, a, 1) == [Difference(0, None, "a")]
+    assert differences({"a": 0, "b": 0}, {"a": 0}) == [Difference(0, "b", "a")]
+    assert differences({"a": 1, "b": 0}, {"a": 0, "b": 1}) == [
+        Difference(0, "b", "a"),
+        Difference(1, "a", "b"),
+    ]
 
 
-def test_another_tokenizer_names_the_first_token_and_both_models(tmp_path, tok):
+def test_another_tokenizer_names_the_first_tokens_and_both_models(tmp_path, tok):
     other = tokenizer(["zebra crossing, zebra quagga"] * 9)
     large, small = save(tmp_path / "large", tok), save(tmp_path / "small", other)
-    found = first_difference(tok.get_vocab(), other.get_vocab())
+    one, two, three = differences(tok.get_vocab(), other.get_vocab())
+    message = refusal(large, small)
+    assert message.startswith(f"small_cpt ({small}): vocabulary other: ")
     assert (
-        f"token {found.id} is {found.b!r} in small_cpt ({small}) but {found.a!r} in "
-        f"large_ins ({large})" in refusal(large, small)
+        f"token {one.id} is {one.b!r} in small_cpt ({small}) but {one.a!r} in large_ins ({large}); "
+        f"{two.id} is {two.b!r} but {two.a!r}; {three.id} is {three.b!r} but {three.a!r}."
+        in message
     )
+    assert "-> possible: only fusion=sequence" in message
 
 
 def test_renamed_special_tokens_do_not_matter(tmp_path, warnings):
@@ -362,16 +370,27 @@ def test_words_added_to_the_small_model_only(tmp_path, tok, warnings):
     small = save(tmp_path / "small", tokenizer(ordinary=["བོད"]))
     message = refusal(large, small)
     assert f"token 290 is 'བོད' in small_cpt ({small}) but absent in large_ins" in message
-    assert "name the tokenizer to use with tokenizer=" in message
-    assert check(large, small, tokenizer=large).vocab_size == 290
-    assert "has 1 token(s) at its end" in warnings.text
+    sequence, tokens = message.partition("-> possible: ")[2].split("; or ")
+    assert sequence.startswith("fusion=sequence, ")
+    assert f"token by token over the 290 shared ids with tokenizer={large}, biased: " in tokens
+    assert f"small_cpt ({small}) then reads segmentations that it was not trained on" in tokens
+    assert not warnings.text
+    report = check(large, small, tokenizer=large)
+    assert report.vocab_size == 290
+    assert "has 1 ordinary token(s) at its end" in warnings.text
+    assert f"biased: small_cpt ({small}) then reads segmentations" in warnings.text
+    assert "1.9 to 2.6 bits per byte" in warnings.text
+    assert any("vocabulary extended" in line and "biased" in line for line in report.lines())
 
 
 def test_words_added_to_the_large_model_only(tmp_path, tok):
     large = save(tmp_path / "large", tokenizer(ordinary=["བོད"]))
     small = save(tmp_path / "small", tok)
-    assert "token 290 is absent in small_cpt" in refusal(large, small)
+    message = refusal(large, small)
+    assert "token 290 is absent in small_cpt" in message
+    assert f"with tokenizer={small}, biased: large_ins ({large})" in message
     assert check(large, small, tokenizer=small).vocab_size == 290
+    assert f"tokenizer={small}, biased" in refusal(large, small, tokenizer=large)
 
 
 def test_same_tokens_cut_differently(tmp_path, tok, warnings):
@@ -379,9 +398,10 @@ def test_same_tokens_cut_differently(tmp_path, tok, warnings):
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     large, small = save(tmp_path / "large", tok), save(tmp_path / "small", other)
     message = refusal(large, small)
-    assert "The tokenizers differ:" in message and " is [" in message
+    assert "cuts texts otherwise: " in message and " is [" in message
+    assert f"tokenizer={large}, biased: small_cpt ({small})" in message
     assert check(large, small, tokenizer=large).vocab_size == 290
-    assert "tokenizer= decides" in warnings.text
+    assert "As tokenizer= says" in warnings.text and "biased: small_cpt" in warnings.text
 
 
 def test_source_without_tokenizer(tmp_path, tok, warnings):
@@ -411,14 +431,7 @@ def test_embedding_without_rows_for_special_tokens(tmp_path, warnings):
 
 def test_id_without_token():
     a = Vocabulary("a", {"x": 0, "y": 2}, frozenset())
-    assert vocabulary.fused_size(a, [a], {"a": 9}, None) == 3
-
-
-def test_special_token_missing_in_the_middle():
-    a = Vocabulary("a", {"x": 0, "<s>": 1, "y": 2}, frozenset({1}))
-    b = Vocabulary("b", {"x": 0, "y": 2}, frozenset())
-    with pytest.raises(TrimixError, match="token 1 is absent in b but '<s>' in a"):
-        vocabulary.compare(a, b, chosen=True)
+    assert fused_size(a, [trusted("a", a, 9, "")], None) == 3
 
 
 # ------------------------------------------------------------------------ devices and memory

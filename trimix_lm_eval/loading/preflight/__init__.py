@@ -8,7 +8,8 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
     access.py      which files a repository or folder has, and why it cannot be read
     files.py       whether the files of a local folder are whole
     configs.py     whether the config is that of a causal LM, and can be loaded here
-    vocabulary.py  whether all sources have one tokenizer, and how much of it can be fused
+    vocabulary.py  what a tokenizer knows, and where two of them differ
+    relation.py    how each source's vocabulary is related to that in use, and what can be fused
     context.py     how many tokens the sources see at once
     memory.py      devices, and what the weights need on each
     kept.py        what a model keeps of the texts that it reads

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
 
-from trimix_lm_eval.loading.preflight import memory, vocabulary
+from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.loading.preflight.access import Files, label, locate, locate_tokenizer
 from trimix_lm_eval.loading.preflight.configs import load_config
 from trimix_lm_eval.loading.preflight.context import Contexts, contexts_of
-from trimix_lm_eval.loading.preflight.vocabulary import Vocabulary
+from trimix_lm_eval.loading.preflight.relation import (
+    Relation,
+    fused_size,
+    relate,
+    settle,
+    trusted,
+)
+from trimix_lm_eval.loading.preflight.vocabulary import Side, Vocabulary
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.utils.errors import TrimixError, first_line, together, warn_once
 
@@ -34,6 +42,7 @@ class PreflightReport:
         free: Free bytes on the devices in use.
         vocab_size: How many leading token ids are fused; never a padding row.
         unused_ids: Ids below `vocab_size` that stand for no token.
+        relations: How the vocabulary of each source is related to that in use.
         tokenizer: The tokenizer in use.
     """
 
@@ -45,6 +54,7 @@ class PreflightReport:
     free: dict[str, int | None]
     vocab_size: int
     unused_ids: tuple[int, ...]
+    relations: dict[str, Relation]
     tokenizer: Any
 
     @property
@@ -60,6 +70,7 @@ class PreflightReport:
         lines.append(self.contexts.line())
         holes = f", {len(self.unused_ids)} of them unused" if self.unused_ids else ""
         lines.append(f"vocabulary: {self.vocab_size:,} token ids are fused{holes}")
+        lines += [f"{name}: {one.told}; {one.fusions}" for name, one in self.relations.items()]
         return lines
 
 
@@ -86,7 +97,7 @@ def check(
     devices = {spec.name: memory.place(spec, present, device) for spec in specs}
     files = _each(specs, locate)
     configs = _each(specs, lambda spec: load_config(spec, files[spec.name]))
-    tokenizer, vocab_size, unused = _vocabulary(settings, specs, files, configs)
+    tokenizer, vocab_size, unused, relations = _vocabulary(settings, specs, files, configs)
     contexts = contexts_of(settings.max_length, specs, configs, tokenizer)
     used = present[1:] if memory.SPREAD in devices.values() else []
     free = memory.free_memory(n for n in present if n in used or n in devices.values())
@@ -109,6 +120,7 @@ def check(
         free,
         vocab_size,
         unused,
+        relations,
         tokenizer,
     )
 
@@ -181,8 +193,13 @@ def _vocabulary(
     specs: list[SourceSpec],
     files: dict[str, Files],
     configs: dict[str, Any],
-) -> tuple[Any, int, tuple[int, ...]]:
-    """Compare all tokenizers; return the one in use, the fused size and ids without a token."""
+) -> tuple[Any, int, tuple[int, ...], dict[str, Relation]]:
+    """Compare all tokenizers with that in use.
+
+    Returns:
+        The tokenizer in use, the fused size, the ids below it without a token, and the relation of
+        each source.
+    """
     main = large = settings.sources["large_ins"]
     if settings.tokenizer is None:
         found = files.get("large_ins") or locate(large)
@@ -199,24 +216,40 @@ def _vocabulary(
             "name it as eos_token in its tokenizer_config.json, or name another tokenizer with "
             "tokenizer=",
         )
-    reference, chosen = Vocabulary.of(tokenizer, label(main)), main is not large
-    others = []
+    rows = {spec.name: _rows(spec, configs[spec.name]) for spec in specs}
+    reference = _side(main, tokenizer, rows)
+    known = reference.vocabulary
+    relations: dict[str, Relation] = {}
     for spec in specs:
+        count = rows[spec.name]
         if spec is main:
+            why = "its tokenizer is the one in use"
+        elif not (spec.gguf_file or files[spec.name].has_tokenizer):
+            why = f"it comes without a tokenizer, and is taken to have that of {known.label}"
+            warn_once(f"{label(spec)}: {why}.")
+        else:
+            side = _side(spec, load_tokenizer(spec, files[spec.name]), rows)
+            relations[spec.name] = relate(reference, side)
             continue
-        if not (spec.gguf_file or files[spec.name].has_tokenizer):
-            warn_once(
-                f"{label(spec)} comes without a tokenizer; it is taken to have that of "
-                f"{reference.label}."
-            )
-            continue
-        own = load_tokenizer(spec, files[spec.name])
-        others.append(Vocabulary.of(own, label(spec)))
-        vocabulary.compare(reference, others[-1], chosen)
-        vocabulary.compare_encodings((reference.label, tokenizer), (label(spec), own), chosen)
-    rows = {label(spec): _rows(spec, configs[spec.name]) for spec in specs}
-    size = vocabulary.fused_size(reference, others, rows, tokenizer.eos_token_id)
-    return tokenizer, size, tuple(sorted(set(range(size)) - set(reference.tokens.values())))
+        relations[spec.name] = trusted(label(spec), known, count, why)
+    refused = []
+    for relation in relations.values():
+        try:
+            settle(relation, main is not large)
+        except TrimixError as error:
+            refused.append(error)
+    if refused:
+        raise together(refused)
+    size = fused_size(known, relations.values(), tokenizer.eos_token_id)
+    unused = tuple(sorted(set(range(size)) - set(known.tokens.values())))
+    return tokenizer, size, unused, relations
+
+
+def _side(spec: SourceSpec, tokenizer: Any, rows: Mapping[str, int]) -> Side:
+    """A tokenizer with the folder or repository that it comes from."""
+    inside = Path(spec.path, spec.subfolder)
+    path = str(inside) if inside.is_dir() else spec.path
+    return Side(Vocabulary.of(tokenizer, label(spec)), tokenizer, path, rows.get(spec.name))
 
 
 def _rows(spec: SourceSpec, config: Any) -> int:

@@ -1,19 +1,16 @@
-"""Whether all sources have one tokenizer, and how much of it can be fused.
+"""A tokenizer as far as fusion is concerned, and where two of them differ.
 
-Logits are added id by id, so one id must mean one token in every source. What does not matter:
-padding rows of an embedding, chat templates, padding sides, and what *special* tokens are called.
-Special tokens that only some tokenizers add at the end are never fused: the fused vocabulary is
-the leading ids that every tokenizer knows and every model has a row for. Anything else that
-differs is an error, with one exception: if ``tokenizer=`` is given, the user has said which
-tokenization is meant, and what the sources have beyond it draws a warning.
+What does not matter: padding rows of an embedding, chat templates, padding sides, and what
+*special* tokens are called. Special tokens that only some tokenizers add at the end are never
+fused: the fused vocabulary is the leading ids that every tokenizer knows and every model has a row
+for. `relation` says what follows from a difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
-
-from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
 #: Short texts in the languages at hand: Tibetan, Uyghur, Mongolian, Odia, Tamil, Telugu, Bengali,
 #: Kazakh in both scripts, English; digits, newlines, spaces, emoji.
@@ -34,23 +31,39 @@ PROBES = (
 )
 
 
-class Vocabulary(NamedTuple):
-    """A tokenizer as far as fusion is concerned: ids of all tokens, and those of special ones.
+#: Examples that are shown of a difference.
+EXAMPLES = 3
+#: Texts made of a vocabulary's own tokens, and tokens in each.
+_TEXTS, _TOKENS = 64, 4
 
-    Ordinary text never contains a special token.
+
+class Vocabulary(NamedTuple):
+    """A tokenizer as far as fusion is concerned; ordinary text never contains a special token.
+
+    Attributes:
+        label: What messages call it.
+        tokens: The ids of all tokens.
+        special: The ids of the special ones.
+        ends: The tokens that begin and end a text, by their role: ``bos_token``, ``eos_token``.
     """
 
     label: str
     tokens: dict[str, int]
     special: frozenset[int]
+    ends: dict[str, str] = {}  # noqa: RUF012  never written to
 
     @classmethod
     def of(cls, tokenizer: Any, label: str) -> Vocabulary:
         """Read a transformers tokenizer."""
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = {i for i, token in added.items() if token.special}
+        tokens = tokenizer.get_vocab()
+        ends = {role: getattr(tokenizer, role, None) for role in ("bos_token", "eos_token")}
         return cls(
-            label, tokenizer.get_vocab(), frozenset(special | set(tokenizer.all_special_ids))
+            label,
+            tokens,
+            frozenset(special | set(tokenizer.all_special_ids)),
+            {role: token for role, token in ends.items() if token is not None and token in tokens},
         )
 
     @property
@@ -58,138 +71,144 @@ class Vocabulary(NamedTuple):
         """One more than the highest id."""
         return max(self.tokens.values(), default=-1) + 1
 
+    def ordinary_from(self, first: int) -> list[int]:
+        """The ids from one on that are not special, in order."""
+        return sorted({i for i in self.tokens.values() if i >= first} - self.special)
+
+
+class Side(NamedTuple):
+    """A tokenizer with what is around it.
+
+    Attributes:
+        vocabulary: What it knows.
+        tokenizer: Of transformers.
+        path: What ``tokenizer=`` takes to name it.
+        rows: Of the embedding of the model that it comes with; None of a tokenizer alone.
+    """
+
+    vocabulary: Vocabulary
+    tokenizer: Any
+    path: str
+    rows: int | None
+
 
 class Difference(NamedTuple):
-    """The lowest id on which two vocabularies disagree; None stands for no token."""
+    """An id on which two vocabularies disagree; None stands for no token."""
 
     id: int
     a: str | None
     b: str | None
 
 
-def first_difference(a: dict[str, int], b: dict[str, int]) -> Difference | None:
-    """The lowest id that does not have the same tokens in two vocabularies, or None."""
+def differences(a: dict[str, int], b: dict[str, int], most: int = EXAMPLES) -> list[Difference]:
+    """The lowest ids that do not have the same tokens in two vocabularies; so many at most."""
     differing = a.items() ^ b.items()
-    if not differing:
-        return None
-    lowest = min(i for _, i in differing)
 
-    def token(vocabulary: dict[str, int]) -> str | None:
-        here = [t for t, i in vocabulary.items() if i == lowest]
+    def token(vocabulary: dict[str, int], wanted: int) -> str | None:
+        here = [t for t, i in vocabulary.items() if i == wanted]
         # Where several tokens share an id, those in which the two differ come first.
-        return min(here, key=lambda t: ((t, lowest) not in differing, t), default=None)
+        return min(here, key=lambda t: ((t, wanted) not in differing, t), default=None)
 
-    return Difference(lowest, token(a), token(b))
-
-
-def compare(reference: Vocabulary, other: Vocabulary, chosen: bool) -> None:
-    """Check that a source's vocabulary is the reference's, as far as ordinary text can tell.
-
-    ``chosen`` is whether the reference was named by ``tokenizer=``.
-
-    Raises:
-        TrimixError: They differ; names the first token that does.
-    """
-    shared = min(reference.size, other.size)
-    found = first_difference(
-        _ordinary(reference, other, shared), _ordinary(other, reference, shared)
-    )
-    if found is not None:
-        what = (
-            f"The tokenizers differ: token {found.id} is {_name(found.b)} in {other.label} but "
-            f"{_name(found.a)} in {reference.label}."
-        )
-        if found.id < shared:
-            raise TrimixError(what, "fusion needs one vocabulary: choose models of one family")
-        if found.a is not None:
-            raise TrimixError(
-                what, f"give tokenizer=<that of {other.label}>, which has no such token"
-            )
-        if not chosen:
-            raise TrimixError(
-                what,
-                "choose models of one family, or, if the additional tokens may be left unused, "
-                "name the tokenizer to use with tokenizer=",
-            )
-    if reference.size != other.size:
-        more, less = sorted((reference, other), key=lambda v: -v.size)
-        warn_once(
-            f"The tokenizer of {more.label} has {more.size - less.size} token(s) at its end that "
-            f"{less.label} lacks; they are never produced."
-        )
+    lowest = sorted({i for _, i in differing})[:most]
+    return [Difference(i, token(a, i), token(b, i)) for i in lowest]
 
 
-def compare_encodings(reference: tuple[str, Any], other: tuple[str, Any], chosen: bool) -> None:
-    """Check that two tokenizers with one vocabulary also cut `PROBES` in the same way.
-
-    Each comes with its label. If the reference was chosen by ``tokenizer=``, a difference is a
-    warning.
-
-    Raises:
-        TrimixError: They cut a text differently.
-    """
-    for text in PROBES:
-        a, b = (t.encode(text, add_special_tokens=False) for _, t in (reference, other))
-        if a == b:
-            continue
-        what = (
-            f"The tokenizers differ: {text!r} is {_cut(b)} in {other[0]} but "
-            f"{_cut(a)} in {reference[0]}."
-        )
-        if not chosen:
-            raise TrimixError(
-                what, "choose models of one family, or name the tokenizer to use with tokenizer="
-            )
-        warn_once(f"{what} tokenizer= decides.")
-        return
-
-
-def fused_size(
-    reference: Vocabulary, others: Iterable[Vocabulary], rows: dict[str, int], eos: int | None
-) -> int:
-    """How many leading ids every tokenizer knows and every model has a row for.
-
-    ``rows`` are those of the embeddings, by label of the source.
-
-    Raises:
-        TrimixError: A model has no row for a token that ordinary text contains.
-    """
-    size = min([reference.size, *(v.size for v in others), *rows.values()])
-    for label, count in rows.items():
-        lost = [(i, t) for t, i in reference.tokens.items() if i >= count]
-        ordinary = [pair for pair in lost if pair[0] not in reference.special]
-        if ordinary:
-            lowest, token = min(ordinary)
-            raise TrimixError(
-                f"Token {lowest} ({token!r}) of {reference.label} has no row in {label}, whose "
-                f"vocab_size is {count}.",
-                "choose models of one family, or name a tokenizer that fits all with tokenizer=",
-            )
-        if lost:
-            warn_once(
-                f"{len(lost)} special token(s) of {reference.label} have no row in {label} "
-                f"(vocab_size {count}); they are never produced."
-            )
-    if eos is not None and eos >= size:
-        warn_once(
-            f"The end-of-text token ({eos}) of {reference.label} is not known to all sources: "
-            "generation ends only at stop strings and at max_gen_toks."
-        )
-    return size
-
-
-def _ordinary(own: Vocabulary, other: Vocabulary, shared: int) -> dict[str, int]:
-    """The tokens to compare: special ones may be renamed, or follow after the shared ids."""
+def to_compare(own: Vocabulary, other: Vocabulary) -> dict[str, int]:
+    """Tokens that must agree: special ones may be renamed, or follow after the shared ids."""
+    shared = min(own.size, other.size)
     exempt = {i for i in own.special if i in other.special or i >= shared}
     return {token: i for token, i in own.tokens.items() if i not in exempt}
 
 
-def _name(token: str | None) -> str:
-    """A token as messages show it."""
-    return "absent" if token is None else repr(token)
+def own_ids_of(
+    reference: Vocabulary, source: Vocabulary, rows: int
+) -> tuple[int | None, ...] | None:
+    """A source's id of each id in use; None if the two do not have the same tokens.
+
+    Ordinary tokens are matched by what they are, special ones by their names; where these differ,
+    what begins and ends a text by that, and others by their ids. A special token without a match
+    may follow at the end only, where it is not fused, and must not begin or end texts. So it is of
+    one that the source's model has no row for.
+    """
+    ordinary = [
+        {token for token, i in one.tokens.items() if i not in one.special}
+        for one in (reference, source)
+    ]
+    if not (ordinary[0] <= source.tokens.keys() and ordinary[1] <= reference.tokens.keys()):
+        return None
+    own: dict[int, int] = {}
+    for token in reference.tokens.keys() & source.tokens.keys():
+        i, there = reference.tokens[token], source.tokens[token]
+        if there >= rows and i in reference.special:
+            continue
+        if own.setdefault(i, there) != there:
+            return None  # tokens that share an id in one of the two only
+    taken = set(own.values())
+    for role, token in reference.ends.items():
+        i, same = reference.tokens[token], source.tokens.get(source.ends.get(role, ""))
+        if i not in own and same is not None and same < rows and same not in taken:
+            own[i] = same
+            taken.add(same)
+    for i in (reference.special & source.special) - taken - own.keys():
+        if i < rows:
+            own[i] = i
+    if len(set(own.values())) < len(own):
+        return None
+    without = {i for i in reference.tokens.values() if i not in own}
+    ends = {reference.tokens[token] for token in reference.ends.values()}
+    if without & ends or (without and reference.ordinary_from(min(without))):
+        return None
+    return tuple(own.get(i) for i in range(reference.size))
 
 
-def _cut(ids: list[int]) -> str:
-    """How a text was cut: its first ids."""
-    more = ", ..." if len(ids) > 8 else ""
-    return f"[{', '.join(map(str, ids[:8]))}{more}]"
+def cut_otherwise(
+    reference: Side,
+    source: Side,
+    texts: Iterable[str],
+    own_ids: Sequence[int | None] | None = None,
+    within: int | None = None,
+) -> str:
+    """Texts that two tokenizers cut differently, in words; nothing if there is none.
+
+    Args:
+        reference: The tokenizer in use.
+        source: The other.
+        texts: To be cut.
+        own_ids: The other's ids, if they are other ones.
+        within: Texts in which one of the two needs an id from here on are left out.
+    """
+
+    def found() -> Iterator[str]:
+        for text in texts:
+            a, b = (
+                list(one.tokenizer.encode(text, add_special_tokens=False))
+                for one in (reference, source)
+            )
+            if within is not None and max([*a, *b], default=0) >= within:
+                continue
+            expected = a if own_ids is None else [own_ids[i] for i in a]
+            if expected != b:
+                same = 0
+                while expected[same : same + 1] == b[same : same + 1]:
+                    same += 1
+                yield (
+                    f"{text!r} is {_cut(b, same)} in {source.vocabulary.label} but "
+                    f"{_cut(a, same)} in {reference.vocabulary.label}"
+                )
+
+    return "; ".join(islice(found(), EXAMPLES))
+
+
+def _cut(ids: Sequence[int], start: int) -> str:
+    """How a text was cut: its first ids from one on."""
+    before, after = ("…, " if start else ""), (", …" if len(ids) > start + 8 else "")
+    return f"[{before}{', '.join(map(str, ids[start : start + 8]))}{after}]"
+
+
+def texts_of(side: Side) -> Iterator[str]:
+    """Texts made of a vocabulary's own ordinary tokens, from all over it."""
+    ids = side.vocabulary.ordinary_from(0)
+    chosen = ids[:: max(1, len(ids) // (_TEXTS * _TOKENS))]
+    decode: Callable[[list[int]], str] = side.tokenizer.decode
+    for start in range(0, len(chosen), _TOKENS):
+        yield str(decode(chosen[start : start + _TOKENS]))
