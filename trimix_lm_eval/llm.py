@@ -156,7 +156,8 @@ class TriMix:
             if spec not in models:
                 models[spec] = load_model(spec, default, long)
             own = spec.attn_implementation is None
-            sources.append(load_runner(name, models[spec], report.vocab_size, own))
+            ids = report.relations[name].own_ids
+            sources.append(load_runner(name, models[spec], report.vocab_size, own, ids))
         return cls(asked, tokenizer, Fuser(Ensemble(sources, report.unused_ids), configs), report)
 
     @property
@@ -373,7 +374,7 @@ def _stop_token_ids(tokenizer: Any, fuser: Fuser) -> tuple[frozenset[int], ...]:
     for source in fuser.ensemble.sources:
         ends = getattr(source.model.generation_config, "eos_token_id", None)
         many = ends if isinstance(ends, (list, tuple)) else [ends]
-        declared[source.name] = {int(end) for end in many if end is not None}
+        declared[source.name] = source.common_ids(int(end) for end in many if end is not None)
     eos = tokenizer.eos_token_id
     own = set() if eos is None else {int(eos)}
     return tuple(

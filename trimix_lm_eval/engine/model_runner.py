@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -144,6 +144,8 @@ class ModelRunner:
             anew.
         difference: How far they are from those of the whole text at once, run as it will be.
         why_not: Why it shares no prefixes, or keeps no cache, if it does not.
+        own_ids: Of each token id its own, where the two are not the same; None in it where it has
+            none. Tokens are everywhere else by the ids of the tokenizer in use.
 
     Raises:
         TrimixError: Part of the model lies outside the GPUs.
@@ -170,6 +172,8 @@ class ModelRunner:
         self.token_bytes = self.row_bytes = 0
         self.rounding = self.difference = 0.0
         self.why_not = ""
+        self.own_ids: tuple[int | None, ...] | None = None
+        self._own_on: dict[torch.device, Tensor] = {}
 
     def new_cache(self, rows: int) -> Any:
         """An empty cache of some rows that keeps every token; windows are cut by the mask."""
@@ -206,7 +210,7 @@ class ModelRunner:
             cache: What the model takes; it grows by the new slots.
             kv: The keys and values in it.
         """
-        ids = table.ids[:, start:].to(self.device, non_blocking=True)
+        ids = self.input_ids(table.ids[:, start:].to(self.device, non_blocking=True))
         positions = to_device(table.positions[:, start:], self.device)
         given = {"input_ids": ids, "position_ids": positions}
         if self.one_row:
@@ -227,7 +231,31 @@ class ModelRunner:
         if self.splits:
             # Mamba's states stay in fp32 whatever the weights are.
             hidden = self.finish(self.model.get_output_embeddings()(hidden.to(self.dtype)))
+        if self.own_ids is not None:
+            own = self._own(hidden.device)[: self.vocab_size]
+            return hidden.index_select(1, own).float()
         return hidden[:, : self.vocab_size].float()
+
+    def input_ids(self, ids: Tensor) -> Tensor:
+        """Token ids, of any shape, as the model has them, on the device where they are."""
+        return ids if self.own_ids is None else self._own(ids.device)[ids]
+
+    def common_ids(self, own: Iterable[int]) -> set[int]:
+        """Token ids of some that are the model's own; what only it knows is left out."""
+        if self.own_ids is None:
+            return set(own)
+        wanted = set(own)
+        return {i for i, mine in enumerate(self.own_ids) if mine in wanted}
+
+    def _own(self, device: torch.device) -> Tensor:
+        """``[T]`` the own id of each token; 0 where there is none, which is neither read nor drawn.
+
+        It is there before anything is captured: each kind of round runs a few times before that.
+        """
+        if device not in self._own_on:
+            ids = torch.tensor([own or 0 for own in self.own_ids or ()])
+            self._own_on[device] = to_device(ids, device)
+        return self._own_on[device]
 
     def mask_kinds(self) -> dict[str, tuple[int | None, int | None] | None]:
         """Sliding window and block of each kind of layer; of the kind ``""`` if all are one.
@@ -278,8 +306,8 @@ class ModelRunner:
             path = table.path(row, int(slots[at]))
             mine = left & (wanted // width == row)
             mine &= torch.isin(slots, path) | ~valid[row, slots]
-            ids = table.ids[row][to_device(path, table.ids.device)]
-            result = run(input_ids=ids[None].to(self.device), use_cache=False)
+            ids = table.ids[row][to_device(path, table.ids.device)].to(self.device)
+            result = run(input_ids=self.input_ids(ids)[None], use_cache=False)
             states = (result.last_hidden_state if self.splits else result.logits)[0]
             last = (torch.searchsorted(path, slots[mine], right=True) - 1).clamp_min(0)
             found.append(states[to_device(last, states.device)])

@@ -37,7 +37,13 @@ _FAR = 2**20
 
 
 @torch.inference_mode()
-def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = True) -> ModelRunner:
+def load_runner(
+    name: str,
+    model: Any,
+    vocab_size: int,
+    own_attention: bool = True,
+    own_ids: tuple[int | None, ...] | None = None,
+) -> ModelRunner:
     """Make the runner of a model, having found out by trial how it is to be run.
 
     Args:
@@ -46,6 +52,7 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
         vocab_size: Leading token ids that exist in the tokenizer; the rest is padding.
         own_attention: Whether `shared_prefix_attention` may take the place of ``sdpa``; False if
             the user chose an implementation.
+        own_ids: The model's id of each token id, where the two differ; see `ModelRunner`.
 
     Returns:
         The runner.
@@ -55,7 +62,9 @@ def load_runner(name: str, model: Any, vocab_size: int, own_attention: bool = Tr
             short text.
     """
     try:
-        return _tried(name, model, vocab_size, own_attention)
+        runner = _tried(name, model, vocab_size, own_attention)
+        runner.own_ids = own_ids  # trials are by the model's own ids, any of which do
+        return runner
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -387,6 +387,7 @@ def run_static(
     # Of a source with an attention of its own no prefix is shared.
     static = {"trimix_static": cache} if runner.shares_prefixes else {}
     seen: Any = cache.whole
+    ids = runner.input_ids(ids)
     given = {"input_ids": ids, "position_ids": places.positions}
     if runner.one_row:
         seen, given = as_one_row(runner.body, cache, ids, places.positions)

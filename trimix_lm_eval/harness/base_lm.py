@@ -157,7 +157,13 @@ class TextLM(TemplateLM):
                 },
                 "speculation": model.speculation.summary(tally.stats),
                 "runtime": {
-                    "sources": {source.name: described(source) for source in sources},
+                    "sources": {
+                        source.name: {
+                            "vocabulary": model.report.relations[source.name].kind,
+                            **described(source),
+                        }
+                        for source in sources
+                    },
                     "cuda_graphs": graph_decoder.told(model.fuser),
                 },
                 "truncated_requests": tally.truncated,
