@@ -17,7 +17,7 @@ by token, with the segmentation of one forced on the other: that is biased, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trimix_lm_eval.loading.preflight.vocabulary import (
@@ -118,7 +118,7 @@ def relate(reference: Side, source: Side) -> Relation:
     where = f"{longer.vocabulary.label} has {count:,} ordinary token(s) at its end that"
     examples = _shown(a, b, found)
     made = made._replace(tokenizer=shorter.path, forced=longer.vocabulary.label)
-    cut = cut_otherwise(reference, source, PROBES, within=tail)
+    cut = cut_otherwise(reference, source, _texts(reference), within=tail)
     if cut:
         difference = f"{where} {shorter.vocabulary.label} lacks, and cuts texts otherwise: {cut}"
         return made._replace(difference=difference)
@@ -190,7 +190,7 @@ def fused_size(reference: Vocabulary, relations: Iterable[Relation], eos: int | 
 
 def _of_same_ids(made: Relation, reference: Side, source: Side) -> Relation:
     """The relation of two vocabularies of which one id means one token, as far as both go."""
-    cut = cut_otherwise(reference, source, PROBES)
+    cut = cut_otherwise(reference, source, _texts(reference))
     if cut:
         difference = f"it has the tokens of {made.reference}, but cuts texts otherwise: {cut}"
         path = reference.path
@@ -218,7 +218,7 @@ def _of_other_ids(made: Relation, reference: Side, source: Side) -> Relation:
         # Of special tokens that are called by each other's names nothing more can be made.
         same = not differences(to_compare(a, b), to_compare(b, a), 1)
         return _of_same_ids(made, reference, source) if same else made
-    cut = cut_otherwise(reference, source, [*PROBES, *texts_of(reference)], own)
+    cut = cut_otherwise(reference, source, _texts(reference), own)
     if cut:
         what = f"it has the tokens of {a.label} under other ids, and cuts texts otherwise: {cut}"
         return made._replace(difference=what)
@@ -229,6 +229,12 @@ def _of_other_ids(made: Relation, reference: Side, source: Side) -> Relation:
         shared=next((i for i in sorted(a.tokens.values()) if own[i] is None), a.size),
         own_ids=own,
     )
+
+
+def _texts(reference: Side) -> Iterator[str]:
+    """Texts that must be cut alike."""
+    yield from PROBES
+    yield from texts_of(reference)
 
 
 def _other_ends(a: Vocabulary, b: Vocabulary) -> bool:

@@ -8,7 +8,7 @@ for. `relation` says what follows from a difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -33,8 +33,8 @@ PROBES = (
 
 #: Examples that are shown of a difference.
 EXAMPLES = 3
-#: Texts made of a vocabulary's own tokens, and tokens in each.
-_TEXTS, _TOKENS = 64, 4
+#: Tokens of a vocabulary that texts are made of, and about half as many texts as are made.
+_SAMPLE, _TEXTS = 2048, 256
 
 
 class Vocabulary(NamedTuple):
@@ -127,8 +127,8 @@ def own_ids_of(
 
     Ordinary tokens are matched by what they are, special ones by their names; where these differ,
     what begins and ends a text by that, and others by their ids. A special token without a match
-    may follow at the end only, where it is not fused, and must not begin or end texts. So it is of
-    one that the source's model has no row for.
+    may follow at the end only, where it is not fused, and must not be what texts begin with. The
+    same holds for one that the source's model has no row for.
     """
     ordinary = [
         {token for token, i in one.tokens.items() if i not in one.special}
@@ -155,8 +155,10 @@ def own_ids_of(
     if len(set(own.values())) < len(own):
         return None
     without = {i for i in reference.tokens.values() if i not in own}
-    ends = {reference.tokens[token] for token in reference.ends.values()}
-    if without & ends or (without and reference.ordinary_from(min(without))):
+    first = reference.ends.get("bos_token") or reference.ends.get("eos_token")
+    if reference.tokens.get(first or "") in without or (
+        without and reference.ordinary_from(min(without))
+    ):
         return None
     return tuple(own.get(i) for i in range(reference.size))
 
@@ -206,9 +208,17 @@ def _cut(ids: Sequence[int], start: int) -> str:
 
 
 def texts_of(side: Side) -> Iterator[str]:
-    """Texts made of a vocabulary's own ordinary tokens, from all over it."""
+    """Texts in which two tokens overlap by a character, from all over a vocabulary.
+
+    Which of the two is cut out depends on what else makes two tokenizers with the same tokens
+    differ: the order of merges.
+    """
     ids = side.vocabulary.ordinary_from(0)
-    chosen = ids[:: max(1, len(ids) // (_TEXTS * _TOKENS))]
-    decode: Callable[[list[int]], str] = side.tokenizer.decode
-    for start in range(0, len(chosen), _TOKENS):
-        yield str(decode(chosen[start : start + _TOKENS]))
+    decoded = (str(side.tokenizer.decode([i])) for i in ids[:: max(1, len(ids) // _SAMPLE)])
+    pieces = [piece for piece in decoded if len(piece) > 1 and "\ufffd" not in piece]
+    by_first: dict[str, list[str]] = {}
+    for piece in pieces:
+        by_first.setdefault(piece[0], []).append(piece)
+    for piece in pieces[:: max(1, len(pieces) // _TEXTS)]:
+        for other in by_first.get(piece[-1], [])[:2]:
+            yield piece + other[1:]
