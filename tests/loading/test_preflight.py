@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.support.hub import COMMIT, Hub, client
+from tests.support.permuted import renumbered, shuffled
 from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.harness import check as harness_check
 from trimix_lm_eval.loading import preflight
@@ -139,6 +140,8 @@ def test_report(tmp_path, tok, warnings):
     assert "context: 64 tokens (large_ins 128, small_cpt 64)" in text
     assert "vocabulary: 290 token ids are fused" in text
     assert "large_ins: a local folder" in text
+    assert "large_ins: vocabulary same; fused token by token" in text
+    assert "small_cpt: vocabulary padded: its embedding has 320 rows, not 384; fused" in text
     assert not warnings.records
 
 
@@ -404,6 +407,35 @@ def test_same_tokens_cut_differently(tmp_path, tok, warnings):
     assert "As tokenizer= says" in warnings.text and "biased: small_cpt" in warnings.text
 
 
+def test_same_tokens_under_other_ids(tmp_path, tok, warnings):
+    large = save(tmp_path / "large", tok)
+    own = shuffled(320, 1)[:290]
+    report = check(large, save(tmp_path / "small", renumbered(tok, own)))
+    assert (report.vocab_size, report.unused_ids) == (290, ())
+    assert report.relations["small_cpt"].own_ids == tuple(own)
+    assert report.relations["large_ins"].own_ids is None
+    line = next(line for line in report.lines() if line.startswith("small_cpt: vocabulary"))
+    assert line.startswith("small_cpt: vocabulary permuted: it has the tokens of large_ins")
+    assert line.endswith("; fused token by token through a map of ids, exactly")
+    assert not warnings.records
+
+
+def test_all_that_cannot_be_fused_is_told_at_once(tmp_path, tok):
+    folders = {
+        "large_ins": save(tmp_path / "large", tok),
+        "small_cpt": save(tmp_path / "cpt", tokenizer(ordinary=["བོད"])),
+        "small_base": save(tmp_path / "base", tokenizer(["zebra crossing, zebra quagga"] * 9)),
+    }
+    asked = Settings({name: SourceSpec(name, folder) for name, folder in folders.items()})
+    with pytest.raises(TrimixError) as caught:
+        preflight.check(asked, asked.sources)
+    first, one, second, two = str(caught.value).splitlines()
+    assert first.startswith(f"small_cpt ({folders['small_cpt']}): vocabulary extended")
+    assert second.startswith(f"small_base ({folders['small_base']}): vocabulary other")
+    assert one.startswith("  -> possible: fusion=sequence") and "tokenizer=" in one
+    assert two.startswith("  -> possible: only fusion=sequence") and "tokenizer=" not in two
+
+
 def test_source_without_tokenizer(tmp_path, tok, warnings):
     large = save(tmp_path / "large", tok)
     assert check(large, save(tmp_path / "small")).vocab_size == 290
@@ -431,7 +463,7 @@ def test_embedding_without_rows_for_special_tokens(tmp_path, warnings):
 
 def test_id_without_token():
     a = Vocabulary("a", {"x": 0, "y": 2}, frozenset())
-    assert fused_size(a, [trusted("a", a, 9, "")], None) == 3
+    assert fused_size(a, [trusted("a", a, 9)], None) == 3
 
 
 # ------------------------------------------------------------------------ devices and memory

@@ -47,7 +47,7 @@ class Relation(NamedTuple):
         kind: ``same``, ``padded``, ``permuted``, ``extended`` or ``other``.
         source: What messages call the source.
         reference: What they call the tokenizer in use.
-        difference: The difference in words, with examples.
+        difference: The difference in words, with examples; empty if there is none.
         shared: Leading ids of the tokenizer in use that the source knows.
         rows: Rows of the source's embedding.
         own_ids: Of a permuted one, its id of each id of the tokenizer in use; None where it has
@@ -74,7 +74,7 @@ class Relation(NamedTuple):
     @property
     def told(self) -> str:
         """What the relation is."""
-        return f"vocabulary {self.kind}: {self.difference}"
+        return f"vocabulary {self.kind}" + (self.difference and f": {self.difference}")
 
     @property
     def fusions(self) -> str:
@@ -126,8 +126,8 @@ def relate(reference: Side, source: Side) -> Relation:
     return made._replace(kind="extended", difference=difference)
 
 
-def trusted(source: str, reference: Vocabulary, rows: int, why: str) -> Relation:
-    """The relation of a source of which nothing is to be compared, and why that is so."""
+def trusted(source: str, reference: Vocabulary, rows: int, why: str = "") -> Relation:
+    """The relation of a source of which nothing is to be compared, and perhaps why that is so."""
     return Relation("same", source, reference.label, why, reference.size, rows)
 
 
@@ -203,10 +203,9 @@ def _of_same_ids(made: Relation, reference: Side, source: Side) -> Relation:
             f"{less.label} lacks; they are never produced."
         )
     rows = reference.rows or a.size
-    why = f"its tokens are those of {made.reference}"
     if made.rows == rows:
-        return made._replace(kind="same", difference=why)
-    why = f"{why}, its embedding has {made.rows:,} rows, not {rows:,}"
+        return made._replace(kind="same", difference="")
+    why = f"its embedding has {made.rows:,} rows, not {rows:,}"
     return made._replace(kind="padded", difference=why)
 
 

@@ -223,7 +223,7 @@ def _vocabulary(
     for spec in specs:
         count = rows[spec.name]
         if spec is main:
-            why = "its tokenizer is the one in use"
+            why = ""
         elif not (spec.gguf_file or files[spec.name].has_tokenizer):
             why = f"it comes without a tokenizer, and is taken to have that of {known.label}"
             warn_once(f"{label(spec)}: {why}.")
