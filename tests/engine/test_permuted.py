@@ -84,9 +84,18 @@ def test_permuted_sources_answer_alike(pairs_of, family):
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("policy", ["gate", "core"])
-def test_permuted_under_policies_per_token(pairs_of, policy):
-    assert_same(*both(pairs_of(), policy=policy, plausibility=0.1))
+def test_permuted_under_a_policy_per_token(pairs_of):
+    assert_same(*both(pairs_of(), policy="gate", plausibility=0.1))
+
+
+def test_ids_that_only_the_source_knows(pairs_of):
+    _, other = both(pairs_of(), speculative=0)
+    runner = other.fuser.ensemble.sources[1]
+    padding = next(i for i in range(304) if i not in runner.own_ids)
+    assert runner.common_ids([runner.own_ids[257], padding]) == {257}
+    assert runner.input_ids(torch.tensor([[257]])).tolist() == [[runner.own_ids[257]]]
+    runner = other.fuser.ensemble.sources[0]
+    assert runner.common_ids([257, 310]) == {257, 310}
 
 
 def test_where_a_permuted_large_model_ends_texts(pairs_of, tmp_path):
