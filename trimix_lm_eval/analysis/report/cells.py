@@ -243,7 +243,7 @@ def _compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]
         if best is row:
             found.append(replace(cell, reference=best, is_reference=True))
             continue
-        test, why_not = _test(cell, its)
+        test, why_not = tested(cell, its, "the best single model")
         if row.kind == "oracle":
             test, why_not = None, "not tested: chosen on the test scores"
         found.append(
@@ -252,12 +252,13 @@ def _compared(rows: Sequence[tuple[TableRow, Cell | None]]) -> list[Cell | None]
     return found
 
 
-def _test(cell: Cell, reference: Cell) -> tuple[bootstrap.Test | None, str]:
+def tested(cell: Cell, reference: Cell, called: str) -> tuple[bootstrap.Test | None, str]:
+    """Test a cell against a reference, so called in words; or why there is no test, in a phrase."""
     if isinstance(cell.resampled, str):
         return None, cell.resampled
     if isinstance(reference.resampled, str):
-        whose = " of the best single model" if reference.resampled == "no samples" else ""
+        whose = f" of {called}" if reference.resampled == "no samples" else ""
         return None, reference.resampled + whose
     if cell.documents != reference.documents:
-        return None, "not available: not the same documents as the best single model's"
+        return None, f"not available: not the same documents as {called}'s"
     return bootstrap.compare(cell.resampled, reference.resampled), ""

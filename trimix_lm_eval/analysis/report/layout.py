@@ -89,9 +89,7 @@ def _place(name: str) -> tuple[bool, str, int, str]:
 def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
     members = [task for task in leaves(name) if task in tasks]
     ordered = tuple(members + [task for task in tasks if task not in members])
-    prefix = commonprefix(list(ordered)) if len(ordered) > 1 else ""
-    cut = prefix.rfind("_") + 1
-    short = tuple(task[cut:] for task in ordered)
+    short = short_names(ordered)
     means, lacking = [], []
     for title, below in _columns(name):
         missing = [task for task in below if task not in tasks]
@@ -108,6 +106,12 @@ def _layout(name: str, tasks: list[str], metrics: Mapping[str, str]) -> Layout:
         else:
             note = f"No mean: the metrics are not alike ({', '.join(kinds)})"
     return Layout(name, _title(name), ordered, short, tuple(means), f"{note}." if note else "")
+
+
+def short_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """Tasks without what the names of all begin with, up to a ``_``."""
+    prefix = commonprefix(list(tasks)) if len(tasks) > 1 else ""
+    return tuple(task[prefix.rfind("_") + 1 :] for task in tasks)
 
 
 def _table(task: str, present: frozenset[str], groups: Mapping[str, Sequence[str]]) -> str:

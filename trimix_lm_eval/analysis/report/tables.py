@@ -42,7 +42,7 @@ def tables(system: System) -> list[Table]:
     shown = {task: _measures(system, task, metric) for task, metric in metrics.items()}
     plan = layouts(list(shown), metrics, _groups(system))
     rows = {part.name: [*system.shown(part.tasks), *oracles(system, part, shown)] for part in plan}
-    cells = _cells(plan, rows, shown)
+    cells = resampled_cells(plan, rows, shown)
     parts = [_table(part, rows[part.name], shown, cells) for part in plan]
     over = [_across(title, names, parts) for title, names in across(plan)]
     made = [table for table in [*over, *parts] if table.columns]
@@ -65,7 +65,10 @@ def _groups(system: System) -> dict[str, Sequence[str]]:
     return found
 
 
-def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown: Shown) -> Cells:
+def resampled_cells(
+    plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown: Shown
+) -> Cells:
+    """The numbers of all tables' rows, each on resamples of its task's documents."""
     wanted: dict[str, dict[tuple[str, str, str, str], Cell]] = {}
     for part in plan:
         means = [it.measures for mean in part.means for it in filtered(mean, shown)]
@@ -85,11 +88,21 @@ def _cells(plan: Sequence[Layout], rows: Mapping[str, Sequence[TableRow]], shown
 
 
 def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -> Table:
+    rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
+    return compared_table(
+        part.name, part.title, part.note, rows, columns_of(part, rows, shown, cells)
+    )
+
+
+def columns_of(
+    part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells
+) -> list[tuple[Column, list[Cell | None]]]:
+    """The columns of a table that hold any number: tasks, then means, with a cell for each row."""
+
     def cell(row: TableRow, task: str, measure: tuple[str, str]) -> Cell | None:
         run = row.run_of(task, measure[1])
         return cells.get((task, *measure, str(run.path))) if run else None
 
-    rows = [row for row in rows if any(task in row.runs for task in part.tasks)]
     columns: list[tuple[Column, list[Cell | None]]] = []
 
     def add(title: str, tasks: tuple[str, ...], is_mean: bool, made: list[Cell | None]) -> None:
@@ -105,7 +118,7 @@ def _table(part: Layout, rows: Sequence[TableRow], shown: Shown, cells: Cells) -
     for it in [made for mean_of in part.means for made in filtered(mean_of, shown)]:
         of_rows = [mean([cell(row, *pair) for pair in it.measures.items()]) for row in rows]
         add(it.title, tuple(it.measures), True, of_rows)
-    return compared_table(part.name, part.title, part.note, rows, columns)
+    return columns
 
 
 def _across(title: str, names: Sequence[str], parts: Sequence[Table]) -> Table:
