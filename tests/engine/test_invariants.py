@@ -14,6 +14,7 @@ from trimix_lm_eval.engine import scorer
 from trimix_lm_eval.engine.model_runner import Ensemble
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.windows import rolling_windows
 
@@ -435,7 +436,7 @@ def test_6_a_number_can_be_traced(trio, pico):
     three = trio("llama")
     found = three.weighted("fixed", alpha=0.3, beta=0.6).describe()
     assert json.loads(json.dumps(found)) == found
-    told = {"label": "", "honesty": "label_free", "differing": []}
+    told = {"label": "", "honesty": "label_free", "cost": Fixed.cost, "differing": []}
     point = {"alpha": 0.3, "beta": 0.6, "gamma": None}
     assert found["policy"] == {"name": "fixed", **point, **told}
     assert list(found["sources"]) == ["large_ins", "small_cpt", "small_base"]

@@ -71,6 +71,7 @@ def test_a_class_by_its_place(module):
         "share": 0.25,
         "label": "",
         "honesty": "label_free",
+        "cost": "",
         "differing": ["share 0.25"],
         "class": place,
     }
@@ -81,6 +82,33 @@ def test_a_class_by_its_place(module):
     ):
         policies.build(place, shar=1)
     assert "half" not in policies.names(), "only installed ones have a name"
+
+
+def test_a_class_in_a_file(module, tmp_path, monkeypatch):
+    """What lies beside it may be imported; later, its place as a module's finds the same class."""
+    helper, name = module("share = 0.3"), f"file_{abs(hash(str(tmp_path))) % 10**6}"
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    text = f"{HEAD}from {helper} import share\n{HALF.replace('0.5', 'share')}"
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+    (tmp_path / f"{helper}.py").rename(folder / f"{helper}.py")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    for place in (f"elsewhere/{name}.py:Half", f"{folder}/{name}.py:Half", f"{name}:Half"):
+        built = policies.build(place)
+        assert built == policies.build(f"{name}:Half") and built.share == 0.3
+        assert built.record()["class"] == f"{name}:Half"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("nothing.py", "No such file"), ("json.py", "another module has the name json")],
+)
+def test_a_file_that_is_not_what_python_imports(tmp_path, monkeypatch, file, message):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "json.py").write_text(HEAD + HALF, encoding="utf-8")
+    with pytest.raises(TrimixError, match=f"cannot be imported: .*{message}"):
+        policies.find(f"{tmp_path / file}:Half")
 
 
 def test_the_code_of_a_class_is_part_of_what_a_run_is(module, tmp_path):

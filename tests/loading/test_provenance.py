@@ -14,7 +14,7 @@ from trimix_lm_eval.loading.provenance import compared
 
 NOW = {
     "sources": {"large_ins": {"path": "demo/large_ins", "digest": "ab"}},
-    "policy": {"name": "ppl", "grid": [[0.1, 0.9]], "refine": None, "label": "x", "differing": []},
+    "policy": {"name": "ppl", "grid": [[0.1, 0.9]], "refine": None, "label": "x", "cost": "y"},
 }
 
 
@@ -53,7 +53,7 @@ def test_a_long_value_is_cut_unless_the_difference_would_be_cut_out():
     assert whole == f"grid ({grid} against {other})"
 
 
-@pytest.mark.parametrize("name", ["path", "label", "honesty", "differing"])
+@pytest.mark.parametrize("name", ["path", "label", "honesty", "cost", "differing"])
 def test_a_task_may_be_called_anything(name):
     before, after = ({"tasks": {name: {"content": digest}}} for digest in ("aa", "bb"))
     assert list(compared(before, after)) == [f"tasks.{name}.content (aa against bb)"]

@@ -158,7 +158,7 @@ def text_digest(text: str) -> str:
 
 
 #: Where files are and how a policy is shown: no number depends on them.
-_NO_MATTER = re.compile(r"sources\.\w+\.path|policy\.(label|honesty|differing)")
+_NO_MATTER = re.compile(r"sources\.\w+\.path|policy\.(label|honesty|cost|differing)")
 #: What earlier versions recorded of an option that is gone, where it stood for today's only way.
 _ONLY_WAY = {"optimum": "grid"}
 

@@ -258,6 +258,11 @@ class Run:
         told = self._of_policy("honesty")
         return str(told) if told in policies.HONESTY else ""
 
+    @property
+    def cost(self) -> str:
+        """What the policy takes beside the forward passes of scoring, as it says itself."""
+        return str(self._of_policy("cost") or "")
+
     def _of_policy(self, what: str) -> Any:
         cls = policies.ours(str(self.policy))
         return getattr(cls, what) if cls else mapping(self.trimix, "policy").get(what)

@@ -2,7 +2,8 @@
 
 * ``policy=ppl``: every module of this folder is imported, and its classes register themselves. No
   list names them: a new file is a new policy.
-* ``policy=package.module:Class``: a class of anybody's that Python can import.
+* ``policy=package.module:Class``: a class of anybody's that Python can import;
+  ``policy=path/to/file.py:Class``: one in a file.
 * ``policy=name``: one that an installed package offers as an entry point of the group
   ``trimix_lm_eval.policies``.
 """
@@ -67,7 +68,7 @@ def find(policy: str) -> type[Policy]:
     """The class behind what a user writes after ``policy=``.
 
     Args:
-        policy: A name, or ``package.module:Class``.
+        policy: A name, ``package.module:Class``, or ``path/to/file.py:Class``.
 
     Raises:
         TrimixError: There is no such policy, it cannot be imported, or it lacks a part.

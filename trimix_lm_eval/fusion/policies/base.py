@@ -32,7 +32,7 @@ SCOPES = ("run", "task", "sample", "token")
 #: How a policy may be honest, see `Policy.honesty`.
 HONESTY = ("label_free", "needs_exemplars", "oracle")
 #: What a results file records of a policy beside its options, see `Policy.record`.
-RECORDED = ("name", "label", "honesty", "differing", "plausibility", "class")
+RECORDED = ("name", "label", "honesty", "cost", "differing", "plausibility", "class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +176,7 @@ class Policy:
             **options,
             "label": self.label,
             "honesty": self.honesty,
+            "cost": self.cost,
             "differing": self.differing(options),
             **mask,
             **mine,

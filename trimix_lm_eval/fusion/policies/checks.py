@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from traceback import extract_tb
+from types import ModuleType
 from typing import Any, NoReturn, cast
 
 from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
@@ -33,16 +34,16 @@ def load(place: str, name: str = "") -> type[Policy]:
     """Import a policy.
 
     Args:
-        place: ``package.module:Class``.
+        place: ``package.module:Class``, or ``path/to/file.py:Class``.
         name: What an entry point calls it; empty if it was asked for by its place.
 
     Raises:
         TrimixError: It cannot be imported, is no `Policy`, or lacks a part.
     """
     asked = (name or place)[:100]
-    module, _, attribute = place.partition(":")
+    module, _, attribute = place.rpartition(":")
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = _imported(module)
         for part in attribute.split("."):
             found = getattr(found, part)
     except KeyboardInterrupt:
@@ -53,7 +54,7 @@ def load(place: str, name: str = "") -> type[Policy]:
             f"it is the entry point {name} = {place} of an installed package: fix or remove that"
             if name
             else "write policy=package.module:Class, of a module that is installed or lies in a "
-            "folder of PYTHONPATH",
+            "folder of PYTHONPATH, or policy=path/to/file.py:Class",
         ) from error
     if not isinstance(found, type) or not issubclass(found, Policy):
         raise TrimixError(
@@ -71,6 +72,19 @@ def load(place: str, name: str = "") -> type[Policy]:
             f"policy={name} is {found.name!r} by its class.",
             f"give the entry point and the attribute `name` of {attribute} the same name",
         )
+    return found
+
+
+def _imported(module: str) -> ModuleType:
+    """A module by its name, or by its file, which may import what lies beside it."""
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    file = Path(module).resolve(strict=True)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    found = importlib.import_module(file.stem)
+    if Path(found.__file__ or "").resolve() != file:
+        raise ImportError(f"another module has the name {file.stem}; give the file another name")
     return found
 
 
