@@ -169,6 +169,8 @@ def test_wrong_usage(args, capsys):
     [
         ["report", "results", "--output="],
         ["report", ""],
+        ["compare", "results", "--output="],
+        ["compare", "--tasks", "t", "--output_path="],
         ["export", "results", "--to", "csv", "--output", " "],
         ["leaderboard", "results", "--output="],
         ["explain", "--prompt", "x", "--output="],
@@ -267,6 +269,7 @@ def test_shipped_folders_exist():
         ["tasks"],
         ["sweep", "--help"],
         ["explain", "--help"],
+        ["compare", "--help"],
         ["report", "--help"],
         ["export", "--help"],
         ["leaderboard", "--help"],

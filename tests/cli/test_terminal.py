@@ -10,7 +10,7 @@ import pytest
 from trimix_lm_eval import cli
 
 COMMANDS = [
-    *("check", "tasks", "sweep", "report", "explain", "export", "leaderboard", "cpt"),
+    *("check", "tasks", "sweep", "compare", "report", "explain", "export", "leaderboard", "cpt"),
     "new-language",
 ]
 FULL = "/dev/full"

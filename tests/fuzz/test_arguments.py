@@ -36,6 +36,7 @@ CALLS: dict[str, list[list[str]]] = {
     "check": [["--config", "run.yaml"], ["--model_args", MODELS], ["--metadata", "data_dir=d"]],
     "tasks": [["*_choice"], ["--metadata", "data_dir=d"]],
     "sweep": [["sweep.yaml"], ["--check"]],
+    "compare": [["results"], ["--output", "out"], ["--baseline", "ppl"]],
     "report": [["results"], ["--output", "out"], ["--force"]],
     "explain": [
         ["--model_args", MODELS], ["--prompt", "the hen"], ["--continuation", " ran"],
@@ -57,6 +58,10 @@ OTHERS = {
         ["--output", "out/e.html"],
     ],
     "sweep": [["sweep.yaml"]],
+    "compare": [
+        ["--model_args", MODELS], ["--tasks", "choice"], ["--include_path", "tasks"],
+        ["--policies", "ppl,ent"], ["--grid", "paper"], ["--limit", "2"], ["--output", "out"],
+    ],
 }  # fmt: skip
 #: Of arguments, beside those of `names`: files that are there.
 KNOWN = [
@@ -171,7 +176,8 @@ def test_ordinary_calls_end_well(place, name):
     for groups in filter(None, (CALLS[name], OTHERS.get(name))):
         renew(place)
         found = command([name, *(word for group in groups for word in group)])
-        assert found.code == (130 if groups in (CALLS["cpt"], OTHERS["sweep"]) else 0), found
+        runs = groups in (CALLS["cpt"], OTHERS["sweep"], OTHERS["compare"])
+        assert found.code == (130 if runs else 0), found
 
 
 # ---------------------------------------------------------------- arguments of the model

@@ -150,6 +150,7 @@ WAYS = [
     ["report", "submittable", "--output", "out/report", "--force"],
     *(["export", "submittable", "--to", to, "--output", "out/export"] for to in FORMATS),
     ["leaderboard", "submittable", "--output", "out/site"],
+    ["compare", "submittable", "--output", "out/compare"],
 ]
 
 

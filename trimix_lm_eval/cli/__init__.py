@@ -22,6 +22,7 @@ from typing import Any
 from trimix_lm_eval import __version__
 from trimix_lm_eval.cli import (
     check,
+    compare,
     cpt,
     explain,
     export,
@@ -40,6 +41,7 @@ examples:
   trimix check --config my_run.yaml
   trimix tasks '*_choice'
   trimix sweep examples/sweep_demo.yaml    (needs SIB-200)
+  trimix compare --model_args pretrained=demo --tasks trimix_demo --limit 20
   trimix explain --model_args pretrained=demo --prompt 'The old king'
   trimix new-language swh_Latn --text swahili.txt
 
@@ -54,6 +56,7 @@ _SUBCOMMANDS = {
     "check": check,
     "tasks": tasks,
     "sweep": sweep,
+    "compare": compare,
     "report": report,
     "explain": explain,
     "export": export,

@@ -20,10 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from trimix_lm_eval.analysis.results import Problem, read
+from trimix_lm_eval.analysis.results import Problem, read_some
 from trimix_lm_eval.utils import io, outputs
 from trimix_lm_eval.utils.errors import TrimixError
-from trimix_lm_eval.utils.paths import printable
 
 if TYPE_CHECKING:
     from trimix_lm_eval.analysis.report.model import ReportData
@@ -61,15 +60,7 @@ def write(places: Sequence[Path], output: Path, force: bool = False) -> Written:
     """
     _need("matplotlib", "scipy")
     _check(output, force)
-    runs, problems = read(places)
-    if not runs:
-        lines = [printable(f"{p.path} {p.what}") for p in problems] or ["no files were named"]
-        raise TrimixError(
-            "None of the files can be reported on:\n  " + "\n  ".join(lines),
-            "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
-        )
-    lossy = [run for run in runs if run.lost]
-    problems += [Problem(run.path, f"is used but for {'; '.join(run.lost)}") for run in lossy]
+    runs, problems = read_some(places, "reported on")
     from trimix_lm_eval.analysis.report.model import assemble
 
     report = assemble(runs, problems)

@@ -12,8 +12,8 @@ rest of `analysis` and by `sweep`; imports `tasklib`, `fusion` and `utils`.
 """
 
 from trimix_lm_eval.analysis.results.files import Problem, find, text_of
-from trimix_lm_eval.analysis.results.reading import read
+from trimix_lm_eval.analysis.results.reading import read, read_some
 from trimix_lm_eval.analysis.results.run import SINGLE, Run
 from trimix_lm_eval.analysis.results.scores import MetricValue
 
-__all__ = ["SINGLE", "MetricValue", "Problem", "Run", "find", "read", "text_of"]
+__all__ = ["SINGLE", "MetricValue", "Problem", "Run", "find", "read", "read_some", "text_of"]

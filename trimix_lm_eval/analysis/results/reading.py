@@ -12,6 +12,8 @@ from typing import Any
 from trimix_lm_eval.analysis.results.files import Problem, find, json_of, text_of
 from trimix_lm_eval.analysis.results.run import Run
 from trimix_lm_eval.analysis.results.scores import MetricValue, mapping, scores
+from trimix_lm_eval.utils.errors import TrimixError
+from trimix_lm_eval.utils.paths import printable
 
 
 def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
@@ -33,6 +35,30 @@ def read(places: Sequence[Path]) -> tuple[list[Run], list[Problem]]:
     runs = [it for it in found if isinstance(it, Run)]
     damaged = [it for it in found if isinstance(it, Problem)]
     return sorted(runs, key=_age), [*damaged, *problems]
+
+
+def read_some(places: Sequence[Path], verb: str) -> tuple[list[Run], list[Problem]]:
+    """As `read`; what a run lost is a problem, too.
+
+    Args:
+        places: Files or folders.
+        verb: What is done with runs, for the message: ``compared``.
+
+    Raises:
+        TrimixError: There is no run.
+    """
+    runs, problems = read(places)
+    if not runs:
+        lines = [printable(f"{p.path} {p.what}") for p in problems] or ["no files were named"]
+        raise TrimixError(
+            f"None of the files can be {verb}:\n  " + "\n  ".join(lines),
+            "give results*.json as lm_eval or trimix sweep write them, or a folder of them",
+        )
+    lossy = [run for run in runs if run.lost]
+    return runs, [
+        *problems,
+        *(Problem(run.path, f"is used but for {'; '.join(run.lost)}") for run in lossy),
+    ]
 
 
 def _identity(path: Path) -> str:
