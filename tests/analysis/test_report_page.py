@@ -89,7 +89,7 @@ def legend(figure):
 
 
 def test_every_ring_has_a_letter_of_its_own(plane):
-    figure = pictures._map(plane)
+    figure = pictures._map(plane, plane.slices[0])
     said = legend(figure)
     letters = [text.get_text() for text in figure.axes[0].texts if text.get_text().isalpha()]
     assert letters == list("abcde") == [line[0] for line in said[:5]]
@@ -126,6 +126,55 @@ def test_panels_stay_large_enough_to_read(plane):
         f"TriMix {name}" for name in POLICIES
     ]
     assert figure.get_figwidth() <= 7.5
+
+
+def free(weights, gamma=0.3):
+    return weights._replace(gamma=gamma)
+
+
+@pytest.fixture(scope="module")
+def freed(plane):
+    """Every point with a gamma of 0.3, too, and one with 0.7; the oracle and a choice are such."""
+    more = [point._replace(weights=free(point.weights)) for point in plane.points]
+    more = [point for point in more if point.weights.alpha != 0.3]  # there gamma is alpha anyway
+    more.append(plane.points[0]._replace(weights=free(plane.points[0].weights, 0.7)))
+    first, *choices = plane.choices
+    chosen = tuple((free(weights), count) for weights, count in first.counts)
+    return dataclasses.replace(
+        plane,
+        points=(*plane.points, *more),
+        oracle=free(plane.points[0].weights),
+        choices=(first._replace(counts=chosen), *choices),
+    )
+
+
+def title(figure):
+    return figure.axes[0].get_title(loc="left")
+
+
+def test_where_gamma_is_free_there_is_a_map_of_each(freed):
+    """A map that 0.3 lies on by itself, as alpha, has these points as well."""
+    assert freed.gammas == [0.3, 0.7]
+    flat, cut = freed.slices  # one point does not make a map
+    assert (flat.gamma, cut.gamma) == (None, 0.3)
+    assert len(flat.points) == len(cut.points) == len(PAPER_GRID)
+    first, second = (pictures._map(freed, each) for each in (flat, cut))
+    assert title(first).endswith(", γ (large_base) = α")
+    assert title(second).endswith(", γ (large_base) = 0.3")
+    ours = f"{freed.choices[0].counts[0][0].label()}: TriMix {POLICIES[0]} (60% of its choices)"
+    joined = [" ".join(" ".join(legend(figure)).split()) for figure in (first, second)]
+    assert ours in joined[1] and ours not in joined[0]
+    assert "oracle (best test score)" in joined[1] and "oracle" not in joined[0]
+
+
+def test_the_free_dimension_is_named(freed, plane):
+    told = "squares: γ (large_base) is not α"
+    assert told in title(pictures._nll(freed)) and told not in title(pictures._nll(plane))
+    assert told in pictures._choices(freed).get_suptitle()
+    assert "γ (large_base) is free: some points have 0.3, 0.7 in place of α." in _summary(freed)
+    kinds = [picture.kind for picture in pictures.pictures(freed)]
+    assert kinds == ["map", "map_gamma_0.3", "nll", "choices"]
+    assert "γ" not in _summary(plane) and "γ" not in title(pictures._map(plane, plane.slices[0]))
 
 
 # ---------------------------------------------------------------- in a browser

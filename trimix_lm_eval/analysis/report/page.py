@@ -111,6 +111,9 @@ def _summary(plane: Plane) -> str:
             f"Oracle of {len(plane.points)} points: {plane.oracle.label()} with "
             f"{unit.text(best.cell.value)}{unit.unit}."
         )
+    if plane.gammas:
+        free = ", ".join(f"{gamma:g}" for gamma in plane.gammas)
+        sentences.append(f"γ (large_base) is free: some points have {free} in place of α.")
     measured = {point.weights for point in plane.points}
     for choice in plane.choices:
         favourite = choice.counts[0][0]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from trimix_lm_eval.analysis.report.numbers import minus
-from trimix_lm_eval.analysis.report.plane import LEAST, ChosenPoints, Plane
+from trimix_lm_eval.analysis.report.plane import LEAST, ChosenPoints, Plane, Slice
 from trimix_lm_eval.fusion.weights import Weights
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Picture(NamedTuple):
-    """One picture: ``map``, ``nll`` or ``choices``; SVG for the page, PNG for Markdown.
+    """One picture: ``map`` (of each gamma), ``nll`` or ``choices``; SVG for HTML, PNG for Markdown.
 
     ``alt`` says what is to be seen, for who does not see it; ``name`` is the PNG's file.
     """
@@ -55,9 +56,11 @@ class Picture(NamedTuple):
 def pictures(plane: Plane) -> Iterator[Picture]:
     """Draw what there is of a plane."""
     best = plane.oracle.label() if plane.oracle else "none"
-    if len(plane.flat) >= LEAST:
-        alt = f"{plane.metric} of {plane.title} over alpha and beta; best at {best}"
-        yield _draw("map", alt, lambda: _map(plane))
+    for cut in plane.slices:
+        at = f" at gamma = {_gamma(cut)}" if plane.gammas else ""
+        alt = f"{plane.metric} of {plane.title} over alpha and beta{at}; best at {best}"
+        kind = "map" if cut.gamma is None else f"map_gamma_{cut.gamma:g}"
+        yield _draw(kind, alt, partial(_map, plane, cut))
     if len(plane.scattered) >= LEAST:
         rho = "not defined" if plane.rho is None else f"{plane.rho:.2f}"
         alt = f"prompt NLL against {plane.metric} of {plane.title}; rank correlation {rho}"
@@ -101,9 +104,18 @@ def _scores(plane: Plane) -> str:
     return f"{plane.metric}{unit} ({'higher' if plane.higher_is_better else 'lower'} is better)"
 
 
-def _map(plane: Plane) -> Figure:
+def _gamma(cut: Slice) -> str:
+    return "alpha" if cut.gamma is None else f"{cut.gamma:g}"
+
+
+def _named(plane: Plane, marks: str) -> str:
+    """The title; where gamma is free in some points, with the marks that tell them."""
+    return f"{plane.title}, {marks}: γ (large_base) is not α" if plane.gammas else plane.title
+
+
+def _map(plane: Plane, cut: Slice) -> Figure:
     """Scores by alpha (across) and beta (upwards); choices ringed, the oracle starred."""
-    shown, unit = plane.flat, plane.scale
+    shown, unit = cut.points, plane.scale
     alphas = sorted({point.weights.alpha for point in shown})
     betas = sorted({point.weights.beta for point in shown})
     grid = np.full((len(betas), len(alphas)), np.nan)
@@ -128,19 +140,24 @@ def _map(plane: Plane) -> Figure:
     axes.set_yticks(range(len(betas)), [f"{b:g}" for b in betas])
     axes.set_xlabel("α (large_ins)")
     axes.set_ylabel("β (small_cpt)")
-    axes.set_title(plane.title, loc="left", fontweight="bold")
-    _mark(axes, plane, alphas, betas)
+    free = f", γ (large_base) = {'α' if cut.gamma is None else _gamma(cut)}"
+    axes.set_title(plane.title + free * bool(plane.gammas), loc="left", fontweight="bold")
+    _mark(axes, plane, cut, alphas, betas)
     return figure
 
 
-def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> None:
+def _mark(axes: Any, plane: Plane, cut: Slice, alphas: list[float], betas: list[float]) -> None:
     """Ring each policy's most frequent choice; star the oracle."""
     ringed: dict[Weights, list[str]] = {}
     for choice in plane.choices:
         share = "" if choice.share == 1 else f" ({choice.share:.0%} of its choices)"
         ringed.setdefault(choice.counts[0][0], []).append(f"{choice.row.title}{share}")
     handles: dict[str, Any] = {}
-    shown = [weights for weights in ringed if _on_map(weights, alphas, betas)]
+
+    def on_map(weights: Weights) -> bool:
+        return cut.holds(weights) and weights.alpha in alphas and weights.beta in betas
+
+    shown = [weights for weights in ringed if on_map(weights)]
     look: Any = {"marker": "o", "mfc": "none", "ls": ""}
     for letter, weights in zip(ascii_lowercase, shown, strict=False):
         column, row = alphas.index(weights.alpha), betas.index(weights.beta)
@@ -152,7 +169,7 @@ def _mark(axes: Any, plane: Plane, alphas: list[float], betas: list[float]) -> N
         (handle,) = axes.plot([], [], ms=8, mec=RED, mew=2, **look)
         handles[f"{letter}  {weights.label()}: {', '.join(ringed[weights])}"] = handle
     best = plane.oracle
-    if best and _on_map(best, alphas, betas):
+    if best and on_map(best):
         corner = alphas.index(best.alpha) + 0.36, betas.index(best.beta) + 0.32
         star = axes.plot(*corner, "*", ms=8, mfc="white", mec="black", mew=0.8, ls="")
         handles[f"{best.label()}: oracle (best test score)"] = star[0]
@@ -173,16 +190,13 @@ def _legend(axes: Any, handles: Mapping[str, Any]) -> None:
         )
 
 
-def _on_map(weights: Weights, alphas: list[float], betas: list[float]) -> bool:
-    return weights.gamma is None and weights.alpha in alphas and weights.beta in betas
-
-
 def _nll(plane: Plane) -> Figure:
     points, factor = plane.scattered, plane.scale.factor
     figure, (axes,) = _figure(3.7, 2.9)
     lowest = min(points, key=lambda point: point.nll or 0.0)
     looks = [
-        ("", BLUE, "o", 5, points),
+        ("", BLUE, "o", 5, [p for p in points if p.weights.gamma is None]),
+        ("", BLUE, "s", 5, [p for p in points if p.weights.gamma is not None]),
         ("lowest NLL", RED, "D", 6, [lowest]),
         ("oracle", ORANGE, "*", 11, [p for p in points if p.weights == plane.oracle]),
     ]
@@ -198,7 +212,7 @@ def _nll(plane: Plane) -> Figure:
     axes.set_xlabel("mean NLL per prompt token (nats)")
     axes.set_ylabel(_scores(plane))
     rho = "" if plane.rho is None else f"Spearman ρ = {minus(plane.rho)}, {len(points)} points"
-    axes.set_title(f"{plane.title}\n{rho}", loc="left", fontweight="bold")
+    axes.set_title(f"{_named(plane, 'squares')}\n{rho}", loc="left", fontweight="bold")
     _legend(axes, handles)
     return figure
 
@@ -210,7 +224,9 @@ def _choices(plane: Plane) -> Figure:
         _panel(axes, choice)
         if place % _ACROSS == 0:
             axes.set_ylabel("β (small_cpt)")
-    figure.suptitle(f"{plane.title}\n", x=0.01, ha="left", fontsize=8, fontweight="bold")
+    figure.suptitle(
+        f"{_named(plane, 'squares')}\n", x=0.01, ha="left", fontsize=8, fontweight="bold"
+    )
     return figure
 
 
@@ -219,7 +235,7 @@ def _panel(axes: Any, choice: ChosenPoints) -> None:
     look: Any = {"color": BLUE, "alpha": 0.65, "edgecolor": "white", "linewidth": 0.6}
     for place, (weights, count) in enumerate(choice.counts):
         share, at = count / total, (weights.alpha, weights.beta)
-        axes.scatter(*at, s=12 + 700 * share, **look)
+        axes.scatter(*at, s=12 + 700 * share, marker="o" if weights.gamma is None else "s", **look)
         if place < 3 and share >= 0.15:
             axes.annotate(f"{share:.0%}", at, ha="center", va="center", fontsize=6.5)
     axes.set_xlim(-0.12, 1.12)

@@ -26,6 +26,23 @@ class Point(NamedTuple):
     nll: float | None
 
 
+class Slice(NamedTuple):
+    """The points that a map of two axes can show together: those of one gamma.
+
+    Attributes:
+        gamma: Of all of them; None where it is alpha, which it is unless somebody frees it.
+    """
+
+    gamma: float | None
+    points: tuple[Point, ...]
+
+    def holds(self, weights: Weights) -> bool:
+        """Whether a point lies in it."""
+        if self.gamma is None:
+            return weights.gamma is None
+        return self.gamma == (weights.alpha if weights.gamma is None else weights.gamma)
+
+
 class ChosenPoints(NamedTuple):
     """How often a policy chose each point on a task, the most frequent first."""
 
@@ -66,9 +83,21 @@ class Plane:
     circumstances: str
 
     @property
-    def flat(self) -> list[Point]:
-        """The points with gamma = alpha, which a map of two axes can show."""
-        return [point for point in self.points if point.weights.gamma is None]
+    def gammas(self) -> list[float]:
+        """What gamma is in points and choices where it is not alpha; empty if it never is free."""
+        chosen = [weights for choice in self.choices for weights, _ in choice.counts]
+        points = [*(point.weights for point in self.points), *chosen]
+        return sorted({weights.gamma for weights in points if weights.gamma is not None})
+
+    @property
+    def slices(self) -> list[Slice]:
+        """The slices with points enough for a map; gamma = alpha first."""
+        own = Counter(point.weights.gamma for point in self.points)
+        cuts = (Slice(gamma, self.points) for gamma in (None, *self.gammas) if own[gamma] >= LEAST)
+        return [
+            cut._replace(points=tuple(p for p in cut.points if cut.holds(p.weights)))
+            for cut in cuts
+        ]
 
     @property
     def scattered(self) -> list[Point]:
