@@ -19,6 +19,7 @@ from tests.support.running import environment, evaluate, instances, model_args
 from tests.support.sweeping import config, make_lm_eval_quick, write_tasks
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.analysis import export
+from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.sweep import sweep
 from trimix_lm_eval.utils.errors import TrimixError
@@ -62,8 +63,8 @@ def without_the_policy(folder: Path, *command: str) -> subprocess.CompletedProce
 
 
 def test_the_commands_of_the_page(installed):
-    """`lm_eval` and `trimix report` as printed."""
-    (script,) = pages.of_language(PAGE, "sh")
+    """`trimix compare`, `lm_eval` and `trimix report` as printed."""
+    script = "".join(pages.of_language(PAGE, "sh"))
     paths = f"{quick_python.folder()}{os.pathsep}{os.environ['PATH']}"
     env = quick_python.environment(PATH=paths)
     done = subprocess.run(
@@ -72,6 +73,10 @@ def test_the_commands_of_the_page(installed):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     report = (installed / "report" / "report.md").read_text(encoding="utf-8")
     assert f"{LABEL} (tokens 16)" in report
+    with (installed / "compare" / "compare.csv").open(encoding="utf-8") as stream:
+        found = {row["policy"]: row for row in csv.DictReader(stream)}
+    assert found.keys() == {*policies.names(), "tail", "oracle by task"} - {"fixed"}
+    assert found["tail"]["ranked"] == "True" and found["tail"]["gap_closed"] and found["tail"]["p"]
 
 
 def test_the_three_lines_that_try_it(installed, capsys):
