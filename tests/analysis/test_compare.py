@@ -14,6 +14,7 @@ from trimix_lm_eval import cli
 from trimix_lm_eval.analysis import compare
 from trimix_lm_eval.analysis.compare.statistics import holm, ranks
 from trimix_lm_eval.analysis.report import bootstrap
+from trimix_lm_eval.tasklib.catalog import shipped
 from trimix_lm_eval.utils.errors import TrimixError
 
 N = 60
@@ -215,6 +216,40 @@ def test_costs_are_the_parameters_of_the_sources(compared):
     assert re.search(r"li\+sc \| +8.00 \| +label-free", text)
     assert re.search(r"li\+sc\+sb \| +9.00 \| +reads exemplars", text)
     assert "* TriMix gate: two sources, no grid" in text
+
+
+def test_the_newest_run_counts(results, tmp_path):
+    right = {"one": [1.0] * N}
+    config = policy("ppl")
+    write_run(tmp_path / "new", right, trimix=config, date=1.8e9)
+    found = compare.write([results, tmp_path / "new"], tmp_path / "out", "ppl")
+    assert float(one(found, "ppl")["value"]) == 1
+    assert "the newest counts: 1 number left out" in found.files[0].read_text(encoding="utf-8")
+
+
+def test_tasks_of_ours_with_other_metrics_have_a_mean_of_scores(tmp_path):
+    """Of `score`, from 0 to 1, as the groups of MiLiC-Eval have it."""
+    reading, title = "trimix_milic_bo_reading_comprehension", "trimix_milic_bo_title_generation"
+    assert {reading, title} <= shipped().keys()
+    for name, values in {"ppl": (0.25, 0.5), "ent": (0.75, 0.25)}.items():
+        given = dict(zip((reading, title), values, strict=True))
+        documents = {task: [value] * 4 for task, value in given.items()}
+        path = write_run(tmp_path / name, documents, trimix=trimix_config(name))
+        whole = json.loads(path.read_text())
+        other = json.loads(path.read_text().replace('"acc', '"rouge_l'))
+        for part in ("results", "configs"):
+            whole[part][title] = other[part][title]
+        for task, value in given.items():
+            whole["results"][task]["score,none"] = value
+        path.write_text(json.dumps(whole))
+    found = compare.write([tmp_path], tmp_path / "out", "ppl")
+    assert float(one(found, "ppl", "Avg")["value"]) == pytest.approx(0.375)
+    assert float(one(found, "ent", "Avg")["value"]) == pytest.approx(0.5)
+    assert {column for _, column in lines(found)} == {
+        "reading_comprehension",
+        "title_generation",
+        "Avg",
+    }
 
 
 # ---------------------------------------------------------------- files

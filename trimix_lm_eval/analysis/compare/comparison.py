@@ -47,6 +47,7 @@ class Comparison:
         baseline: What the others are tested against; None if it has no number here.
         ranked_on: Of `columns`, the places of the tasks of which all contenders have numbers.
         lacking: By place of another task, the contenders that have no such number.
+        superseded: How many numbers newer runs of the same row and task replaced.
     """
 
     title: str
@@ -56,6 +57,7 @@ class Comparison:
     baseline: ComparedRow | None
     ranked_on: tuple[int, ...]
     lacking: dict[int, list[TableRow]]
+    superseded: int
 
     @property
     def contenders(self) -> list[ComparedRow]:
@@ -121,7 +123,8 @@ def _compared(system: System, title: str, variant: str, baseline: str) -> Compar
         fill_against(contenders, base)
         fill_closed(entries, base, [j for j, it in enumerate(columns) if not it.is_mean])
     ordered = sorted(entries, key=lambda it: (not it.contender, it.rank or 0.0))
-    return Comparison(title, variant, columns, tuple(ordered), base, on, lacking)
+    old = sum(new.variant == variant for _, _, new in system.superseded)
+    return Comparison(title, variant, columns, tuple(ordered), base, on, lacking, old)
 
 
 def _layout(system: System) -> tuple[Layout, Shown]:

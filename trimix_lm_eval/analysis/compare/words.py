@@ -107,6 +107,9 @@ def heading(one: Comparison) -> str:
 def notes(one: Comparison) -> Iterator[str]:
     """What must be said of the table, a sentence or two each."""
     yield _sizes(one)
+    if one.superseded:
+        old = f"{one.superseded} number{'s'[: one.superseded != 1]}"
+        yield f"Of several runs of a policy on a task the newest counts: {old} left out."
     many = len(one.contenders)
     if one.baseline is None:
         yield "No test and no share of a gap: the baseline has no results under this protocol."
