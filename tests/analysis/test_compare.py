@@ -218,6 +218,27 @@ def test_costs_are_the_parameters_of_the_sources(compared):
     assert "* TriMix gate: two sources, no grid" in text
 
 
+def test_a_policy_that_leaves_questions_open_is_not_ranked(results, tmp_path):
+    """Of four options none has any probability: lm-eval takes the first. One in 60 is no matter."""
+    for name, many in {"contrastive": 20, "gate": 1}.items():
+        told = policy(name, label="Told", honesty="label_free")
+        told["plausibility"] = 0.1
+        path = write_run(tmp_path / name, {"one": documents(60, "x")}, trimix=told, date=1.8e9)
+        (samples,) = path.parent.glob("samples_*")
+        made = [json.loads(line) for line in samples.read_text().splitlines()]
+        for place, sample in enumerate(made):
+            value = "-inf" if place < many else "-1.5"
+            sample["filtered_resps"] = [["-inf", "False"], [value, "False"]]
+        samples.write_text("".join(json.dumps(sample) + "\n" for sample in made))
+    found = compare.write([results, tmp_path], tmp_path / "out", "ppl")
+    open_one = one(found, "contrastive")
+    assert open_one["ranked"] == "False" and open_one["p"] == "" and open_one["value"] == "1.0"
+    assert one(found, "gate (plausibility 0.1)")["ranked"] == "True"
+    text = found.files[0].read_text(encoding="utf-8")
+    assert "no option has any probability in 20 of 60 documents of one," in text
+    assert text.count("is not ranked:") == 1
+
+
 def test_the_newest_run_counts(results, tmp_path):
     right = {"one": [1.0] * N}
     config = policy("ppl")
@@ -299,7 +320,7 @@ def test_runs_with_a_limit_are_a_table_of_their_own(results, tmp_path):
     found = compare.write([results, few], tmp_path / "out", "ppl")
     text = found.files[0].read_text(encoding="utf-8")
     assert text.count("\n## ") == 2 and "(limit 19)" in text
-    assert "**47.4** °" in text, "fewer than 20 documents are not tested"
+    assert " 47.4 °" in text, "fewer than 20 documents are not tested"
 
 
 def test_files_of_others_are_left_alone(results, tmp_path):

@@ -6,6 +6,7 @@ what policies come to against each other.
 
 statistics.py   ranks, and Holm's correction
 rows.py         a row: its test against the baseline, its rank, the gap it closes, its cost
+undecided.py    questions that a policy leaves open, and lm-eval answers
 comparison.py   all rows of a system under one protocol
 words.py        the same as tables of short texts, with what must be said of them
 formats.py      these as Markdown, as LaTeX, for a terminal; all numbers as CSV

@@ -1,9 +1,10 @@
 """Policies by tasks: tests against a baseline, ranks, shares of the gap to the oracle, costs.
 
 Runs of one system that depart from the published protocol alike (the same limit, the same shots)
-are one `Comparison`. Its *contenders* are the policies that are honest by themselves: they are
-ranked and tested. Points of a grid are not, since the best of them is chosen by its test score:
-they make the upper bound, and where there is one they have no rows of their own.
+are one `Comparison`. Its *contenders* are the policies that are honest by themselves, and choose
+among the options of questions at all (see `undecided`): they are ranked and tested. Points of a
+grid are not, since the best of them is chosen by its test score: they make the upper bound, and
+where there is one they have no rows of their own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from trimix_lm_eval.analysis.compare.rows import (
     fill_cost,
     fill_rank,
 )
+from trimix_lm_eval.analysis.compare.undecided import undecided
 from trimix_lm_eval.analysis.report.cells import Column
 from trimix_lm_eval.analysis.report.layout import Layout, Mean, short_names
 from trimix_lm_eval.analysis.report.model import titles
@@ -109,11 +111,11 @@ def _compared(system: System, title: str, variant: str, baseline: str) -> Compar
     cells = resampled_cells([part], {part.name: rows}, shown)
     made = columns_of(part, rows, shown, cells)
     columns = tuple(head for head, _ in made)
-    entries = [
-        ComparedRow(row, tuple(of[i] for _, of in made), False) for i, row in enumerate(rows)
-    ]
+    entries = [ComparedRow(row, tuple(of[i] for _, of in made)) for i, row in enumerate(rows)]
     for entry in entries:
-        entry.contender = entry.row.kind in _RANKED and entry.honesty in _HONEST
+        if entry.row.kind in _RANKED and entry.honesty in _HONEST:
+            entry.undecided = undecided(entry.row)
+            entry.contender = not entry.undecided
     contenders = [entry for entry in entries if entry.contender]
     on, lacking = _shared(contenders, columns)
     base = next((entry for entry in contenders if entry.name == baseline), None)

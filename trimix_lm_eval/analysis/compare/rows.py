@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trimix_lm_eval.analysis.compare.statistics import EQUAL, holm, ranks
+from trimix_lm_eval.analysis.compare.undecided import Undecided
 from trimix_lm_eval.analysis.report.bootstrap import Test
 from trimix_lm_eval.analysis.report.cells import Cell, tested
 from trimix_lm_eval.analysis.report.systems import TableRow
@@ -41,6 +42,7 @@ class ComparedRow:
         row: As the report has it.
         cells: By column.
         contender: Whether it is ranked and tested.
+        undecided: Of a policy that is not since it leaves questions open, the tasks.
         against: By column, how it stands to the baseline; empty if it is not tested.
         rank: The mean of its ranks over `Comparison.ranked_on`; None if it has none.
         closed: By column, the share of the way from the baseline to the upper bound; empty if
@@ -51,7 +53,8 @@ class ComparedRow:
 
     row: TableRow
     cells: tuple[Cell | None, ...]
-    contender: bool
+    contender: bool = False
+    undecided: list[Undecided] = field(default_factory=list)
     against: tuple[Against | None, ...] = ()
     rank: float | None = None
     closed: tuple[float | None, ...] = ()

@@ -10,6 +10,7 @@ from trimix_lm_eval.analysis.compare.rows import ComparedRow
 from trimix_lm_eval.analysis.report import bootstrap
 from trimix_lm_eval.analysis.report.cells import Cell, Column
 from trimix_lm_eval.analysis.report.numbers import Scale, scale, stars
+from trimix_lm_eval.fusion.weights import SOURCES
 
 NOTHING = "–"
 #: How `ComparedRow.honesty` is told.
@@ -122,8 +123,17 @@ def notes(one: Comparison) -> Iterator[str]:
             f"(fewer than {bootstrap.LEAST} documents, or samples that do not give the number)."
         )
     yield from _on_ranks(one)
+    for entry in one.entries:
+        if entry.undecided:
+            told = _listed(
+                [f"{it.open} of {it.of} documents of {it.task}" for it in entry.undecided]
+            )
+            yield (
+                f"{entry.row.title} is not ranked: no option has any probability in {told}, "
+                "where the first option counts as its answer."
+            )
     yield from _on_gaps(one)
-    roles = dict.fromkeys(role for entry in one.entries for role in entry.sources)
+    roles = [role for role in SOURCES if any(role in entry.sources for entry in one.entries)]
     if roles:
         yield (
             "sources: the models that a policy runs on every token of every prompt, "
@@ -208,7 +218,8 @@ def _best(contenders: Sequence[ComparedRow], place: int) -> list[Cell]:
     """The best numbers of a column, of what is ranked."""
     there = [cell for entry in contenders if (cell := entry.cells[place]) is not None]
     top = max((cell.goodness for cell in there), default=0.0)
-    return [cell for cell in there if cell.goodness == top] if len(there) > 1 else []
+    best = [cell for cell in there if cell.goodness == top]
+    return best if len(best) < len(there) else []
 
 
 def _score(entry: ComparedRow, place: int, unit: Scale, best: list[Cell]) -> GridCell:
