@@ -32,9 +32,11 @@ def mixture(naive, ids, start, alpha=0.5, beta=0.5):
     return sum(rows).log()
 
 
-def contrastive(naive, ids, start, contrast=0.5):
+def contrastive(naive, ids, start, contrast=0.5, written=False):
     large = naive.logits("large_ins", ids)
     fused = (1 + contrast) * large - contrast * naive.logits("small_base", ids)
+    if not written:
+        return fused
     p = large.softmax(-1)
     return fused.masked_fill(p < 0.1 * p.amax(-1, keepdim=True), -math.inf)
 
@@ -155,8 +157,9 @@ def test_texts_are_those_of_the_formula(trio, name, options, reference, batch_si
     for prompt, text in zip(PROMPTS, model.generate(PROMPTS, max_new_tokens=steps), strict=True):
         ids = list(model.codec.prompt(prompt).ids)
         start, new = len(ids), []
+        how = ordered(options) | ({"written": True} if reference is contrastive else {})
         for _ in range(steps):
-            new.append(int(reference(three.naive, ids, start, **ordered(options))[-1].argmax()))
+            new.append(int(reference(three.naive, ids, start, **how)[-1].argmax()))
             if new[-1] == byte_tokenizer().eos_token_id:
                 break
             ids.append(new[-1])
@@ -285,6 +288,8 @@ def test_a_rule_of_somebodys_own_must_give_a_score_to_each_token(trio):
 
 def test_the_mask_of_contrastive_decoding_gives_way_to_what_is_asked_for():
     mine = FusionConfig(policies.build("contrastive"))
-    assert mine.processor.plausibility == mine.mask == 0.1
-    assert FusionConfig(policies.build("contrastive"), 0.3).processor.plausibility == 0.3
+    assert mine.decoding.plausibility == mine.mask == 0.1
+    assert mine.scoring.plausibility is None
+    asked = FusionConfig(policies.build("contrastive"), 0.3)
+    assert asked.decoding.plausibility == asked.scoring.plausibility == 0.3
     assert FusionConfig(policies.build("mixture")).mask is None

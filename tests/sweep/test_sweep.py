@@ -258,7 +258,7 @@ def test_reports_and_submissions_understand_a_sweep(swept):
 
 def test_the_table(swept):
     _, files = swept
-    head, metrics, *rows, lost, last = table.lines(files)
+    head, metrics, *rows, last = table.lines(files)
     assert head.split() == TASKS
     assert metrics.split() == [
         "acc",
@@ -270,9 +270,19 @@ def test_the_table(swept):
         *["exact_match", "↑"] * 3,
     ]
     assert len(rows) == len(files)
-    assert rows[0].startswith("contrastive ")
-    assert lost.startswith("contrastive: ") and "rolling" in lost  # its mask excludes a token
+    assert rows[0].startswith("bayes ")
     assert last.startswith(f"{len(files)} results below ")
+
+
+def test_a_number_that_the_first_variant_lacks_moves_no_column(swept, tmp_path):
+    files = []
+    for name, tasks in (("one", "ac"), ("two", "abc")):
+        content = json.loads(swept[1][0].read_text(encoding="utf-8"))
+        content["results"] = {task: {"alias": task, "acc,none": 0.5} for task in tasks}
+        files.append(tmp_path / name / "m" / "results_1.json")
+        files[-1].parent.mkdir(parents=True)
+        files[-1].write_text(json.dumps(content), encoding="utf-8")
+    assert next(table.lines(files)).split() == ["a", "b", "c"]
 
 
 def test_the_table_names_filters_and_variants_without_numbers(swept, tmp_path):

@@ -69,7 +69,7 @@ def compute_logprobs(
             logprobs = -grid_nll(logits, here, points)  # [P, n]
             greedy = grid_greedy(logits, here, points)  # [P, n]
             columns = torch.arange(len(here), device=device)
-        for i, processor in enumerate(fuser.processors):
+        for i, processor in enumerate(fuser.scoring):
             mine = vectors[i, where]
             if i in on_point:
                 at = on_point[i][where], columns
@@ -78,7 +78,7 @@ def compute_logprobs(
                 parts[i].append(_under(fuser, logits, here, mine, processor))
         del logits  # before the next chunk's are made
     scored = _on_cpu([TokenLogprobs(*map(torch.cat, zip(*mine, strict=True))) for mine in parts])
-    for processor, one in zip(fuser.processors, scored, strict=True):
+    for processor, one in zip(fuser.scoring, scored, strict=True):
         # A token that is excluded, by the plausibility mask for one, scores minus infinity.
         lowest = one.logprobs.isneginf() & processor.may_exclude
         view.check(one.logprobs.isfinite() | lowest)
@@ -96,7 +96,7 @@ class _Following:
 
     def __init__(self, fuser: Fuser, vectors: Tensor, before: Sequence[int]) -> None:
         self.fuser, self.vectors, self.before = fuser, vectors, before
-        self.which = [i for i, one in enumerate(fuser.processors) if one.updates]
+        self.which = [i for i, one in enumerate(fuser.scoring) if one.updates]
         self.logprobs = vectors.new_empty(vectors.shape[1:] if self.which else (0,))  # [N, S]
         self.depth: list[int] = []  # how many tokens are before each
         for one in before if self.which else ():
@@ -116,7 +116,7 @@ class _Following:
             here, there = to_device(both, self.vectors.device)
             for i in self.which:
                 self.vectors[i, here] = self.fuser.updated(
-                    self.vectors[i, there], self.logprobs[there], self.fuser.processors[i]
+                    self.vectors[i, there], self.logprobs[there], self.fuser.scoring[i]
                 )
 
 
@@ -154,7 +154,7 @@ def _shared_points(fuser: Fuser, vectors: Tensor) -> tuple[Tensor, dict[int, Ten
         ``[P, S]`` points, and by config which of them is in force at each position, ``[N]``; no
         fusion config if they are too few to gain anything.
     """
-    plain = [i for i, processor in enumerate(fuser.processors) if processor == LogitsProcessor()]
+    plain = [i for i, processor in enumerate(fuser.scoring) if processor == LogitsProcessor()]
     fixed = [i for i in plain if fuser.configs[i].policy.scope == "run"]
     points = vectors[fixed, 0].unique(dim=0)
     if len(points) < _LEAST:

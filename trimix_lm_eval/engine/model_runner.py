@@ -469,7 +469,8 @@ class Fuser:
         configs: The fusion configs, at least one.
 
     Attributes:
-        processors: For each fusion config, what it makes of logits and chosen weights.
+        decoding: For each fusion config, what it makes of logits and chosen weights to write text.
+        scoring: The same for given text.
         choosers: For each fusion config the first one with the same policy, whose choice it takes.
         collecting: The fusion configs whose policies look at prompts and choose for others, too.
         constants: For each fusion config its choice, if that holds for the whole run; else None.
@@ -480,7 +481,8 @@ class Fuser:
 
     def __init__(self, ensemble: Ensemble, configs: Sequence[FusionConfig]) -> None:
         self.ensemble, self.configs = ensemble, tuple(configs)
-        self.processors = tuple(config.processor for config in self.configs)
+        self.decoding = tuple(config.decoding for config in self.configs)
+        self.scoring = tuple(config.scoring for config in self.configs)
         first: dict[Policy, int] = {}
         self.choosers = tuple(first.setdefault(c.policy, i) for i, c in enumerate(self.configs))
         self.collecting = tuple(

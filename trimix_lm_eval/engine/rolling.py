@@ -53,7 +53,7 @@ def score_rolling(
     Yields:
         (index of the document, index of the config, score), each when its last window is done.
     """
-    if any(config.mask is not None for config in fuser.configs):
+    if any(config.plausibility is not None for config in fuser.configs):
         warn_once(
             "The plausibility mask gives some tokens no probability at all: a text that holds one "
             "has log-likelihood minus infinity."
@@ -184,7 +184,7 @@ def _scored(
     fuser: Fuser, documents: Sequence[Sequence[Window]], batch_size: int
 ) -> Iterator[Scored]:
     """Score documents under each fusion config's rule."""
-    pairs = zip(fuser.configs, fuser.processors, strict=True)
+    pairs = zip(fuser.configs, fuser.scoring, strict=True)
     alone = tuple(Weights.of_sources({name: 1.0}) for name in fuser.ensemble.names)
     rules = [
         _Rule(alone if processor.updates else config.policy.points(), processor)

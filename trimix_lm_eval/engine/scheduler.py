@@ -284,7 +284,7 @@ class Scheduler:
         for i, choice in enumerate(choices):
             if i not in self.finished.get(index, ()):
                 vector = tuple(self.fuser.vector(choice))
-                fusion = ResolvedFusion(vector, self.fuser.processors[i])
+                fusion = ResolvedFusion(vector, self.fuser.decoding[i])
                 stops = self.requests[index].stop_token_ids[i]
                 zero = torch.zeros(len(vector), dtype=torch.float64)
                 branch = branches.setdefault((fusion, stops), Branch(fusion, stops, {}, zero))

@@ -128,7 +128,7 @@ class Lanes:
 
     def __init__(self, fuser: Fuser) -> None:
         self.fuser, self.by_row = fuser, len(fuser.configs) == 1
-        self.processors = list(dict.fromkeys(fuser.processors))
+        self.processors = list(dict.fromkeys(fuser.decoding))
         self.groups: list[Lane] = []
         self.lead = torch.empty(0)
         self.of: dict[Branch, int] = {}

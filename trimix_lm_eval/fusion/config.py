@@ -62,13 +62,21 @@ class FusionConfig(NamedTuple):
         return self.policy.plausibility if self.plausibility is None else self.plausibility
 
     @property
-    def processor(self) -> LogitsProcessor:
-        """What is made of the weights that the policy chooses."""
-        policy, masked = self.policy, self.mask is not None
+    def decoding(self) -> LogitsProcessor:
+        """What is made of the chosen weights where text is written."""
+        return self._processor(self.mask)
+
+    @property
+    def scoring(self) -> LogitsProcessor:
+        """What is made of them where given text is scored: the policy's own mask is none there."""
+        return self._processor(self.plausibility)
+
+    def _processor(self, mask: float | None) -> LogitsProcessor:
+        policy, masked = self.policy, mask is not None
         return LogitsProcessor(
             policy if policy.scope == "token" else None,
             policy if policy.fuses else None,
-            self.mask,
+            mask,
             self.plausibility_source if masked else "",
             policy if isinstance(policy, MixturePolicy) and policy.updates else None,
             masked or policy.fuses,

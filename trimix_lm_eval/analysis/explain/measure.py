@@ -15,6 +15,7 @@ from trimix_lm_eval.analysis.explain.records import Candidate, Cutoff, Share, To
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.model_runner import Fuser, LogitView, choice_of
 from trimix_lm_eval.fusion.collectors import Choice, prequential
+from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import grid_nll, log_prob, plausible
 from trimix_lm_eval.fusion.mixture import logprobs_by_source
 from trimix_lm_eval.utils.windows import Window
@@ -30,6 +31,7 @@ def measure(
     vectors: Sequence[Sequence[float]],
     noted: Sequence[int | None],
     label: Callable[[int], str],
+    processor: LogitsProcessor,
 ) -> Iterator[tuple[Token, float | None]]:
     """Explain each token of a text; gives it, and the fused probability of the noted one, in order.
 
@@ -40,15 +42,16 @@ def measure(
             weights that follow the text the first token's count.
         noted: Of each position a token whose fused probability is wanted, too.
         label: What to call a token.
+        processor: What was made of logits and weights.
     """
-    follows = fuser.processors[0].updates is not None
+    follows = processor.updates is not None
     last = torch.tensor(vectors[:1], dtype=torch.float64)
     for here, logits, targets in chunks(fuser, window):
         mine = torch.tensor(vectors[here], device=targets.device)
         if follows:
             followed, last = _followed(fuser, last, logits, targets)
             mine = followed.to(mine)
-        chunk = _Chunk(fuser, logits, targets, mine)
+        chunk = _Chunk(fuser, logits, targets, mine, processor)
         yield from zip(chunk.tokens(label), chunk.noted(noted[here]), strict=True)
 
 
@@ -82,7 +85,7 @@ def _followed(
     """
     found = [first]
     for one in logprobs_by_source(logits, targets).double().cpu()[:, None]:  # [1, S]
-        found.append(fuser.updated(found[-1], one, fuser.processors[0]))
+        found.append(fuser.updated(found[-1], one, fuser.scoring[0]))
     return torch.cat(found[:-1]), found[-1]
 
 
@@ -98,7 +101,7 @@ def text_weights(
     if policy.scope in ("run", "token"):
         chosen = choice if policy.scope == "run" else None
         return [fuser.vector(chosen)] * sum(len(tokens) for _, tokens in windows), chosen
-    if fuser.processors[0].updates is not None:
+    if fuser.scoring[0].updates is not None:
         last = torch.tensor([fuser.vector(choice_of(policy, [], names))], dtype=torch.float64)
         weights: list[list[float]] = []
         for window in windows:
@@ -134,10 +137,14 @@ class _Chunk:
     """Some positions: logits ``[n, V]`` of each source, tokens ``[n]``, weights ``[n, S]``."""
 
     def __init__(
-        self, fuser: Fuser, logits: Sequence[Tensor], targets: Tensor, vectors: Tensor
+        self,
+        fuser: Fuser,
+        logits: Sequence[Tensor],
+        targets: Tensor,
+        vectors: Tensor,
+        processor: LogitsProcessor,
     ) -> None:
-        self.fuser, self.logits, self.targets = fuser, logits, targets
-        self.processor = processor = fuser.processors[0]
+        self.fuser, self.logits, self.targets, self.processor = fuser, logits, targets, processor
         self.bare, self.weights = fuser.fused(
             logits, vectors, processor._replace(plausibility=None)
         )

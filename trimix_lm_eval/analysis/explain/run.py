@@ -22,6 +22,7 @@ from trimix_lm_eval.engine.request import Score
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import NewTokens
 from trimix_lm_eval.fusion.collectors import Choice
+from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.weights import Weights
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
@@ -67,7 +68,8 @@ def explain(
     drafts = record.drafts[: len(tokens)]
     parts = [(request.prompt.ids, tuple(tokens))]
     vectors = [_vector(model, made.choice)] * len(tokens)
-    measured = _measured(model, parts, vectors, [refused for _, refused in drafts], progress)
+    noted, processor = [refused for _, refused in drafts], model.fuser.decoding[0]
+    measured = _measured(model, parts, vectors, noted, processor, progress)
     explained = tuple(
         dataclasses.replace(token, draft=Draft(stood, other) if stood or other else None)
         for (token, other), (stood, _) in zip(measured, drafts, strict=True)
@@ -151,7 +153,8 @@ def _given(
     progress: bool,
 ) -> Explanation:
     """Explain the tokens of windows, and compare them with what scoring said."""
-    found = _measured(model, parts, vectors, [None] * len(vectors), progress)
+    nothing, processor = [None] * len(vectors), model.fuser.scoring[0]
+    found = _measured(model, parts, vectors, nothing, processor, progress)
     explained = tuple(token for token, _ in found)
     total, likelihood = _log_likelihood(explained), score.log_likelihood
     if total is not None and abs(total - likelihood) > _ROUNDING * len(vectors):
@@ -205,6 +208,7 @@ def _measured(
     parts: Sequence[Window],
     vectors: Sequence[Sequence[float]],
     noted: Sequence[int | None],
+    processor: LogitsProcessor,
     progress: bool,
 ) -> list[tuple[Token, Candidate | None]]:
     """Each token with its numbers, and the noted token of its position."""
@@ -213,7 +217,9 @@ def _measured(
     with progress_bar(None, "explain", total=len(vectors), off=not progress) as bar:
         for window in parts:
             here = slice(len(made), len(made) + len(window[1]))
-            for token, p in measure(model.fuser, window, vectors[here], noted[here], label):
+            for token, p in measure(
+                model.fuser, window, vectors[here], noted[here], label, processor
+            ):
                 other = noted[len(made)]
                 known = None if other is None or p is None else Candidate(other, label(other), p)
                 made.append((token, known))

@@ -54,7 +54,9 @@ class Policy:
         prompt_nll: Whether a choice is made by the NLL of one whole prompt, and tells it under
             every point (`Choice.nlls`): a sweep records the means, and a text without a prompt is
             weighted by the same rule.
-        plausibility: The mask that belongs to the method, in force where a user gives none.
+        plausibility: The mask that belongs to the method. It is in force where text is written and
+            a user gives none; where given text is scored it would leave most answers without any
+            probability.
         url: The source paper.
     """
 

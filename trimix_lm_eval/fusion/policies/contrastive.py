@@ -16,8 +16,9 @@ from trimix_lm_eval.utils.validation import number
 class Contrastive(Policy):
     """Contrastive decoding: L = (1 + `contrast`) L_li − `contrast` L_sb, which is a point.
 
-    Li et al. 2023, in the form of O'Brien and Lewis 2023, under their plausibility mask of 0.1 of
-    large_ins unless ``plausibility`` is given. Honest: no answer is seen.
+    Li et al. 2023, in the form of O'Brien and Lewis 2023. What is written has their plausibility
+    mask of 0.1 of large_ins unless ``plausibility`` is given; given answers are scored without it,
+    since it leaves most of them no probability at all. Honest: no answer is seen.
     """
 
     name = "contrastive"
