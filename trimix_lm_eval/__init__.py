@@ -8,15 +8,20 @@ from __future__ import annotations
 
 __version__ = "0.1.1"
 
-__all__ = ["TriMix", "Weights", "__version__"]
+__all__ = ["SequenceFusion", "TriMix", "Weights", "__version__"]
 
 # `typing.TYPE_CHECKING` under its own name: type checkers know it, and `typing` stays unloaded.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trimix_lm_eval.fusion.weights import Weights
     from trimix_lm_eval.llm import TriMix
+    from trimix_lm_eval.sequence_fusion import SequenceFusion
 
-_HOME = {"TriMix": "trimix_lm_eval.llm", "Weights": "trimix_lm_eval.fusion.weights"}
+_HOME = {
+    "SequenceFusion": "trimix_lm_eval.sequence_fusion",
+    "TriMix": "trimix_lm_eval.llm",
+    "Weights": "trimix_lm_eval.fusion.weights",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -19,15 +19,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import Counter
-from collections.abc import Hashable, Iterator, MutableMapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Hashable, Iterator, MutableMapping, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
-from trimix_lm_eval.engine import rolling, scheduler, scorer
-from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, choice_of
+from trimix_lm_eval.engine import graph_decoder, rolling, scheduler, scorer
+from trimix_lm_eval.engine.model_runner import Ensemble, Fuser, ModelRunner, choice_of
 from trimix_lm_eval.engine.prefill import cut
-from trimix_lm_eval.engine.probe import load_runner
+from trimix_lm_eval.engine.probe import described, load_runner
 from trimix_lm_eval.engine.request import Prompt, Score, ScoringRequest
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import FinishReason, GenerationRequest
@@ -46,6 +46,9 @@ from trimix_lm_eval.utils.errors import TrimixError, unknown, warn_once
 from trimix_lm_eval.utils.progress import progress_bar
 
 T = TypeVar("T")
+
+#: The class for each ``fusion=``.
+_CLASSES = {"token": "TriMix", "sequence": "SequenceFusion"}
 
 #: Points chosen elsewhere, one or none per fusion config; None lets every policy choose.
 Points = tuple[Weights | None, ...] | None
@@ -81,6 +84,9 @@ class TriMix:
         report: What the preflight found (commits, lengths).
     """
 
+    #: The ``fusion=`` that this class is.
+    fusion: ClassVar[str] = "token"
+
     def __init__(
         self, asked: Settings, tokenizer: Any, fuser: Fuser, report: preflight.PreflightReport
     ) -> None:
@@ -110,7 +116,8 @@ class TriMix:
         Raises:
             TrimixError: Something is wrong that the user can fix.
         """
-        return cls.from_settings(settings.parse({"large_ins": large_ins, **arguments}))
+        given = {"large_ins": large_ins, "fusion": cls.fusion, **arguments}
+        return cls.from_settings(settings.parse(given))
 
     @classmethod
     def from_settings(cls, asked: Settings, device: str | None = None) -> TriMix:
@@ -137,20 +144,45 @@ class TriMix:
             kept: Models loaded before, which are not loaded again; gets those that are.
         """
         asked = variants[0]
-        configs = tuple(v.fusion() for v in variants)
+        if asked.fusion != cls.fusion:
+            raise TrimixError(
+                f"fusion={asked.fusion} is not what {_CLASSES[cls.fusion]} does.",
+                f"use trimix_lm_eval.{_CLASSES[asked.fusion]}, which has the same methods",
+            )
+        configs = tuple(v.fusion_config() for v in variants)
         names = needed(asked, configs)
         for config in configs:
             checks.check_collector(config.policy, names)
         models = {} if kept is None else kept
         report = preflight.check(asked, names, device, models)
+        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls.load_checked(asked, configs, report, default, models)
+
+    @classmethod
+    def load_checked(
+        cls,
+        asked: Settings,
+        configs: tuple[FusionConfig, ...],
+        report: preflight.PreflightReport,
+        default: str,
+        models: MutableMapping[SourceSpec, Any],
+    ) -> TriMix:
+        """Load the sources that were checked.
+
+        Args:
+            asked: What was asked for.
+            configs: The fusion configs.
+            report: What the preflight found of the sources that these need.
+            default: Where sources go that name no device.
+            models: Those loaded before, which are not loaded again; gets those that are.
+        """
         tokenizer = report.tokenizer
         check_token_ids(asked, report.vocab_size)
         if asked.add_bos_token is not None:
             tokenizer = copy.deepcopy(tokenizer)  # which other runs may have, too
             tokenizer.add_bos_token = asked.add_bos_token
-        default = device or ("cuda" if torch.cuda.is_available() else "cpu")
         sources = []
-        for name in names:
+        for name in report.configs:
             long = name in report.contexts.long
             spec = preflight.pinned(asked.sources[name], report.commits[name], long)
             if spec not in models:
@@ -164,6 +196,40 @@ class TriMix:
     def configs(self) -> tuple[FusionConfig, ...]:
         """What is made of the logits, one for each variant."""
         return self.fuser.configs
+
+    @property
+    def sources(self) -> list[ModelRunner]:
+        """The loaded sources."""
+        return self.fuser.ensemble.sources
+
+    def runtime(self, names: Collection[str]) -> dict[str, Any]:
+        """How the sources of these names are run, and how many CUDA graphs were captured."""
+        related = self.report.relations
+        return {
+            "sources": {
+                one.name: {"vocabulary": related[one.name].kind, **described(one)}
+                for one in self.sources
+                if one.name in names
+            },
+            "cuda_graphs": graph_decoder.told(self.fuser),
+        }
+
+    def costs(self, which: int = 0) -> Counter[tuple[str, str]]:
+        """What choosing among texts took, by what and source; nothing where none are chosen from.
+
+        Args:
+            which: Index of the fusion config.
+        """
+        return Counter()
+
+    def cuts_pair(self, context: str, continuation: str) -> bool:
+        """Whether a context is longer than what is left of the context length."""
+        prompt, target = self.codec.pair(context, continuation)
+        return bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
+
+    def cuts_prompt(self, text: str, params: SamplingParams) -> bool:
+        """Whether a text is cut to leave room for the new tokens."""
+        return len(self.codec.encode(text)) > self.max_length - params.max_new_tokens
 
     def part(self, which: Sequence[int]) -> TriMix:
         """The same loaded sources with some of the configs; drafts are counted together."""

@@ -1,7 +1,7 @@
 """lm-eval's side: its requests in, its answers out, and what its results record.
 
-Imported by `sweep` and `cli`, never by `analysis`; imports `llm`, `tasklib`, `engine`, `loading`,
-`fusion` and `utils`. Nothing below knows lm-eval's requests.
+Imported by `sweep` and `cli`, never by `analysis`; imports `sequence_fusion`, `llm`, `tasklib`,
+`engine`, `loading`, `fusion` and `utils`. Nothing below knows lm-eval's requests.
 
     lm.py              TriMixLM: requests to token ids and on to the engine; generation_kwargs
     base_lm.py         what lm-eval asks of a model besides answers: text, processes, results

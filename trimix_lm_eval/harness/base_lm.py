@@ -13,8 +13,6 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import simple_parse_args_string
 
 from trimix_lm_eval import __version__
-from trimix_lm_eval.engine import graph_decoder
-from trimix_lm_eval.engine.probe import described
 from trimix_lm_eval.engine.sequence import told
 from trimix_lm_eval.engine.spec_decode import SpecDecodingStats
 from trimix_lm_eval.fusion.policies import Policy
@@ -41,6 +39,7 @@ class Tally(NamedTuple):
         stats: What came of drafting.
         nlls: By task and document, the mean NLL of the prompt under every point of the grid; a
             sweep keeps them.
+        costs: Of choosing among texts, see `TriMix.costs`.
     """
 
     chosen: dict[tuple[str, int], str]
@@ -48,11 +47,12 @@ class Tally(NamedTuple):
     truncated: int
     stats: SpecDecodingStats
     nlls: dict[tuple[str, int], tuple[float, ...]]
+    costs: Counter[tuple[str, str]]
 
     @classmethod
     def over(cls, parts: Iterable[Tally]) -> Tally:
         """All processes together."""
-        total = cls({}, {}, 0, SpecDecodingStats(), {})
+        total = cls({}, {}, 0, SpecDecodingStats(), {}, Counter())
         for part in parts:
             total = cls(
                 total.chosen | part.chosen,
@@ -60,8 +60,17 @@ class Tally(NamedTuple):
                 total.truncated + part.truncated,
                 total.stats.plus(part.stats),
                 total.nlls | part.nlls,
+                total.costs + part.costs,
             )
         return total
+
+
+def by_source(costs: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    """Costs as results have them: what, and of it how much each source."""
+    told: dict[str, dict[str, int]] = {}
+    for (what, source), count in sorted(costs.items()):
+        told.setdefault(what, {})[source] = count
+    return told
 
 
 def label(policy: Policy, weights: Weights) -> str:
@@ -83,7 +92,7 @@ class TextLM(TemplateLM):
         self._rank, self._world_size = env.rank, env.world
         self.model = model
         self.tokenizer = model.tokenizer
-        self._device = model.fuser.ensemble.device
+        self._device = model.sources[0].device
         #: Over all processes, once they have told; None before, and of one process alone.
         self.total: Tally | None = None
 
@@ -102,7 +111,13 @@ class TextLM(TemplateLM):
         flags = {k: v for k, v in (additional_config or {}).items() if v is not None}
         errors.install_excepthook()
         flags["device"] = usable(flags.get("device"))
-        return cls(**{**flags, **arg_dict})
+        arguments = {**flags, **arg_dict}
+        return cls.class_for(arguments)(**arguments)
+
+    @classmethod
+    def class_for(cls: type[T], arguments: Mapping[str, Any]) -> type[T]:
+        """The class that the arguments ask for."""
+        return cls
 
     @classmethod
     def create_from_arg_string(
@@ -129,7 +144,7 @@ class TextLM(TemplateLM):
         """
         model, tally = self.model, self.total or self.tally()
         names = description["sources"]
-        sources = [s for s in model.fuser.ensemble.sources if s.name in names]
+        sources = [s for s in model.sources if s.name in names]
         histogram: dict[str, Counter[str]] = {}
         for (task, _), label in tally.chosen.items():
             histogram.setdefault(task, Counter())[label] += 1
@@ -156,17 +171,9 @@ class TextLM(TemplateLM):
                     task: point.weights.label() for task, point in sorted(task_points.items())
                 },
                 "speculation": model.speculation.summary(tally.stats),
-                "runtime": {
-                    "sources": {
-                        source.name: {
-                            "vocabulary": model.report.relations[source.name].kind,
-                            **described(source),
-                        }
-                        for source in sources
-                    },
-                    "cuda_graphs": graph_decoder.told(model.fuser),
-                },
+                "runtime": model.runtime(names),
                 "truncated_requests": tally.truncated,
+                **({"sequence": by_source(tally.costs)} if tally.costs else {}),
                 "data": dict(sorted(data.items())),
             },
         }

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.loading import hub, run_config, settings
-from trimix_lm_eval.loading.preflight.report import PreflightReport, check
+from trimix_lm_eval.loading.preflight import PreflightReport, check
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.tasklib.benchmarks import reach
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
@@ -69,16 +68,21 @@ def check_run(
     if refused:
         raise together(refused)
     if load and not names:
-        from trimix_lm_eval.harness import timing
-        from trimix_lm_eval.llm import TriMix
-
-        lines += timing.verdict(TriMix.from_settings(found[0][0]).fuser)
+        lines += _loaded(found[0][0])
     if names and path:
         wanted = {**run, "model_args": given, "metadata": dict(metadata or _metadata(run))}
         for key in given.keys() & wanted.keys():  # beside model_args and in it
             del wanted[key]
         lines += _estimate(run_config.configured(wanted, path), names, *found[0], load)
     return lines
+
+
+def _loaded(asked: Settings) -> list[str]:
+    """Load the models, and say how each is run."""
+    from trimix_lm_eval.harness import timing
+    from trimix_lm_eval.sequence_fusion import class_of
+
+    return timing.verdict(class_of(asked).from_settings(asked))
 
 
 def _estimate(
@@ -95,6 +99,8 @@ def _estimate(
     """
     from trimix_lm_eval.harness import estimate, requests
 
+    if report.each:
+        return [*estimate.OF_EACH, *(_loaded(asked) if load else [])]
     begun = time.perf_counter()
     manager = _task_manager(config.include_path)
     unloaded = requests.Unloaded([asked], report)
@@ -132,7 +138,7 @@ def _check_models(given: Mapping[str, Any]) -> tuple[Settings, PreflightReport]:
 
 def _needed(wanted: Settings) -> tuple[str, ...]:
     """The sources that the policy will have loaded."""
-    policy = policies.build(wanted.policy, **wanted.policy_options)
+    policy = wanted.fusion_config().policy
     names = policy.sources(wanted.sources)
     checks.check_collector(policy, names)
     return names

@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from trimix_lm_eval.llm import Points
 
 
+#: What is said instead of sources that read with tokenizers of their own.
+OF_EACH = (
+    "estimate: none with fusion=sequence, where each source runs the requests by itself: check it "
+    "with the policy of its name, its path as pretrained= and without fusion=sequence",
+)
+
+
 @dataclass
 class Workload:
     """What each source has to do for some requests.

@@ -6,7 +6,7 @@ cache and to the weights log at once, so that Ctrl-C or a crash loses no more th
 hand.
 
 Longer than most modules: lm-eval calls one class for all three kinds of request, and what each kind
-says is read where it is answered.
+says is read where it is answered. `SequenceLM` is what the model is with ``fusion=sequence``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -43,6 +43,8 @@ from trimix_lm_eval.llm import Points, TriMix
 from trimix_lm_eval.loading import settings
 from trimix_lm_eval.loading.codec import seed_for, whole_characters
 from trimix_lm_eval.loading.run_config import usable
+from trimix_lm_eval.loading.sequence import SEQUENCE
+from trimix_lm_eval.sequence_fusion import SequenceFusion
 from trimix_lm_eval.tasklib import places
 from trimix_lm_eval.utils import distributed, errors, validation
 from trimix_lm_eval.utils.errors import TrimixError, unknown
@@ -77,6 +79,13 @@ class TriMixLM(TextLM):
         TrimixError: Something is wrong that the user can fix (printed without a traceback).
     """
 
+    model_class: ClassVar[type[TriMix]] = TriMix
+
+    @classmethod
+    def class_for(cls, arguments: Mapping[str, Any]) -> type[TriMixLM]:
+        """The class that the arguments ask for: ``fusion=sequence`` has one of its own."""
+        return SequenceLM if arguments.get("fusion") == SEQUENCE else cls
+
     def __init__(self, **arguments: Any) -> None:
         errors.install_excepthook()
         request_cache.install()
@@ -89,10 +98,10 @@ class TriMixLM(TextLM):
         asked = settings.parse(arguments)
         # Before the models: a path that cannot be written must not cost their loading.
         self._log = WeightsLog(asked.weights_log, env.rank, env.world)
-        super().__init__(TriMix.from_settings(asked, device), env)
+        super().__init__(self.model_class.from_settings(asked, device), env)
         self.description = self.model.describe()
         self.response_cache: ResponseCache | None = None
-        self.policy = self.model.fuser.configs[0].policy
+        self.policy = self.model.configs[0].policy
         self.task_points: dict[str, TaskPoint] = {}
         self.task_weights = TaskWeights(self.model, env.rank, env.world, self.task_points)
         #: By task and document; of several requests the last one's.
@@ -243,11 +252,47 @@ class TriMixLM(TextLM):
         """What this process has counted."""
         model = self.model
         chosen = {at: label(self.policy, weights) for at, weights in self.weights.items()}
-        return Tally(chosen, self.finish_reasons, model.truncated, model.speculation.stats, {})
+        stats = model.speculation.stats
+        return Tally(chosen, self.finish_reasons, model.truncated, stats, {}, model.costs())
 
     def get_model_info(self) -> dict[str, Any]:
         """What the results file records: sources, revisions, policy, weights chosen per task."""
         return self.info(self.description, self.task_points, places.USED)
+
+
+class SequenceLM(TriMixLM):
+    """What the model is with ``fusion=sequence``: requests go to a `SequenceFusion` as texts.
+
+    Whole texts are refused as they are asked for: they have no perplexity.
+    """
+
+    model_class = SequenceFusion
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Score continuations; see `LM.loglikelihood`."""
+        model, pairs = self.model, [request.args for request in requests]
+        self._truncated(requests, (model.cuts_pair(*pair) for pair in pairs))
+
+        def score(todo: Sequence[int]) -> Found:
+            for i, _, one in model.iter_loglikelihood([pairs[i] for i in todo]):
+                yield todo[i], (one.log_likelihood, one.is_greedy), one.choice, None
+
+        return self._answers("loglikelihood", requests, None, score, disable_tqdm)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Choose among continuations; see `LM.generate_until`."""
+        model, names = self.model, identified(requests)
+        params = sampling_params(requests, names, self.tokenizer, model.settings.seed)
+        prompts = [(one.args[0], how) for one, how in zip(requests, params, strict=True)]
+        self._truncated(requests, (model.cuts_prompt(*prompt) for prompt in prompts))
+
+        def generate(todo: Sequence[int]) -> Found:
+            for i, _, made in model.iter_generate([prompts[i] for i in todo]):
+                yield todo[i], made.text, made.choice, recorded(made.finish_reason, False)
+
+        return self._answers("generate_until", requests, None, generate, disable_tqdm)
 
 
 # -------------------------------------------------------------------- what lm-eval's requests say

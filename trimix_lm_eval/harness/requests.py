@@ -60,7 +60,7 @@ class Unloaded:
     def __init__(self, variants: Sequence[Settings], report: PreflightReport) -> None:
         asked = variants[0]
         self.settings, self.report, self.tokenizer = asked, report, report.tokenizer
-        configs = [one.fusion() for one in variants]
+        configs = [one.fusion_config() for one in variants]
         policies = [config.policy for config in configs]
         self.codec = TextCodec(report.tokenizer, asked, policies, report.vocab_size)
         self.max_length = report.max_length
@@ -70,6 +70,7 @@ class Unloaded:
             _Source(one.source, report.vocab_size, one.cache or 0, one.states)
             for one in report.estimates
         ]
+        self.sources = sources
         self.fuser = Fuser(Ensemble(sources), configs)
 
 

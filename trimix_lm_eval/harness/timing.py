@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import torch
 
-from trimix_lm_eval.engine import graph_decoder, scheduler
-from trimix_lm_eval.engine.model_runner import Fuser
-from trimix_lm_eval.engine.probe import described
+from trimix_lm_eval.engine import scheduler
 from trimix_lm_eval.engine.spec_decode import NewTokens
 from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.estimate import Job, Workload, choosing, count
@@ -201,20 +199,21 @@ def lines(model: TriMix, unloaded: Unloaded, jobs: Sequence[Job], before: float)
     parts = [("loading and building requests", before), *spent]
     told += [f"  {clock(seconds)}  {name}" for name, seconds in parts]
     told.append(f"memory in the probe: {_in_use()}")
-    return [*verdict(model.fuser), *told]
+    return [*verdict(model), *told]
 
 
-def verdict(fuser: Fuser) -> list[str]:
+def verdict(model: TriMix) -> list[str]:
     """How each source is run, as was found out when it was loaded."""
+    how_run = model.runtime([source.name for source in model.sources])
     rows = [("loaded", "class", "remembers", "prompts shared", "drafts", "off by", "may be off by")]
-    sources = {source.name: described(source) for source in fuser.ensemble.sources}
+    sources = how_run["sources"]
     for name, how in sources.items():
         yes = ["yes" if how[key] else "no" for key in ("prompts_shared", "drafts")]
         off = ["?" if how[key] is None else f"{how[key]:g}" for key in ("difference", "tolerance")]
         rows.append((name, how["class"], how["memory"], *yes, *off))
     told = aligned(rows)
     told += [f"{name}: {how['why_not']}" for name, how in sources.items() if how["why_not"]]
-    graphs = graph_decoder.told(fuser)
+    graphs = how_run["cuda_graphs"]
     why = f" ({graphs['reason']})" if graphs["reason"] else ""
     return [*told, f"decoding steps: {graphs['captured']} captured as CUDA graphs{why}"]
 

@@ -23,7 +23,7 @@ OF_SOURCES = ("dtype", "device", "quantization", "revision", "subfolder", "gguf_
 OF_RUNS = (
     *("tokenizer", "batch_size", "max_batch_size", "max_length", "add_bos_token"),
     *("prefix_token_id", "plausibility", "plausibility_source", "speculative", "seed"),
-    *("enable_thinking", "think_end_token", "cuda_graphs"),
+    *("enable_thinking", "think_end_token", "cuda_graphs", "fusion", "candidates"),
 )
 _MODELS = [one.name for one in MODEL_OPTIONS]
 #: What may be used of the arguments that every policy has.

@@ -7,6 +7,7 @@ No tensor and no model is touched, so that a mistake in an argument costs no tim
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,8 @@ from typing import Any
 
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
-from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.fusion.weights import SOURCES, Weights
+from trimix_lm_eval.loading import sequence
 from trimix_lm_eval.loading.source_spec import (
     DEMO,
     MODEL_OPTIONS,
@@ -87,6 +89,18 @@ class Settings:
     sources: dict[str, SourceSpec]
     policy: str = option("ppl", "name", "Who chooses the weights of the sources.")
     policy_options: dict[str, Any] = field(default_factory=dict)
+    fusion: str = word_option(
+        sequence.TOKEN,
+        "`token` fuses the sources' logits at every token, for which they need one tokenizer. "
+        "`sequence` sums the log-likelihoods that they give a whole text, each with its own.",
+        sequence.FUSIONS,
+    )
+    candidates: int = whole_option(
+        0,
+        "With `fusion=sequence`, how many texts each source samples beside the one that it would "
+        "write by itself; of all of them the one with the best score is the answer.",
+        least=0,
+    )
     tokenizer: str | None = option(
         None, "Hub id or folder", "Another tokenizer than that of the large model."
     )
@@ -154,10 +168,29 @@ class Settings:
         _token,
     )
 
-    def fusion(self) -> FusionConfig:
-        """What is made of the sources' logits."""
+    def fusion_config(self) -> FusionConfig:
+        """What is made of the sources' logits, or of their scores.
+
+        Raises:
+            TrimixError: The policy cannot weigh the scores of whole texts, and is to.
+        """
         policy = policies.build(self.policy, **self.policy_options)
-        return FusionConfig(policy, self.plausibility, self.plausibility_source)
+        config = FusionConfig(policy, self.plausibility, self.plausibility_source)
+        if self.fusion == sequence.SEQUENCE:
+            sequence.check_config(config)
+        return config
+
+    def alone(self, source: str) -> Settings:
+        """The same for one of the sources by itself, with its own tokenizer."""
+        point = Weights.of_sources({source: 1.0})._asdict()
+        return dataclasses.replace(
+            self,
+            sources={source: self.sources[source]},
+            policy="fixed",
+            policy_options={name: value for name, value in point.items() if value is not None},
+            fusion=sequence.TOKEN,
+            candidates=0,
+        )
 
     def rows_per_pass(self, device: str) -> int:
         """Rows per forward pass on a type of device; ``auto`` halves when memory runs out."""
@@ -194,6 +227,7 @@ def parse(arguments: Mapping[str, Any]) -> Settings:
     options = {name: given.pop(name) for name in _option_names(policy) if name in given}
     sources = take_sources(given)
     run = checked(RUN_OPTIONS, given)
+    sequence.check_arguments(run)
     for name in given:
         if name not in run:
             raise _unknown_argument(name, policy)

@@ -31,6 +31,8 @@ _BY_CONTENT = {"sources", "policy", "policy_options", "plausibility_source", "to
 _OF_SOURCE = {"name", "path", "revision", "device"}
 #: Of ``metadata``: where the data is; what it holds is in ``data``.
 _PLACES = {"data_dir", "data_password", "data_revision"}
+#: Left out where they are as they were before there were others.
+_BY_TOKEN = {"fusion", "candidates"}
 _OF_RUN = (
     *("limit", "samples", "num_fewshot", "gen_kwargs", "system_instruction"),
     *("apply_chat_template", "fewshot_as_multiturn", "seed"),
@@ -43,6 +45,11 @@ def identities(
     """What the numbers of each variant depend on, as JSON values."""
     config, first = setting.config, setting.variants[0].settings
     specs = {name: _source(first.sources[name], report) for name in report.commits}
+    for name, own in report.each.items():
+        specs[name] |= {
+            "tokenizer": vocabulary_digest(own.tokenizer),
+            "max_length": own.max_length,
+        }
     given = {k: v for k, v in config.metadata.items() if k not in config.model_args}
     common = {
         "run": {name: getattr(config, name) for name in _OF_RUN}
@@ -55,7 +62,7 @@ def identities(
         "groups": tasks.groups(),
         "data": {name: used["sha256"] for name, used in tasks.data.items()},
     }
-    made = (_of_variant(variant, specs) | common for variant in setting.variants)
+    made = (_of_variant(variant, specs, report) | common for variant in setting.variants)
     return [json.loads(json.dumps(one, default=str)) for one in made]
 
 
@@ -64,19 +71,21 @@ def digest(identity: dict[str, Any]) -> str:
     return text_digest(json.dumps(identity, sort_keys=True))
 
 
-def _of_variant(variant: SweepVariant, specs: dict[str, Any]) -> dict[str, Any]:
+def _of_variant(
+    variant: SweepVariant, specs: dict[str, Any], report: PreflightReport
+) -> dict[str, Any]:
     asked, policy = variant.settings, variant.policy
     options = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
     rest = {
         field.name: getattr(asked, field.name)
         for field in dataclasses.fields(Settings)
-        if field.name not in _TIME_ONLY | _BY_CONTENT
+        if field.name not in _TIME_ONLY | _BY_CONTENT | (set() if report.each else _BY_TOKEN)
     }
     return {
         "sources": {name: specs[name] for name in policy.sources(asked.sources)},
         "policy": {"name": policy.name, **options},
         **policy_code(policy),
-        "plausibility_source": asked.plausibility_source if asked.fusion().mask else None,
+        "plausibility_source": asked.plausibility_source if asked.fusion_config().mask else None,
         **rest,
     }
 

@@ -118,12 +118,9 @@ class SweepLM(TextLM):
     def _is_long(self, kind: str, asked: KeyedRequest) -> bool:
         """Whether a context is cut; counted here, since a rerun hands on what is missing only."""
         if kind == "loglikelihood":
-            context, continuation = asked.request.args
-            prompt, target = self.model.codec.pair(context, continuation)
-            return bool(target) and len(prompt.ids) + len(target) - 1 > self.max_length
+            return self.model.cuts_pair(*asked.request.args)
         if asked.params is not None:
-            room = self.max_length - asked.params.max_new_tokens
-            return len(self.model.codec.encode(asked.request.args[0])) > room
+            return self.model.cuts_prompt(asked.request.args[0], asked.params)
         return False
 
     # ---------------------------------------------------------------- all variants at once
@@ -242,7 +239,8 @@ class SweepLM(TextLM):
     def tally(self) -> Tally:
         """What this process has counted for the variant."""
         stats = self.model.speculation.stats
-        return Tally(self._chosen, self._finish_reasons, self._truncated, stats, self._nlls)
+        costs = self.model.costs(self.which)
+        return Tally(self._chosen, self._finish_reasons, self._truncated, stats, self._nlls, costs)
 
     def get_model_info(self) -> dict[str, Any]:
         """What a plain run of the variant records, and the sweep."""

@@ -210,7 +210,7 @@ def _variant(model_args: dict[str, Any], run: Mapping[str, Any]) -> SweepVariant
     asked = settings.parse(given)
     policy = policies.build(asked.policy, **asked.policy_options)
     used = policy.sources(asked.sources)
-    if asked.fusion().mask and asked.plausibility_source not in used:
+    if asked.fusion_config().mask and asked.plausibility_source not in used:
         return None
     return SweepVariant(_folder(policy, asked), policy, model_args, asked)
 

@@ -20,10 +20,12 @@ from trimix_lm_eval.harness.requests import manager_for
 from trimix_lm_eval.harness.weights_log import WeightsLog
 from trimix_lm_eval.loading import preflight
 from trimix_lm_eval.loading.run_config import usable
+from trimix_lm_eval.loading.sequence import no_rolling
 from trimix_lm_eval.loading.settings import SourceSpec
+from trimix_lm_eval.sequence_fusion import class_of
 from trimix_lm_eval.sweep import files, fingerprint, plan, quiet
 from trimix_lm_eval.sweep.journal import Journal
-from trimix_lm_eval.sweep.lm import SweepLM, TriMix, VariantRun
+from trimix_lm_eval.sweep.lm import SweepLM, VariantRun
 from trimix_lm_eval.sweep.plan import Plan, Setting
 from trimix_lm_eval.sweep.tasks import LoadedTasks
 from trimix_lm_eval.utils import distributed
@@ -128,6 +130,8 @@ def _documents(name: str, tasks: LoadedTasks) -> str:
 def _estimate(work: Work) -> list[str]:
     """How much the sources have to do for the variants of a setting that are missing."""
     variants = [work.setting.variants[i].settings for i in work.missing]
+    if work.report.each:
+        return list(estimate.OF_EACH)
     model = requests.Unloaded(variants, work.report)
     parts = requests.build(work.setting.config, lambda: work.tasks, model)
     return estimate.lines(model, estimate.jobs_of(model, parts))
@@ -147,11 +151,17 @@ def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
         report = reports[setting.part]
         # Of a rerun that needs some of the sources only, too.
         variants = tuple(
-            v._replace(settings=replace(v.settings, max_length=report.max_length))
+            v._replace(
+                settings=replace(
+                    v.settings, max_length=report.common_length or v.settings.max_length
+                )
+            )
             for v in setting.variants
         )
         setting = setting._replace(variants=variants)
         tasks = LoadedTasks(manager, setting)
+        if report.each and "loglikelihood_rolling" in tasks.kinds():
+            raise no_rolling()
         identities = fingerprint.identities(setting, report, tasks)
         folders = [planned.output / setting.folder / v.name for v in variants]
         missing = [
@@ -204,7 +214,8 @@ def _evaluate(
     variants = [setting.variants[i] for i in work.missing]
     # Before the models: a path that cannot be written must not cost their loading.
     log = WeightsLog(variants[0].settings.weights_log, place.rank, place.world)
-    model = TriMix.load_many([v.settings for v in variants], _device(setting, place), kept)
+    asked = [v.settings for v in variants]
+    model = class_of(asked[0]).load_many(asked, _device(setting, place), kept)
     noted = {"name": planned.name, "setting": setting.folder, "points": list(planned.points)}
     named = {label: name for label, name in planned.points.items() if name != Fixed.name}
     runs = []

@@ -85,6 +85,10 @@ class LoadedTasks:
             "code": content.code(task),
         }
 
+    def kinds(self) -> set[str]:
+        """The methods of lm-eval's model that answer the tasks' requests, or names for some."""
+        return {str(task.OUTPUT_TYPE) for task in self._all.values()}
+
     def groups(self) -> dict[str, str]:
         """By group, the identity of its definition: which tasks it has, and their average."""
         found = self.loaded.get("groups") or {}

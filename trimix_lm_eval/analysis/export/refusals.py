@@ -150,7 +150,11 @@ def reasons(run: Run) -> list[Reason]:
         return [Reason("damaged: it does not say which sources were used")]
     if not isinstance(run.policy, str):
         return [Reason("damaged: it does not say which policy was used")]
-    return list(dict.fromkeys([*_tuned(run), *_unfinished(run), *_unknown(run)]))
+    found = [*_tuned(run), *_unfinished(run), *_unknown(run)]
+    if fusion := run.trimix.get("fusion"):
+        what = "not fused at every token, which is what a card says of a submitted run"
+        found.append(Reason(what, f"fusion {fusion}"))
+    return list(dict.fromkeys(found))
 
 
 def _tuned(run: Run) -> Iterator[Reason]:

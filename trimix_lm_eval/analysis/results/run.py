@@ -279,6 +279,10 @@ class Run:
         return ", ".join(self._circumstances())
 
     def _circumstances(self) -> Iterator[str]:
+        if fusion := self.trimix.get("fusion"):
+            yield f"fusion {fusion}"
+            if self.trimix.get("candidates"):
+                yield f"candidates {self.trimix['candidates']}"
         source = self.trimix.get("plausibility_source") or _USUAL_MASK
         if self.mask:
             yield f"plausibility {self.mask:g}" + (f" of {source}" if source != _USUAL_MASK else "")

@@ -13,9 +13,11 @@ access; `llm`, `training`, `harness` and `sweep` ask it.
     context.py     how many tokens the sources see at once
     memory.py      devices, and what the weights need on each
     kept.py        what a model keeps of the texts that it reads
-    report.py      `check` and what it found
+    report.py      what `check` found, and the check of sources with one tokenizer
+    each.py        `check`, whether the sources need one tokenizer or not
 """
 
-from trimix_lm_eval.loading.preflight.report import PreflightReport, check, pinned
+from trimix_lm_eval.loading.preflight.each import check
+from trimix_lm_eval.loading.preflight.report import PreflightReport, pinned
 
 __all__ = ["PreflightReport", "check", "pinned"]

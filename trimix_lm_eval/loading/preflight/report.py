@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,8 @@ class PreflightReport:
         unused_ids: Ids below `vocab_size` that stand for no token.
         relations: How the vocabulary of each source is related to that in use.
         tokenizer: The tokenizer in use.
+        each: Of ``fusion=sequence``, what was found of each source by itself, with its own
+            tokenizer and its own context length; else empty.
     """
 
     configs: dict[str, Any]
@@ -56,17 +58,29 @@ class PreflightReport:
     unused_ids: tuple[int, ...]
     relations: dict[str, Relation]
     tokenizer: Any
+    each: dict[str, PreflightReport] = field(default_factory=dict)
 
     @property
     def max_length(self) -> int:
         """Context length of the run: as set, else the smallest of the sources'."""
         return self.contexts.run
 
+    @property
+    def common_length(self) -> int | None:
+        """The context length that all sources have; None where each keeps its own."""
+        return None if self.each else self.max_length
+
     def lines(self) -> list[str]:
         """The report for reading."""
         lines = memory.table(self.estimates, self.free)
         for name, commit in self.commits.items():
             lines.append(f"{name}: {f'commit {commit}' if commit else 'a local folder'}")
+        if self.each:
+            return lines + [
+                f"{name}: a context of {one.max_length:,} tokens, and {one.vocab_size:,} token ids "
+                "of its own"
+                for name, one in self.each.items()
+            ]
         lines.append(self.contexts.line())
         holes = f", {len(self.unused_ids)} of them unused" if self.unused_ids else ""
         lines.append(f"vocabulary: {self.vocab_size:,} token ids are fused{holes}")
@@ -200,9 +214,9 @@ def _vocabulary(
         The tokenizer in use, the fused size, the ids below it without a token, and the relation of
         each source.
     """
-    main = large = settings.sources["large_ins"]
+    main = large = settings.sources.get("large_ins", specs[0])
     if settings.tokenizer is None:
-        found = files.get("large_ins") or locate(large)
+        found = files.get(large.name) or locate(large)
     else:
         # Its own repository: the revision and subfolder of large_ins say nothing about it.
         main = SourceSpec(
