@@ -18,12 +18,12 @@ from trimix_lm_eval.analysis import results
 from trimix_lm_eval.cli import main
 from trimix_lm_eval.engine.input_batch import InputBatch
 from trimix_lm_eval.engine.sampler import SamplingParams
-from trimix_lm_eval.fusion.weights import Weights
+from trimix_lm_eval.fusion.weights import SOURCES, Weights
 from trimix_lm_eval.harness.check import check_run
 from trimix_lm_eval.harness.lm import SequenceLM
 from trimix_lm_eval.loading import recorded, settings
 from trimix_lm_eval.loading.provenance import compared
-from trimix_lm_eval.sequence_fusion.candidates import CandidateText
+from trimix_lm_eval.sequence_fusion.candidates import CandidateText, Event, likelihoods
 from trimix_lm_eval.sweep import look, sweep
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -94,8 +94,7 @@ def best(alone, text, stop, point):
         if weights[name] > 0:
             made, cut = alone[name].greedy(text, stop, NEW)
             score = sum(w * alone[n].event(text, made, cut, stop) for n, w in weights.items())
-            rank = score / max(1, len(made.encode())) if cut else score
-            ranked.append(((not cut, rank), made, name))
+            ranked.append(((not cut, score / (len(made.encode()) + 1)), made, name))
     return max(ranked, key=lambda one: one[0])
 
 
@@ -247,16 +246,31 @@ def test_texts_are_the_same_at_any_batch_and_beside_other_points(folders):
     assert {name for what, name in many.costs(2) if what == "answers"} == {"large_ins"}
 
 
+@pytest.mark.parametrize("role", TRIO)
+def test_how_likely_a_text_is_counts_every_way_to_end_it(folders, alone, role):
+    member = load(folders, Weights(0.3, 0.6)).members[role]
+    contexts = ["རྒྱལ་པོ ", "རྒྱལ་པོ"]
+    stop = [*STOP, alone[role].tokenizer.eos_token]
+    events = [Event(text, cut) for text in ("", "བདེ", "བདེ་བ \ufffd") for cut in (False, True)]
+    prompts = [(context, SamplingParams(stop=tuple(stop))) for context in contexts]
+    found, tokens = likelihoods(member, prompts, [events] * len(prompts))
+    for context, scores in zip(contexts, found, strict=True):
+        naive = [alone[role].event(context, *event, stop) for event in events]
+        assert [scores[event] for event in events] == pytest.approx(naive, rel=1e-5, abs=1e-9)
+    assert tokens > 0
+
+
 def test_a_short_text_does_not_win_by_its_length():
     long = CandidateText("a whole sentence", "eos", "large_ins")
-    # What ends "a" at once costs more than what makes a sentence of it.
-    assert long.rank(-9.0) > CandidateText("a", "stop", "small_cpt").rank(-1.5 - 8.0)
+    assert long.rank(-9.0) > CandidateText("a", "stop", "small_cpt").rank(-1.5)
+    assert long.rank(-9.0) > CandidateText("", "eos", "small_cpt").rank(-0.7)
+    assert long.rank(-9.0) < CandidateText("a likelier text", "eos", "small_cpt").rank(-8.0)
     cut, shorter = (
         CandidateText("cut in mid", "length", "large_ins"),
         CandidateText("c", "length", ""),
     )
-    assert cut.rank(-10.0) > shorter.rank(-1.5), "of those that were cut, by byte"
-    assert long.rank(-50.0) > cut.rank(-10.0)
+    assert cut.rank(-9.0) > shorter.rank(-2.0)
+    assert long.rank(-50.0) > cut.rank(-0.1), "circles are likely"
 
 
 def test_equal_texts_are_scored_once_and_a_cut_one_apart():
@@ -307,6 +321,22 @@ def test_what_needs_one_distribution_is_refused_before_loading(arguments, messag
     trio = dict.fromkeys(TRIO, "nowhere")
     with pytest.raises(TrimixError, match=message):
         SequenceFusion.from_settings(settings.parse({**trio, "fusion": "sequence", **arguments}))
+
+
+@pytest.mark.parametrize("role", SOURCES)
+def test_a_source_by_itself_has_all_the_weight(role):
+    asked = settings.parse({**dict.fromkeys(SOURCES, "somewhere"), "fusion": "sequence"})
+    point = asked.alone(role).fusion_config().policy.points()[0]
+    assert {name: w for name, w in point.by_source().items() if w} == {role: 1.0}
+
+
+def test_a_check_refuses_whole_texts_of_tasks_that_are_known(tmp_path):
+    run = {"model": "trimix", "tasks": ["trimix_demo"]}
+    run["model_args"] = {"pretrained": "demo", "policy": "fixed", "fusion": "sequence"}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run), encoding="utf-8")
+    with pytest.raises(TrimixError, match="no perplexity"):
+        check_run(str(file))
 
 
 def test_candidates_are_of_sequences_only():

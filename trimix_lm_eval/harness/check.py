@@ -13,6 +13,7 @@ from typing import Any
 from trimix_lm_eval.fusion.policies import checks
 from trimix_lm_eval.loading import hub, run_config, settings
 from trimix_lm_eval.loading.preflight import PreflightReport, check
+from trimix_lm_eval.loading.sequence import SEQUENCE, no_rolling
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.tasklib.benchmarks import reach
 from trimix_lm_eval.tasklib.catalog import shipped, tasks_of
@@ -58,6 +59,8 @@ def check_run(
 
     def look_at_tasks() -> list[str]:
         names.extend(_check_tasks(run))
+        if given.get("fusion") == SEQUENCE and "loglikelihood_rolling" in _kinds(names):
+            raise no_rolling()
         return _look_at_data(names, metadata or _metadata(run))
 
     for look in (look_at_models, look_at_tasks):
@@ -172,6 +175,14 @@ def _check_tasks(run: dict[str, Any]) -> list[str]:
         if not found:
             raise run_config.no_task(name, _task_manager(run.get("include_path")).all_tasks)
     return names
+
+
+def _kinds(names: list[str]) -> set[str]:
+    """How those tasks that are ours are answered."""
+    configs = shipped()
+    return {
+        str(config.get("output_type")) for name in names for _, config in tasks_of(configs, name)
+    }
 
 
 def _look_at_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:

@@ -98,7 +98,7 @@ class Settings:
     candidates: int = whole_option(
         0,
         "With `fusion=sequence`, how many texts each source samples beside the one that it would "
-        "write by itself; of all of them the one with the best score is the answer.",
+        "write by itself; of all of them the one with the best score per byte is the answer.",
         least=0,
     )
     tokenizer: str | None = option(

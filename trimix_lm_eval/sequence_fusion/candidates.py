@@ -1,9 +1,9 @@
 """Texts that may be the answer: what one source writes, and how likely it finds what was written.
 
-The score of a candidate counts its end, or the shortest would win: it is the log-probability that a
-source ends there, by any of its end-of-text tokens or any of the stop strings, whichever of them
-ended it where it was written. A candidate that was cut at the limit of new tokens has no end: it is
-the log-probability of what is there.
+The score of a candidate counts its end: it is the log-probability that a source ends there, by any
+of its end-of-text tokens or any of the stop strings, whichever of them ended it where it was
+written. A candidate that was cut at the limit of new tokens has no end: it is the log-probability
+of what is there. Scores are compared per byte, since by its whole score the shortest text wins.
 """
 
 from __future__ import annotations
@@ -47,12 +47,11 @@ class CandidateText(NamedTuple):
     def rank(self, score: float) -> tuple[bool, float]:
         """What the best candidate has most of.
 
-        How much it would have cost to finish one that was cut is not known, and the fewer
-        characters a tokenizer's tokens have, the shorter it is. So one that was cut is the best
-        only where all were, and then by its score per byte.
+        The score per byte, the end being one, too: with its end or without, a text of three
+        characters is likelier than a sentence, though no source would write it by itself. What was
+        cut comes last: it goes in circles, often, which is likely per byte.
         """
-        cut = self.finish_reason == "length"
-        return not cut, score / max(1, len(self.text.encode())) if cut else score
+        return self.finish_reason != "length", score / (len(self.text.encode()) + 1)
 
 
 def write(

@@ -7,7 +7,7 @@ context length, as a `TriMix` of this source alone does; w are the weights of th
 source runs once, however many points there are. The sum is no log-probability: its exponentials
 over all texts do not sum to 1.
 
-What is generated is chosen among candidates, which the sources write: the one of the best score.
+What is generated is chosen among candidates, which the sources write, by their scores per byte.
 """
 
 from __future__ import annotations
