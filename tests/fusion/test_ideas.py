@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from tests.conftest import byte_tokenizer
+from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 
 PAIRS = [
@@ -219,6 +221,16 @@ def test_the_weights_of_bayes_follow_a_text_over_all_its_windows(trio, share, pl
     if plausibility is None:
         point = score.choice.weights.by_source()
         assert [point[name] for name in among] == pytest.approx(w, abs=1e-4)
+
+
+def test_a_token_that_a_source_without_weight_excludes_has_no_probability(trio):
+    """The mask looks at a source that bayes gives weight 0: minus infinity, and not NaN."""
+    all_three = trio("llama").weighted("ppl", max_length=9)  # as a sweep has them loaded
+    config = FusionConfig(policies.build("bayes", among="small_cpt;small_base"), 0.3)
+    fuser = Fuser(all_three.fuser.ensemble, (config,))
+    model = TriMix(all_three.settings, all_three.tokenizer, fuser, all_three.report)
+    (score,) = model.loglikelihood_rolling(["The hen: བོད་ཡིག and there"])
+    assert score.log_likelihood == -math.inf
 
 
 def test_weights_follow_each_option_of_a_question(trio):

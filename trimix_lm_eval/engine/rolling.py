@@ -243,7 +243,9 @@ def _of_updates(
     vectors = torch.tensor([fuser.vector(first)], dtype=torch.float64)  # [1, S]
     total = 0.0
     for one, mass in zip(logprobs[:, None], masses[:, None], strict=True):  # [1, S] each
-        scores = [float((vectors.log() + x).logsumexp(dim=1)) for x in (one, mass)]
+        # Of a source with weight 0 nothing counts, whatever it says: 0 times infinity is no number.
+        logs = [(vectors.log() + x).masked_fill(vectors == 0, -torch.inf) for x in (one, mass)]
+        scores = [float(x.logsumexp(dim=1)) for x in logs]
         total += scores[0] - scores[1]
         vectors = fuser.updated(vectors, one, rule.processor)
     return Score(total, False, mean_choice(fuser, config, vectors))
