@@ -152,7 +152,7 @@ class TriMix:
         configs = tuple(v.fusion_config() for v in variants)
         names = needed(asked, configs)
         for config in configs:
-            checks.check_collector(config.policy, names)
+            checks.check_collector(config.policy, config.policy.sources(names))
         models = {} if kept is None else kept
         report = preflight.check(asked, names, device, models)
         default = device or ("cuda" if torch.cuda.is_available() else "cpu")

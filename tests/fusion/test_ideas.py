@@ -14,8 +14,9 @@ import torch
 from tests.conftest import byte_tokenizer
 from trimix_lm_eval.engine.model_runner import Fuser
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.collectors import Choice, PromptCollector
 from trimix_lm_eval.fusion.config import FusionConfig
-from trimix_lm_eval.fusion.weights import SOURCES
+from trimix_lm_eval.fusion.weights import SOURCES, Weights
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -269,6 +270,82 @@ def test_what_has_become_of_weights_must_be_as_many(trio):
     model = trio("llama").many([FusionConfig(Narrow())], batch_size=3)
     with pytest.raises(TrimixError, match=r"update\(\) returned the shape .* positions by sources"):
         model.generate(PROMPTS, max_new_tokens=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfAll(policies.MixturePolicy):
+    """Equal weights of all sources that it sees, then each by its last token; no name is asked."""
+
+    name = "of_all"
+    scope = "sample"
+    honesty = "label_free"
+
+    def points(self):
+        return Weights(1.0, 0.0), Weights(0.0, 1.0)
+
+    def collector(self, names):
+        return SeenSources(len(names))
+
+    def choose(self, collectors):
+        (share,) = {c.share for c in collectors} or {0.5}
+        return Choice(Weights.of_sources({"large_ins": share, "small_cpt": 1 - share}))
+
+    def update(self, weights, logprobs, names):
+        return logprobs.softmax(dim=1)
+
+
+class SeenSources(PromptCollector):
+    def __init__(self, count):
+        self.share = 1 / count
+
+    def absorb(self, other):
+        self.count = other.count
+
+    def read(self, view, targets):
+        for _, logits in view.chunks():
+            self.share = 1 / len(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenOfAll(policies.Policy):
+    """Per token, the more weight the more probable a source's favourite is."""
+
+    name = "token_of_all"
+    scope = "token"
+    honesty = "label_free"
+
+    def sources(self, available):
+        return "large_ins", "small_cpt"
+
+    def token_weights(self, logits, names):
+        return torch.stack([x.softmax(-1).amax(-1) for x in logits], dim=1).softmax(dim=1)
+
+
+@pytest.mark.parametrize("policy", [OfAll(), TokenOfAll()])
+def test_a_policy_sees_its_own_sources_whatever_others_run_beside_it(trio, policy):
+    three = trio("llama")
+    others = [FusionConfig(policies.build("ppl")), FusionConfig(policies.build("bayes"))]
+    model = three.many([FusionConfig(policy), *others], batch_size=2)
+    assert len(model.fuser.ensemble.names) > 2
+    for (i, which, score), (prompt, target) in (
+        (found, model.codec.pair(*PAIRS[found[0]])) for found in model.iter_loglikelihood(PAIRS)
+    ):
+        if which:
+            continue
+        ids, start = [*prompt.ids, *target], len(prompt.ids)
+        both = [three.naive.logits(name, ids).log_softmax(-1) for name in SOURCES[:2]]
+        total, w = 0.0, [0.5, 0.5]
+        for t in range(start - 1, len(ids) - 1):
+            token = ids[t + 1]
+            if policy.scope == "token":
+                w = torch.stack([x[t].exp().amax() for x in both]).softmax(0)
+                fused = sum(a * x[t] for a, x in zip(w, both, strict=True))
+                total += float(fused.log_softmax(-1)[token])
+            else:
+                told = [float(x[t][token]) for x in both]
+                total += math.log(sum(a * math.exp(x) for a, x in zip(w, told, strict=True)))
+                w = torch.tensor(told).softmax(0).tolist()
+        assert score.log_likelihood == pytest.approx(total, rel=1e-5), (i, which)
 
 
 def test_shares_of_more_than_a_whole_are_refused():

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from lm_eval.loggers import EvaluationTracker
 
 from tests.support import pages, quick_python
@@ -20,6 +21,7 @@ from tests.support.sweeping import config, make_lm_eval_quick, write_tasks
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.analysis import export
 from trimix_lm_eval.fusion import policies
+from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.harness.lm import TriMixLM
 from trimix_lm_eval.sweep import sweep
 from trimix_lm_eval.utils.errors import TrimixError
@@ -35,12 +37,14 @@ def installed(tmp_path, monkeypatch):
     """The page's file in a folder of its own, from which Python imports."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    file, _ = [block for block in pages.blocks(PAGE) if block.name]
-    pages.put(file, folder)
+    file, _, margin = [block for block in pages.blocks(PAGE) if block.name]
+    for block in (file, margin):
+        pages.put(block, folder)
     monkeypatch.syspath_prepend(str(folder))
     importlib.invalidate_caches()
     yield folder
-    sys.modules.pop("tail_policy", None)
+    for name in ("tail_policy", "margin_policy"):
+        sys.modules.pop(name, None)
 
 
 def without_the_policy(folder: Path, *command: str) -> subprocess.CompletedProcess:
@@ -77,6 +81,20 @@ def test_the_commands_of_the_page(installed):
         found = {row["policy"]: row for row in csv.DictReader(stream)}
     assert found.keys() == {*policies.names(), "tail", "oracle by task"} - {"fixed"}
     assert found["tail"]["ranked"] == "True" and found["tail"]["gap_closed"] and found["tail"]["p"]
+
+
+def test_the_policy_per_token_of_the_page(installed, trio):
+    three = trio("llama")
+    model = three.many([FusionConfig(policies.build("margin_policy:Margin"))])
+    (score,) = model.loglikelihood([("The hen", " there")])
+    prompt, target = model.codec.pair("The hen", " there")
+    ids, start = [*prompt.ids, *target], len(prompt.ids)
+    both = [three.naive.logits(name, ids)[start - 1 : -1] for name in ("large_ins", "small_cpt")]
+    best = [x.softmax(-1).topk(2).values for x in both]
+    weights = torch.stack([p[:, 0] - p[:, 1] for p in best], dim=1).softmax(1)
+    fused = sum(weights[:, i, None] * x for i, x in enumerate(both))
+    naive = fused.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).sum()
+    assert score.log_likelihood == pytest.approx(float(naive), rel=1e-5)
 
 
 def test_the_three_lines_that_try_it(installed, capsys):
@@ -173,7 +191,7 @@ def test_it_may_wait_for_the_gpu_once_a_batch(installed, pico):
         return found
 
     before = chosen()
-    _, diff = [block for block in pages.blocks(PAGE) if block.name]
+    _, diff, _ = [block for block in pages.blocks(PAGE) if block.name]
     pages.put(diff, installed)
     assert ".cpu()" not in (installed / "tail_policy.py").read_text(encoding="utf-8")
     sys.modules.pop("tail_policy")

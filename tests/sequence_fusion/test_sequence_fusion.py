@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from contextlib import contextmanager
 
@@ -94,7 +95,9 @@ def best(alone, text, stop, point):
         if weights[name] > 0:
             made, cut = alone[name].greedy(text, stop, NEW)
             score = sum(w * alone[n].event(text, made, cut, stop) for n, w in weights.items())
-            ranked.append(((not cut, score / (len(made.encode()) + 1)), made, name))
+            scored = made.rstrip("\ufffd") if cut else made
+            score = score if scored or not cut else -math.inf
+            ranked.append(((not cut, score / (len(scored.encode()) + 1)), made, name))
     return max(ranked, key=lambda one: one[0])
 
 
@@ -157,7 +160,7 @@ def test_a_sweep_runs_each_source_once(folders, tasks, tmp_path, monkeypatch):
         assert single == swept
         values = [float(value) for sample in samples for ((value, _),) in sample["resps"]]
         assert values == [scores[i].log_likelihood for i in range(len(pairs))]
-    with pytest.raises(TrimixError, match="another sweep.*candidates"):
+    with pytest.raises(TrimixError, match="other results than are asked for: candidates"):
         sweep({**asked, "model_args": {**asked["model_args"], "candidates": 2}})
 
 
@@ -251,7 +254,11 @@ def test_how_likely_a_text_is_counts_every_way_to_end_it(folders, alone, role):
     member = load(folders, Weights(0.3, 0.6)).members[role]
     contexts = ["རྒྱལ་པོ ", "རྒྱལ་པོ"]
     stop = [*STOP, alone[role].tokenizer.eos_token]
-    events = [Event(text, cut) for text in ("", "བདེ", "བདེ་བ \ufffd") for cut in (False, True)]
+    events = [
+        CandidateText(text, reason, role).event
+        for text in ("", "བདེ", "བདེ་བ \ufffd")
+        for reason in ("eos", "length")
+    ]
     prompts = [(context, SamplingParams(stop=tuple(stop))) for context in contexts]
     found, tokens = likelihoods(member, prompts, [events] * len(prompts))
     for context, scores in zip(contexts, found, strict=True):
@@ -271,6 +278,17 @@ def test_a_short_text_does_not_win_by_its_length():
     )
     assert cut.rank(-9.0) > shorter.rank(-2.0)
     assert long.rank(-50.0) > cut.rank(-0.1), "circles are likely"
+
+
+def test_what_is_left_of_a_cut_character_counts_for_nothing():
+    """A score is per byte of what was scored, and of nothing there is no score."""
+    whole = CandidateText("འའ", "length", "large_ins")
+    rest = CandidateText("འའ\ufffd\ufffd", "length", "small_cpt")
+    nothing = CandidateText("\ufffd\ufffd", "length", "small_base")
+    assert rest.event == whole.event and rest.rank(-6.0) == whole.rank(-6.0)
+    assert nothing.rank(0.0) < whole.rank(-60.0)
+    ended = CandidateText("\ufffd", "eos", "large_ins")
+    assert ended.event == Event("\ufffd", False) and ended.rank(-9.0) > whole.rank(-1.0)
 
 
 def test_equal_texts_are_scored_once_and_a_cut_one_apart():

@@ -47,6 +47,28 @@ def rows(folder):
         return {(row["policy"], row["column"]): row for row in csv.DictReader(stream)}
 
 
+def test_the_baseline_is_run_though_nobody_names_it(place, tmp_path, capsys):
+    given = [f"{key}={value}" for key, value in place["model_args"].items()]
+    command = ["compare", "--model_args", *given, "--tasks", "choice", "--include_path", "tasks"]
+    command += ["--limit", "5", "--policies", "small_cpt", "--baseline", "large_ins"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    assert {name for name, _ in rows(tmp_path)} == {"large_ins", "small_cpt"}
+
+
+def test_sequences_are_compared_by_the_points_that_they_take(place, tmp_path, capsys):
+    given = [f"{key}={value}" for key, value in place["model_args"].items()]
+    command = ["compare", "--model_args", *given, "fusion=sequence", "--tasks", "choice"]
+    command += ["--include_path", "tasks", "--limit", "5"]
+    assert cli.main(command) == 0, capsys.readouterr().err
+    names = {name for name, _ in rows(tmp_path)}
+    assert {name.split(" (")[0] for name in names} == {
+        "large_ins",
+        "small_cpt",
+        "small_base",
+        "proxy_tuning",
+    }
+
+
 def test_an_idea_in_a_file_is_compared_by_one_command(place, tmp_path, capsys):
     given = [f"{key}={value}" for key, value in place["model_args"].items()]
     command = ["compare", "--model_args", *given, "--tasks", "choice,rolling"]

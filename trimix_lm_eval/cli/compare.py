@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ HELP = (
     "compare policies in one table: ranks, tests with Holm's correction, shares of the gap, costs"
 )
 
+#: The policies that fusion=sequence takes by their names alone.
+_POINTS = ("large_ins", "small_cpt", "small_base", "proxy_tuning")
 #: What says by itself what to run, and is of no use beside results or a sweep's file.
 _OF_A_RUN = ("model_args", "policies", "grid", "limit", "num_fewshot", "include_path", "metadata")
 
@@ -43,9 +46,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--baseline",
-        default="ppl",
         metavar="policy",
-        help="what all others are tested against, as the tables name it (default: ppl)",
+        help="what all others are tested against (default: ppl; with fusion=sequence, large_ins)",
     )
     run = parser.add_argument_group("in place of WHAT, what to run", "all as for lm_eval")
     run.add_argument("--tasks", nargs="+", metavar="task", help="names of tasks")
@@ -54,7 +56,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--policies",
         nargs="+",
         metavar="policy",
-        help="names, all, or ideas of yours as path/to/file.py:Class (default: all)",
+        help="names, all, or ideas of yours as path/to/file.py:Class (default: all, or with "
+        "fusion=sequence all points that it takes); options need a sweep's file",
     )
     run.add_argument(
         "--grid",
@@ -90,17 +93,19 @@ def run(args: argparse.Namespace) -> int:
             "trimix compare --model_args pretrained=demo --tasks trimix_demo --limit 20",
         )
     compare.check(args.output)
+    sequence = "fusion=sequence" in _words(args.model_args or [])
+    baseline = args.baseline or ("large_ins" if sequence else "ppl")
     asked = [path for path in args.what if path.suffix in (".yaml", ".yml")]
     places = [path for path in args.what if path not in asked]
     try:
-        for config in asked or ([_config(args)] if args.tasks else []):
+        for config in asked or ([_config(args, baseline, sequence)] if args.tasks else []):
             written = _swept(config)
             if not written:
                 return 0
             places += written
     except KeyboardInterrupt:
         return interrupted()
-    found = compare.write(places, args.output, args.baseline)
+    found = compare.write(places, args.output, baseline)
     print(*found.lines, sep="\n")
     for problem in found.problems:
         print(f"problem: {printable(f'{problem.path} {problem.what}')}")
@@ -117,9 +122,14 @@ def _swept(config: Path | dict[str, Any]) -> list[Path]:
     return sweep.sweep(config)
 
 
-def _config(args: argparse.Namespace) -> dict[str, Any]:
-    """The sweep that the options stand for."""
-    block: dict[str, Any] = {"policies": _words(args.policies or ["all"])}
+def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str, Any]:
+    """The sweep that the options stand for; the baseline is one of its policies."""
+    from trimix_lm_eval.fusion import policies
+
+    wanted = _words(args.policies or (_POINTS if sequence else ["all"]))
+    if baseline in policies.names() and not {"all", baseline} & set(wanted):
+        wanted.append(baseline)
+    block: dict[str, Any] = {"policies": wanted}
     if args.grid:
         block["grid"] = args.grid
     limit = args.limit  # as a file would have it
@@ -137,6 +147,6 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in config.items() if value not in (None, {})}
 
 
-def _words(given: list[str]) -> list[str]:
+def _words(given: Iterable[str]) -> list[str]:
     """Words that may each hold several, with commas between them."""
     return [word.strip() for text in given for word in text.split(",") if word.strip()]

@@ -17,6 +17,7 @@ from trimix_lm_eval.engine.model_runner import Fuser, LogitView
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import grid_greedy, grid_nll, log_prob, to_device
 from trimix_lm_eval.fusion.mixture import logprobs_by_source
+from trimix_lm_eval.utils.errors import warn_once
 
 #: Fewer points than this are fused one by one.
 _LEAST = 4
@@ -82,6 +83,12 @@ def compute_logprobs(
         # A token that is excluded, by the plausibility mask for one, scores minus infinity.
         lowest = one.logprobs.isneginf() & processor.may_exclude
         view.check(one.logprobs.isfinite() | lowest)
+        if processor.plausibility is not None and bool(lowest.any()):
+            warn_once(
+                "The plausibility mask gives some of the given answers no probability: their "
+                "log-likelihood is minus infinity, and of a question whose options all are so "
+                "lm-eval takes the first."
+            )
     return scored
 
 

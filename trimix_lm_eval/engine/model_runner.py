@@ -397,6 +397,7 @@ class LogitView:
         ensemble: The sources whose heads turn the hidden states into logits.
         hidden: One ``[N, H]`` tensor per source.
         ready: ``[N, V]`` logits that are computed already, by index of the source.
+        which: Indices of the sources that are shown; None shows all.
     """
 
     def __init__(
@@ -404,8 +405,10 @@ class LogitView:
         ensemble: Ensemble,
         hidden: Sequence[Tensor],
         ready: Mapping[int, Tensor] | None = None,
+        which: Sequence[int] | None = None,
     ) -> None:
         self.ensemble, self.hidden, self.ready = ensemble, list(hidden), ready or {}
+        self.which = range(len(self.hidden)) if which is None else which
 
     def __len__(self) -> int:
         return len(self.hidden[0])
@@ -415,7 +418,7 @@ class LogitView:
         step = self.ensemble.logit_positions
         for start in range(0, len(self), step):
             where = slice(start, min(start + step, len(self)))
-            yield where, [self._logits(s, where) for s in range(len(self.hidden))]
+            yield where, [self._logits(s, where) for s in self.which]
 
     def _logits(self, which: int, where: slice) -> Tensor:
         if which in self.ready:
@@ -437,7 +440,12 @@ class LogitView:
             at = {device: to_device(keep, device) for device in {x.device for x in hidden + ready}}
             hidden = [h[at[h.device]] for h in hidden]
             ready = [x[at[x.device]] for x in ready]
-        return LogitView(self.ensemble, hidden, dict(enumerate(ready)))
+        known = dict(zip(self.which, ready, strict=False))
+        return LogitView(self.ensemble, hidden, known, self.which)
+
+    def of(self, which: Sequence[int]) -> LogitView:
+        """The same positions, with the logits of some of the sources only."""
+        return LogitView(self.ensemble, self.hidden, self.ready, which)
 
     def check(self, finite: Tensor) -> None:
         """Raise an error that names the source if a result is not finite.
@@ -451,10 +459,12 @@ class LogitView:
         if bool(finite.all()):
             return
         for where, logits in self.chunks():
-            for name, values in zip(self.ensemble.names, logits, strict=True):
+            for which, values in zip(self.which, logits, strict=True):
                 bad = ~values.isfinite().all(dim=1)
                 if bool(bad.any()):
-                    raise NotFinite(name, where.start + int(bad.int().argmax()))
+                    raise NotFinite(
+                        self.ensemble.names[which], where.start + int(bad.int().argmax())
+                    )
 
 
 class Fuser:
@@ -481,6 +491,7 @@ class Fuser:
 
     def __init__(self, ensemble: Ensemble, configs: Sequence[FusionConfig]) -> None:
         self.ensemble, self.configs = ensemble, tuple(configs)
+        self._own: dict[Policy, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         self.decoding = tuple(config.decoding for config in self.configs)
         self.scoring = tuple(config.scoring for config in self.configs)
         first: dict[Policy, int] = {}
@@ -510,21 +521,25 @@ class Fuser:
             vectors: ``[N, S]`` chosen weights; a policy per token replaces them.
             processor: What is made of them.
         """
-        names = self.ensemble.names
         if processor.per_token is not None:
             policy = processor.per_token
-            vectors = called(policy, policy.token_weights, logits, names)
+            own, names = self.own(policy)
+            mine = [logits[i] for i in own]
+            vectors = called(policy, policy.token_weights, mine, names)
             if getattr(vectors, "shape", None) != (shape := (len(logits[0]), len(names))):
                 raise checks.no_tensor(policy, "token_weights", vectors, shape)
+            vectors = self._of_all(vectors, own)
         if processor.fuses is None:
             fused = fuse(logits, vectors)
         else:
             policy = processor.fuses
-            fused = called(policy, policy.fuse, logits, vectors, names)
+            own, names = self.own(policy)
+            mine = [logits[i] for i in own]
+            fused = called(policy, policy.fuse, mine, _columns(vectors, own), names)
             if getattr(fused, "shape", None) != logits[0].shape:
                 raise checks.no_tensor(policy, "fuse", fused, tuple(logits[0].shape))
         if processor.plausibility is not None:
-            reference = logits[names.index(processor.reference)]
+            reference = logits[self.ensemble.names.index(processor.reference)]
             fused = plausible(fused, reference, processor.plausibility)
         return fused, vectors
 
@@ -539,16 +554,46 @@ class Fuser:
         policy = processor.updates
         if policy is None:
             return vectors
-        found = called(policy, policy.update, vectors, logprobs, self.ensemble.names)
-        if getattr(found, "shape", None) != vectors.shape:
-            raise checks.no_tensor(policy, "update", found, tuple(vectors.shape))
-        return found
+        own, names = self.own(policy)
+        mine, told = _columns(vectors, own), _columns(logprobs, own)
+        found = called(policy, policy.update, mine, told, names)
+        if getattr(found, "shape", None) != mine.shape:
+            raise checks.no_tensor(policy, "update", found, tuple(mine.shape))
+        return self._of_all(found, own)
+
+    def own(self, policy: Policy) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """The sources that a policy sees, by index and by name: its own.
+
+        Others may be loaded for other fusion configs, and must not change what it makes.
+        """
+        if policy not in self._own:
+            everyone = self.ensemble.names
+            used = policy.sources(everyone)
+            own = tuple(i for i, name in enumerate(everyone) if name in used)
+            self._own[policy] = own, tuple(everyone[i] for i in own)
+        return self._own[policy]
+
+    def _of_all(self, weights: Tensor, own: Sequence[int]) -> Tensor:
+        """Weights ``[N, len(own)]`` of some sources as those of all, ``[N, S]``."""
+        if len(own) == len(self.ensemble.names):
+            return weights
+        columns = dict(zip(own, weights.unbind(dim=1), strict=True))
+        nothing = weights.new_zeros(len(weights))
+        everyone = range(len(self.ensemble.names))
+        return torch.stack([columns.get(i, nothing) for i in everyone], dim=1)
 
     def vector(self, choice: Choice | None) -> list[float]:
         """A choice as one weight per source; zeros where weights are per token."""
         if choice is None:
             return [0.0] * len(self.ensemble.names)
         return list(source_vector(choice.weights, self.ensemble.names))
+
+
+def _columns(table: Tensor, which: Sequence[int]) -> Tensor:
+    """Some columns of a ``[N, S]`` table, by slices, which a GPU need not be told of."""
+    if len(which) == table.shape[1]:
+        return table
+    return torch.stack([table[:, i] for i in which], dim=1)
 
 
 def mean_choice(fuser: Fuser, config: int, used: Tensor) -> Choice:

@@ -58,6 +58,7 @@ class PromptCollectors:
         collectors: By index of the fusion config.
         masked: Those of them that see only the tokens of the prompt's mask.
         policies: Whose they are, for errors.
+        own: The sources that each is shown, by index; those that are not named are shown all.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class PromptCollectors:
         collectors: Mapping[int, PromptCollector],
         masked: Collection[int] = (),
         policies: Mapping[int, Policy] | None = None,
+        own: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         self.collectors, self.policies = dict(collectors), policies or {}
+        self.own = own or {}
         #: Those that are shown tokens, and whether each sees only the prompt's mask.
         self.reading = {i: i in masked for i, c in collectors.items() if not c.next_only}
 
@@ -100,6 +103,8 @@ class PromptCollectors:
                 else:
                     part = view.part(where, keep, logits)
                     mine = targets[where][to_device(keep, targets.device)]
+                if i in self.own:
+                    part = part.of(self.own[i])
                 called(self.policies.get(i), self.collectors[i].read, part, mine)
                 del part
             del logits  # before the next chunk's are made
@@ -108,7 +113,8 @@ class PromptCollectors:
         """Show the last position of the prompt to those that look at it."""
         for i, collector in self.collectors.items():
             if collector.next_only:
-                called(self.policies.get(i), collector.read_next, view)
+                mine = view.of(self.own[i]) if i in self.own else view
+                called(self.policies.get(i), collector.read_next, mine)
 
 
 def settle(
@@ -142,15 +148,17 @@ def collectors_for(fuser: Fuser, prompts: Sequence[Prompt]) -> list[PromptCollec
     """Fresh collectors for every prompt, of the policies that still need a choice."""
     policies = {i: fuser.configs[i].policy for i in fuser.collecting}
     masked = [i for i, policy in policies.items() if policy.answers_only]
+    own = {i: fuser.own(policy) for i, policy in policies.items()}
+    fewer = {i: which for i, (which, names) in own.items() if names != fuser.ensemble.names}
     made: list[PromptCollectors | None] = []
     for prompt in prompts:
         mine = {
             i: collector
             for i, policy in policies.items()
             if (prompt.points is None or prompt.points[i] is None)
-            and (collector := called(policy, policy.collector, fuser.ensemble.names)) is not None
+            and (collector := called(policy, policy.collector, own[i][1])) is not None
         }
-        made.append(PromptCollectors(mine, masked, policies) if mine else None)
+        made.append(PromptCollectors(mine, masked, policies, fewer) if mine else None)
     return made
 
 

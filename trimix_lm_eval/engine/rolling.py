@@ -185,9 +185,10 @@ def _scored(
 ) -> Iterator[Scored]:
     """Score documents under each fusion config's rule."""
     pairs = zip(fuser.configs, fuser.scoring, strict=True)
-    alone = tuple(Weights.of_sources({name: 1.0}) for name in fuser.ensemble.names)
     rules = [
-        _Rule(alone if processor.updates else config.policy.points(), processor)
+        _Rule(
+            _alone(fuser, config.policy) if processor.updates else config.policy.points(), processor
+        )
         for config, processor in pairs
     ]
     points = list(dict.fromkeys(point for rule in rules for point in rule.points))
@@ -221,6 +222,11 @@ def _of_tokens(fuser: Fuser, config: int, rule: _Rule, seen: Sequence[_TokenColl
     return Score(-float(nll.double().sum()), False, choice)
 
 
+def _alone(fuser: Fuser, policy: Policy) -> tuple[Weights, ...]:
+    """The points at which each source of a policy is alone."""
+    return tuple(Weights.of_sources({name: 1.0}) for name in fuser.own(policy)[1])
+
+
 def _of_updates(
     fuser: Fuser,
     config: int,
@@ -233,12 +239,16 @@ def _of_updates(
     sum_s w_s p_s of the token, over what the mask leaves, sum_s w_s m_s: m_s is the mass that it
     leaves source s, which has the token at p_s / m_s under it.
     """
+    own, _ = fuser.own(fuser.configs[config].policy)
     nll = torch.cat([n for c in seen for n in c.nll], dim=1)  # [P, T]
-    logprobs = -nll[[points.index(point) for point in rule.points]].T.double()  # [T, S]
-    masses = torch.zeros_like(logprobs)
+    logprobs = nll.new_zeros(nll.shape[1], len(fuser.ensemble.names)).double()  # [T, S]
+    masses = torch.zeros_like(logprobs)  # of sources that are not its own, which have no weight, 0
+    logprobs[:, list(own)] = -nll[[points.index(point) for point in rule.points]].T.double()
     if rule.is_special:
         masked = -torch.cat([n for c in seen for n in c.processed[rule]], dim=1).T.double()
-        masses = logprobs - masked  # infinite where the token is excluded
+        masses[:, list(own)] = (
+            logprobs[:, list(own)] - masked
+        )  # infinite where the token is excluded
     first = choice_of(fuser.configs[config].policy, [], fuser.ensemble.names)
     vectors = torch.tensor([fuser.vector(first)], dtype=torch.float64)  # [1, S]
     total = 0.0

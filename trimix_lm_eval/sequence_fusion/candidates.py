@@ -41,17 +41,22 @@ class CandidateText(NamedTuple):
 
     @property
     def event(self) -> Event:
-        """Equal texts are one, whoever wrote them."""
-        return Event(self.text, self.finish_reason == "length")
+        """Equal texts are one, whoever wrote them; the rest of a cut character is left out."""
+        cut = self.finish_reason == "length"
+        return Event(self.text.rstrip(_CUT) if cut else self.text, cut)
 
     def rank(self, score: float) -> tuple[bool, float]:
         """What the best candidate has most of.
 
         The score per byte, the end being one, too: with its end or without, a text of three
         characters is likelier than a sentence, though no source would write it by itself. What was
-        cut comes last: it goes in circles, often, which is likely per byte.
+        cut comes last: it goes in circles, often, which is likely per byte; and of that, what has
+        no whole character.
         """
-        return self.finish_reason != "length", score / (len(self.text.encode()) + 1)
+        text, cut = self.event
+        if cut and not text:
+            score = -math.inf
+        return not cut, score / (len(text.encode()) + 1)
 
 
 def write(
@@ -135,11 +140,11 @@ def likelihoods(
 def _ways(member: TriMix, context: str, event: Event, stop: Sequence[str]) -> list[ScoringRequest]:
     """The continuations whose probabilities add up to that of an event, for a source.
 
-    Of a text that was cut only itself, without what is left of a character that was cut, too.
+    Of a text that was cut only itself.
     """
     pair = member.codec.pair
     if event.cut:
-        ways = [pair(context, event.text.rstrip(_CUT))]
+        ways = [pair(context, event.text)]
     else:
         prompt, target = pair(context, event.text)
         ways = [(prompt, (*target, end)) for end in sorted(member.stop_token_ids[0])]

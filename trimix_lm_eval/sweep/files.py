@@ -57,7 +57,10 @@ def finished(folder: Path, identity: dict[str, Any], output: Path) -> bool:
             hint,
         )
     if differences := "; ".join(islice(compared(theirs, identity), 5)):
-        raise TrimixError(f"{folder} holds the results of another sweep: {differences}.", hint)
+        raise TrimixError(
+            f"{folder} holds other results than are asked for: {differences}.",
+            f"delete that folder to have it run anew, or {hint}",
+        )
     for name, digest in written.items():
         if reason := _fault(folder, name, digest):
             raise TrimixError(

@@ -118,7 +118,7 @@ def _compared(system: System, title: str, variant: str, baseline: str) -> Compar
             entry.contender = not entry.undecided
     contenders = [entry for entry in entries if entry.contender]
     on, lacking = _shared(contenders, columns)
-    base = next((entry for entry in contenders if entry.name == baseline), None)
+    base = _baseline(contenders, baseline)
     fill_rank(contenders, on)
     fill_cost(entries)
     if base is not None:
@@ -127,6 +127,15 @@ def _compared(system: System, title: str, variant: str, baseline: str) -> Compar
     ordered = sorted(entries, key=lambda it: (not it.contender, it.rank or 0.0))
     old = sum(new.variant == variant for _, _, new in system.superseded)
     return Comparison(title, variant, columns, tuple(ordered), base, on, lacking, old)
+
+
+def _baseline(contenders: Sequence[ComparedRow], asked: str) -> ComparedRow | None:
+    """The contender of a name, of a title, or, if it is the only one, of a policy."""
+    for told in (lambda it: it.name, lambda it: it.row.title, lambda it: str(it.run.policy)):
+        found = [entry for entry in contenders if told(entry) == asked]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def _layout(system: System) -> tuple[Layout, Shown]:
