@@ -150,7 +150,8 @@ def test_another_batch_size_or_place_of_the_models_is_the_same_sweep(done, loads
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_results_of_another_config_are_refused(done, loads, change, says):
-    with pytest.raises(TrimixError, match=f"(?s)ppl.*another sweep: .*{says}.*output_path"):
+    other = f"(?s)ppl.*other results than are asked for: .*{says}.*output_path"
+    with pytest.raises(TrimixError, match=other):
         sweep({**done, **change})
     assert not loads
 

@@ -100,6 +100,7 @@ class Settings:
         "With `fusion=sequence`, how many texts each source samples beside the one that it would "
         "write by itself; of all of them the one with the best score per byte is the answer.",
         least=0,
+        most=1000,
     )
     tokenizer: str | None = option(
         None, "Hub id or folder", "Another tokenizer than that of the large model."

@@ -61,7 +61,7 @@ def score_grid(one: Comparison, most: int | None = None) -> Grid:
     units = {place: _unit(one, place) for place in shown}
     best = {place: _best(one.contenders, place) for place in shown}
     ranks = [entry.rank for entry in one.contenders if entry.rank is not None]
-    closed = any(entry.closed for entry in one.entries)
+    closed = any(entry.mean_closed is not None for entry in one.entries)
     heads = ["policy", *(_head(one.columns[place], units[place]) for place in shown), "rank"]
     heads += ["gap closed"] if closed else []
     rows = []
@@ -112,15 +112,18 @@ def notes(one: Comparison) -> Iterator[str]:
         old = f"{one.superseded} number{'s'[: one.superseded != 1]}"
         yield f"Of several runs of a policy on a task the newest counts: {old} left out."
     many = len(one.contenders)
-    if one.baseline is None:
+    if many == 1:
+        yield "No test and no share of a gap: there is one policy."
+    elif one.baseline is None:
         yield "No test and no share of a gap: the baseline has no results under this protocol."
     else:
         yield (
             f"Better or worse than the baseline, {one.baseline.row.title}, at p < 0.05, 0.01 and "
             "0.001 with one, two and three marks; no mark, no significant difference. Two-sided "
             f"paired bootstrap over each task's documents ({bootstrap.RESAMPLES:,} resamples), "
-            f"p-values corrected by Holm over the {many - 1} policies of a column; ° not tested "
-            f"(fewer than {bootstrap.LEAST} documents, or samples that do not give the number)."
+            f"p-values corrected by Holm over the {many - 1} other policies of a column; ° not "
+            f"tested (fewer than {bootstrap.LEAST} documents, or samples that do not give the "
+            "number)."
         )
     yield from _on_ranks(one)
     for entry in one.entries:
@@ -185,7 +188,10 @@ def _on_gaps(one: Comparison) -> Iterator[str]:
             "No share of the gap to an upper bound: there are too few points; add "
             "`grid: paper` to the sweep."
         )
-    elif any(entry.closed for entry in one.entries):
+    elif any(entry.closed for entry in one.entries) and one.baseline is not None:
+        if one.baseline.mean_closed is None:
+            yield "No share of the gap to an upper bound: no point is better than the baseline."
+            return
         yield (
             "gap closed: the share of the way from the baseline to the upper bound of each task "
             f"({bound.row.detail}), which is no method; the mean over all tasks that have a gap. "

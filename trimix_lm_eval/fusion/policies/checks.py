@@ -49,8 +49,13 @@ def load(place: str, name: str = "") -> type[Policy]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # whatever somebody's module raises, `sys.exit` included
+        frame = extract_tb(error.__traceback__)[-1]
+        what = f"policy={asked} cannot be imported: {type(error).__name__}: {str(error)[:500]}"
+        if not frame.filename.startswith("<") and Path(frame.filename) != Path(__file__):
+            where = f"{Path(frame.filename).name}, line {frame.lineno}"
+            raise TrimixError(f"{what} ({where})", "correct the code of the policy") from error
         raise TrimixError(
-            f"policy={asked} cannot be imported: {type(error).__name__}: {str(error)[:500]}",
+            what,
             f"it is the entry point {name} = {place} of an installed package: fix or remove that"
             if name
             else "write policy=package.module:Class, of a module that is installed or lies in a "
