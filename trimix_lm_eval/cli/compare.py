@@ -21,8 +21,6 @@ HELP = (
     "compare policies in one table: ranks, tests with Holm's correction, shares of the gap, costs"
 )
 
-#: The policies that fusion=sequence takes by their names alone.
-_POINTS = ("large_ins", "small_cpt", "small_base", "proxy_tuning")
 #: What says by itself what to run, and is of no use beside results or a sweep's file.
 _OF_A_RUN = ("model_args", "policies", "grid", "limit", "num_fewshot", "include_path", "metadata")
 
@@ -126,7 +124,7 @@ def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str
     """The sweep that the options stand for; the baseline is one of its policies."""
     from trimix_lm_eval.fusion import policies
 
-    wanted = _words(args.policies or (_POINTS if sequence else ["all"]))
+    wanted = _words(args.policies or (_of_sequences() if sequence else ["all"]))
     if baseline in policies.names() and not {"all", baseline} & set(wanted):
         wanted.append(baseline)
     block: dict[str, Any] = {"policies": wanted}
@@ -145,6 +143,24 @@ def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str
         "sweep": block,
     }
     return {name: value for name, value in config.items() if value not in (None, {})}
+
+
+def _of_sequences() -> list[str]:
+    """The policies that fusion=sequence takes by their names alone."""
+    from trimix_lm_eval.fusion import policies
+    from trimix_lm_eval.fusion.config import FusionConfig
+    from trimix_lm_eval.fusion.policies.fixed import Fixed
+    from trimix_lm_eval.loading.sequence import check_config
+    from trimix_lm_eval.utils.errors import TrimixError
+
+    found = []
+    for name in policies.names():
+        try:
+            check_config(FusionConfig(policies.build(name)))
+        except TrimixError:
+            continue
+        found += [] if name == Fixed.name else [name]  # which needs a point
+    return found
 
 
 def _words(given: Iterable[str]) -> list[str]:

@@ -28,7 +28,7 @@ from trimix_lm_eval.fusion.collectors import (
 )
 from trimix_lm_eval.fusion.config import LogitsProcessor
 from trimix_lm_eval.fusion.logits import best_point, grid_nll, log_prob, to_device
-from trimix_lm_eval.fusion.policies import MixturePolicy, Policy, checks
+from trimix_lm_eval.fusion.policies import Policy, checks
 from trimix_lm_eval.fusion.weights import Weights, source_vector
 from trimix_lm_eval.utils.errors import warn_once
 from trimix_lm_eval.utils.windows import Window
@@ -76,18 +76,18 @@ def by_length(documents: Sequence[Sequence[Window]]) -> list[int]:
 
 def _tell_of_rule(fuser: Fuser) -> None:
     """Name the policies that choose by something else than the NLL of a whole prompt."""
-    choosing = (c.policy for c in fuser.configs if c.policy.scope in ("sample", "task"))
-    told = {p.name for p in choosing if not p.prompt_nll and not _follows(p)}
+    told = {
+        config.policy.name
+        for config, processor in zip(fuser.configs, fuser.scoring, strict=True)
+        if config.policy.scope in ("sample", "task")
+        and not config.policy.prompt_nll
+        and processor.updates is None
+    }
     if told:
         warn_once(
             f"Rolling log-likelihood has no prompt: policy={', '.join(sorted(told))} weights each "
             "token by the NLL of those before it, as policy=ppl does there."
         )
-
-
-def _follows(policy: Policy) -> bool:
-    """Whether a policy's weights follow the text by themselves."""
-    return isinstance(policy, MixturePolicy) and policy.updates
 
 
 class _Rule(NamedTuple):

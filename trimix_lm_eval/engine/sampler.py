@@ -263,7 +263,8 @@ def _draw_following(
         vectors[at] = fuser.updated(weights, logprobs, processor)
         found.append((tokens, tops, vectors[at]))
         order += now
-        left = [i for i in left if i not in set(now)]
+        done = set(now)
+        left = [i for i in left if i not in done]
     back = to_device(torch.tensor(order).argsort(), vectors.device)
     tokens, tops, weights = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
     return tokens, tops, weights

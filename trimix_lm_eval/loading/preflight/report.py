@@ -94,17 +94,9 @@ def check(
     device: str | None = None,
     kept: Container[SourceSpec] = (),
 ) -> PreflightReport:
-    """Check a run before any weight is loaded.
+    """Check sources that are fused at every token; arguments and errors are those of `each.check`.
 
-    Args:
-        settings: What the run was asked for.
-        needed: Roles of the sources that will be loaded. The tokenizer is large_ins's (or
-            ``settings.tokenizer``) even if large_ins itself is not among them.
-        device: Where sources go that name no device; None is the first GPU, or the CPU.
-        kept: Models that are in memory already (see `pinned`): they need no room any more.
-
-    Raises:
-        TrimixError: Something would fail later, or silently give wrong numbers.
+    The tokenizer is large_ins's (or ``settings.tokenizer``), whether it is among them or not.
     """
     specs = [settings.sources[name] for name in needed]
     present = memory.devices()
