@@ -46,11 +46,15 @@ def put(block: Block, folder: Path) -> None:
     path = folder / block.name
     if block.language == "diff":
         content = path.read_text(encoding="utf-8")
-        for hunk in block.text.split("@@\n"):
+        hunks = re.split(r"^@@ -\d+,(\d+) \+\d+,(\d+) @@\n", block.text, flags=re.M)[1:]
+        for less, more, hunk in zip(hunks[::3], hunks[1::3], hunks[2::3], strict=True):
             lines = hunk.splitlines(keepends=True)
-            before = "".join(line[1:] for line in lines if line[0] != "+")
-            assert content.count(before) == 1, before
-            content = content.replace(before, "".join(li[1:] for li in lines if li[0] != "-"))
+            before = [line[1:] for line in lines if line[0] != "+"]
+            after = [line[1:] for line in lines if line[0] != "-"]
+            # By which `patch` reads it.
+            assert (len(before), len(after)) == (int(less), int(more)), hunk
+            assert content.count("".join(before)) == 1, before
+            content = content.replace("".join(before), "".join(after))
         path.write_text(content, encoding="utf-8")
         return
     path.parent.mkdir(parents=True, exist_ok=True)
