@@ -54,8 +54,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--policies",
         nargs="+",
         metavar="policy",
-        help="names, all, or ideas of yours as path/to/file.py:Class (default: all, or with "
-        "fusion=sequence all points that it takes); options need a sweep's file",
+        help="names, all, or ideas of yours as path/to/file.py:Class (default: all, with "
+        "fusion=sequence of those that it takes); options need a sweep's file",
     )
     run.add_argument(
         "--grid",
@@ -124,7 +124,7 @@ def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str
     """The sweep that the options stand for; the baseline is one of its policies."""
     from trimix_lm_eval.fusion import policies
 
-    wanted = _words(args.policies or (_of_sequences() if sequence else ["all"]))
+    wanted = _words(args.policies or ["all"])
     if baseline in policies.names() and not {"all", baseline} & set(wanted):
         wanted.append(baseline)
     block: dict[str, Any] = {"policies": wanted}
@@ -143,24 +143,6 @@ def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str
         "sweep": block,
     }
     return {name: value for name, value in config.items() if value not in (None, {})}
-
-
-def _of_sequences() -> list[str]:
-    """The policies that fusion=sequence takes by their names alone."""
-    from trimix_lm_eval.fusion import policies
-    from trimix_lm_eval.fusion.config import FusionConfig
-    from trimix_lm_eval.fusion.policies.fixed import Fixed
-    from trimix_lm_eval.loading.sequence import check_config
-    from trimix_lm_eval.utils.errors import TrimixError
-
-    found = []
-    for name in policies.names():
-        try:
-            check_config(FusionConfig(policies.build(name)))
-        except TrimixError:
-            continue
-        found += [] if name == Fixed.name else [name]  # which needs a point
-    return found
 
 
 def _words(given: Iterable[str]) -> list[str]:

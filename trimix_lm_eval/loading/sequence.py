@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -66,6 +67,18 @@ def check_config(config: FusionConfig) -> None:
     else:
         return
     raise TrimixError(f"policy={policy.name} is not for fusion=sequence: {reason}.", _USABLE)
+
+
+def policies_taken() -> list[str]:
+    """The policies that ``fusion=sequence`` takes by their names alone."""
+    found = []
+    for name in policies.names():
+        try:
+            check_config(FusionConfig(policies.build(name)))
+        except TrimixError:
+            continue
+        found.append(name)
+    return found
 
 
 def no_rolling() -> TrimixError:

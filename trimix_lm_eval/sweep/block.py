@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,13 @@ from trimix_lm_eval.utils.validation import number, whole
 _AXES = ("alpha", "beta", "gamma")
 
 
-def read(given: Any, name: str) -> Block:
-    """Read the block that YAML made; ``name`` is what the sweep is called if it does not say.
+def read(given: Any, name: str, everyone: Sequence[str]) -> Block:
+    """Read the block that YAML made.
+
+    Args:
+        given: What stands under ``sweep:``.
+        name: What the sweep is called if it does not say.
+        everyone: The policies that ``all`` stands for.
 
     Raises:
         TrimixError: Something in it is unknown, empty, or not what it should be.
@@ -51,7 +56,7 @@ def read(given: Any, name: str) -> Block:
         if key not in accepted:
             raise unknown("key in sweep", str(key), accepted)
     block = Block(**checked(OPTIONS, {"name": name, **given}))
-    variants = tuple(_distinct(block.policies, block.grid))
+    variants = tuple(_distinct(block.policies, block.grid, everyone))
     if not variants:
         raise TrimixError(
             "The sweep has neither points nor policies.", "add grid: paper, policies: all, or both"
@@ -136,14 +141,15 @@ def _policies(key: str, given: Any) -> tuple[Any, ...]:
 
 
 def _distinct(
-    asked: Iterable[Any], points: tuple[Weights, ...]
+    asked: Iterable[Any], points: tuple[Weights, ...], everyone: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Policies, then points; none twice, and a point with a name of its own under that name."""
     seen: set[Policy] = set()
     wanted: list[Any] = []
     for value in asked:
-        everyone = [name for name in policies.names() if name != Fixed.name or not points]
-        wanted += everyone if value == "all" else [value]
+        # Points of a grid are what `fixed` would be.
+        known = [name for name in everyone if name != Fixed.name or not points]
+        wanted += known if value == "all" else [value]
     for value in [*wanted, *map(_point, points)]:
         name, options = _named(value)
         if name == Fixed.name:

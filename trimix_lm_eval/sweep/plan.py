@@ -19,7 +19,7 @@ from trimix_lm_eval.fusion import policies
 from trimix_lm_eval.fusion.policies import Policy
 from trimix_lm_eval.fusion.policies.fixed import Fixed, name_of
 from trimix_lm_eval.fusion.weights import Weights
-from trimix_lm_eval.loading import run_config, settings
+from trimix_lm_eval.loading import run_config, sequence, settings
 from trimix_lm_eval.loading.run_values import is_text
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.sweep import block as blocks
@@ -95,7 +95,8 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
     is_file = isinstance(config, (str, Path))
     run = run_config.load(str(config)) if is_file else copy.deepcopy(dict(config))  # type: ignore[arg-type]
     where = str(config) if is_file else "the config"
-    block = blocks.read(run.pop("sweep", None), Path(where).stem if is_file else "sweep")
+    name = Path(where).stem if is_file else "sweep"
+    block = blocks.read(run.pop("sweep", None), name, _everyone(run))
     run.setdefault("log_samples", True)  # without them no report can test a difference
     _check(run, block, where)
     if "batch_size" not in {**run, **run_config.model_arguments(run, None)}:
@@ -117,6 +118,13 @@ def read(config: str | Path | Mapping[str, Any]) -> Plan:
         named,
         tuple(sorted(masked)),
     )
+
+
+def _everyone(run: Mapping[str, Any]) -> list[str]:
+    """The policies that ``all`` stands for: with ``fusion=sequence``, those that it takes."""
+    if run_config.model_arguments(run, None).get("fusion") == sequence.SEQUENCE:
+        return sequence.policies_taken()
+    return policies.names()
 
 
 def _check(run: Mapping[str, Any], block: Block, where: str) -> None:
