@@ -214,7 +214,7 @@ def test_costs_are_the_parameters_of_the_sources(compared):
     assert one(compared, "gate")["sources"] == "large_ins small_cpt"
     text = compared.files[0].read_text(encoding="utf-8")
     assert re.search(r"li\+sc \| +8.00 \| +label-free", text)
-    assert re.search(r"li\+sc\+sb \| +9.00 \| +reads exemplars", text)
+    assert re.search(r"li\+sc\+sb \| +9.00 \| +needs exemplars", text)
     assert "* TriMix gate: two sources, no grid" in text
 
 

@@ -374,7 +374,7 @@ def test_words_added_to_the_small_model_only(tmp_path, tok, warnings):
     message = refusal(large, small)
     assert f"token 290 is 'བོད' in small_cpt ({small}) but absent in large_ins" in message
     sequence, tokens = message.partition("-> possible: ")[2].split("; or ")
-    assert sequence.startswith("fusion=sequence, ")
+    assert sequence.startswith("fusion=sequence with one point for all (policy=fixed,")
     assert f"token by token over the 290 shared ids with tokenizer={large}, biased: " in tokens
     assert f"small_cpt ({small}) then reads segmentations that it was not trained on" in tokens
     assert not warnings.text

@@ -162,7 +162,7 @@ def test_merges_at_the_end_that_cut_ordinary_text_otherwise(tok, warned):
     assert (found.kind, found.exact, found.shared) == ("extended", False, 265)
     assert "small has 4 ordinary token(s) at its end that large lacks: " in found.told
     assert "token 265 is 'qu' in small but absent in large; 266 is 'qui' but absent" in found.told
-    assert "possible: fusion=sequence, " in found.fusions
+    assert "possible: fusion=sequence with one point for all (policy=fixed," in found.fusions
     assert "or token by token over the 265 shared ids with tokenizer=some/large" in found.fusions
     with pytest.raises(TrimixError, match="small: vocabulary extended"):
         settle(found, chosen=False)

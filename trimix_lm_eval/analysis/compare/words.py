@@ -16,7 +16,7 @@ NOTHING = "–"
 #: How `ComparedRow.honesty` is told.
 _HONESTY = {
     "label_free": "label-free",
-    "needs_exemplars": "reads exemplars",
+    "needs_exemplars": "needs exemplars",
     "oracle": "upper bound",
 }
 

@@ -83,7 +83,10 @@ class Relation(NamedTuple):
             return "fused token by token through a map of ids, exactly"
         if self.exact:
             return "fused token by token"
-        own = "fusion=sequence, in which each source cuts texts as it was trained to"
+        own = (
+            "fusion=sequence with one point for all (policy=fixed,alpha=…,beta=…), in which each "
+            "source cuts texts as it was trained to"
+        )
         if self.tokenizer is None:
             return f"possible: only {own}; or choose models of one family"
         return (
