@@ -403,7 +403,10 @@ def test_same_tokens_cut_differently(tmp_path, tok, warnings):
     message = refusal(large, small)
     assert "cuts texts otherwise: " in message and " is [" in message
     assert f"tokenizer={large}, biased: small_cpt ({small})" in message
-    assert check(large, small, tokenizer=large).vocab_size == 290
+    report = check(large, small, tokenizer=large)
+    assert report.vocab_size == 290
+    line = next(line for line in report.lines() if line.startswith("small_cpt: vocabulary"))
+    assert "; fused token by token over the 290 shared ids; biased: " in line
     assert "As tokenizer= says" in warnings.text and "biased: small_cpt" in warnings.text
 
 

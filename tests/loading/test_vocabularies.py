@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from tests.conftest import byte_tokenizer
 from tests.support.permuted import renumbered, shuffled
 from trimix_lm_eval.loading.preflight.relation import fused_size, relate, settle
-from trimix_lm_eval.loading.preflight.vocabulary import Side, Vocabulary, own_ids_of
+from trimix_lm_eval.loading.preflight.vocabulary import Side, Vocabulary, matches
 from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
 
@@ -51,6 +51,16 @@ def swapped(tokenizer, one, two):
     vocab, own = tokenizer.get_vocab(), list(range(len(tokenizer)))
     own[vocab[one]], own[vocab[two]] = vocab[two], vocab[one]
     return renumbered(tokenizer, own)
+
+
+def renamed(tokenizer, old, new, **roles):
+    """A tokenizer that calls a special token otherwise."""
+
+    def rename(spec):
+        spec["model"]["vocab"][new] = spec["model"]["vocab"].pop(old)
+        next(t for t in spec["added_tokens"] if t["content"] == old)["content"] = new
+
+    return changed(tokenizer, rename, **roles)
 
 
 @pytest.fixture(scope="module")
@@ -118,16 +128,29 @@ def test_special_tokens_first_against_last(tok, named):
     first = renumbered(tok, [(i - 256) % 259 if i < 259 else i for i in range(265)])
     begin, end = named.split()
 
-    def rename(spec):
-        for old, new in (("<s>", begin), ("</s>", end)):
-            spec["model"]["vocab"][new] = spec["model"]["vocab"].pop(old)
-            next(t for t in spec["added_tokens"] if t["content"] == old)["content"] = new
-
-    other = changed(tok, rename, bos_token=begin, eos_token=end)
+    other = renamed(tok, "<s>", begin, bos_token=begin)
+    other = renamed(other, "</s>", end, eos_token=end)
     found = related(first, other)
     assert found.kind == "permuted"
     assert found.own_ids[:4] == (256, 257, 258, 0)
     assert found.own_ids[first.get_vocab()["the"]] == vocab["the"]
+
+
+def test_a_special_token_of_another_name_is_known_by_what_it_is_for(tok):
+    own = shuffled(len(tok), 3)
+    small = renamed(renumbered(tok, own), "<pad>", "<|p|>", pad_token="<|p|>")
+    found = related(tok, small)
+    assert (found.kind, found.own_ids) == ("permuted", tuple(own))
+
+
+def test_a_special_token_that_nothing_matches_is_named():
+    large = byte_tokenizer()
+    large.add_tokens(["<|turn|>"], special_tokens=True)
+    large = renumbered(large, [(i + 9) % 266 for i in range(266)])  # no longer the last
+    small = renamed(renumbered(large, shuffled(266, 3)), "<|turn|>", "<|other|>")
+    found = related(large, small)
+    assert found.kind == "other"
+    assert "has nothing for the special token(s) '<|turn|>' of large, and other ids: " in found.told
 
 
 def test_a_special_token_at_the_end_of_one_of_two_that_are_permuted(tok, warned):
@@ -296,13 +319,13 @@ def test_a_special_token_missing_in_the_middle():
 )
 def test_tokens_that_share_an_id_in_one_only(one, two):
     a, b = Vocabulary("a", one, frozenset()), Vocabulary("b", two, frozenset())
-    assert own_ids_of(a, b, 9) is None
+    assert matches(a, b, 9) is None
 
 
 def test_tokens_that_share_an_id_in_both():
     a = Vocabulary("a", {"x": 0, "X": 0, "y": 1}, frozenset())
     b = Vocabulary("b", {"x": 1, "X": 1, "y": 0}, frozenset())
-    assert own_ids_of(a, b, 9) == (1, 0)
+    assert matches(a, b, 9) == ({0: 1, 1: 0}, [])
 
 
 class SlowTokenizer(PreTrainedTokenizer):

@@ -22,6 +22,8 @@ _USABLE = (
     "name a point: policy=fixed,alpha=…,beta=… (or large_ins, small_cpt, small_base, proxy_tuning; "
     "in a sweep, grid:), or leave out fusion=sequence if the models have one tokenizer"
 )
+#: How a source is run by itself, whose tokenizer need not be the large model's.
+ALONE = "pretrained=<its path>,policy=large_ins, without the others and without fusion="
 #: Arguments that mean something of one tokenizer or one distribution, with the reason.
 _REFUSED = {
     "tokenizer": "each source reads with its own tokenizer",
@@ -86,6 +88,5 @@ def no_rolling() -> TrimixError:
     return TrimixError(
         "fusion=sequence has no perplexity: what it gives texts sums to no distribution over them, "
         "so that bits per byte would compare with nothing.",
-        "leave tasks of loglikelihood_rolling out, or run them with policy=large_ins (or another "
-        "source's) and without fusion=sequence",
+        f"leave tasks of loglikelihood_rolling out, or run them of each source alone: {ALONE}",
     )

@@ -21,16 +21,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from trimix_lm_eval.loading.preflight.vocabulary import (
+    EXAMPLES,
     PROBES,
     Difference,
     Side,
     Vocabulary,
     cut_otherwise,
     differences,
-    own_ids_of,
+    matches,
     texts_of,
     to_compare,
 )
+from trimix_lm_eval.loading.sequence import ALONE
 from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
 #: What is known of fusing a source on the segmentation of another.
@@ -54,6 +56,7 @@ class Relation(NamedTuple):
             none.
         tokenizer: With which ``tokenizer=`` it may be fused token by token although that is biased.
         forced: Whom that would force onto another's segmentation.
+        chosen: Whether ``tokenizer=`` asks for it.
     """
 
     kind: str
@@ -65,6 +68,7 @@ class Relation(NamedTuple):
     own_ids: tuple[int | None, ...] | None = None
     tokenizer: str | None = None
     forced: str = ""
+    chosen: bool = False
 
     @property
     def exact(self) -> bool:
@@ -83,12 +87,18 @@ class Relation(NamedTuple):
             return "fused token by token through a map of ids, exactly"
         if self.exact:
             return "fused token by token"
+        if self.chosen:
+            shared = f"over the {self.shared:,} shared ids"
+            return f"fused token by token {shared}; {_BIASED.format(self.forced)}"
         own = (
             "fusion=sequence with one point for all (policy=fixed,alpha=…,beta=…), in which each "
             "source cuts texts as it was trained to"
         )
         if self.tokenizer is None:
-            return f"possible: only {own}; or choose models of one family"
+            return (
+                f"possible: only {own}; or this source alone ({ALONE}); or choose models of one "
+                "family"
+            )
         return (
             f"possible: {own}; or token by token over the {self.shared:,} shared ids with "
             f"tokenizer={self.tokenizer}, {_BIASED.format(self.forced)}"
@@ -134,25 +144,27 @@ def trusted(source: str, reference: Vocabulary, rows: int, why: str = "") -> Rel
     return Relation("same", source, reference.label, why, reference.size, rows)
 
 
-def settle(relation: Relation, chosen: bool) -> None:
+def settle(relation: Relation, chosen: bool) -> Relation:
     """Refuse what cannot be fused token by token; say what is biased.
 
     Args:
         relation: Of a source.
         chosen: Whether the tokenizer in use was named by ``tokenizer=``.
 
+    Returns:
+        The relation that is run.
+
     Raises:
         TrimixError: It is neither exact, nor has the user asked for it.
     """
     if relation.exact:
-        return
+        return relation
     what = f"{relation.source}: {relation.told}."
     if not (chosen and relation.forced == relation.source):
         raise TrimixError(what, relation.fusions)
-    warn_once(
-        f"{what} As tokenizer= says, it is fused token by token over the {relation.shared:,} "
-        f"shared ids; {_BIASED.format(relation.forced)}. fusion=sequence is not."
-    )
+    relation = relation._replace(chosen=True)
+    warn_once(f"{what} As tokenizer= says, it is {relation.fusions}. fusion=sequence is not.")
+    return relation
 
 
 def fused_size(reference: Vocabulary, relations: Iterable[Relation], eos: int | None) -> int:
@@ -215,11 +227,17 @@ def _of_same_ids(made: Relation, reference: Side, source: Side) -> Relation:
 def _of_other_ids(made: Relation, reference: Side, source: Side) -> Relation:
     """The relation of two vocabularies of which one id may mean two tokens."""
     a, b = reference.vocabulary, source.vocabulary
-    own = own_ids_of(a, b, made.rows)
-    if own is None:
+    found = matches(a, b, made.rows)
+    if found is None or found.without:
         # Of special tokens that are called by each other's names nothing more can be made.
-        same = not differences(to_compare(a, b), to_compare(b, a), 1)
-        return _of_same_ids(made, reference, source) if same else made
+        if not differences(to_compare(a, b), to_compare(b, a), 1):
+            return _of_same_ids(made, reference, source)
+        if found is None:
+            return made
+        named = ", ".join(map(repr, found.without[:EXAMPLES]))
+        what = f"it has nothing for the special token(s) {named} of {a.label}, and other ids"
+        return made._replace(difference=f"{what}: {made.difference}")
+    own = tuple(found.own.get(i) for i in range(a.size))
     cut = cut_otherwise(reference, source, _texts(reference), own)
     if cut:
         what = f"it has the tokens of {a.label} under other ids, and cuts texts otherwise: {cut}"
@@ -241,7 +259,7 @@ def _texts(reference: Side) -> Iterator[str]:
 
 def _other_ends(a: Vocabulary, b: Vocabulary) -> bool:
     """Whether what begins or ends a text has another id, though both know it by its name."""
-    ends = {*a.ends.values(), *b.ends.values()} & a.tokens.keys() & b.tokens.keys()
+    ends = {*a.ends, *b.ends} & a.tokens.keys() & b.tokens.keys()
     return any(a.tokens[token] != b.tokens[token] for token in ends)
 
 

@@ -239,9 +239,9 @@ def _vocabulary(
             continue
         relations[spec.name] = trusted(label(spec), known, count, why)
     refused = []
-    for relation in relations.values():
+    for name, relation in relations.items():
         try:
-            settle(relation, main is not large)
+            relations[name] = settle(relation, main is not large)
         except TrimixError as error:
             refused.append(error)
     if refused:

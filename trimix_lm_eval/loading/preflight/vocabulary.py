@@ -35,6 +35,16 @@ PROBES = (
 EXAMPLES = 3
 #: Tokens of a vocabulary that texts are made of, and about half as many texts as are made.
 _SAMPLE, _TEXTS = 2048, 256
+#: What a special token may be for: what begins a text, what ends one, and all else.
+_ROLES = (
+    "bos_token",
+    "eos_token",
+    "pad_token",
+    "unk_token",
+    "sep_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 class Vocabulary(NamedTuple):
@@ -44,13 +54,14 @@ class Vocabulary(NamedTuple):
         label: What messages call it.
         tokens: The ids of all tokens.
         special: The ids of the special ones.
-        ends: The tokens that begin and end a text, by their role: ``bos_token``, ``eos_token``.
+        roles: Special tokens by what they are for, as transformers names it: ``bos_token``,
+            ``eos_token``, ``pad_token`` and others.
     """
 
     label: str
     tokens: dict[str, int]
     special: frozenset[int]
-    ends: dict[str, str] = {}  # noqa: RUF012  never written to
+    roles: dict[str, str] = {}  # noqa: RUF012  never written to
 
     @classmethod
     def of(cls, tokenizer: Any, label: str) -> Vocabulary:
@@ -58,13 +69,18 @@ class Vocabulary(NamedTuple):
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = {i for i, token in added.items() if token.special}
         tokens = tokenizer.get_vocab()
-        ends = {role: getattr(tokenizer, role, None) for role in ("bos_token", "eos_token")}
+        roles = {role: getattr(tokenizer, role, None) for role in _ROLES}
         return cls(
             label,
             tokens,
             frozenset(special | set(tokenizer.all_special_ids)),
-            {role: token for role, token in ends.items() if token is not None and token in tokens},
+            {role: token for role, token in roles.items() if token is not None and token in tokens},
         )
+
+    @property
+    def ends(self) -> list[str]:
+        """The tokens that begin and end a text; those that begin it first."""
+        return [self.roles[role] for role in _ROLES[:2] if role in self.roles]
 
     @property
     def size(self) -> int:
@@ -120,15 +136,25 @@ def to_compare(own: Vocabulary, other: Vocabulary) -> dict[str, int]:
     return {token: i for token, i in own.tokens.items() if i not in exempt}
 
 
-def own_ids_of(
-    reference: Vocabulary, source: Vocabulary, rows: int
-) -> tuple[int | None, ...] | None:
-    """A source's id of each id in use; None if the two do not have the same tokens.
+class Matches(NamedTuple):
+    """Which id of one vocabulary is which of another.
+
+    Attributes:
+        own: The source's id of each id in use that it has.
+        without: Special tokens in use that it has nothing for and that cannot be left out.
+    """
+
+    own: dict[int, int]
+    without: list[str]
+
+
+def matches(reference: Vocabulary, source: Vocabulary, rows: int) -> Matches | None:
+    """Match two vocabularies; None if their ordinary tokens are not the same.
 
     Ordinary tokens are matched by what they are, special ones by their names; where these differ,
-    what begins and ends a text by that, and others by their ids. A special token without a match
-    may follow at the end only, where it is not fused, and must not be what texts begin with. The
-    same holds for one that the source's model has no row for.
+    by what they are for, and others by their ids. A special token without a match may follow at
+    the end only, where it is not fused, and must not be what texts begin with. The same holds for
+    one that the source's model has no row for.
     """
     ordinary = [
         {token for token, i in one.tokens.items() if i not in one.special}
@@ -144,8 +170,8 @@ def own_ids_of(
         if own.setdefault(i, there) != there:
             return None  # tokens that share an id in one of the two only
     taken = set(own.values())
-    for role, token in reference.ends.items():
-        i, same = reference.tokens[token], source.tokens.get(source.ends.get(role, ""))
+    for role, token in reference.roles.items():
+        i, same = reference.tokens[token], source.tokens.get(source.roles.get(role, ""))
         if i not in own and same is not None and same < rows and same not in taken:
             own[i] = same
             taken.add(same)
@@ -154,13 +180,10 @@ def own_ids_of(
             own[i] = i
     if len(set(own.values())) < len(own):
         return None
-    without = {i for i in reference.tokens.values() if i not in own}
-    first = reference.ends.get("bos_token") or reference.ends.get("eos_token")
-    if reference.tokens.get(first or "") in without or (
-        without and reference.ordinary_from(min(without))
-    ):
-        return None
-    return tuple(own.get(i) for i in range(reference.size))
+    last = max(reference.ordinary_from(0), default=-1)
+    begins = {reference.tokens[token] for token in reference.ends[:1]}
+    lacking = sorted((i, token) for token, i in reference.tokens.items() if i not in own)
+    return Matches(own, [token for i, token in lacking if i < last or i in begins])
 
 
 def cut_otherwise(
