@@ -312,6 +312,26 @@ def test_a_baseline_that_is_not_there(results, tmp_path):
     assert not list(tmp_path.rglob("compare.*"))
 
 
+def test_the_usual_baseline_is_what_its_fusion_has(results, tmp_path):
+    token = compare.write([results / "ppl", results / "ent"], tmp_path / "token", None)
+    assert one(token, "ppl")["baseline"] == "True"
+    for name in ("large_ins", "small_cpt"):
+        done = {"one": documents(30, f"{name} one"), "two": documents(20, f"{name} two")}
+        write_run(tmp_path / name, done, trimix=policy(name) | {"fusion": "sequence"}, of=N)
+    places = [tmp_path / name for name in ("large_ins", "small_cpt")]
+    sequence = compare.write(places, tmp_path / "sequence", None)
+    baseline = {name for (name, _), line in lines(sequence).items() if line["baseline"] == "True"}
+    assert baseline == {"large_ins (fusion sequence)"}
+    with pytest.raises(TrimixError, match="baseline 'large_ins'"):
+        compare.write(places[1:], tmp_path / "out", None)
+
+
+def test_points_of_a_grid_are_no_policies(results, tmp_path):
+    points = list(results.glob("fixed*"))
+    with pytest.raises(TrimixError, match="points of a grid alone are not compared"):
+        compare.write(points, tmp_path / "out", None)
+
+
 def test_runs_with_a_limit_are_a_table_of_their_own(results, tmp_path):
     few = tmp_path / "few"
     for name in ("ppl", "ent"):

@@ -62,7 +62,7 @@ def test_sequences_are_compared_by_the_points_that_they_take(place, tmp_path, ca
     assert cli.main(command) == 0, capsys.readouterr().err
     names = {name for name, _ in rows(tmp_path)}
     assert {name.split(" (")[0] for name in names} == {
-        "fixed",
+        "fixed 0.1:0.9",
         "large_ins",
         "small_cpt",
         "small_base",

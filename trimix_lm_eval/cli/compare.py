@@ -92,18 +92,17 @@ def run(args: argparse.Namespace) -> int:
         )
     compare.check(args.output)
     sequence = "fusion=sequence" in _words(args.model_args or [])
-    baseline = args.baseline or ("large_ins" if sequence else "ppl")
     asked = [path for path in args.what if path.suffix in (".yaml", ".yml")]
     places = [path for path in args.what if path not in asked]
     try:
-        for config in asked or ([_config(args, baseline, sequence)] if args.tasks else []):
+        for config in asked or ([_config(args, sequence)] if args.tasks else []):
             written = _swept(config)
             if not written:
                 return 0
             places += written
     except KeyboardInterrupt:
         return interrupted()
-    found = compare.write(places, args.output, baseline)
+    found = compare.write(places, args.output, args.baseline)
     print(*found.lines, sep="\n")
     for problem in found.problems:
         print(f"problem: {printable(f'{problem.path} {problem.what}')}")
@@ -120,10 +119,12 @@ def _swept(config: Path | dict[str, Any]) -> list[Path]:
     return sweep.sweep(config)
 
 
-def _config(args: argparse.Namespace, baseline: str, sequence: bool) -> dict[str, Any]:
+def _config(args: argparse.Namespace, sequence: bool) -> dict[str, Any]:
     """The sweep that the options stand for; the baseline is one of its policies."""
+    from trimix_lm_eval.analysis.compare.comparison import usual_baseline
     from trimix_lm_eval.fusion import policies
 
+    baseline = args.baseline or usual_baseline(sequence)
     wanted = _words(args.policies or ["all"])
     if baseline in policies.names() and not {"all", baseline} & set(wanted):
         wanted.append(baseline)

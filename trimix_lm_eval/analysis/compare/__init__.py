@@ -41,14 +41,15 @@ class ComparedFiles(NamedTuple):
     problems: list[Problem]
 
 
-def write(places: Sequence[Path], output: Path, baseline: str) -> ComparedFiles:
+def write(places: Sequence[Path], output: Path, baseline: str | None) -> ComparedFiles:
     """Compare the policies of results files, or of folders with some.
 
     Args:
         places: Files or folders.
         output: The folder to write ``compare.md``, ``.tex`` and ``.csv`` to; those of an earlier
             comparison are replaced.
-        baseline: The policy that all others are tested against, as tables name it.
+        baseline: The policy that all others are tested against, as tables name it; None is
+            the usual one.
 
     Raises:
         TrimixError: No file is usable, no row is the baseline, or files of somebody's are in the

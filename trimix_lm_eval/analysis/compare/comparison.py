@@ -72,12 +72,18 @@ class Comparison:
         return [entry for entry in self.entries if entry.row.kind == "oracle"]
 
 
-def comparisons(runs: Sequence[Run], baseline: str) -> list[Comparison]:
+def usual_baseline(sequence: bool) -> str:
+    """What is tested against if nothing else is asked for; ``ppl`` needs fusion at every token."""
+    return "large_ins" if sequence else "ppl"
+
+
+def comparisons(runs: Sequence[Run], baseline: str | None) -> list[Comparison]:
     """Compare runs, which are sorted oldest first: each system's by protocol.
 
     Args:
         runs: Of any models.
-        baseline: A policy as tables name it, with its options that are not the usual ones.
+        baseline: A policy as tables name it, with its options that are not the usual ones; None
+            is the usual one of each protocol.
 
     Raises:
         TrimixError: There is no such row.
@@ -90,9 +96,12 @@ def comparisons(runs: Sequence[Run], baseline: str) -> list[Comparison]:
     ]
     if all(one.baseline is None for one in made):
         names = list(dict.fromkeys(entry.name for one in made for entry in one.contenders))
+        asked = baseline or usual_baseline(all(run.trimix.get("fusion") for run in runs))
         raise TrimixError(
-            f"No results are of the baseline {baseline!r}.{did_you_mean(baseline, names)}",
-            f"run it, too, or give --baseline one of: {', '.join(names) or '(no policy is there)'}",
+            f"No results are of the baseline {asked!r}.{did_you_mean(asked, names)}",
+            f"run it, too, or give --baseline one of: {', '.join(names)}"
+            if names
+            else "run it, too: points of a grid alone are not compared",
         )
     return made
 
@@ -102,7 +111,10 @@ def _of_variant(system: System, variant: str) -> System:
     return replace(system, rows=rows)
 
 
-def _compared(system: System, title: str, variant: str, baseline: str) -> Comparison:
+def _compared(system: System, title: str, variant: str, baseline: str | None) -> Comparison:
+    sequence = any(
+        run.trimix.get("fusion") for row in system.rows.values() for run in row.runs.values()
+    )
     part, shown = _layout(system)
     bounds = _bounds(system, part, shown)
     rows = sorted(system.rows.values(), key=lambda row: KINDS.index(row.kind))
@@ -118,7 +130,7 @@ def _compared(system: System, title: str, variant: str, baseline: str) -> Compar
             entry.contender = not entry.undecided
     contenders = [entry for entry in entries if entry.contender]
     on, lacking = _shared(contenders, columns)
-    base = _baseline(contenders, baseline)
+    base = _baseline(contenders, baseline or usual_baseline(sequence))
     fill_rank(contenders, on)
     fill_cost(entries)
     if base is not None:
