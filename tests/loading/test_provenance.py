@@ -53,6 +53,14 @@ def test_a_long_value_is_cut_unless_the_difference_would_be_cut_out():
     assert whole == f"grid ({grid} against {other})"
 
 
+def test_what_is_said_of_the_whole_comes_first():
+    one = {"sources": {"large_ins": {"digest": "aa"}}}
+    two = {"sources": {"large_ins": {"digest": "bb"}}, "fusion": "sequence"}
+    for a, b in ((one, two), (two, one)):
+        first, second = compared(a, b)
+        assert first.startswith("fusion (") and second.startswith("sources.large_ins.digest (")
+
+
 @pytest.mark.parametrize("name", ["path", "label", "honesty", "cost", "differing"])
 def test_a_task_may_be_called_anything(name):
     before, after = ({"tasks": {name: {"content": digest}}} for digest in ("aa", "bb"))

@@ -316,6 +316,17 @@ def test_a_context_that_is_long_for_one_source_is_counted(folders):
     assert model.cuts_prompt(words, SamplingParams(9))
 
 
+def test_a_context_without_room_is_that_of_a_source(folders):
+    model = load(folders, Weights(0.5, 0.5))
+    with pytest.raises(TrimixError, match=r"^small_cpt: 400 new tokens leave no room.* is 320"):
+        model.generate(["རྒྱལ"], max_new_tokens=400)
+
+
+def test_a_point_for_a_task_is_the_point(folders):
+    model = load(folders, Weights(0.5, 0.5))
+    assert model.choose_for_task(["རྒྱལ"]).weights == Weights(0.5, 0.5)
+
+
 # ---------------------------------------------------------------- what is refused, and by whom
 
 
@@ -371,7 +382,7 @@ def test_each_class_names_the_other():
 
 def test_whole_texts_are_refused(folders, tasks, tmp_path, monkeypatch):
     lm = SequenceLM(**model_args(folders, policy="large_ins", fusion="sequence"))
-    with pytest.raises(TrimixError, match="no perplexity"):
+    with pytest.raises(TrimixError, match=r"no perplexity[\s\S]*=<its path>,policy=large_ins"):
         lm.loglikelihood_rolling(instances("loglikelihood_rolling", [("a text",)]))
     make_lm_eval_quick(monkeypatch)
     whole = config(folders, write_tasks(tmp_path / "t", ["rolling"]), tmp_path / "out")

@@ -60,6 +60,7 @@ def test_no_whole_number(given):
 def test_whole_numbers_have_bounds(bounds, told):
     assert refused(validation.whole, 2, **bounds) == f"x=2 is out of range.\n  -> {told}"
     assert refused(validation.whole, "2", **bounds) == f"x='2' is out of range.\n  -> {told}"
+    assert refused(validation.whole, 2.0, **bounds) == f"x=2 is out of range.\n  -> {told}"
 
 
 def test_a_whole_number_may_be_negative_where_no_bound_says_otherwise():

@@ -31,6 +31,7 @@ from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
 from trimix_lm_eval.loading.preflight.memory import gib
+from trimix_lm_eval.loading.sequence import ALONE
 from trimix_lm_eval.utils.columns import aligned
 from trimix_lm_eval.utils.windows import Window, continuation_windows
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 #: What is said instead of sources that read with tokenizers of their own.
 OF_EACH = (
     "estimate: none with fusion=sequence, where each source runs the requests by itself: check it "
-    "with the policy of its name, its path as pretrained= and without fusion=sequence",
+    f"alone ({ALONE})",
 )
 
 

@@ -167,9 +167,13 @@ _LONGEST = 100
 
 
 def compared(a: Any, b: Any, at: str = "") -> Iterator[str]:
-    """Name what two descriptions differ in, as far as numbers depend on it."""
+    """Name what two descriptions differ in, as far as numbers depend on it.
+
+    What is said of the whole comes before what is said of a part, such as a source.
+    """
     if isinstance(a, dict) and isinstance(b, dict):
-        for key in [*a, *(k for k in b if k not in a)]:
+        keys = [*a, *(k for k in b if k not in a)]
+        for key in sorted(keys, key=lambda k: isinstance(a.get(k, b.get(k)), dict)):
             mine, theirs = (
                 None if d.get(key) == _ONLY_WAY.get(key) else d.get(key) for d in (a, b)
             )

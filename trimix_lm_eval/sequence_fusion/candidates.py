@@ -20,6 +20,7 @@ from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.sequence import FinishReason
 from trimix_lm_eval.llm import TriMix
 from trimix_lm_eval.loading.codec import seed_for
+from trimix_lm_eval.utils.errors import TrimixError
 
 #: What a tokenizer makes of a character that was cut.
 _CUT = "\ufffd"
@@ -75,7 +76,10 @@ def write(
     """
     requests, of = [], []
     for i, (text, params) in enumerate(prompts):
-        first = member.request(text, params)
+        try:
+            first = member.request(text, params)
+        except TrimixError as error:  # the context is this source's
+            raise TrimixError(f"{name}: {error}") from None
         draws = [params, *(_drawn(params, name, number) for number in range(more))]
         requests += [first._replace(params=how) for how in draws]
         of += [i] * len(draws)

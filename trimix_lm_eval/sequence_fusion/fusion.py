@@ -25,6 +25,7 @@ from trimix_lm_eval.engine.model_runner import ModelRunner, blame, choice_of
 from trimix_lm_eval.engine.request import Score
 from trimix_lm_eval.engine.sampler import SamplingParams
 from trimix_lm_eval.engine.spec_decode import Speculation
+from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
 from trimix_lm_eval.fusion.weights import source_vector
 from trimix_lm_eval.llm import Completion, Points, TriMix
@@ -232,6 +233,16 @@ class SequenceFusion(TriMix):
             TrimixError: Always.
         """
         raise no_rolling()
+
+    def choose_for_task(
+        self,
+        contexts: Sequence[str],
+        which: int = 0,
+        title: str | None = None,
+        keeping: bool = True,
+    ) -> Choice:
+        """The point of a config, which is the same for every task."""
+        return self.choices[which]
 
     # ---------------------------------------------------------------- texts
 

@@ -47,7 +47,9 @@ def whole(
     if found is None:
         raise TrimixError(f"{name}={quoted(value)} is not a whole number.", wanted)
     if (least is not None and found < least) or (most is not None and found > most):
-        raise TrimixError(f"{name}={quoted(value)} is out of range.", wanted)
+        # lm-eval reads -1 as -1.0, which nobody wrote.
+        given = found if isinstance(value, float) else value
+        raise TrimixError(f"{name}={quoted(given)} is out of range.", wanted)
     return found
 
 

@@ -83,13 +83,14 @@ def main(asked: ExplainArguments, read_gen_kwargs: ReadGenKwargs) -> int:
     from trimix_lm_eval.analysis.explain import page
     from trimix_lm_eval.llm import TriMix
     from trimix_lm_eval.loading import settings
+    from trimix_lm_eval.loading.sequence import ALONE
 
     wanted = settings.parse(subject.model_args)
     if wanted.fusion != TriMix.fusion:
         raise TrimixError(
             f"fusion={wanted.fusion} has no distribution over the next token that could be shown.",
-            "explain one source, e.g. policy=large_ins without fusion=; how each option of a "
-            "question was scored is in the logged samples",
+            f"explain each source alone ({ALONE}); how each option of a question was scored is "
+            "in the logged samples",
         )
     model = TriMix.from_settings(wanted)
     explanations = [

@@ -69,8 +69,8 @@ def accept(runs: Sequence[Run], problems: Sequence[Problem]) -> None:
             if passed
             else "name results*.json files of lm_eval, or folders with some"
             if not runs
-            else "run the tasks in full, unchanged, with models at a known commit and a policy "
-            "that does not see the test split's scores",
+            else "run the tasks in full, unchanged, with models at a known commit, fusion at every "
+            "token, and a policy that does not see the test split's scores",
         )
     if not runs:
         raise TrimixError(
