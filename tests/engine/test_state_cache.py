@@ -12,6 +12,7 @@ import torch
 from tests.conftest import FAMILIES, byte_tokenizer
 from tests.support import families
 from tests.support.loaded import by_index
+from tests.support.naive import Naive
 from trimix_lm_eval import TriMix
 from trimix_lm_eval.engine import kept, scorer
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
@@ -26,7 +27,10 @@ pytestmark = pytest.mark.skipif("qwen3_5" not in FAMILIES, reason="needs a newer
 
 @pytest.fixture(scope="module")
 def three(trio):
-    return trio("qwen3_5")
+    """Their naive reference is exact: in fp32 it is itself 3e-4 off on some processors."""
+    found = trio("qwen3_5")
+    naive = Naive(found.folders, found.model.report.vocab_size, torch.float64)
+    return found._replace(naive=naive)
 
 
 @contextmanager
@@ -196,7 +200,7 @@ def test_a_sweep_forks_texts_of_models_with_states(three):
 def test_rows_that_wait_while_others_run(three, chunk_tokens):
     """A short text ends in the first of many passes over a long one."""
     draw = random.Random(4)
-    lengths = [(9, 34), (9, 10), (1, 21)]
+    lengths = [(9, 34), (9, 10), (5, 17)]
     requests = [ScoringRequest(Prompt(ids(draw, a)), ids(draw, b)) for a, b in lengths]
     model = three.weighted("large_ins", chunk_tokens=chunk_tokens)
     with torch.inference_mode():

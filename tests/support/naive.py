@@ -18,10 +18,12 @@ def whole_row(model: PreTrainedModel, ids: tuple[int, ...]) -> torch.Tensor:
 class Naive:
     """Sources loaded by transformers alone, run one whole row at a time."""
 
-    def __init__(self, folders: dict[str, str], vocab_size: int) -> None:
+    def __init__(
+        self, folders: dict[str, str], vocab_size: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         self.vocab_size = vocab_size
         self.models = {
-            role: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            role: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
             for role, folder in folders.items()
         }
 

@@ -64,7 +64,9 @@ def test_a_batch_of_prompts_costs_few_waits(models, policy):
     assert len(seen.syncs) <= 3, seen.by_site("sync")
     assert not seen.of("h2d"), "no copy from pageable memory"
     for one, other in zip(*found, strict=True):
-        assert (one and one.weights) == (other and other.weights)
+        assert (one is None) == (other is None)
+        if one:  # points are chosen, but the weights of bayes and packllm are computed
+            assert other.weights == pytest.approx(one.weights, abs=1e-5)
         if one and one.nlls:
             assert other.nlls == pytest.approx(one.nlls, abs=1e-5)
 
