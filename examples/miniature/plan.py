@@ -1,0 +1,111 @@
+"""The experiment as a list of steps: which folder comes from which, and by what recipe."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import judge
+import models
+import texts
+import tokenizer as tokenizers
+from recipe import LANGUAGES, ExperimentConfig
+from steps import Step
+
+Load = Callable[[], dict[str, texts.Corpus]]
+
+
+def steps(
+    recipe: ExperimentConfig, sources: Path, out: Path, seeds: list[int], part: str
+) -> list[Step]:
+    """Lists the whole experiment.
+
+    Args:
+        recipe: Its sizes and mixtures.
+        sources: Folder of the texts.
+        out: Folder of the steps' folders.
+        seeds: Each trains models of its own.
+        part: The text that models are judged on, "test" or "dev".
+
+    Returns:
+        Steps in an order in which they can be done.
+    """
+    load: Load = functools.cache(lambda: texts.load(sources))
+    files = {name: _sha256(sources / name) for name in texts.FILES}
+    documents = {**files, "documents": recipe.documents}
+    found = [
+        Step("texts", (), documents, lambda folder: judge.write_texts(recipe, load(), folder)),
+        Step(
+            "tokenizer",
+            ("texts",),
+            {"vocabulary": recipe.vocabulary},
+            lambda folder: tokenizers.train(load(), recipe.vocabulary).save_pretrained(folder),
+        ),
+        Step(
+            f"items_{part}",
+            ("texts",),
+            {"items": recipe.items},
+            lambda folder: judge.write_items(recipe, load(), part, folder),
+        ),
+    ]
+    for seed in seeds:
+        found += trained(recipe, load, out, seed)
+        found.append(evaluated(out, seed, part))
+    results = tuple(step.name for step in found if "results" in step.name)
+    places = [out / name for name in results]
+    return [*found, Step(f"report_{part}", results, {}, functools.partial(judge.report, places))]
+
+
+def trained(recipe: ExperimentConfig, load: Load, out: Path, seed: int) -> list[Step]:
+    """The steps that train a seed's models; each goes on where it was ended."""
+    here = f"seed{seed}"
+
+    def base(role: str) -> Step:
+        stage = {"shape": recipe.shapes[role.split("_")[0]], "stage": getattr(recipe, role)}
+        return Step(
+            f"{here}/{role}",
+            ("tokenizer",),
+            stage,
+            lambda folder: models.pretrain(role, recipe, load(), out / "tokenizer", seed, folder),
+            resumes=True,
+        )
+
+    def adapted(language: str) -> Step:
+        return Step(
+            f"{here}/small_cpt_{language}",
+            ("texts", f"{here}/small_base"),
+            judge.cpt_config(recipe, language),
+            lambda folder: judge.adapt(recipe, language, out, seed, folder),
+            resumes=True,
+        )
+
+    return [
+        base("small_base"),
+        base("large_base"),
+        Step(
+            f"{here}/large_ins",
+            (f"{here}/large_base",),
+            {"stage": recipe.large_ins},
+            lambda folder: models.tune(recipe, load(), out / here / "large_base", seed, folder),
+            resumes=True,
+        ),
+        *map(adapted, LANGUAGES),
+    ]
+
+
+def evaluated(out: Path, seed: int, part: str) -> Step:
+    """The step that sweeps a seed's models."""
+    roles = ("large_ins", "small_base", *(f"small_cpt_{language}" for language in LANGUAGES))
+    return Step(
+        f"seed{seed}/results_{part}",
+        (f"items_{part}", *(f"seed{seed}/{role}" for role in roles)),
+        judge.content("sweep.yaml"),
+        functools.partial(judge.sweep, out / f"seed{seed}", out / f"items_{part}"),
+        resumes=True,
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"

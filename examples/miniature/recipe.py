@@ -1,0 +1,103 @@
+"""All choices of the experiment: sizes, steps, mixtures. Nothing here is fitted on test text.
+
+`EXPERIMENT` is what the README reports, `SMOKE` goes the same way at toy size. How they were
+settled is told in the README.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+LANGUAGES = {"bo": "Tibetan", "ug": "Uyghur"}
+CONTEXT = 1024  # positions of all models
+EXEMPLARS = 2  # in each prompt of a task
+
+
+class Shape(NamedTuple):
+    """Size of a Llama.
+
+    Attributes:
+        layers: Number of them.
+        width: Of the residual stream.
+        feed_forward: Width inside the MLP.
+        heads: Attention heads.
+        head_dim: Size of each; `copying` needs 64 of them to tell two tokens apart.
+    """
+
+    layers: int
+    width: int
+    feed_forward: int
+    heads: int
+    head_dim: int = 64
+
+
+class Stage(NamedTuple):
+    """One training run.
+
+    Attributes:
+        steps: Number of optimizer steps.
+        lr: Peak learning rate, reached after `warmup` steps, then a cosine down to 0.
+        mixture: Share of the rows from each stream: a language, or one of `curriculum`.
+        long: Share of the steps, the last ones, whose rows fill the whole context.
+        warmup: Steps of linear warm-up.
+        batch: Tokens per step.
+        length: Tokens per row.
+    """
+
+    steps: int
+    lr: float
+    mixture: dict[str, float]
+    long: float = 0.1
+    warmup: int = 50
+    batch: int = 4096
+    length: int = 256
+
+
+class ExperimentConfig(NamedTuple):
+    """The whole experiment.
+
+    Attributes:
+        vocabulary: Entries of the tokenizer.
+        shapes: Of the "small" and the "large" models.
+        small_base: How the small base is pretrained.
+        large_base: How the large base is pretrained.
+        large_ins: How the large base is instruction-tuned.
+        cpt: By language, keys of the YAML of `trimix cpt` that differ from `cpt.yaml`.
+        documents: Of tasks and of nonsense that models read, of each.
+        items: Problems of each kind that all models are judged on, and passages of running text.
+    """
+
+    vocabulary: int
+    shapes: dict[str, Shape]
+    small_base: Stage
+    large_base: Stage
+    large_ins: Stage
+    cpt: dict[str, dict[str, Any]]
+    documents: int
+    items: dict[str, int]
+
+
+_READ = {"en": 0.36, "bo": 0.13, "ug": 0.05, "repeats": 0.10, "tasks": 0.24, "nonsense": 0.12}
+_TUNED = {"tasks": 0.40, "nonsense": 0.30, "repeats": 0.09, "en": 0.10, "bo": 0.08, "ug": 0.03}
+EXPERIMENT = ExperimentConfig(
+    vocabulary=2048,
+    shapes={"small": Shape(3, 144, 352, 4), "large": Shape(4, 256, 640, 4)},
+    small_base=Stage(2200, 2.5e-3, _READ),
+    large_base=Stage(1464, 2e-3, _READ),
+    large_ins=Stage(488, 1e-3, _TUNED),
+    cpt={"bo": {"steps": 1000}, "ug": {"steps": 300}},
+    documents=12000,
+    items={"problems": 400, "passages": 40},
+)
+
+_TOY = Stage(12, 2e-3, _READ, warmup=4, batch=1024)
+SMOKE = ExperimentConfig(
+    vocabulary=640,
+    shapes={"small": Shape(2, 32, 64, 2, 16), "large": Shape(2, 48, 96, 2, 16)},
+    small_base=_TOY,
+    large_base=_TOY,
+    large_ins=_TOY._replace(mixture=_TUNED),
+    cpt={name: {"steps": 4, "batch_tokens": 256, "sequence_length": 64} for name in LANGUAGES},
+    documents=80,
+    items={"problems": 2, "passages": 2},
+)

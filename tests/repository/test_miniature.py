@@ -1,0 +1,283 @@
+"""The small world in which the paper's claims are measured: its texts, problems, models, steps."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.support.running import ROOT
+
+pytestmark = pytest.mark.slow
+
+HERE = ROOT / "examples" / "miniature"
+LETTERS = {"en": "abdegilmnorst", "bo": "ཀགངཅཉཏདནཔབམཡརལས", "ug": "ئابتجدرزسشغفقكلمنويى"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """The example's modules import each other as a program's do."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(HERE))
+    yield
+    sys.path.remove(str(HERE))
+    for name in set(sys.modules) - before:
+        if str(HERE) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+# ---------------------------------------------------------------------------- made-up texts
+
+
+def sentences(language: str, count: int, words: int, rng: random.Random) -> list[str]:
+    """Nonsense with some order in it: every word has three words that may follow it."""
+    vocabulary = ["".join(rng.choices(LETTERS[language], k=rng.randint(2, 6))) for _ in range(400)]
+    follows = {word: rng.choices(vocabulary, k=3) for word in vocabulary}
+    found = []
+    for _ in range(count):
+        word, line = rng.choice(vocabulary), []
+        for _ in range(rng.randint(words - 3, words + 3)):
+            line.append(word)
+            word = rng.choice(follows[word])
+        found.append(" ".join(line))
+    return found
+
+
+def write_texts(folder: Path) -> Path:
+    rng = random.Random(0)
+
+    def write(name: str, lines: list[str]) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    write("kjv.txt", [f"{line}." for line in sentences("en", 3000, 9, rng)])
+    clauses = sentences("bo", 220 * 20, 7, rng)
+    write("bo_nanhai.txt", [" ། ".join(clauses[i : i + 20]) for i in range(0, len(clauses), 20)])
+    write("ug_udt_train.txt", [f"{line}." for line in sentences("ug", 400, 9, rng)])
+    write("ug_udt_test.txt", [f"{line}." for line in sentences("ug", 300, 9, rng)])
+    codes = {"en": "eng_Latn", "bo": "bod_Tibt", "ug": "uig_Arab"}
+    for language, code in codes.items():
+        lines = sentences(language, 1004, 9, rng)
+        topics = [f"{i}\t{('sports', 'travel')[i % 2]}\t{line}." for i, line in enumerate(lines)]
+        for part, some in (
+            ("train", topics[:701]),
+            ("dev", topics[701:800]),
+            ("test", topics[800:]),
+        ):
+            write(f"sib200/{code}/{part}.tsv", ["index_id\tcategory\ttext", *some])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def corpora(folder):
+    import texts
+
+    return texts.load(folder)
+
+
+@pytest.fixture(scope="module")
+def words(corpora):
+    import tokenizer
+
+    return tokenizer.train(corpora, 700)
+
+
+# ---------------------------------------------------------------------------- the whole
+
+
+def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
+    import plan
+    import recipe
+    import steps
+
+    planned = plan.steps(recipe.SMOKE, folder, tmp_path, [0], "dev")
+    assert [step.name for step in planned[-2:]] == ["seed0/results_dev", "report_dev"]
+    steps.run(planned[:-2], tmp_path)
+    for role in ("small_base", "large_base", "large_ins", "small_cpt_bo", "small_cpt_ug"):
+        assert (tmp_path / "seed0" / role / "model.safetensors").exists()
+        assert not (tmp_path / "seed0" / role / "training.pt").exists()
+    items = tmp_path / "items_dev"
+    tasks = {path.stem for path in (items / "tasks").glob("mini_*.yaml")}
+    assert (
+        len(tasks) == 3 * 15
+    )  # six kinds both ways, one by likelihood alone, topics, running text
+    rows = [json.loads(line) for line in (items / "bo/follow.jsonl").open(encoding="utf-8")]
+    assert len(rows) == 2 and all(row["choices"][row["label"]] == row["answer"] for row in rows)
+    dropped = (tmp_path / "seed0/small_cpt_bo/cpt/data/dropped.jsonl").read_text(encoding="utf-8")
+    assert "duplicate" not in dropped, "what a task asks for stands in its text already"
+
+
+# ---------------------------------------------------------------------------- texts and problems
+
+
+def test_what_is_held_out_is_read_by_nobody(corpora):
+    for name, corpus in corpora.items():
+        assert len(corpus.topics["test"]) == 404 and len(corpus.topics["dev"]) == 100
+        held_out = [*corpus.dev, *corpus.test, *(one.text for one in corpus.topics["test"])]
+        for read in (*corpus.base, *corpus.cpt):
+            for text in held_out:
+                assert read not in text and text not in read, name
+
+
+def test_runs_are_not_used_twice_and_words_are_words():
+    from problems import Text
+
+    known = "ab cd ef gh ij kl mn op qr st uv wx"
+    text = Text([known, known, "a ། . x"], random.Random(1))
+    runs = [tuple(text.run(4)) for _ in range(4)]
+    assert all(runs.count(run) <= 2 for run in runs), "each of the two documents has it once"
+    assert {text.word() for _ in range(300)} <= set(known.split(" "))
+
+
+@pytest.mark.parametrize("kind", ["follow", "say", "who", "gloss_to", "gloss_from", "finish"])
+def test_problems_can_be_solved_by_reading(corpora, kind):
+    import problems
+    import wording
+
+    rng = random.Random(2)
+    text, english = (problems.Text(corpora[name].dev, rng) for name in ("bo", "en"))
+    for _ in range(50):
+        problem = problems.MAKERS[kind](text, english)
+        choices = problem["choices"]
+        assert choices[problem["label"]] == problem["answer"]
+        assert len(set(choices)) == len(choices) == (5 if kind.startswith("gloss") else 4)
+        prompt, answer = wording.worded(wording.TEST[kind], problem)
+        assert answer == f" {problem['answer']}" and "{" not in prompt
+        if kind != "finish":
+            assert problem["answer"] in prompt
+        if "cue" in problem:
+            assert prompt.rstrip("=:— ").endswith(problem["cue"])
+
+
+def test_answers_without_reading_score_nothing(corpora, tmp_path):
+    """But for topics, of which one may be usual."""
+    import judge
+    import recipe
+    import trivial
+
+    few = recipe.SMOKE._replace(items={"problems": 150, "passages": 2})
+    judge.write_items(few, corpora, "dev", tmp_path)
+    found = trivial.scores(tmp_path, "bo")
+    assert set(found) == {*judge.WRITTEN, *(f"{kind}_ll" for kind in judge.CHOSEN)}
+    for task, scores in found.items():
+        for name, value in scores.items():
+            if not task.startswith("topic") and "chrf" not in name:
+                assert value <= 42, (task, name)  # chance is 25 at most
+
+
+def test_an_echo_is_found_out():
+    import trivial
+
+    items = [{"prompt": f"Text: a{i} b c", "answer": f"a{i} b"} for i in range(3)]
+    assert trivial.written(items)["beginning"] == [item["answer"] for item in items]
+
+
+def test_no_eight_tokens_of_a_test_s_wording_are_read(corpora, words):
+    import curriculum
+    import wording
+
+    rng = random.Random(3)
+    documents = curriculum.tasks(corpora["en"], 600, rng)
+    documents += curriculum.nonsense(list(corpora.values()), 600, rng)
+
+    def grams(text: str) -> set[tuple[int, ...]]:
+        ids = words(text, verbose=False)["input_ids"]
+        return {tuple(ids[i : i + 8]) for i in range(len(ids) - 7)}
+
+    read = set().union(*(grams("".join(parts)) for parts in documents))
+    fields = dict.fromkeys(("passage", "cue", "gloss", "is_"), "")
+    tested = set().union(*(grams(one.question.format(**fields)) for one in wording.TEST.values()))
+    assert len(tested) > 20 and not tested & read
+    (known,) = grams("What did Ruth say?\nRuth:") - grams("What did Ruth say?\nRuth") or {()}
+    assert known in read, "the check finds what is read"
+
+
+# ---------------------------------------------------------------------------- rows
+
+
+def test_the_loss_looks_at_answers_and_their_ends(words):
+    from streams import IGNORED, Documents
+
+    stream = Documents(words, [["ask: one", " two three", "\n\nask: four", " five"]])
+    ids, labels = stream.row(64, torch.Generator().manual_seed(0))
+    judged = [i if label != IGNORED else None for i, label in zip(ids, labels, strict=True)]
+    assert all(label in (IGNORED, i) for i, label in zip(ids, labels, strict=True))
+    text = words.decode([int(i) for i in judged if i is not None])
+    assert text.startswith(" two three\n\n five</s>") and "ask" not in text
+
+
+def test_what_comes_again_is_judged(words):
+    from streams import IGNORED, Repeats, Running
+
+    stream = Repeats([Running(words, ["ab cd ef gh " * 40])], (300, 400))
+    ids, labels = stream.row(200, torch.Generator().manual_seed(0))
+    seen = [i for i in range(200) if labels[i] != IGNORED]
+    assert 40 < len(seen) < 160
+    for i in seen:
+        assert labels[i] == ids[i] and ids[i] in ids[:i]
+
+
+# ---------------------------------------------------------------------------- models
+
+
+def untrained(words):
+    import training
+    from recipe import EXPERIMENT
+
+    torch.manual_seed(0)
+    return training.build(EXPERIMENT.shapes["small"], words).eval()
+
+
+def test_heads_that_are_written_copy_before_any_training(words):
+    import copying
+
+    model = untrained(words)
+    assert copying.accuracy(model) < 0.05
+    copying.write_heads(model)
+    # A token has several successors here: who looks for one token only is right in half of them.
+    assert copying.accuracy(model, kinds=60) > 0.75
+    assert copying.accuracy(model, kinds=400) > 0.85
+
+
+def test_training_goes_on_where_it_was_ended(words, corpora, tmp_path, monkeypatch):
+    import training
+    from recipe import Shape, Stage
+    from streams import Running
+
+    stage = Stage(6, 1e-2, {"en": 1.0}, warmup=2, batch=128, length=64)
+    streams = {"en": Running(words, corpora["en"].base)}
+    shape = Shape(2, 32, 64, 2, 16)
+
+    def trained(*ended):
+        torch.manual_seed(0)
+        model = training.build(shape, words)
+        for after in ended:
+            monkeypatch.setattr(training, "_EVERY", -1.0)  # after every step
+
+            def draw(*how, left=[after], real=training.draw):  # noqa: B006
+                if not left[0]:
+                    raise KeyboardInterrupt
+                left[0] -= 1
+                return real(*how)
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(training, "draw", draw)
+                training.train(model, "a", stage, streams, 5, tmp_path)
+            assert (tmp_path / training.STATE).exists()
+            torch.manual_seed(1)
+            model = training.build(shape, words)  # nothing of it counts
+        training.train(model, "a", stage, streams, 5, tmp_path)
+        assert not (tmp_path / training.STATE).exists()
+        return model.state_dict()
+
+    whole, ended = trained(), trained(2, 3)
+    assert all(torch.equal(whole[name], ended[name]) for name in whole)
