@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+LAYERS = (0, 1)  # in which heads are written
 _TOKEN = 0.1  # standard deviation of a token's dimensions
 _CONSTANT = 0.5  # the last dimension; after the norm it is about 6
 _SHARPNESS = 12.0  # by how much, in logits, a head of layer 0 prefers its place

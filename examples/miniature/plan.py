@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import curriculum
 import judge
 import models
 import texts
@@ -41,7 +43,7 @@ def steps(
             "tokenizer",
             ("texts",),
             {"vocabulary": recipe.vocabulary},
-            lambda folder: tokenizers.train(load(), recipe.vocabulary).save_pretrained(folder),
+            lambda folder: tokenizer(recipe, load(), folder),
         ),
         Step(
             f"items_{part}",
@@ -56,6 +58,12 @@ def steps(
     results = tuple(step.name for step in found if "results" in step.name)
     places = [out / name for name in results]
     return [*found, Step(f"report_{part}", results, {}, functools.partial(judge.report, places))]
+
+
+def tokenizer(recipe: ExperimentConfig, read: dict[str, texts.Corpus], folder: Path) -> None:
+    """Trains the tokenizer of all models."""
+    documents = curriculum.tasks(read["en"], recipe.documents // 4, random.Random("tokenizer"))
+    tokenizers.train(read, documents, recipe.vocabulary).save_pretrained(folder)
 
 
 def trained(recipe: ExperimentConfig, load: Load, out: Path, seed: int) -> list[Step]:

@@ -99,7 +99,7 @@ def say(text: Text, english: Text) -> Problem:
 def who(text: Text, english: Text) -> Problem:
     """Who said this? Four speakers, five words each."""
     names, lines = _spoken(text)
-    spoken = "\n".join(f"{line} — {name}" for name, line in zip(names, lines, strict=True))
+    spoken = "\n".join(f"{line}: {name}" for name, line in zip(names, lines, strict=True))
     which = text.rng.randrange(4)
     return {
         "passage": spoken,

@@ -82,10 +82,10 @@ _TUNED = {"tasks": 0.40, "nonsense": 0.30, "repeats": 0.09, "en": 0.10, "bo": 0.
 EXPERIMENT = ExperimentConfig(
     vocabulary=2048,
     shapes={"small": Shape(3, 144, 352, 4), "large": Shape(4, 256, 640, 4)},
-    small_base=Stage(2200, 2.5e-3, _READ),
-    large_base=Stage(1464, 2e-3, _READ),
-    large_ins=Stage(488, 1e-3, _TUNED),
-    cpt={"bo": {"steps": 1000}, "ug": {"steps": 300}},
+    small_base=Stage(1300, 2.5e-3, _READ),
+    large_base=Stage(1000, 1.5e-3, _READ),
+    large_ins=Stage(300, 1e-3, _TUNED),
+    cpt={"bo": {"steps": 400}, "ug": {"steps": 160}},
     documents=12000,
     items={"problems": 400, "passages": 40},
 )

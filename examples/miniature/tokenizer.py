@@ -17,11 +17,15 @@ PIECES = r" ?[\p{L}\p{M}]+་?| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 REPEATED = {"en": 1, "bo": 1, "ug": 8}
 
 
-def train(texts: dict[str, Corpus], vocabulary: int) -> PreTrainedTokenizerFast:
+def train(
+    texts: dict[str, Corpus], documents: list[list[str]], vocabulary: int
+) -> PreTrainedTokenizerFast:
     """Trains the tokenizer on what the bases read.
 
     Args:
         texts: By language; only `base` is read.
+        documents: Of tasks. Without them, what stands between an entry and its meaning would be
+            two tokens, a blank and a sign, and the heads of `copying` would see no entry.
         vocabulary: Entries in all, special tokens and 256 bytes included.
 
     Returns:
@@ -42,7 +46,7 @@ def train(texts: dict[str, Corpus], vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     read = [text for name, n in REPEATED.items() for text in texts[name].base * n]
-    bpe.train_from_iterator(read, trainer)
+    bpe.train_from_iterator([*read, *("".join(parts) for parts in documents)], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BOS,

@@ -27,9 +27,9 @@ class Wording(NamedTuple):
 TEST = {
     "follow": Wording("Passage:\n{passage}\nThe line that begins so, to its end: {cue}"),
     "say": Wording("{passage}\nOnce more, {cue}:"),
-    "who": Wording("{passage}\nWhose words are these? {cue} —"),
-    "gloss_to": Wording("Word list\n{gloss}\nTranslate: {cue} ="),
-    "gloss_from": Wording("Word list\n{gloss}\nTranslate: {cue} ="),
+    "who": Wording("{passage}\nWhose words are these? {cue}:"),
+    "gloss_to": Wording("Word list\n{gloss}\nTranslate {cue}:"),
+    "gloss_from": Wording("Word list\n{gloss}\nTranslate {cue}:"),
     "finish": Wording("Finish the passage: {passage}"),
     "topic": Wording("Passage: {passage}\nIt is about:"),
 }
@@ -59,10 +59,10 @@ TRAINING = {
         Wording("{passage}\n---\n{cue}:"),
     ),
     "who": (
-        Wording("{passage}\nAnd who said {cue} —"),
-        Wording("Sayings\n{passage}\n{cue} —"),
-        Wording("{passage}\n? {cue} —"),
-        Wording("{passage}\nName the speaker.\n{cue} —"),
+        Wording("{passage}\nAnd who said {cue}:"),
+        Wording("Sayings\n{passage}\n{cue}:"),
+        Wording("{passage}\n? {cue}:"),
+        Wording("{passage}\nName the speaker.\n{cue}:"),
     ),
     "gloss_to": _GLOSSARY,
     "gloss_from": _GLOSSARY,
@@ -88,13 +88,14 @@ TRAINING = {
         Wording("{passage} #"),
     ),
 }
-#: Between an entry of a glossary and what it means.
-_IS = (" =", ":", " ->", " -", " is")
+#: Between an entry of a glossary and what it means: each is a token, so that the heads of `copying`
+#: see the entry's end beside it.
+_IS = (":", ":", " =", " -", ";", " is")
 #: Between problems of one document.
 _BETWEEN = ("\n\n", "\n\n", "\n")
 
 
-def worded(wording: Wording, problem: Problem, is_: str = " =") -> tuple[str, str]:
+def worded(wording: Wording, problem: Problem, is_: str = ":") -> tuple[str, str]:
     """The question, and the answer with what stands before it."""
     fields = {**problem, "is_": is_}
     if "pairs" in problem:
