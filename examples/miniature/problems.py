@@ -41,15 +41,14 @@ class Text:
             if len(word) > 1 and not _NO_WORDS & set(word)
         ]
         self.rng = rng
-        self._left: Iterator[list[str]] = iter(())
+        self._left: dict[int, Iterator[list[str]]] = {}
 
     def run(self, length: int) -> list[str]:
         """The next words of some document, as they follow each other."""
         while True:
-            for words in self._left:
-                if len(words) == length:
-                    return words
-            self._left = self._runs(length)
+            for words in self._left.get(length, ()):
+                return words
+            self._left[length] = self._runs(length)
 
     def _runs(self, length: int) -> Iterator[list[str]]:
         """Every run of all documents, cut anew from a place drawn anew, in random order."""

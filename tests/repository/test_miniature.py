@@ -89,7 +89,7 @@ def words(corpora):
     import curriculum
     import tokenizer
 
-    documents = curriculum.tasks(corpora["en"], 200, random.Random(9))
+    documents = curriculum.tasks(corpora["en"], 1500, random.Random(9))
     return tokenizer.train(corpora, documents, 700)
 
 
