@@ -4,47 +4,26 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.examples import importable, sentences
 from tests.support.running import ROOT
 
 pytestmark = pytest.mark.slow
 
 HERE = ROOT / "examples" / "miniature"
-LETTERS = {"en": "abdegilmnorst", "bo": "ཀགངཅཉཏདནཔབམཡརལས", "ug": "ئابتجدرزسشغفقكلمنويى"}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def importable():
-    """The example's modules import each other as a program's do."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(HERE))
-    yield
-    sys.path.remove(str(HERE))
-    for name in set(sys.modules) - before:
-        if str(HERE) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def modules():
+    with importable(HERE):
+        yield
 
 
 # ---------------------------------------------------------------------------- made-up texts
-
-
-def sentences(language: str, count: int, words: int, rng: random.Random) -> list[str]:
-    """Nonsense with some order in it: every word has three words that may follow it."""
-    vocabulary = ["".join(rng.choices(LETTERS[language], k=rng.randint(2, 6))) for _ in range(400)]
-    follows = {word: rng.choices(vocabulary, k=3) for word in vocabulary}
-    found = []
-    for _ in range(count):
-        word, line = rng.choice(vocabulary), []
-        for _ in range(rng.randint(words - 3, words + 3)):
-            line.append(word)
-            word = rng.choice(follows[word])
-        found.append(" ".join(line))
-    return found
 
 
 def write_texts(folder: Path) -> Path:
