@@ -428,8 +428,8 @@ class TriMix:
     def warn_truncated(self) -> None:
         """Warn once if contexts were cut."""
         if self.truncated:
-            names = self.fuser.ensemble.names
-            whose = f" of {names[0]}" if len(names) == 1 else ""
+            sources = self.sources
+            whose = f" of {sources[0].name}" if len(sources) == 1 else ""
             warn_once(
                 f"{self.truncated} request(s) longer than the context length{whose} of "
                 f"{self.max_length} tokens: their contexts are cut from the left."

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 ROPE = 1e6  # of 1e4 too few pairs hardly turn, and contents are compared in those (`copying`)
 STATE = "training.pt"
 _EVERY = 120  # seconds after which the state is saved
-_SHARES = {"heads": 0.1, "embedding": 0.3, "": 1.0}  # of the learning rate, what AdamW trains
+_SHARES = {"heads": 0.1, "embedding": 0.3, "norms": 1.0}  # of the learning rate, what AdamW trains
 
 
 def build(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -53,7 +53,12 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     wash away what was written into a few: what the heads of `copying` compare is trained by AdamW,
     slowly, and so is the embedding, by which they know tokens. Weight decay would fade both.
     """
-    groups: dict[str, list[torch.nn.Parameter]] = {"muon": [], "heads": [], "embedding": [], "": []}
+    groups: dict[str, list[torch.nn.Parameter]] = {
+        "muon": [],
+        "heads": [],
+        "embedding": [],
+        "norms": [],
+    }
     compared = tuple(f"model.layers.{layer}." for layer in copying.LAYERS)
     ends = ("q_proj.weight", "k_proj.weight")
     for name, parameter in model.named_parameters():
@@ -62,7 +67,7 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
         elif "embed" in name:
             groups["embedding"].append(parameter)
         else:
-            groups["muon" if parameter.ndim == 2 else ""].append(parameter)
+            groups["muon" if parameter.ndim == 2 else "norms"].append(parameter)
     others = [{"params": groups[name], "share": share} for name, share in _SHARES.items()]
     return [
         torch.optim.Muon(groups["muon"], weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),

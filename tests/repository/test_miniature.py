@@ -186,8 +186,8 @@ def test_no_eight_tokens_of_a_test_s_wording_are_read(corpora, words):
     fields = dict.fromkeys(("passage", "cue", "gloss", "is_"), "")
     tested = set().union(*(grams(one.question.format(**fields)) for one in wording.TEST.values()))
     assert len(tested) > 20 and not tested & read
-    (known,) = grams("What did Ruth say?\nRuth:") - grams("What did Ruth say?\nRuth") or {()}
-    assert known in read, "the check finds what is read"
+    known = grams("\nWhat did Ruth say?\nRuth:")
+    assert known & read, "the check finds what is read"
 
 
 # ---------------------------------------------------------------------------- rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from trimix_lm_eval.loading import recorded, settings
 from trimix_lm_eval.loading.provenance import compared
 from trimix_lm_eval.sequence_fusion.candidates import CandidateText, Event, likelihoods
 from trimix_lm_eval.sweep import look, sweep
+from trimix_lm_eval.utils import errors
 from trimix_lm_eval.utils.errors import TrimixError
 
 POINT = Weights(0.3, 0.6)
@@ -316,10 +318,29 @@ def test_a_context_that_is_long_for_one_source_is_counted(folders):
     assert model.cuts_prompt(words, SamplingParams(9))
 
 
+@pytest.mark.parametrize("kind", ["loglikelihood", "generate_until"])
+def test_contexts_that_are_cut_are_warned_of(folders, kind, caplog, monkeypatch):
+    monkeypatch.setattr(errors, "_warned", set())
+    caplog.set_level(logging.WARNING, logger="trimix_lm_eval")
+    lm = SequenceLM(**model_args(folders, policy="fixed", alpha=0.5, beta=0.5, fusion="sequence"))
+    long = " ".join(row["context"] for row in rows("choice")[:9])
+    with_it = {"loglikelihood": " པོ", "generate_until": {"until": ["།"], "max_gen_toks": 4}}
+    assert len(getattr(lm, kind)(instances(kind, [(long, with_it[kind])]))) == 1
+    assert "1 request(s) longer than the context length of one of the sources" in caplog.text
+    assert "1 request(s) longer than the context length of small_cpt of 320 tokens" in caplog.text
+
+
 def test_a_context_without_room_is_that_of_a_source(folders):
     model = load(folders, Weights(0.5, 0.5))
     with pytest.raises(TrimixError, match=r"^small_cpt: 400 new tokens leave no room.* is 320"):
         model.generate(["རྒྱལ"], max_new_tokens=400)
+
+
+def test_token_ids_are_those_of_a_source(folders):
+    model, params = load(folders, Weights(0.5, 0.5)), SamplingParams(4)
+    with pytest.raises(TrimixError, match="no token ids that all sources share"):
+        model.request("རྒྱལ", params)
+    assert model.members["large_ins"].request("རྒྱལ", params).prompt.ids
 
 
 def test_a_point_for_a_task_is_the_point(folders):

@@ -16,11 +16,13 @@ def importable(folder: Path) -> Iterator[None]:
     """An example's modules import each other as a program's do; afterwards they are forgotten."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
-    yield
-    sys.path.remove(str(folder))
-    for name in set(sys.modules) - before:
-        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+                del sys.modules[name]
 
 
 def sentences(language: str, count: int, words: int, rng: random.Random) -> list[str]:

@@ -24,6 +24,7 @@ import torch
 from trimix_lm_eval.engine.model_runner import ModelRunner, blame, choice_of
 from trimix_lm_eval.engine.request import Score
 from trimix_lm_eval.engine.sampler import SamplingParams
+from trimix_lm_eval.engine.sequence import GenerationRequest
 from trimix_lm_eval.engine.spec_decode import Speculation
 from trimix_lm_eval.fusion.collectors import Choice
 from trimix_lm_eval.fusion.config import FusionConfig
@@ -35,6 +36,7 @@ from trimix_lm_eval.loading.provenance import needed, policy_code, vocabulary_di
 from trimix_lm_eval.loading.sequence import SCORES, SEQUENCE, no_rolling
 from trimix_lm_eval.loading.settings import Settings, SourceSpec
 from trimix_lm_eval.sequence_fusion.candidates import CandidateText, Event, likelihoods, write
+from trimix_lm_eval.utils.errors import TrimixError, warn_once
 
 #: So many requests go through all sources before the next ones: what is lost with a crash.
 _PAIRS, _PROMPTS = 512, 128
@@ -181,12 +183,33 @@ class SequenceFusion(TriMix):
             self.members[name].cuts_prompt(self._text(name, text), params) for name in self.writers
         )
 
+    def warn_truncated(self) -> None:
+        """Warn once if contexts were cut for some source; each has said for itself how many."""
+        if self.truncated:
+            warn_once(
+                f"{self.truncated} request(s) longer than the context length of one of the "
+                "sources, which sees them cut from the left."
+            )
+
     def _text(self, name: str, text: str) -> str:
         """A text as a source reads it, who puts its own BOS where the chat's is another's."""
         bos = self.tokenizer.bos_token
         if bos and self.members[name].tokenizer.bos_token != bos:
             return text.removeprefix(bos)
         return text
+
+    def request(
+        self, text: str, params: SamplingParams, points: Points = None
+    ) -> GenerationRequest:
+        """Refuse: token ids are those of one source.
+
+        Raises:
+            TrimixError: Always.
+        """
+        raise TrimixError(
+            "fusion=sequence has no token ids that all sources share.",
+            "ask one of them: model.members['large_ins'].request(…)",
+        )
 
     # ---------------------------------------------------------------- scores
 

@@ -235,8 +235,8 @@ def _of_other_ids(made: Relation, reference: Side, source: Side) -> Relation:
         if found is None:
             return made
         named = ", ".join(map(repr, found.without[:EXAMPLES]))
-        what = f"it has nothing for the special token(s) {named} of {a.label}, and other ids"
-        return made._replace(difference=f"{what}: {made.difference}")
+        what = f"it has nothing for the special token(s) {named} of {a.label}"
+        return made._replace(difference=f"{what}; {made.difference}")
     own = tuple(found.own.get(i) for i in range(a.size))
     cut = cut_otherwise(reference, source, _texts(reference), own)
     if cut:
