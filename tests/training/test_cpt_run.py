@@ -158,6 +158,12 @@ def test_the_card_has_what_a_reader_needs(done):
     assert recipe["steps"] == given["steps"] and recipe["text"] == ["text.txt"]
 
 
+def test_the_tokenizer_does_not_say_how_this_run_found_it(done):
+    _, folder, _ = done
+    saved = json.loads((folder / "out" / "tokenizer_config.json").read_text())
+    assert not {"is_local", "local_files_only"} & set(saved)
+
+
 def test_a_finished_run_is_not_made_again(done, monkeypatch, capsys):
     given, folder, said = done
     monkeypatch.setattr(run, "_train", None)

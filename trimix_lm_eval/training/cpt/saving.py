@@ -46,6 +46,8 @@ def save(model: Any, base: Base, folder: Path) -> None:
     released = base.config.get_text_config()
     model.config.get_text_config().use_cache = getattr(released, "use_cache", True)
     model.save_pretrained(folder)
+    for key in ("is_local", "local_files_only"):  # of how this run found it, no matter of the next
+        base.tokenizer.init_kwargs.pop(key, None)
     base.tokenizer.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
         shutil.copymode(folder / "config.json", file)  # written 0600, whatever the user's umask
