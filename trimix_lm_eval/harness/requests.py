@@ -10,7 +10,7 @@ import contextlib
 import glob
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from trimix_lm_eval.loading.preflight.report import PreflightReport
 from trimix_lm_eval.loading.settings import Settings
 from trimix_lm_eval.utils.distributed import DistributedEnv
 from trimix_lm_eval.utils.errors import TrimixError, first_line
+from trimix_lm_eval.utils.paths import tasks_dir
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -125,13 +126,25 @@ class _Asked(TextLM):
     loglikelihood = loglikelihood_rolling = generate_until = _stop
 
 
-def manager_for(include_path: str | None) -> Any:
-    """lm-eval's index of all tasks, for `load_tasks`; to read it takes seconds."""
+def manager_for(include_path: str | None, names: Iterable[str] | None = None) -> Any:
+    """An index of tasks for `load_tasks`: lm-eval's, ours, and the user's, of which a later wins.
+
+    Args:
+        include_path: The user's folder.
+        names: All that will be asked for. If they are this package's tasks, and the user has no
+            folder, lm-eval's thousands are left out, which takes seconds to read.
+    """
     _autoload.install()  # so that our tasks are among them, however this was installed
     from lm_eval.tasks import TaskManager
 
-    # An empty mapping would not be shared with the tasks.
-    return TaskManager(include_path=include_path, metadata={"model": "trimix"})
+    metadata = {"model": "trimix"}  # an empty mapping would not be shared with the tasks
+    if names is not None and include_path is None:
+        ours = TaskManager(
+            include_path=str(tasks_dir()), include_defaults=False, metadata=metadata
+        )
+        if set(names) <= set(ours.all_tasks):
+            return ours
+    return TaskManager(include_path=include_path, metadata=metadata)
 
 
 def load_tasks(manager: Any, names: Sequence[str], metadata: Mapping[str, Any]) -> Any:

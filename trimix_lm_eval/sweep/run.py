@@ -139,7 +139,8 @@ def _estimate(work: Work) -> list[str]:
 
 def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:
     """What there is of each setting. Models are checked, not loaded."""
-    manager = manager_for(planned.settings[0].config.include_path)
+    names = {name for setting in planned.settings for name in setting.tasks}
+    manager = manager_for(planned.settings[0].config.include_path, names)
     reports: dict[str, preflight.PreflightReport] = {}
     for setting in planned.settings:
         read_gen_kwargs(setting.config.gen_kwargs or {}, "", 0)
