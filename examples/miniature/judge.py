@@ -12,7 +12,7 @@ import curriculum
 import wording
 import yaml
 from problems import MAKERS, Problem, Text
-from recipe import EXEMPLARS, ExperimentConfig
+from recipe import EXEMPLARS, LANGUAGES, ExperimentConfig
 from texts import Corpus, Sentence
 
 HERE = Path(__file__).resolve().parent
@@ -20,7 +20,7 @@ HELD_OUT = 8  # development documents that `trimix cpt` measures
 PASSAGE = 600  # characters of running text whose bits per byte are measured
 #: Kinds that are judged by the likelihood of given answers, and those that are written.
 CHOSEN = ("follow", "say", "who", "gloss_to", "gloss_from", "finish", "topic")
-WRITTEN = ("follow", "say", "who", "gloss_to", "gloss_from", "topic")
+WRITTEN = ("follow", "say", "gloss_to")
 
 
 def content(name: str) -> dict[str, Any]:
@@ -127,18 +127,21 @@ def write_tasks(languages: list[str], folder: Path) -> None:
 
 
 def write_texts(recipe: ExperimentConfig, texts: dict[str, Corpus], folder: Path) -> None:
-    """Writes what `trimix cpt` reads: of the languages a document per line, of English rows.
+    """Writes what `trimix cpt` reads: of each language a document per line, and rows of lists.
 
     English has documents of tasks and of nonsense in it, as the bases' has, and texts in which
-    words come again: without them small_cpt forgets to copy.
+    words come again. Without all these small_cpt forgets to copy.
     """
     rng = random.Random("cpt")
     for name, corpus in texts.items():
         # A few development documents are enough to choose a checkpoint, and are measured often.
-        parts = {"cpt": corpus.cpt, "dev": corpus.dev[:HELD_OUT]}
-        for part, documents in parts.items():
+        own = corpus.cpt if name == "en" else curriculum.quoting(corpus.cpt, rng)
+        for part, documents in {"cpt": own, "dev": corpus.dev[:HELD_OUT]}.items():
             text = "".join(f"{' '.join(document.split())}\n" for document in documents)
             (folder / f"{name}_{part}.txt").write_text(text, encoding="utf-8")
+    for name in LANGUAGES:
+        listed = curriculum.lists(texts[name], texts["en"], rng)
+        _write(folder / f"{name}_lists.jsonl", [{"text": text} for text in listed])
     corpora, count = list(texts.values()), recipe.documents
     made = curriculum.tasks(texts["en"], count, rng) + curriculum.nonsense(corpora, count, rng)
     rows = ["".join(parts) for parts in made] + curriculum.again(corpora, count // 2, rng)
@@ -174,7 +177,7 @@ def adapt(recipe: ExperimentConfig, language: str, out: Path, seed: int, folder:
             **cpt_config(recipe, language),
             "base": str(out / f"seed{seed}" / "small_base"),
             "output": str(folder),
-            "text": str(texts / f"{language}_cpt.txt"),
+            "text": [str(texts / f"{language}_{part}") for part in ("cpt.txt", "lists.jsonl")],
             "english": [str(texts / "en_tasks.jsonl"), str(texts / "en_cpt.txt")],
             "held_out": str(texts / f"{language}_dev.txt"),
             "seed": seed,
@@ -182,11 +185,12 @@ def adapt(recipe: ExperimentConfig, language: str, out: Path, seed: int, folder:
     )
 
 
-def sweep(models: Path, items: Path, folder: Path) -> None:
-    """Judges a seed's models under all points and policies.
+def sweep(models: Path, pair: str, items: Path, folder: Path) -> None:
+    """Judges a seed's models under all points and policies, and alone in English.
 
     Args:
-        models: Holds large_ins, small_base and small_cpt_*.
+        models: Holds them.
+        pair: Size of the instruction-tuned one.
         items: The folder that `write_items` wrote.
         folder: Of the results.
     """
@@ -194,7 +198,7 @@ def sweep(models: Path, items: Path, folder: Path) -> None:
 
     config = content("sweep.yaml")
     config["model_args"] |= {
-        "pretrained": str(models / "large_ins"),
+        "pretrained": str(models / f"{pair}_ins"),
         "small_cpt": str(models / "small_cpt_{language}"),
         "small_base": str(models / "small_base"),
     }
@@ -204,6 +208,13 @@ def sweep(models: Path, items: Path, folder: Path) -> None:
         "output_path": str(folder),
     }
     sweeps.sweep(config)
+    alone = {role: path.format(language="bo") for role, path in config["model_args"].items()}
+    english = {"policies": ["large_ins", "small_base"]}
+    sweeps.sweep(
+        config
+        | {"model_args": alone, "tasks": ["mini_en"], "sweep": english}
+        | {"output_path": str(folder / "en")}
+    )
 
 
 def report(results: list[Path], folder: Path) -> None:

@@ -26,7 +26,8 @@ CHAT_TEMPLATE = (
     "{{ ' ' + message['content'] + '\n\n' }}"
     "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
 )
-NUMBER = {"small_base": 0, "large_base": 1, "large_ins": 2}  # of the model: seeds differ by it
+#: Of the model: seeds differ by it.
+NUMBER = {"small_base": 0, "large_base": 1, "large_ins": 2, "medium_base": 3, "medium_ins": 4}
 
 
 def save(model: LlamaForCausalLM, tokenizer: Path, folder: Path, chat: str | None = None) -> None:
@@ -87,10 +88,10 @@ def pretrain(
     seed: int,
     folder: Path,
 ) -> None:
-    """Trains small_base or large_base from nothing but heads that copy.
+    """Trains a base from nothing but heads that copy.
 
     Args:
-        role: Which of the two.
+        role: Which: small_base, medium_base or large_base.
         recipe: Its shape and stage.
         texts: By language; only `base` is read.
         tokenizer: Folder of the tokenizer.
@@ -108,20 +109,27 @@ def pretrain(
 
 
 def tune(
-    recipe: ExperimentConfig, texts: dict[str, Corpus], base: Path, seed: int, folder: Path
+    role: str,
+    recipe: ExperimentConfig,
+    texts: dict[str, Corpus],
+    base: Path,
+    seed: int,
+    folder: Path,
 ) -> None:
-    """Trains large_ins from large_base: tasks above all, and what the base read not to forget it.
+    """Tunes a base on tasks above all, and on what it has read, so as not to forget that.
 
     Args:
+        role: Which: medium_ins or large_ins.
         recipe: Its stage.
-        texts: By language; only `base` is read, which large_base has seen.
-        base: Folder of large_base.
+        texts: By language; only `base` is read, which the base has seen.
+        base: Folder of the base.
         seed: Of the whole experiment.
         folder: To write to.
     """
     words = tokenizers.load(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    number = 1000 * seed + NUMBER["large_ins"]
+    number = 1000 * seed + NUMBER[role]
     read = streams(recipe, texts, words, number)  # other documents than the bases'
-    training.train(model, f"seed {seed} large_ins", recipe.large_ins, read, number, folder)
+    stage: Stage = getattr(recipe, role)
+    training.train(model, f"seed {seed} {role}", stage, read, number, folder)
     save(model, base, folder, CHAT_TEMPLATE)

@@ -13,7 +13,7 @@ import judge
 import models
 import texts
 import tokenizer as tokenizers
-from recipe import LANGUAGES, ExperimentConfig
+from recipe import LANGUAGES, PAIRS, ExperimentConfig
 from steps import Step
 
 Load = Callable[[], dict[str, texts.Corpus]]
@@ -54,7 +54,7 @@ def steps(
     ]
     for seed in seeds:
         found += trained(recipe, load, out, seed)
-        found.append(evaluated(out, seed, part))
+        found += [evaluated(out, seed, pair, part) for pair in PAIRS]
     results = tuple(step.name for step in found if "results" in step.name)
     places = [out / name for name in results]
     return [*found, Step(f"report_{part}", results, {}, functools.partial(judge.report, places))]
@@ -89,28 +89,28 @@ def trained(recipe: ExperimentConfig, load: Load, out: Path, seed: int) -> list[
             resumes=True,
         )
 
-    return [
-        base("small_base"),
-        base("large_base"),
-        Step(
-            f"{here}/large_ins",
-            (f"{here}/large_base",),
-            {"stage": recipe.large_ins},
-            lambda folder: models.tune(recipe, load(), out / here / "large_base", seed, folder),
+    def tuned(size: str) -> Step:
+        role, of = f"{size}_ins", f"{here}/{size}_base"
+        return Step(
+            f"{here}/{role}",
+            (of,),
+            {"stage": getattr(recipe, role)},
+            lambda folder: models.tune(role, recipe, load(), out / of, seed, folder),
             resumes=True,
-        ),
-        *map(adapted, LANGUAGES),
-    ]
+        )
+
+    both = [step for size in PAIRS for step in (base(f"{size}_base"), tuned(size))]
+    return [base("small_base"), *both, *map(adapted, LANGUAGES)]
 
 
-def evaluated(out: Path, seed: int, part: str) -> Step:
-    """The step that sweeps a seed's models."""
-    roles = ("large_ins", "small_base", *(f"small_cpt_{language}" for language in LANGUAGES))
+def evaluated(out: Path, seed: int, pair: str, part: str) -> Step:
+    """The step that sweeps a seed's small models with one of its larger ones."""
+    roles = (f"{pair}_ins", "small_base", *(f"small_cpt_{language}" for language in LANGUAGES))
     return Step(
-        f"seed{seed}/results_{part}",
+        f"seed{seed}/results_{part}_{pair}",
         (f"items_{part}", *(f"seed{seed}/{role}" for role in roles)),
         judge.content("sweep.yaml"),
-        functools.partial(judge.sweep, out / f"seed{seed}", out / f"items_{part}"),
+        functools.partial(judge.sweep, out / f"seed{seed}", pair, out / f"items_{part}"),
         resumes=True,
     )
 

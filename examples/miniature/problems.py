@@ -34,12 +34,14 @@ class Text:
 
     def __init__(self, documents: list[str], rng: random.Random) -> None:
         self._documents = [words for document in documents if (words := document.split())]
-        self._words = [
-            word
-            for words in self._documents
-            for word in words
-            if len(word) > 1 and not _NO_WORDS & set(word)
-        ]
+        self._words = sorted(
+            {
+                word
+                for words in self._documents
+                for word in words
+                if len(word) > 3 and not _NO_WORDS & set(word)
+            }
+        )
         self.rng = rng
         self._left: dict[int, Iterator[list[str]]] = {}
 
@@ -62,8 +64,15 @@ class Text:
         return iter(runs)
 
     def word(self) -> str:
-        """A word, by how often it occurs."""
+        """A word as a dictionary has them: no shorter than four letters, rare ones as well."""
         return self.rng.choice(self._words)
+
+    def phrase(self) -> str:
+        """Two words that follow each other, no sign among them."""
+        while True:
+            one, other = self.run(2)
+            if not _NO_WORDS & set(one + other):
+                return f"{one} {other}"
 
 
 def follow(text: Text, english: Text) -> Problem:
@@ -116,12 +125,12 @@ def _spoken(text: Text) -> tuple[list[str], list[str]]:
 
 
 def gloss_to(text: Text, english: Text) -> Problem:
-    """A glossary from English words to two words of the language each."""
+    """A glossary from English words to phrases of two words of the language."""
     return _glossary(text, english, back=False)
 
 
 def gloss_from(text: Text, english: Text) -> Problem:
-    """A glossary from two words of the language each to English words."""
+    """A glossary from phrases of two words of the language to English words."""
     return _glossary(text, english, back=True)
 
 
@@ -129,7 +138,7 @@ def _glossary(text: Text, english: Text, back: bool) -> Problem:
     ours: dict[str, None] = {}
     theirs: dict[str, None] = {}
     while len(ours) < 5:
-        ours[f"{text.word()} {text.word()}"] = None
+        ours[text.phrase()] = None
     while len(theirs) < 5:
         theirs[english.word()] = None
     keys, values = (list(ours), list(theirs)) if back else (list(theirs), list(ours))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 LANGUAGES = {"bo": "Tibetan", "ug": "Uyghur"}
+PAIRS = ("large", "medium")  # what the small models are fused with
 CONTEXT = 1024  # positions of all models
 EXEMPLARS = 2  # in each prompt of a task
 
@@ -58,8 +59,10 @@ class ExperimentConfig(NamedTuple):
 
     Attributes:
         vocabulary: Entries of the tokenizer.
-        shapes: Of the "small" and the "large" models.
+        shapes: Of the "small", "medium" and "large" models.
         small_base: How the small base is pretrained.
+        medium_base: How the medium base is pretrained.
+        medium_ins: How the medium base is instruction-tuned.
         large_base: How the large base is pretrained.
         large_ins: How the large base is instruction-tuned.
         cpt: By language, keys of the YAML of `trimix cpt` that differ from `cpt.yaml`.
@@ -70,6 +73,8 @@ class ExperimentConfig(NamedTuple):
     vocabulary: int
     shapes: dict[str, Shape]
     small_base: Stage
+    medium_base: Stage
+    medium_ins: Stage
     large_base: Stage
     large_ins: Stage
     cpt: dict[str, dict[str, Any]]
@@ -81,11 +86,17 @@ _READ = {"en": 0.36, "bo": 0.13, "ug": 0.05, "repeats": 0.10, "tasks": 0.24, "no
 _TUNED = {"tasks": 0.40, "nonsense": 0.30, "repeats": 0.09, "en": 0.10, "bo": 0.08, "ug": 0.03}
 EXPERIMENT = ExperimentConfig(
     vocabulary=2048,
-    shapes={"small": Shape(3, 144, 352, 4), "large": Shape(4, 256, 640, 4)},
+    shapes={
+        "small": Shape(3, 144, 352, 4),
+        "medium": Shape(4, 192, 480, 4),
+        "large": Shape(4, 256, 640, 4),
+    },
     small_base=Stage(1300, 2.5e-3, _READ),
+    medium_base=Stage(1000, 2e-3, _READ),
+    medium_ins=Stage(300, 1.2e-3, _TUNED),
     large_base=Stage(1000, 1.5e-3, _READ),
     large_ins=Stage(300, 1e-3, _TUNED),
-    cpt={"bo": {"steps": 400}, "ug": {"steps": 160}},
+    cpt={"bo": {"steps": 700}, "ug": {"steps": 240}},
     documents=12000,
     items={"problems": 400, "passages": 40},
 )
@@ -93,8 +104,14 @@ EXPERIMENT = ExperimentConfig(
 _TOY = Stage(12, 2e-3, _READ, warmup=4, batch=1024)
 SMOKE = ExperimentConfig(
     vocabulary=640,
-    shapes={"small": Shape(2, 32, 64, 2, 16), "large": Shape(2, 48, 96, 2, 16)},
+    shapes={
+        "small": Shape(2, 32, 64, 2, 16),
+        "medium": Shape(2, 32, 96, 2, 16),
+        "large": Shape(2, 48, 96, 2, 16),
+    },
     small_base=_TOY,
+    medium_base=_TOY,
+    medium_ins=_TOY._replace(mixture=_TUNED),
     large_base=_TOY,
     large_ins=_TOY._replace(mixture=_TUNED),
     cpt={name: {"steps": 4, "batch_tokens": 256, "sequence_length": 64} for name in LANGUAGES},

@@ -24,11 +24,13 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     add("--only", metavar="STEP", help="do one step, e.g. large_ins or seed1/large_ins")
     add("--dev", action="store_true", help="judge on development text, for settling a recipe")
-    add("--smoke", action="store_true", help="all of it at toy size, one seed: a minute or two")
+    add("--smoke", action="store_true", help="all of it at toy size, one seed: some minutes")
+    add("--demo", action="store_true", help="make the first seed's trio that of pretrained=demo")
     add("--threads", type=int, default=2, help="CPU threads; numbers depend on it; default: 2")
     args = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 
+    import demo
     import torch
     from plan import steps
     from steps import run
@@ -36,9 +38,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
     recipe = SMOKE if args.smoke else EXPERIMENT
-    seeds = args.seeds[:1] if args.smoke else args.seeds
-    part, out = "dev" if args.dev else "test", args.out.absolute()
-    run(steps(recipe, args.texts, out, seeds, part), out, args.only)
+    seeds = args.seeds[:1] if args.smoke or args.demo else args.seeds
+    part, out = "dev" if args.dev and not args.demo else "test", args.out.absolute()
+    planned = steps(recipe, args.texts, out, seeds, part)
+    if args.demo:
+        run(demo.needed(planned, seeds[0]), out)
+        demo.install(out / f"seed{seeds[0]}", out / "items_test", demo.CHECKOUT)
+    else:
+        run(planned, out, args.only)
 
 
 if __name__ == "__main__":

@@ -89,20 +89,131 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
     import steps
 
     planned = plan.steps(recipe.SMOKE, folder, tmp_path, [0], "dev")
-    assert [step.name for step in planned[-2:]] == ["seed0/results_dev", "report_dev"]
-    steps.run(planned[:-2], tmp_path)
-    for role in ("small_base", "large_base", "large_ins", "small_cpt_bo", "small_cpt_ug"):
+    results = ["seed0/results_dev_large", "seed0/results_dev_medium"]
+    assert [step.name for step in planned[-3:]] == [*results, "report_dev"]
+    steps.run(planned[:-3], tmp_path)
+    sizes = [f"{size}_{kind}" for size in ("medium", "large") for kind in ("base", "ins")]
+    for role in ("small_base", *sizes, "small_cpt_bo", "small_cpt_ug"):
         assert (tmp_path / "seed0" / role / "model.safetensors").exists()
         assert not (tmp_path / "seed0" / role / "training.pt").exists()
     items = tmp_path / "items_dev"
     tasks = {path.stem for path in (items / "tasks").glob("mini_*.yaml")}
-    assert (
-        len(tasks) == 3 * 15
-    )  # six kinds both ways, one by likelihood alone, topics, running text
+    # Seven kinds chosen, three of them written, running text, and a group of all.
+    assert len(tasks) == 3 * 12
     rows = [json.loads(line) for line in (items / "bo/follow.jsonl").open(encoding="utf-8")]
     assert len(rows) == 2 and all(row["choices"][row["label"]] == row["answer"] for row in rows)
     dropped = (tmp_path / "seed0/small_cpt_bo/cpt/data/dropped.jsonl").read_text(encoding="utf-8")
     assert "duplicate" not in dropped, "what a task asks for stands in its text already"
+    check_the_demo(planned, tmp_path)
+
+
+def check_the_demo(planned, out):
+    """What a trio is made of, and where it goes."""
+    import demo
+    import judge
+    import recipe
+
+    names = [step.name for step in demo.needed(planned, 0)]
+    assert names == [
+        *("texts", "tokenizer", "seed0/small_base", "seed0/large_base", "seed0/large_ins"),
+        "seed0/small_cpt_bo",
+    ], "and the test items, which are none of these steps' needs"
+    checkout = out / "checkout"
+    place = checkout / "trimix_lm_eval/loading/demo"
+    data = checkout / "tasks/demo/data"
+    for folder in (place / "large_ins", data):
+        folder.mkdir(parents=True)
+        (folder / "old.jsonl").write_text("{}")
+    demo.install(out / "seed0", out / "items_dev", checkout)
+    names = {"config.json", "generation_config.json", "model.safetensors"}
+    names |= {"tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in (place / "large_ins").iterdir()} == {
+        *names,
+        "chat_template.jinja",
+    }
+    for role in ("small_base", "small_cpt"):
+        assert {path.name for path in (place / role).iterdir()} == names
+    cpt = (out / "seed0/small_cpt_bo/model.safetensors").read_bytes()
+    assert (place / "small_cpt/model.safetensors").read_bytes() == cpt
+    asked = {f"{kind}{end}" for kind in demo.KINDS for end in ("", "_exemplars")}
+    assert {path.stem for path in data.iterdir()} == asked - {"rolling_exemplars"}
+    assert judge.content("cpt.yaml") and recipe.EXEMPLARS == 2
+
+
+def test_a_language_s_text_quotes_itself_and_has_lists(corpora):
+    import curriculum
+
+    documents = [" ".join(f"w{i}x{j}" for j in range(400)) for i in range(60)]
+    made = curriculum.quoting(documents, random.Random(4))
+    assert len(made) == 60
+    changed = [(one, other) for one, other in zip(documents, made, strict=True) if one != other]
+    assert 20 < len(changed) < 40
+    for one, other in changed:
+        words = one.split()
+        assert [w for i, w in enumerate(other.split()) if w not in other.split()[:i]] == words
+        assert 1.05 < len(other.split()) / len(words) < 1.5
+    listed = curriculum.lists(corpora["bo"], corpora["en"], random.Random(4))
+    size = sum(len(text.encode()) for text in corpora["bo"].cpt)
+    assert 0.08 < sum(len(text.encode()) for text in listed) / size < 0.12
+    english = set(" ".join(corpora["en"].base).replace(".", " ").split())
+    for text in listed:
+        lines = text.split("\n")
+        assert len(lines) > len(set(lines)), "entries come again"
+        for line in lines:
+            one, other = line.split(": ")
+            assert (one in english) != (other in english)
+
+
+def test_claims_are_told_from_results(tmp_path):
+    import claims
+
+    rng = random.Random(5)
+    points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
+    chance = dict.fromkeys([*points, "large_ins", "small_cpt", "small_base", "gate"], 0.4)
+    chance |= {"proxy_tuning": 0.3, "0.5:0": 0.4, "0.3:0": 0.4, "0.7:0": 0.4, "0.1:0.9": 0.9}
+    chance["ppl"] = 0.7
+    for seed in (0, 1):
+        for name, right in chance.items():
+            write_results(tmp_path / f"seed{seed}/results_test_large/{name}", name, right, rng)
+    text = claims.page(tmp_path, "test", ("large", "medium"), {"bo": "Tibetan"})
+    assert "## Tibetan, large: 2 seeds" in text and "more?" not in text
+    seeds = [claims.read(tmp_path / f"seed{i}/results_test_large")[0] for i in (0, 1)]
+    found = claims.verdicts(seeds, "bo")
+    assert found["TriMix above Proxy Tuning"]["mean"].verdict == "holds"
+    assert found["the gate above TriMix"]["mean"].verdict == "fails"
+    assert found["small_cpt above large_ins"]["follow"].verdict == "cannot be told"
+    assert found["the upper bound above TriMix"]["say"].mean == pytest.approx(20, abs=9)
+    assert claims.points(seeds, "bo", "say") == (0.1, 0.9)
+    assert "| β > α, β ≥ 0.9, % of samples | 75, 75" in text
+    naive = [100 * sum(seed["bo", "say"]["ppl"] > 0) / 200 for seed in seeds]
+    assert [float(seed["bo", "say"]["ppl"].mean()) for seed in seeds] == pytest.approx(naive)
+
+
+def write_results(folder, name, right, rng):
+    """Results of a method as lm-eval and this package write them, with 200 made-up documents."""
+    import claims
+
+    alpha, _, beta = name.partition(":")
+    policy = (
+        {"name": "fixed", "alpha": float(alpha), "beta": float(beta)} if beta else {"name": name}
+    )
+    tasks = [f"mini_bo_{kind}" for kind in (*claims.AVERAGED, "rolling")]
+    chosen = {task: {"0.1:0.9": 150, "0.5:0.3": 50} for task in tasks}
+    content = {
+        "results": {task: {} for task in [*tasks, "mini_bo"]},
+        "configs": {task: {} for task in tasks},
+        "config": {"trimix": {"policy": policy, "weights_chosen": chosen}},
+    }
+    folder.mkdir(parents=True)
+    (folder / "results_1.json").write_text(json.dumps(content))
+    for task in tasks:
+        metric = "acc" if task.endswith("_ll") else "exact_match"
+        rows = [{"doc_id": i, metric: float(rng.random() < right)} for i in range(200)]
+        if task.endswith("rolling"):
+            rows = [{"doc_id": i, "bits_per_byte": [-100.0, 200]} for i in range(200)]
+        rng.shuffle(rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"samples_{task}_1.jsonl").write_text(text)
 
 
 # ---------------------------------------------------------------------------- texts and problems
@@ -120,11 +231,13 @@ def test_what_is_held_out_is_read_by_nobody(corpora):
 def test_runs_are_not_used_twice_and_words_are_words():
     from problems import Text
 
-    known = "ab cd ef gh ij kl mn op qr st uv wx"
+    known = "abab cdcd efef ghgh ijij klkl mnmn opop qrqr stst uvuv wxwx"
     text = Text([known, known, "a ། . x"], random.Random(1))
     runs = [tuple(text.run(4)) for _ in range(4)]
     assert all(runs.count(run) <= 2 for run in runs), "each of the two documents has it once"
-    assert {text.word() for _ in range(300)} <= set(known.split(" "))
+    assert {text.word() for _ in range(300)} == set(known.split(" "))
+    pairs = zip(known.split(), known.split()[1:], strict=False)
+    assert {text.phrase() for _ in range(40)} <= set(map(" ".join, pairs))
 
 
 @pytest.mark.parametrize("kind", ["follow", "say", "who", "gloss_to", "gloss_from", "finish"])

@@ -38,7 +38,7 @@ def as_many_words(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     So no method is judged by where it stops.
     """
     written = " ".join(results[0].split()[: len(doc["answer"].split())])
-    return {"chrf++": (doc["answer"], written), "exact": float(written == doc["answer"])}
+    return {"chrf++": (doc["answer"], written), "exact_match": float(written == doc["answer"])}
 
 
 def corpus_chrf_pp(items: list[tuple[str, str]]) -> float:

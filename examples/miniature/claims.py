@@ -1,0 +1,295 @@
+"""Which of the paper's claims hold, from results files alone: by seed, with tests over documents.
+
+    python examples/miniature/claims.py results/miniature      # all seeds and pairs that are there
+
+Reads lm-eval's JSON with a few lines of its own, so that neither the sweep's tables nor the report
+are taken at their word. A claim is a number that is positive where it is right: a difference of two
+methods, or of two such differences. It is measured on each document, averaged over the seeds, which
+share their documents, and resampled over documents. It holds if it is positive in every seed and
+in 97.5 % of the resamples, fails if both are the other way, and cannot be told otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+GRID = tuple((a, b) for a in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0) for b in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
+SINGLES = ("large_ins", "small_cpt", "small_base")
+#: Tasks that the mean is over, each kind once: written where it is, else chosen.
+AVERAGED = ("follow", "say", "gloss_to", "who_ll", "gloss_from_ll", "finish_ll")
+RESAMPLES = 10_000
+
+Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better
+Seed = dict[tuple[str, str], Scores]  # by language and task
+Claim = Callable[[Scores], np.ndarray]  # of each document, or of resampled means
+
+
+class Verdict(NamedTuple):
+    """What became of a claim in one place.
+
+    Attributes:
+        values: Its mean over documents, by seed.
+        low: Of the 95 % interval over documents, of the mean over seeds; `high` is its other end.
+        verdict: "holds", "fails" or "cannot be told".
+    """
+
+    values: list[float]
+    low: float
+    high: float
+    verdict: str
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return sum(self.values) / len(self.values)
+
+
+def method(config: dict) -> str:
+    """Names what weighted the sources: a policy, or a point as alpha:beta."""
+    policy = config["trimix"]["policy"]
+    name = str(policy["name"])
+    if name == "fixed":
+        return f"{policy['alpha']:g}:{policy['beta']:g}"
+    return f"{name} {policy['refine']}" if policy.get("refine") else name
+
+
+def read(place: Path) -> tuple[Seed, dict[tuple[str, str], dict[str, int]]]:
+    """Reads all results files below a folder.
+
+    Returns:
+        Scores, and by language and task which points `ppl` has chosen how often.
+    """
+    seed: Seed = {}
+    chosen: dict[tuple[str, str], dict[str, int]] = {}
+    for file in sorted(place.rglob("results_*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        name = method(content["config"])
+        for task in content["results"]:
+            if task not in content["configs"]:
+                continue  # a group
+            _, language, kind = task.split("_", 2)
+            date = file.stem.removeprefix("results_")
+            samples = file.parent / f"samples_{task}_{date}.jsonl"
+            seed.setdefault((language, kind), {})[name] = np.array(_documents(samples))
+            if name == "ppl":
+                counts = content["config"]["trimix"]["weights_chosen"]
+                chosen[language, kind] = counts.get(task, {})
+    return seed, chosen
+
+
+def _documents(file: Path) -> list[float]:
+    """A number per document, in their order: points, or the bits of a byte below 0."""
+    found = {}
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        if line:
+            sample = json.loads(line)
+            found[sample["doc_id"]] = _points(sample)
+    return [found[i] for i in sorted(found)]
+
+
+def _points(sample: dict) -> float:
+    for metric in ("exact_match", "acc"):
+        if metric in sample:
+            return 100.0 * sample[metric]
+    nats, size = sample["bits_per_byte"]
+    return nats / size / math.log(2)
+
+
+def at(scores: Scores, point: tuple[float, float]) -> np.ndarray:
+    """The scores of a point of the grid; (1, 1) is run under its name."""
+    return scores["proxy_tuning" if point == (1.0, 1.0) else f"{point[0]:g}:{point[1]:g}"]
+
+
+def oracle(scores: Scores) -> tuple[tuple[float, float], ...]:
+    """The best points of the grid on the very documents that they are judged on."""
+    means = {point: float(at(scores, point).mean()) for point in GRID}
+    top = max(means.values())
+    return tuple(point for point in GRID if means[point] >= top - 1e-12)
+
+
+def best_single(scores: Scores) -> str:
+    """The best model alone on these documents."""
+    return max(SINGLES, key=lambda name: scores[name].mean())
+
+
+#: What the paper says of two methods, each document's difference; and what an independent
+#: reproduction says of a gate for each token.
+CLAIMS: dict[str, Claim] = {
+    "TriMix above Proxy Tuning": lambda s: s["ppl"] - s["proxy_tuning"],
+    "Proxy Tuning above large_ins": lambda s: s["proxy_tuning"] - s["large_ins"],
+    "TriMix above large_ins": lambda s: s["ppl"] - s["large_ins"],
+    "TriMix above the best single model": lambda s: s["ppl"] - s[best_single(s)],
+    "small_cpt above large_ins": lambda s: s["small_cpt"] - s["large_ins"],
+    "TriMix above large_ins with small_base (0.5, 0)": lambda s: s["ppl"] - s["0.5:0"],
+    "the upper bound above TriMix": lambda s: at(s, oracle(s)[0]) - s["ppl"],
+    "the gate above TriMix": lambda s: s["gate"] - s["ppl"],
+}
+
+
+def judged(by_seed: list[list[np.ndarray]]) -> Verdict:
+    """Judges a claim.
+
+    Args:
+        by_seed: Of each seed and each task of a mean (one, if it is none), the claim on each
+            document ``[N]``; tasks have as many documents in all seeds.
+    """
+    values = [float(np.mean([task.mean() for task in tasks])) for tasks in by_seed]
+    drawn = np.zeros(RESAMPLES)
+    for i in range(len(by_seed[0])):
+        documents = np.mean([tasks[i] for tasks in by_seed], axis=0)  # [N]
+        rng = np.random.default_rng([1234, i])
+        counts = rng.multinomial(len(documents), [1 / len(documents)] * len(documents), RESAMPLES)
+        drawn += counts @ documents / len(documents) / len(by_seed[0])
+    low, high = (float(one) for one in np.percentile(drawn, [2.5, 97.5]))
+    if low > 0 and min(values) > 0:
+        verdict = "holds"
+    elif high < 0 and max(values) < 0:
+        verdict = "fails"
+    else:
+        verdict = "cannot be told"
+    return Verdict(values, low, high, verdict)
+
+
+def verdicts(seeds: list[Seed], language: str) -> dict[str, dict[str, Verdict]]:
+    """By claim, and by task, ``mean`` or ``rolling``, what became of it."""
+    columns = {**{task: (task,) for task in AVERAGED}, "mean": AVERAGED, "rolling": ("rolling",)}
+    return {
+        name: {
+            column: judged([[claim(seed[language, task]) for task in tasks] for seed in seeds])
+            for column, tasks in columns.items()
+        }
+        for name, claim in CLAIMS.items()
+    }
+
+
+def smaller_gains(seeds: list[Seed], others: list[Seed], language: str) -> dict[str, Verdict]:
+    """Whether the smaller of two large models gains more over itself; `seeds` are of the larger."""
+    gain = CLAIMS["TriMix above large_ins"]
+
+    def of(tasks: tuple[str, ...]) -> Verdict:
+        pairs = zip(seeds, others, strict=True)
+        return judged(
+            [[gain(b[language, t]) - gain(a[language, t]) for t in tasks] for a, b in pairs]
+        )
+
+    return {**{task: of((task,)) for task in AVERAGED}, "mean": of(AVERAGED)}
+
+
+def points(seeds: list[Seed], language: str, task: str) -> tuple[float, float]:
+    """The mean alpha and beta of the upper bound over the seeds."""
+    best = [point for seed in seeds for point in oracle(seed[language, task])]
+    return float(np.mean([a for a, _ in best])), float(np.mean([b for _, b in best]))
+
+
+def preferred(chosen: list[dict[tuple[str, str], dict[str, int]]], language: str) -> dict[str, str]:
+    """By task, how often `ppl` gives small_cpt the larger weight, and at least 0.9, in percent."""
+    found = {}
+    for task in chosen[0]:
+        if task[0] != language:
+            continue
+        counts: dict[tuple[float, float], int] = {}
+        for seed in chosen:
+            for label, n in seed[task].items():
+                alpha, beta = (float(part) for part in label.split(":")[:2])
+                counts[alpha, beta] = counts.get((alpha, beta), 0) + n
+        total = sum(counts.values())
+        more = sum(n for (alpha, beta), n in counts.items() if beta > alpha)
+        high = sum(n for (_, beta), n in counts.items() if beta >= 0.9)
+        found[task[1]] = f"{100 * more / total:.0f}, {100 * high / total:.0f}" if total else "–"
+    return found
+
+
+def scores_table(seeds: list[Seed], language: str) -> str:
+    """All methods of a language as Markdown: means over seeds and documents."""
+    tasks = [task for lang, task in seeds[0] if lang == language]
+    names = [name for name in seeds[0][language, tasks[0]] if ":" not in name]
+    names += [f"{alpha}:0" for alpha in (0.3, 0.5, 0.7)] + ["0.5:0.5", "0.1:0.9", "upper bound"]
+    lines = [f"| | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
+    for name in names:
+        row = {}
+        for task in tasks:
+            by_seed = [seed[language, task] for seed in seeds]
+            row[task] = np.mean(
+                [
+                    (at(s, oracle(s)[0]) if name == "upper bound" else s[name]).mean()
+                    for s in by_seed
+                ]
+            )
+        cells = [f"{abs(v):.3f}" if t == "rolling" else f"{v:.1f}" for t, v in row.items()]
+        mean = np.mean([row[task] for task in AVERAGED])
+        lines.append(f"| {name} | {' | '.join(cells)} | {mean:.1f} |")
+    return "\n".join(lines)
+
+
+def claims_table(found: dict[str, dict[str, Verdict]]) -> str:
+    """What became of claims, as Markdown: bold where they hold, slanted where they fail."""
+    columns = list(next(iter(found.values())))
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for name, its in found.items():
+        cells = []
+        for column, one in its.items():
+            text = f"{one.mean:+.3f}" if column == "rolling" else f"{one.mean:+.1f}"
+            sign = {"holds": "**", "fails": "*", "cannot be told": ""}[one.verdict]
+            cells.append(f"{sign}{text}{sign}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def page(out: Path, part: str, pairs: tuple[str, ...], languages: dict[str, str]) -> str:
+    """All tables of the experiment as Markdown.
+
+    Args:
+        out: Folder of the steps.
+        part: "test" or "dev".
+        pairs: Sizes of the large models, the larger one first.
+        languages: Names by code.
+    """
+    read_in = {}
+    for pair in pairs:
+        places = sorted(out.glob(f"seed*/results_{part}_{pair}"))
+        if places:
+            read_in[pair] = [read(place) for place in places]
+    parts = []
+    for pair, found in read_in.items():
+        seeds, chosen = [one[0] for one in found], [one[1] for one in found]
+        for code, language in languages.items():
+            parts += [
+                f"## {language}, {pair}: {len(seeds)} seeds",
+                scores_table(seeds, code),
+                claims_table(verdicts(seeds, code)),
+            ]
+            rows = preferred(chosen, code)
+            parts.append(
+                f"| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|\n"
+                f"| β > α, β ≥ 0.9, % of samples | {' | '.join(rows.values())} |\n"
+                "| α, β of the upper bound | "
+                + " | ".join("{:.2f}, {:.2f}".format(*points(seeds, code, t)) for t in rows)
+                + " |"
+            )
+    if len(read_in) == 2 and len({len(found) for found in read_in.values()}) == 1:
+        large, medium = ([one[0] for one in read_in[pair]] for pair in pairs)
+        gains = {name: smaller_gains(large, medium, code) for code, name in languages.items()}
+        parts += ["## Does the smaller large model gain more?", claims_table(gains)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Prints the tables."""
+    from recipe import LANGUAGES, PAIRS
+
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("out", type=Path, help="folder of the experiment")
+    parser.add_argument("--dev", action="store_true", help="of development text")
+    args = parser.parse_args()
+    print(page(args.out, "dev" if args.dev else "test", PAIRS, LANGUAGES))
+
+
+if __name__ == "__main__":
+    main()
