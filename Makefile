@@ -33,9 +33,7 @@ WHEEL_VENV := .venv-wheel
 .PHONY: demo test test-floor test-newest lint types wheel-check clean
 
 demo: $(STAMP)
-	@$(BIN)/python examples/demo_table.py
-	@echo "The last row, by lm-eval's own command: $(BIN)/lm_eval --model trimix" \
-		"--model_args pretrained=demo --tasks trimix_demo --limit 120"
+	@$(BIN)/python examples/demo/run.py
 
 test: $(STAMP)
 	$(BIN)/python $(TEST) $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Data and metric of the `trimix_demo` tasks.
+"""Data and metrics of the `trimix_demo` tasks.
 
 The files lie beside this module, so the tasks work wherever the package is installed and whatever
 the current folder is; lm-eval resolves relative `data_files` against the current folder instead.
@@ -16,49 +16,41 @@ from sacrebleu.metrics import CHRF
 DATA = Path(__file__).resolve().parent / "data"
 
 
-def _load(name: str) -> dict[str, datasets.Dataset]:
-    lines = (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"test": datasets.Dataset.from_list([json.loads(line) for line in lines])}
-
-
-def load_rolling(**_: Any) -> dict[str, datasets.Dataset]:
-    """Loads held-out passages; lm-eval passes the task's metadata, which is not needed.
-
-    Returns:
-        The split "test" with the column `text`.
-    """
-    return _load("rolling")
-
-
-def load_choice(**_: Any) -> dict[str, datasets.Dataset]:
-    """Loads the questions which of four continuations is the true one.
-
-    Returns:
-        The split "test" with the columns `context`, `choices` (4 strings) and `label` (0 to 3).
-    """
-    return _load("choice")
-
-
-def load_generate(**_: Any) -> dict[str, datasets.Dataset]:
-    """Loads passages to be continued.
-
-    Returns:
-        The split "test" with the columns `context` and `reference`.
-    """
-    return _load("generate")
-
-
-def process_generate(doc: dict[str, Any], results: list[str]) -> dict[str, tuple[str, str]]:
-    """Pairs a generated continuation with the true one.
+def load(kind: str, **_: Any) -> dict[str, datasets.Dataset]:
+    """Loads the items of a task; lm-eval passes the task's metadata, too, which is not needed.
 
     Args:
-        doc: An item of `load_generate`.
+        kind: Name of the files, such as "follow".
+
+    Returns:
+        The split "test": running text has the column `text`, questions have `prompt`, `answer`,
+        `choices` and `label` (the place of the answer among them). Questions have the split "dev",
+        too, of which the exemplars are.
+    """
+    found = {"test": _read(DATA / f"{kind}.jsonl")}
+    exemplars = DATA / f"{kind}_exemplars.jsonl"
+    return {**found, "dev": _read(exemplars)} if exemplars.exists() else found
+
+
+def _read(path: Path) -> datasets.Dataset:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return datasets.Dataset.from_list([json.loads(line) for line in lines])
+
+
+def process_answer(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """Compares an answer with as many words of what was written as it has.
+
+    So no method is judged by where it stops.
+
+    Args:
+        doc: A question.
         results: The one generated text.
 
     Returns:
-        What `corpus_chrf_pp` collects.
+        Whether all words are right, and what `corpus_chrf_pp` collects.
     """
-    return {"chrf++": (doc["reference"], results[0].strip())}
+    written = " ".join(results[0].split()[: len(doc["answer"].split())])
+    return {"exact_match": float(written == doc["answer"]), "chrf++": (doc["answer"], written)}
 
 
 def corpus_chrf_pp(items: list[tuple[str, str]]) -> float:
@@ -73,4 +65,4 @@ def corpus_chrf_pp(items: list[tuple[str, str]]) -> float:
         A score from 0 to 100.
     """
     references, hypotheses = zip(*items, strict=True)
-    return CHRF(word_order=2, lowercase=True).corpus_score(hypotheses, [references]).score
+    return float(CHRF(word_order=2, lowercase=True).corpus_score(hypotheses, [references]).score)

@@ -544,7 +544,7 @@ def test_recipe_is_a_config_of_lm_eval(tmp_path, demo_run):
 
     _, recipe = export.main([demo_run], "card", tmp_path)
     config = EvaluatorConfig.from_config(recipe)
-    assert config.model == "trimix" and config.tasks == ["trimix_demo_choice"]
+    assert config.model == "trimix" and config.tasks == ["trimix_demo_finish"]
     assert config.model_args["pretrained"] == "demo"
 
 
@@ -552,9 +552,9 @@ def test_recipe_is_a_config_of_lm_eval(tmp_path, demo_run):
 def demo_run(tmp_path):
     path = submittable(tmp_path / "run", tasks=())
     content = json.loads(path.read_text())
-    content["results"] = {"trimix_demo_choice": {"acc,none": 0.5, "acc_stderr,none": 0.1}}
-    content["n-samples"] = {"trimix_demo_choice": {"original": 390, "effective": 390}}
-    content["configs"] = {"trimix_demo_choice": {"metric_list": [{"metric": "acc"}]}}
+    content["results"] = {"trimix_demo_finish": {"acc,none": 0.5, "acc_stderr,none": 0.1}}
+    content["n-samples"] = {"trimix_demo_finish": {"original": 390, "effective": 390}}
+    content["configs"] = {"trimix_demo_finish": {"metric_list": [{"metric": "acc"}]}}
     content["config"]["model_args"] = {"pretrained": "demo", "policy": "ppl"}
     for role, source in content["config"]["trimix"]["sources"].items():
         source.update(path=f"/x/trimix_lm_eval/demo/{role}", commit=None, digest="ab" * 8)

@@ -857,7 +857,7 @@ def test_published_numbers_only_for_the_same_models_and_tasks(tmp_path, language
 
 
 def test_unlike_metrics_have_no_mean():
-    tasks = ("trimix_demo_choice", "trimix_demo_rolling")
+    tasks = ("trimix_demo_finish", "trimix_demo_rolling")
     (part,) = layout.layouts(tasks, dict(zip(tasks, ("acc", "bits_per_byte"), strict=True)), {})
     assert not part.means and "not alike" in part.note
     (part,) = layout.layouts(["a", "b"], {"a": "acc", "b": "acc"}, {"both": ["a", "b"]})

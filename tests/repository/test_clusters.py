@@ -105,14 +105,14 @@ def test_every_command_on_the_page_is_run_or_needs_gpus(start):
 def test_the_processes_of_one_node(start):
     (block,) = pages.of_language(PAGE, "sh")
     finished(start("bash", "-euc", block))
-    assert counted(start.folder / "results", "trimix_demo_choice") == 4
+    assert counted(start.folder / "results", "trimix_demo_finish") == 4
     assert len(list(start.folder.glob("demo_rank*.db"))) == 2
 
 
 def test_a_job_on_two_nodes(start):
     words = ("nodes.sbatch", "--limit", "4", "--device", "cpu")
     finished(start("bash", *words, SLURM_NNODES="2", SLURM_GPUS_ON_NODE="1"))
-    assert counted(start.folder / "nodes_results", "trimix_demo_choice") == 4
+    assert counted(start.folder / "nodes_results", "trimix_demo_finish") == 4
     assert len(list(start.folder.glob("nodes_cache_rank*.db"))) == 2
 
 
@@ -139,7 +139,7 @@ def test_a_job_of_an_array(start, tmp_path):
 def test_a_job_whose_cache_is_copied(start):
     words = ("bash", "scratch.sbatch", "--limit", "2", "--device", "cpu")
     finished(start(*words))
-    assert counted(start.folder / "scratch_results", "trimix_demo_choice") == 2
+    assert counted(start.folder / "scratch_results", "trimix_demo_finish") == 2
     assert (start.folder / "kept_cache" / "demo_rank0.db").exists()
 
 

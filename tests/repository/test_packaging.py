@@ -152,7 +152,7 @@ TASKS = """
 from lm_eval.tasks import TaskManager
 print(TaskManager(include_defaults=False).all_tasks)
 index = TaskManager(include_path="mine").task_index
-for name in ("hellaswag", "trimix_demo_choice", "trimix_demo_rolling"):
+for name in ("hellaswag", "trimix_demo_finish", "trimix_demo_rolling"):
     print(index[name].yaml_path)
 """
 

@@ -56,8 +56,8 @@ def test_the_hint_at_a_loaders_arguments_goes_for_our_tasks_only(seen):
     logger = logging.getLogger("lm_eval.api.task")
     logger.warning("trimix_belebele_bod_Tibt" + KWARGS)
     logger.warning("ruler_vt" + KWARGS)
-    logger.warning("trimix_demo_choice: something else")
-    assert seen == ["ruler_vt" + KWARGS, "trimix_demo_choice: something else"]
+    logger.warning("trimix_demo_finish: something else")
+    assert seen == ["ruler_vt" + KWARGS, "trimix_demo_finish: something else"]
 
 
 def test_the_advice_to_apply_a_chat_template_goes_for_our_model_only(seen):

@@ -147,21 +147,26 @@ def _weights(it: Explanation) -> str:
     return chosen
 
 
-def _span(it: Explanation, group: Group) -> dict[str, Any]:
-    """A group with the source that has the largest contribution to it, summed over its tokens."""
-    tokens = list(it.tokens[group.first : group.end])
+def whose(it: Explanation, group: Group) -> str | None:
+    """The source with the largest contribution to a group, over all its tokens; None if none is."""
     sums: dict[str, float] = {}
-    for share in (share for token in tokens for share in token.shares):
+    for share in (share for token in it.tokens[group.first : group.end] for share in token.shares):
         sums[share.source] = sums.get(share.source, 0.0) + share.contribution
-    whose = owner(sums) or NOBODY
-    classes = [whose]
+    return owner(sums)
+
+
+def _span(it: Explanation, group: Group) -> dict[str, Any]:
+    """A group, by the source that it belongs to."""
+    tokens = list(it.tokens[group.first : group.end])
+    its = whose(it, group) or NOBODY
+    classes = [its]
     if any(token.rank != 1 for token in tokens):
         classes.append("unexpected")
     drafts = [token.draft for token in tokens if token.draft]
     if drafts:
         classes.append("kept" if all(draft.stood for draft in drafts) else "refused")
     last = tokens[-1]
-    summary = f"{whose} · margin {signed(last.margin)} · {percent(last.probability)}"
+    summary = f"{its} · margin {signed(last.margin)} · {percent(last.probability)}"
     return {"group": group, "summary": summary, "classes": " ".join(classes)}
 
 

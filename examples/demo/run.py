@@ -1,0 +1,75 @@
+"""The demo: three tiny models, five methods, one table, two answers side by side.
+
+    python examples/demo/run.py [--limit N] [--output DIR]
+
+Nothing is downloaded: models and tasks are in the package. What it prints it also writes to
+demo.html in --output, beside the results; what is there already is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED = ROOT / "trimix_lm_eval" / "loading" / "demo" / "measured.json"
+MARKS = ("<!-- demo-table -->\n", "\n<!-- /demo-table -->")
+SHOWN = ("trimix_demo_follow", "trimix_demo_say")  # tasks of which an answer is shown
+
+
+def main() -> None:
+    """Runs what is missing and shows the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--limit", type=int, help="documents per task; default: all")
+    add("--output", type=Path, default=Path("results/demo"), help="default: results/demo")
+    add(
+        "--record",
+        action="store_true",
+        help="also write the table into README.md and the package's measured.json",
+    )
+    args = parser.parse_args()
+    if args.record and args.limit is not None:
+        parser.error("--record is of all documents: leave --limit out")
+    start = time.perf_counter()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
+    print("Running five methods on five tasks ...", file=sys.stderr, flush=True)
+
+    import answers
+    import page
+    import table
+
+    folder = args.output if args.limit is None else args.output / f"limit{args.limit}"
+    runs = table.evaluate(folder, args.limit)
+    made = table.table(runs)
+    given = (made, answers.examples(runs, SHOWN), sizes(runs))
+    page.on_terminal(*given)
+    page.as_html(folder / "demo.html", *given)
+    print(f"\n{folder / 'demo.html'} shows the same. ({time.perf_counter() - start:.0f} s)")
+    if args.record:
+        tasks = [one.task for one in table.COLUMNS if one.task and one.percent]
+        record(table.markdown(made), table.dumped(made, {t: table.right(runs, t) for t in tasks}))
+
+
+def sizes(runs: list) -> dict[str, int]:
+    """Parameters of each source."""
+    singles = {str(run.policy): run for run in runs}
+    names = ("large_ins", "small_base", "small_cpt")
+    return {name: int(singles[name].config["model_num_parameters"]) for name in names}
+
+
+def record(rows: str, measured: str) -> None:
+    """Writes the table where it is published."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    readme.write_text(f"{before}{MARKS[0]}{rows}{MARKS[1]}{after}", encoding="utf-8")
+    MEASURED.write_text(measured, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What one sees of the demo: in a log, on a terminal, as a page; and what is published of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import pty
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.examples import importable
+from tests.support.running import ROOT
+
+HERE = ROOT / "examples" / "demo"
+#: The demo twice: to where the output goes, and then to the terminal that standard input is.
+TWICE = """
+import os, sys
+sys.path.insert(0, sys.argv.pop(1))
+import run
+
+run.main()
+for stream in (1, 2):
+    os.dup2(0, stream)
+run.main()
+"""
+METHODS = ("large_ins alone", "small_base alone", "small_cpt alone", "Proxy Tuning", "TriMix (ppl)")
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Shown(NamedTuple):
+    """What two runs in one process show: standard output and error of a log, and a terminal."""
+
+    output: str
+    errors: str
+    terminal: str
+    page: str
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """The demo in an interpreter of its own, first into a log, then on a terminal."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 110, 0, 0))
+    folder = tmp_path_factory.mktemp("log")
+    with (folder / "out").open("wb") as output, (folder / "err").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", TWICE, str(HERE), "--limit", "3"],
+            stdin=theirs,
+            stdout=output,
+            stderr=errors,
+            env={**env, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1"},
+            cwd=folder,
+        )
+    os.close(theirs)
+    drawn = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            drawn += chunk
+    except OSError:  # what Linux says when nobody writes to a terminal any more
+        pass
+    os.close(ours)
+    assert process.wait() == 0, (folder / "err").read_text()
+    page = folder / "results/demo/limit3/demo.html"
+    told = [(folder / name).read_text(encoding="utf-8") for name in ("out", "err")]
+    return Shown(*told, drawn.decode(), page.read_text(encoding="utf-8"))
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """By method, the numbers of the table, wherever it stands in a text."""
+    found = {}
+    for line in COLOURS.sub("", text).splitlines():
+        name = next((name for name in METHODS if f"│ {name}" in line), None)
+        if name:
+            found[name] = line.split("│")[2:-1]
+    return found
+
+
+def test_a_log_holds_the_page_and_no_colours(shown):
+    assert not re.search(r"[\r\x1b]", shown.output)
+    found = rows(shown.output)
+    assert tuple(found) == METHODS
+    for numbers in found.values():
+        assert re.fullmatch(r" +\d\.\d{3}[*° ] ", numbers[0])
+        assert all(re.fullmatch(r" +\d+\.\d[*° ] ", number) for number in numbers[1:])
+    assert shown.output.count("n = 3") == 5 and "What to do next" in shown.output
+    assert re.search(r"results/demo/limit3/demo.html shows the same. \(\d+ s\)", shown.output)
+
+
+def test_a_terminal_shows_the_same_in_colours_without_running_anything_again(shown):
+    assert rows(shown.terminal) == rows(shown.output)
+    assert "\x1b[1;34mlarge_ins" in shown.terminal
+    assert "answer/s" in shown.errors and "answer/s" not in shown.terminal
+
+
+def test_the_page_shows_the_same_and_loads_nothing(shown):
+    text = re.sub(r"<[^>]+>", "", shown.page)
+    assert rows(text) == rows(shown.output)
+    assert "<title>TriMix: the demo</title>" in shown.page
+    assert not re.search(r"<(script|link|img)|url\(|@import", shown.page)
+
+
+def test_an_answer_is_told_in_colours_or_in_signs():
+    with importable(HERE):
+        import page
+        from answers import Answers
+        from rich.console import Console
+
+        one = Answers(
+            "say",
+            "Ruth: a b\nOnce more, Ruth:",
+            "a b",
+            {"large_ins": "a c", "small_cpt": "b b"},
+            [("a", "small_cpt"), (" b", "large_ins"), ("c", None)],
+            won=3,
+            lost=1,
+            n=40,
+        )
+        console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+        console.print(page._answers(one, colours=False))
+        text = " ".join(console.export_text().replace("│", " ").split())
+        assert "a[C] b[L]c[-]" in text and "small_cpt [C]" in text and "small_base" not in text
+        assert "first of 3 questions of 40" in text and "with 1 it is the other way around" in text
+        spans = page._fused(one, colours=True).spans
+        assert [span.style for span in spans] == ["bold red", "bold blue", "dim"]
+
+
+def test_the_commands_that_it_ends_with_work(tmp_path, monkeypatch, capsys):
+    from trimix_lm_eval import cli
+
+    with importable(HERE):
+        from page import COMMANDS
+    run, why, language = (shlex.split(command, comments=True) for _, command in COMMANDS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert shlex.join(run) in readme, "where a test runs it"
+    monkeypatch.chdir(tmp_path)
+    assert why[0] == language[0] == "trimix"
+    assert cli.main(why[1:]) == 0 and (tmp_path / "why.html").stat().st_size > 10_000
+    with pytest.raises(SystemExit) as ended:
+        cli.main(language[1:])
+    assert ended.value.code == 0 and "--text" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------------- what is published
+
+
+@pytest.fixture(scope="module")
+def measured():
+    path = ROOT / "trimix_lm_eval" / "loading" / "demo" / "measured.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_the_readme_shows_the_table_that_was_measured(measured):
+    with importable(HERE):
+        import table
+
+        text = table.markdown(table.loaded(json.dumps(measured)))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"<!-- demo-table -->\n{text}\n<!-- /demo-table -->" in readme
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Two-sided p of McNemar's exact test."""
+    n, k = better + worse, min(better, worse)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n) if n else 1.0
+
+
+def against(ours: str, theirs: str) -> tuple[int, int]:
+    """Questions that only we, and that only they have right."""
+    pairs = list(zip(ours, theirs, strict=True))
+    return pairs.count(("1", "0")), pairs.count(("0", "1"))
+
+
+def test_the_table_follows_from_the_answers(measured):
+    for task, answers in measured["right"].items():
+        title = task.removeprefix("trimix_demo_")
+        shares = {policy: 100 * row.count("1") / len(row) for policy, row in answers.items()}
+        best = max(shares, key=shares.__getitem__)
+        for policy, row in answers.items():
+            number = measured["table"][policy][title]
+            assert number["n"] == len(row) >= 400
+            assert number["value"] == pytest.approx(shares[policy])
+            p = shares[policy] / 100
+            assert number["stderr"] == pytest.approx(100 * (p * (1 - p) / (len(row) - 1)) ** 0.5)
+            # Another test than the table's: they agree but for what is near the threshold.
+            exact = sign_test(*against(answers[best], row))
+            if exact < 0.005:
+                assert number["mark"] == "", (task, policy)
+            elif exact > 0.2:
+                assert number["mark"] in ("best", "level"), (task, policy)
+
+
+def test_what_the_readme_claims_holds(measured):
+    table, right = measured["table"], measured["right"]
+    assert all(number["mark"] for number in table["ppl"].values()), "best or level everywhere"
+    means = {policy: row["mean of the four"]["value"] for policy, row in table.items()}
+    assert means["ppl"] > means["proxy_tuning"]
+    above = ["running text"] if table["ppl"]["running text"]["mark"] == "best" else []
+    for task, answers in right.items():
+        singles = ("large_ins", "small_cpt", "small_base")
+        best = max(singles, key=lambda policy: answers[policy].count("1"))
+        better, worse = against(answers["ppl"], answers[best])
+        if better > worse and sign_test(better, worse) < 0.05:
+            above.append(task)
+    assert len(above) >= 2, above
+
+
+def test_the_first_answers_come_out_as_they_were_measured(measured, tmp_path):
+    with importable(HERE):
+        import table
+
+        runs = table.evaluate(tmp_path, limit=16)
+        same = total = 0
+        for task, answers in measured["right"].items():
+            for policy, row in table.right(runs, task).items():
+                expected = [one == "1" for one in answers[policy][:16]]
+                same += sum(a == b for a, b in zip(row, expected, strict=True))
+                total += len(row)
+    assert total == 16 * 5 * 4 and same >= total - 2  # processors round differently
