@@ -20,10 +20,10 @@ BOUNDS = {"bfloat16": (6e-3, 3e-2), "float16": (8e-4, 4e-3)}
 def test_scores_move_within_bounds(kind, monkeypatch):
     """Row by row, each on its own; and in batches, with what is in common run once."""
     model = TriMix.from_pretrained("demo", policy="fixed", alpha=0.5, beta=0.5, dtype=kind)
-    lines = (DATA / "choice.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (DATA / "finish.jsonl").read_text(encoding="utf-8").splitlines()
     documents = [json.loads(line) for line in lines[:5]]
-    block = "".join(one["context"] for one in documents[3:])[:200] + "\n"
-    pairs = [(block + one["context"], text) for one in documents[:3] for text in one["choices"]]
+    block = "".join(one["prompt"] for one in documents[3:])[:200] + "\n"
+    pairs = [(block + one["prompt"], text) for one in documents[:3] for text in one["choices"]]
     model.batch_size = 5
     together = [score.log_likelihood for score in model.loglikelihood(pairs)]
     model.batch_size = 1

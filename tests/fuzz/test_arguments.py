@@ -34,7 +34,7 @@ SAMPLES = "samples_t_2026-11-01T00-00-00.000000.jsonl"
 #: Of each command an ordinary call, in groups: what is changed, doubled or left out at once.
 CALLS: dict[str, list[list[str]]] = {
     "check": [["--config", "run.yaml"], ["--model_args", MODELS], ["--metadata", "data_dir=d"]],
-    "tasks": [["*_choice"], ["--metadata", "data_dir=d"]],
+    "tasks": [["*_finish"], ["--metadata", "data_dir=d"]],
     "sweep": [["sweep.yaml"], ["--check"]],
     "compare": [["results"], ["--output", "out"], ["--baseline", "ppl"]],
     "report": [["results"], ["--output", "out"], ["--force"]],

@@ -61,8 +61,8 @@ def alone(folders):
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
-    questions = [{**row, "context": row["context"][-60:]} for row in rows("choice")[:4]]
-    texts = [{**row, "context": row["context"][-50:]} for row in rows("generate")[:5]]
+    questions = [{**row, "context": row["context"][-60:]} for row in rows("finish")[:4]]
+    texts = [{**row, "context": row["context"][-50:]} for row in rows("rolling")[:5]]
     for name, fields, docs in (("choice", CHOICE, questions), ("free", FREE, texts)):
         data = folder / f"{name}.jsonl"
         data.write_text("".join(json.dumps(doc) + "\n" for doc in docs), encoding="utf-8")
@@ -211,7 +211,7 @@ def test_equal_sources_have_their_own_score(pico):
 
 
 def test_on_one_tokenizer_most_questions_are_answered_as_by_token_fusion():
-    docs = rows("choice")[::13]
+    docs = rows("finish")[::13]
     pairs = [(doc["context"][-120:], " " + one) for doc in docs for one in doc["choices"]]
     questions = [i // 4 for i in range(len(pairs))]
     kept, chosen = {}, {}
@@ -236,7 +236,7 @@ def test_on_one_tokenizer_most_questions_are_answered_as_by_token_fusion():
 
 def test_texts_are_the_same_at_any_batch_and_beside_other_points(folders):
     points = [Weights(0.3, 0.6), Weights(0.5, 0.5), Weights(1.0, 0.0)]
-    texts = [row["context"][-30:] for row in rows("generate")[:4]]
+    texts = [row["context"][-30:] for row in rows("rolling")[:4]]
     prompts = [(text, SamplingParams(6, ("ན",), seed=i)) for i, text in enumerate(texts)]
     many = load(folders, *points, candidates=2, batch_size=5)
     together = list(many.iter_generate(prompts))
@@ -312,7 +312,7 @@ def test_a_chat_s_bos_is_left_to_each_source(folders):
 
 def test_a_context_that_is_long_for_one_source_is_counted(folders):
     model = load(folders, Weights(0.5, 0.5))
-    words = " ".join(row["context"] for row in rows("choice")[:1])[:250]
+    words = " ".join(row["context"] for row in rows("rolling")[:1])[:250]
     assert not model.members["small_cpt"].cuts_pair(words, " པོ")
     assert model.cuts_pair(words, " པོ") and not model.cuts_pair(words[:90], " པོ")
     assert model.cuts_prompt(words, SamplingParams(9))
@@ -323,7 +323,7 @@ def test_contexts_that_are_cut_are_warned_of(folders, kind, caplog, monkeypatch)
     monkeypatch.setattr(errors, "_warned", set())
     caplog.set_level(logging.WARNING, logger="trimix_lm_eval")
     lm = SequenceLM(**model_args(folders, policy="fixed", alpha=0.5, beta=0.5, fusion="sequence"))
-    long = " ".join(row["context"] for row in rows("choice")[:9])
+    long = " ".join(row["context"] for row in rows("rolling")[:9])
     with_it = {"loglikelihood": " པོ", "generate_until": {"until": ["།"], "max_gen_toks": 4}}
     assert len(getattr(lm, kind)(instances(kind, [(long, with_it[kind])]))) == 1
     assert "1 request(s) longer than the context length of one of the sources" in caplog.text

@@ -21,15 +21,18 @@ LENGTHS = {"large_ins": 512, "small_cpt": 320, "small_base": 320}
 
 @cache
 def rows(name: str) -> list[dict]:
-    """Real text: documents of a task of the demo."""
+    """Real text of the demo's tasks: with `context`, questions (`finish`) with `choices`, too."""
     text = (ROOT / f"tasks/demo/data/{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    found = [json.loads(line) for line in text.splitlines()]
+    if name == "finish":
+        return [{**row, "context": row["prompt"].partition(": ")[2]} for row in found]
+    return [{"context": row["text"][:400], "reference": row["text"][401:]} for row in found]
 
 
 def unigram_tokenizer() -> PreTrainedTokenizerFast:
     """A Unigram tokenizer of Tibetan, which puts a BOS; its ids mean other tokens than bytes do."""
     special, counts = ["<unk>", "[B]", "[E]"], Counter(".?\n▁abcdefghijklmnopqrstuvwxyz")
-    for row in rows("choice")[:40]:
+    for row in rows("rolling")[:30]:
         for word in row["context"].replace(" ", " ▁").split(" "):
             counts.update(word[i : i + n] for n in (1, 2, 3) for i in range(len(word) - n + 1))
     pieces = sorted(counts, key=lambda piece: (len(piece) > 1, -counts[piece], piece))[:320]
@@ -116,6 +119,7 @@ class Alone:
         ways = [self.score(ids, [*target, self.tokenizer.eos_token_id])[0]]
         for end in stop:
             ids, target = self.split(context, text + end)
-            if target[-1] != self.tokenizer.eos_token_id:
+            # Where the end melts into the context's last token, there is no token to score.
+            if target and target[-1] != self.tokenizer.eos_token_id:
                 ways.append(self.score(ids, target)[0])
         return math.log(sum(math.exp(way) for way in ways))

@@ -98,7 +98,7 @@ def config(folders: dict[str, str], yaml_folder: Path, output: Path, **more: Any
 def make_lm_eval_quick(patch: pytest.MonkeyPatch) -> None:
     """Our tasks without lm-eval's own, and results without a list of what is installed."""
 
-    def manager(include_path: str | None) -> Any:
+    def manager(include_path: str | None, names: Iterable[str] | None = None) -> Any:
         return TaskManager(
             include_path=include_path, include_defaults=False, metadata={"model": "trimix"}
         )

@@ -241,9 +241,9 @@ def test_the_docs_and_the_example_are_plans():
     assert len(made) == 2 * 2 * 2 and made[0].folder == "bo/0shot_seed1234"
     example = plan.read(ROOT / "examples" / "sweep_demo.yaml")
     assert len(example.points) == 36
-    assert example.settings[0].tasks[1:] == [
-        "trimix_sib200_bod_Tibt_ll",
-        "trimix_sib200_uig_Arab_ll",
+    assert example.settings[0].tasks == [
+        *("trimix_demo_rolling", "trimix_demo_finish", "trimix_demo_say"),
+        *("trimix_sib200_bod_Tibt_ll", "trimix_sib200_uig_Arab_ll"),
     ]
 
 

@@ -139,9 +139,7 @@ def manager_for(include_path: str | None, names: Iterable[str] | None = None) ->
 
     metadata = {"model": "trimix"}  # an empty mapping would not be shared with the tasks
     if names is not None and include_path is None:
-        ours = TaskManager(
-            include_path=str(tasks_dir()), include_defaults=False, metadata=metadata
-        )
+        ours = TaskManager(include_path=str(tasks_dir()), include_defaults=False, metadata=metadata)
         if set(names) <= set(ours.all_tasks):
             return ours
     return TaskManager(include_path=include_path, metadata=metadata)
