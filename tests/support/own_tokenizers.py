@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -84,10 +85,12 @@ class Alone:
         return logits.double().log_softmax(-1)
 
     def split(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """As lm-eval's ``hf`` does."""
+        """As lm-eval's ``hf`` does; a token that spans the border belongs to the continuation."""
         stripped = context.rstrip()
         ids = self.tokenizer.encode(stripped)
         whole = self.tokenizer.encode(stripped + context[len(stripped) :] + continuation)
+        if continuation and len(whole) <= len(ids):
+            ids = os.path.commonprefix([ids, whole])
         return ids, whole[len(ids) :]
 
     def score(self, context: list[int], target: list[int]) -> tuple[float, bool]:
@@ -119,7 +122,6 @@ class Alone:
         ways = [self.score(ids, [*target, self.tokenizer.eos_token_id])[0]]
         for end in stop:
             ids, target = self.split(context, text + end)
-            # Where the end melts into the context's last token, there is no token to score.
-            if target and target[-1] != self.tokenizer.eos_token_id:
+            if target[-1] != self.tokenizer.eos_token_id:
                 ways.append(self.score(ids, target)[0])
         return math.log(sum(math.exp(way) for way in ways))
