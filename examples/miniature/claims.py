@@ -1,7 +1,5 @@
 """Which of the paper's claims hold, from results files alone: by seed, with tests over documents.
 
-    python examples/miniature/claims.py results/miniature      # all seeds and pairs that are there
-
 Reads lm-eval's JSON with a few lines of its own, so that neither the sweep's tables nor the report
 are taken at their word. A claim is a number that is positive where it is right: a difference of two
 methods, or of two such differences. It is measured on each document, averaged over the seeds, which
@@ -11,7 +9,6 @@ in 97.5 % of the resamples, fails if both are the other way, and cannot be told 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable
@@ -28,6 +25,7 @@ RESAMPLES = 10_000
 
 Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better
 Seed = dict[tuple[str, str], Scores]  # by language and task
+Chosen = dict[tuple[str, str], dict[str, int]]  # by language and task: how often which point
 Claim = Callable[[Scores], np.ndarray]  # of each document, or of resampled means
 
 
@@ -60,14 +58,14 @@ def method(config: dict) -> str:
     return f"{name} {policy['refine']}" if policy.get("refine") else name
 
 
-def read(place: Path) -> tuple[Seed, dict[tuple[str, str], dict[str, int]]]:
+def read(place: Path) -> tuple[Seed, Chosen]:
     """Reads all results files below a folder.
 
     Returns:
         Scores, and by language and task which points `ppl` has chosen how often.
     """
     seed: Seed = {}
-    chosen: dict[tuple[str, str], dict[str, int]] = {}
+    chosen: Chosen = {}
     for file in sorted(place.rglob("results_*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
         name = method(content["config"])
@@ -182,114 +180,17 @@ def smaller_gains(seeds: list[Seed], others: list[Seed], language: str) -> dict[
     return {**{task: of((task,)) for task in AVERAGED}, "mean": of(AVERAGED)}
 
 
-def points(seeds: list[Seed], language: str, task: str) -> tuple[float, float]:
-    """The mean alpha and beta of the upper bound over the seeds."""
-    best = [point for seed in seeds for point in oracle(seed[language, task])]
-    return float(np.mean([a for a, _ in best])), float(np.mean([b for _, b in best]))
-
-
-def preferred(chosen: list[dict[tuple[str, str], dict[str, int]]], language: str) -> dict[str, str]:
-    """By task, how often `ppl` gives small_cpt the larger weight, and at least 0.9, in percent."""
-    found = {}
-    for task in chosen[0]:
-        if task[0] != language:
-            continue
-        counts: dict[tuple[float, float], int] = {}
-        for seed in chosen:
-            for label, n in seed[task].items():
-                alpha, beta = (float(part) for part in label.split(":")[:2])
-                counts[alpha, beta] = counts.get((alpha, beta), 0) + n
-        total = sum(counts.values())
-        more = sum(n for (alpha, beta), n in counts.items() if beta > alpha)
-        high = sum(n for (_, beta), n in counts.items() if beta >= 0.9)
-        found[task[1]] = f"{100 * more / total:.0f}, {100 * high / total:.0f}" if total else "–"
-    return found
-
-
-def scores_table(seeds: list[Seed], language: str) -> str:
-    """All methods of a language as Markdown: means over seeds and documents."""
-    tasks = [task for lang, task in seeds[0] if lang == language]
-    names = [name for name in seeds[0][language, tasks[0]] if ":" not in name]
-    names += [f"{alpha}:0" for alpha in (0.3, 0.5, 0.7)] + ["0.5:0.5", "0.1:0.9", "upper bound"]
-    lines = [f"| | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
-    for name in names:
-        row = {}
-        for task in tasks:
-            by_seed = [seed[language, task] for seed in seeds]
-            row[task] = np.mean(
-                [
-                    (at(s, oracle(s)[0]) if name == "upper bound" else s[name]).mean()
-                    for s in by_seed
-                ]
-            )
-        cells = [f"{abs(v):.3f}" if t == "rolling" else f"{v:.1f}" for t, v in row.items()]
-        mean = np.mean([row[task] for task in AVERAGED])
-        lines.append(f"| {name} | {' | '.join(cells)} | {mean:.1f} |")
-    return "\n".join(lines)
-
-
-def claims_table(found: dict[str, dict[str, Verdict]]) -> str:
-    """What became of claims, as Markdown: bold where they hold, slanted where they fail."""
-    columns = list(next(iter(found.values())))
-    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for name, its in found.items():
-        cells = []
-        for column, one in its.items():
-            text = f"{one.mean:+.3f}" if column == "rolling" else f"{one.mean:+.1f}"
-            sign = {"holds": "**", "fails": "*", "cannot be told": ""}[one.verdict]
-            cells.append(f"{sign}{text}{sign}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def page(out: Path, part: str, pairs: tuple[str, ...], languages: dict[str, str]) -> str:
-    """All tables of the experiment as Markdown.
+def read_all(out: Path, part: str, pairs: tuple[str, ...]) -> dict[str, list[tuple[Seed, Chosen]]]:
+    """Reads the results of all seeds by the size of the large model, if there are any of that size.
 
     Args:
         out: Folder of the steps.
         part: "test" or "dev".
-        pairs: Sizes of the large models, the larger one first.
-        languages: Names by code.
+        pairs: Sizes of the large models.
     """
-    read_in = {}
+    found = {}
     for pair in pairs:
         places = sorted(out.glob(f"seed*/results_{part}_{pair}"))
         if places:
-            read_in[pair] = [read(place) for place in places]
-    parts = []
-    for pair, found in read_in.items():
-        seeds, chosen = [one[0] for one in found], [one[1] for one in found]
-        for code, language in languages.items():
-            parts += [
-                f"## {language}, {pair}: {len(seeds)} seeds",
-                scores_table(seeds, code),
-                claims_table(verdicts(seeds, code)),
-            ]
-            rows = preferred(chosen, code)
-            parts.append(
-                f"| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|\n"
-                f"| β > α, β ≥ 0.9, % of samples | {' | '.join(rows.values())} |\n"
-                "| α, β of the upper bound | "
-                + " | ".join("{:.2f}, {:.2f}".format(*points(seeds, code, t)) for t in rows)
-                + " |"
-            )
-    if len(read_in) == 2 and len({len(found) for found in read_in.values()}) == 1:
-        large, medium = ([one[0] for one in read_in[pair]] for pair in pairs)
-        gains = {name: smaller_gains(large, medium, code) for code, name in languages.items()}
-        parts += ["## Does the smaller large model gain more?", claims_table(gains)]
-    return "\n\n".join(parts) + "\n"
-
-
-def main() -> None:
-    """Prints the tables."""
-    from recipe import LANGUAGES, PAIRS
-
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("out", type=Path, help="folder of the experiment")
-    parser.add_argument("--dev", action="store_true", help="of development text")
-    args = parser.parse_args()
-    print(page(args.out, "dev" if args.dev else "test", PAIRS, LANGUAGES))
-
-
-if __name__ == "__main__":
-    main()
+            found[pair] = [read(place) for place in places]
+    return found

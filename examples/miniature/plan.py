@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import claims_page
 import curriculum
 import judge
 import models
@@ -57,7 +58,11 @@ def steps(
         found += [evaluated(out, seed, pair, part) for pair in PAIRS]
     results = tuple(step.name for step in found if "results" in step.name)
     places = [out / name for name in results]
-    return [*found, Step(f"report_{part}", results, {}, functools.partial(judge.report, places))]
+    return [
+        *found,
+        Step(f"report_{part}", results, {}, functools.partial(judge.report, places)),
+        Step(f"claims_{part}", results, {}, functools.partial(claims_page.write, out, part)),
+    ]
 
 
 def tokenizer(recipe: ExperimentConfig, read: dict[str, texts.Corpus], folder: Path) -> None:

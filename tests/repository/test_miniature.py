@@ -90,8 +90,8 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
 
     planned = plan.steps(recipe.SMOKE, folder, tmp_path, [0], "dev")
     results = ["seed0/results_dev_large", "seed0/results_dev_medium"]
-    assert [step.name for step in planned[-3:]] == [*results, "report_dev"]
-    steps.run(planned[:-3], tmp_path)
+    assert [step.name for step in planned[-4:]] == [*results, "report_dev", "claims_dev"]
+    steps.run(planned[:-4], tmp_path)
     sizes = [f"{size}_{kind}" for size in ("medium", "large") for kind in ("base", "ins")]
     for role in ("small_base", *sizes, "small_cpt_bo", "small_cpt_ug"):
         assert (tmp_path / "seed0" / role / "model.safetensors").exists()
@@ -166,6 +166,7 @@ def test_a_language_s_text_quotes_itself_and_has_lists(corpora):
 
 def test_claims_are_told_from_results(tmp_path):
     import claims
+    import claims_page
 
     rng = random.Random(5)
     points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
@@ -175,7 +176,8 @@ def test_claims_are_told_from_results(tmp_path):
     for seed in (0, 1):
         for name, right in chance.items():
             write_results(tmp_path / f"seed{seed}/results_test_large/{name}", name, right, rng)
-    text = claims.page(tmp_path, "test", ("large", "medium"), {"bo": "Tibetan"})
+    read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
+    text = claims_page.page(read_in, ("large", "medium"), {"bo": "Tibetan"})
     assert "## Tibetan, large: 2 seeds" in text and "more?" not in text
     seeds = [claims.read(tmp_path / f"seed{i}/results_test_large")[0] for i in (0, 1)]
     found = claims.verdicts(seeds, "bo")
@@ -183,8 +185,12 @@ def test_claims_are_told_from_results(tmp_path):
     assert found["the gate above TriMix"]["mean"].verdict == "fails"
     assert found["small_cpt above large_ins"]["follow"].verdict == "cannot be told"
     assert found["the upper bound above TriMix"]["say"].mean == pytest.approx(20, abs=9)
-    assert claims.points(seeds, "bo", "say") == (0.1, 0.9)
+    assert claims_page.points(seeds, "bo", "say") == (0.1, 0.9)
     assert "| β > α, β ≥ 0.9, % of samples | 75, 75" in text
+    import pictures
+
+    pictures.draw({"Tibetan": found, "again": found}, tmp_path / "claims.png")
+    assert (tmp_path / "claims.png").stat().st_size > 10_000
     naive = [100 * sum(seed["bo", "say"]["ppl"] > 0) / 200 for seed in seeds]
     assert [float(seed["bo", "say"]["ppl"].mean()) for seed in seeds] == pytest.approx(naive)
 

@@ -1,0 +1,59 @@
+"""The verdicts of `claims` as a picture: a panel per language and pair, a row per claim."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+from claims import Verdict  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+
+#: Of Okabe and Ito (2008), and a shape, so that no colours are needed.
+LOOKS = {"holds": ("#0072B2", "o"), "fails": ("#D55E00", "X"), "cannot be told": ("#7f7f7f", "|")}
+
+
+def draw(panels: dict[str, dict[str, dict[str, Verdict]]], path: Path) -> None:
+    """Draws differences in points with their 95 % intervals over documents.
+
+    Args:
+        panels: By title, the verdicts by claim and task; running text has a unit of its own and
+            is left out.
+        path: Of the PNG.
+    """
+    claims = list(next(iter(panels.values())))
+    figure, axes = plt.subplots(
+        1, len(panels), sharey=True, squeeze=False, figsize=(3.4 * len(panels) + 2.6, 6.4)
+    )
+    for axis, (title, found) in zip(axes[0], panels.items(), strict=True):
+        _panel(axis, [found[claim] for claim in claims])
+        axis.set_title(title, fontsize=9)
+    axes[0][0].set_yticks(range(len(claims)), claims, fontsize=8)
+    axes[0][0].invert_yaxis()
+    handles = [
+        plt.Line2D([], [], color=colour, marker=marker, linestyle="", label=verdict)
+        for verdict, (colour, marker) in LOOKS.items()
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _panel(axis: Axes, rows: list[dict[str, Verdict]]) -> None:
+    """One panel: of each claim the mean in bold, and its tasks above and below it."""
+    for place, tasks in enumerate(rows):
+        shown = {name: one for name, one in tasks.items() if name != "rolling"}
+        names = [name for name in shown if name != "mean"]
+        for i, (name, one) in enumerate([*((n, shown[n]) for n in names), ("mean", shown["mean"])]):
+            colour, marker = LOOKS[one.verdict]
+            y = place + (0.0 if name == "mean" else 0.7 * (i + 0.5) / len(names) - 0.35)
+            wide = name == "mean"
+            axis.plot([one.low, one.high], [y, y], color=colour, linewidth=2.5 if wide else 0.8)
+            axis.plot([one.mean], [y], color=colour, marker=marker, markersize=7 if wide else 3)
+        axis.axhline(place + 0.5, color="0.9", linewidth=0.8)
+    axis.axvline(0, color="0.4", linewidth=0.8)
+    axis.set_xlabel("points; bold: the mean over tasks", fontsize=8)
+    axis.tick_params(labelsize=8)
