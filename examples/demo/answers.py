@@ -71,6 +71,7 @@ def _explained(
     params = SamplingParams(max_new_tokens=how["max_gen_toks"], stop=tuple(how["until"]))
     explained = explain(model, prompt, params)
     pieces = [(group.text, whose(explained, group)) for group in explained.groups]
+    pieces[0] = (pieces[0][0].lstrip(), pieces[0][1])
     return Answers(
         task.removeprefix("trimix_demo_"),
         sample["doc"]["prompt"],

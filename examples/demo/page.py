@@ -9,7 +9,6 @@ from typing import Any
 from answers import Answers
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.panel import Panel
 from rich.rule import Rule
 from rich.table import Table as Grid
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
@@ -129,24 +128,27 @@ def _table(made: Table) -> Grid:
     return grid
 
 
-def _answers(one: Answers, colours: bool) -> Panel:
-    """A question, and three answers beside each other."""
-    grid = Grid(box=None, expand=True, padding=(0, 2, 0, 0))
-    for head in ("large_ins alone", "small_cpt alone", "TriMix"):
-        grid.add_column(head, ratio=1)
-    grid.add_row(one.alone["large_ins"], one.alone["small_cpt"], _fused(one, colours))
-    legend = Text("Each piece by the source that did most for it:  ")
+def _answers(one: Answers, colours: bool) -> Group:
+    """A question, and three answers to it.
+
+    Nothing stands at the right of the text, since terminals and browsers do not agree on how wide
+    letters of the language are.
+    """
+    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)
+    grid.add_row("right", one.answer)
+    for name, text in one.alone.items():
+        grid.add_row(f"{name} alone", text or "(nothing)")
+    grid.add_row("TriMix", _fused(one, colours))
+    legend = Text("Each piece by the source that did most for it: ")
     for name, (style, sign) in SOURCES.items():
         if any(source == name for _, source in one.fused):
-            legend.append(f"{name or 'none'}{'' if colours else f' [{sign}]'}  ", style=style)
+            legend.append(f" {name or 'none'}{'' if colours else f' [{sign}]'}", style=style)
     told = (
-        f"The first of {one.won} questions of {one.n} that TriMix has right and each of the two "
-        f"alone has wrong; with {one.lost} it is the other way around."
+        f"The first of {one.won} questions, of {one.n}, that only TriMix has right; of those that "
+        f"both models have right alone it has {one.lost or 'none'} wrong."
     )
-    body = Group(
-        Text(one.question), Text(f"\nright: {one.answer}\n"), grid, Text(), legend, Text(told)
-    )
-    return Panel(body, title=f"An answer of {one.task}", title_align="left")
+    title = Text(f"An answer of {one.task}", style="italic")
+    return Group(title, Text(one.question), Text(), grid, legend, Text(told))
 
 
 def _fused(one: Answers, colours: bool) -> Text:

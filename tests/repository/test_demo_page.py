@@ -119,7 +119,7 @@ def test_an_answer_is_told_in_colours_or_in_signs():
             "say",
             "Ruth: a b\nOnce more, Ruth:",
             "a b",
-            {"large_ins": "a c", "small_cpt": "b b"},
+            {"large_ins": "a c", "small_cpt": ""},
             [("a", "small_cpt"), (" b", "large_ins"), ("c", None)],
             won=3,
             lost=1,
@@ -129,7 +129,9 @@ def test_an_answer_is_told_in_colours_or_in_signs():
         console.print(page._answers(one, colours=False))
         text = " ".join(console.export_text().replace("│", " ").split())
         assert "a[C] b[L]c[-]" in text and "small_cpt [C]" in text and "small_base" not in text
-        assert "first of 3 questions of 40" in text and "with 1 it is the other way around" in text
+        assert "first of 3 questions, of 40, that only TriMix has right" in text
+        assert "both models have right alone it has 1 wrong" in text
+        assert "large_ins alone a c small_cpt alone (nothing) TriMix" in text
         spans = page._fused(one, colours=True).spans
         assert [span.style for span in spans] == ["bold red", "bold blue", "dim"]
 
