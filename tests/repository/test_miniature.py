@@ -296,6 +296,8 @@ def test_no_eight_tokens_of_a_test_s_wording_are_read(corpora, words):
     rng = random.Random(3)
     documents = curriculum.tasks(corpora["en"], 600, rng)
     documents += curriculum.nonsense(list(corpora.values()), 600, rng)
+    documents += [[text] for text in curriculum.again(list(corpora.values()), 60, rng)]
+    documents += [[text] for text in curriculum.lists(corpora["bo"], corpora["en"], rng)]
 
     def grams(text: str) -> set[tuple[int, ...]]:
         ids = words(text, verbose=False)["input_ids"]
