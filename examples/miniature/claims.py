@@ -20,7 +20,7 @@ import numpy as np
 GRID = tuple((a, b) for a in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0) for b in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
 SINGLES = ("large_ins", "small_cpt", "small_base")
 #: Tasks that the mean is over, each kind once: written where it is, else chosen.
-AVERAGED = ("follow", "say", "gloss_to", "who_ll", "gloss_from_ll", "finish_ll")
+AVERAGED = ("follow", "say", "who", "gloss_to", "gloss_from", "finish_ll")
 RESAMPLES = 10_000
 
 Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better

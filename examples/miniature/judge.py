@@ -20,7 +20,7 @@ HELD_OUT = 8  # development documents that `trimix cpt` measures
 PASSAGE = 600  # characters of running text whose bits per byte are measured
 #: Kinds that are judged by the likelihood of given answers, and those that are written.
 CHOSEN = ("follow", "say", "who", "gloss_to", "gloss_from", "finish", "topic")
-WRITTEN = ("follow", "say", "gloss_to")
+WRITTEN = ("follow", "say", "who", "gloss_to", "gloss_from")
 
 
 def content(name: str) -> dict[str, Any]:

@@ -98,8 +98,8 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
         assert not (tmp_path / "seed0" / role / "training.pt").exists()
     items = tmp_path / "items_dev"
     tasks = {path.stem for path in (items / "tasks").glob("mini_*.yaml")}
-    # Seven kinds chosen, three of them written, running text, and a group of all.
-    assert len(tasks) == 3 * 12
+    # Seven kinds chosen, five of them written, running text, and a group of all.
+    assert len(tasks) == 3 * 14
     rows = [json.loads(line) for line in (items / "bo/follow.jsonl").open(encoding="utf-8")]
     assert len(rows) == 2 and all(row["choices"][row["label"]] == row["answer"] for row in rows)
     dropped = (tmp_path / "seed0/small_cpt_bo/cpt/data/dropped.jsonl").read_text(encoding="utf-8")
