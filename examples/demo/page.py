@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from answers import Answers
+from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.rule import Rule
@@ -29,7 +30,7 @@ MODELS = (
     ("small_cpt", "small_base, trained further", "Tibetan, with a fifth of English"),
 )
 TASKS = (
-    ("running text", "how many bits a byte of a Tibetan text takes; less is better"),
+    ("text", "bits that a byte of running text takes; less is better"),
     ("finish", "which of four continuations is the true one?"),
     ("follow", "a passage; write how the line ends that begins so"),
     ("say", "four speakers; write what this one said"),
@@ -112,7 +113,8 @@ def _tasks() -> Grid:
 
 
 def _table(made: Table) -> Grid:
-    grid = Grid(title="The table", title_justify="left", padding=(0, 1))
+    # Narrow enough for 80 columns.
+    grid = Grid(title="The table", title_justify="left", padding=(0, 0, 0, 1), box=box.ROUNDED)
     grid.add_column("method", no_wrap=True)
     for column in COLUMNS:
         n = f"\nn = {made['ppl'][column.title].n}" if column.task else "\n"

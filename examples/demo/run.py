@@ -42,8 +42,15 @@ def main() -> None:
     import page
     import table
 
+    from trimix_lm_eval.utils.errors import TrimixError
+
     folder = args.output if args.limit is None else args.output / f"limit{args.limit}"
-    runs = table.evaluate(folder, args.limit)
+    try:
+        runs = table.evaluate(folder, args.limit)
+    except TrimixError as error:
+        raise SystemExit(f"error: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; the same command goes on") from None
     made = table.table(runs)
     given = (made, answers.examples(runs, SHOWN), sizes(runs))
     page.on_terminal(*given)

@@ -39,12 +39,12 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("running text", "trimix_demo_rolling", "bits/byte ↓", percent=False),
+    Column("text", "trimix_demo_rolling", "bits/byte ↓", percent=False),
     Column("finish", "trimix_demo_finish", "% right"),
     Column("follow", "trimix_demo_follow", "% exact"),
     Column("say", "trimix_demo_say", "% exact"),
     Column("gloss_to", "trimix_demo_gloss_to", "% exact"),
-    Column("mean of the four", "", "%"),
+    Column("mean", "", "of the four"),
 )
 
 

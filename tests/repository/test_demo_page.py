@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.examples import importable
 from tests.support.running import ROOT
+from trimix_lm_eval.utils.errors import TrimixError
 
 HERE = ROOT / "examples" / "demo"
 #: The demo twice: to where the output goes, and then to the terminal that standard input is.
@@ -50,7 +51,7 @@ def shown(tmp_path_factory):
     """The demo in an interpreter of its own, first into a log, then on a terminal."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("TQDM_")}
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, 110, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     folder = tmp_path_factory.mktemp("log")
     with (folder / "out").open("wb") as output, (folder / "err").open("wb") as errors:
         process = subprocess.Popen(
@@ -99,6 +100,8 @@ def test_a_log_holds_the_page_and_no_colours(shown):
 def test_a_terminal_shows_the_same_in_colours_without_running_anything_again(shown):
     assert rows(shown.terminal) == rows(shown.output)
     assert "\x1b[1;34mlarge_ins" in shown.terminal
+    table = COLOURS.sub("", shown.terminal).split("The table")[1].split("Bold:")[0]
+    assert "…" not in table and "bits/byte" in table, "all of it has room in 80 columns"
     assert "answer/s" in shown.errors and "answer/s" not in shown.terminal
 
 
@@ -204,9 +207,9 @@ def test_the_table_follows_from_the_answers(measured):
 def test_what_the_readme_claims_holds(measured):
     table, right = measured["table"], measured["right"]
     assert all(number["mark"] for number in table["ppl"].values()), "best or level everywhere"
-    means = {policy: row["mean of the four"]["value"] for policy, row in table.items()}
+    means = {policy: row["mean"]["value"] for policy, row in table.items()}
     assert means["ppl"] > means["proxy_tuning"]
-    above = ["running text"] if table["ppl"]["running text"]["mark"] == "best" else []
+    above = ["text"] if table["ppl"]["text"]["mark"] == "best" else []
     for task, answers in right.items():
         singles = ("large_ins", "small_cpt", "small_base")
         best = max(singles, key=lambda policy: answers[policy].count("1"))
@@ -228,3 +231,24 @@ def test_the_first_answers_come_out_as_they_were_measured(measured, tmp_path):
                 same += sum(a == b for a, b in zip(row, expected, strict=True))
                 total += len(row)
     assert total == 16 * 5 * 4 and same >= total - 2  # processors round differently
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        (TrimixError("The results are of other models.", "delete them"), "error: The.*delete them"),
+        (KeyboardInterrupt(), "stopped; the same command goes on"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_words(raised, says, tmp_path, monkeypatch):
+    def evaluate(*_):
+        raise raised
+
+    with importable(HERE):
+        import run
+        import table
+
+        monkeypatch.setattr(table, "evaluate", evaluate)
+        monkeypatch.setattr(sys, "argv", ["run.py", "--output", str(tmp_path)])
+        with pytest.raises(SystemExit, match=re.compile(says, re.S)):
+            run.main()
