@@ -214,6 +214,9 @@ def test_folder_that_does_not_exist(tmp_path):
 
 def test_folder_without_config(tmp_path):
     assert "has no config.json: it is not a transformers model" in refusal(str(tmp_path))
+    (tmp_path / "cpt").mkdir()
+    (tmp_path / "cpt" / "run.json").write_text("{}")
+    assert "its training has not finished" in refusal(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ['{"model_type": ', "[1, 2]", "\udcff"])

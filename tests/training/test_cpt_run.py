@@ -30,7 +30,16 @@ from tests.support.running import ROOT, environment, evaluate, program
 from trimix_lm_eval import TriMix, cli
 from trimix_lm_eval.loading.preflight import memory
 from trimix_lm_eval.training.cpt import base as bases
-from trimix_lm_eval.training.cpt import checkpoints, corpus, run, saving, seals, train, trainer
+from trimix_lm_eval.training.cpt import (
+    checkpoints,
+    corpus,
+    report,
+    run,
+    saving,
+    seals,
+    train,
+    trainer,
+)
 from trimix_lm_eval.utils.errors import TrimixError
 
 pytestmark = pytest.mark.slow
@@ -97,6 +106,8 @@ def test_what_was_printed(done):
     }
     for part in ("1 file, 400 lines", "Latin 100.0%", "tokens per character", "12 steps of 4 x 32"):
         assert part in said, part
+    before = measured(folder)["held_out"]["before"]
+    assert f"before     {before:.4f} bits per byte of held-out text" in said
     report = json.loads((folder / "out" / "cpt" / "data" / "report.json").read_text())
     held_out = (folder / "out" / "cpt" / "data" / "held_out.jsonl").read_text()
     assert not any(json.loads(row)["text"] in held_out for row in dropped), "chosen by the test"
@@ -564,3 +575,18 @@ def test_text_in_the_wrong_script_is_warned_of(small_base, tmp_path, capsys):
     assert "warning: 0% of the letters are Arabic, the script of uig_Arab" in said
     assert "warning: 1 step will hardly train the model" in said
     assert os.environ.get("TENSORBOARD_LOGGING_DIR") is None
+
+
+@pytest.mark.parametrize(("bits", "warned"), [(2.5, False), (11.7, True)])
+def test_a_base_that_knows_nothing_of_the_text_is_told(bits, warned):
+    lines = list(report.of_base({"held_out": bits, "test": 1.0}))
+    assert lines[0] == f"before     {bits:.4f} bits per byte of held-out text"
+    assert bool(lines[1:]) == warned
+
+
+def test_a_tokenizer_that_knows_no_pieces_of_the_script_is_warned_of(small_base, tmp_path, capsys):
+    words = ["తెలుగు", "పద్యము", "రాజు", "పూలు", "వాన", "నది", "ఇల్లు", "చెట్టు", "పాట", "మాట"]
+    write_text(tmp_path / "text.txt", words=words)
+    train(config(small_base, tmp_path, language="tel_Telu", steps=2))
+    said = capsys.readouterr().out
+    assert "warning: the tokenizer cuts a character into" in said and "max_bytes" in said

@@ -167,6 +167,11 @@ def _listing(folder: Path) -> dict[str, int | None]:
 def _no_model(spec: SourceSpec, main: str) -> TrimixError:
     """The error for a place that holds something else than a transformers model."""
     inside = f" (subfolder {spec.subfolder})" if spec.subfolder else ""
+    if Path(spec.path, "cpt", "run.json").is_file():  # what `trimix cpt` makes its model from
+        return TrimixError(
+            f"{label(spec)} has no {main}: its training has not finished.",
+            "go on with `trimix cpt` and the file that it was begun with: it ends with the model",
+        )
     return TrimixError(
         f"{label(spec)}{inside} has no {main}: it is not a transformers model.",
         "correct the path, or name its subfolder= or gguf_file=; merge an adapter into its base "

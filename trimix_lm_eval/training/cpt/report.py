@@ -14,6 +14,10 @@ from trimix_lm_eval.training.cpt.plan import TrainingPlan
 _MOSTLY = 0.5
 #: Steps below which a cosine is hardly one.
 _FEW_STEPS = 20
+#: Bits of a byte that nothing is known of.
+_GUESSED = 8
+#: Tokens per character above which a tokenizer has next to no pieces of a script, but its bytes.
+_BYTES = 1.5
 _WIDTH = 11
 
 
@@ -66,6 +70,13 @@ def _of_text(title: str, account: Mapping[str, Any], config: Config) -> Iterator
 
 def _warnings(account: Mapping[str, Any], config: Config) -> Iterator[str]:
     """What may be wrong with the text of the language, and is left to the user."""
+    per_character = account["tokens per character"]
+    if per_character > _BYTES:
+        yield (
+            f"warning: the tokenizer cuts a character into {per_character:.1f} tokens: it hardly "
+            "knows this script. Training takes as many times longer (max_bytes reads less of the "
+            "text), and a context holds as many times less"
+        )
     names = [scripts.NAMES[code] for code in scripts.expected(config.language)]
     share = sum(account["scripts"].get(name, 0.0) for name in names)
     if names and share < _MOSTLY:
@@ -127,6 +138,17 @@ def of_english(report: Mapping[str, Any], plan: TrainingPlan) -> Iterator[str]:
     times = report["english"]["tokens wanted"] / report["english"]["tokens"]
     if times > 1:
         yield f"note: all English there is, is read {times:.1f} times to keep the ratio"
+
+
+def of_base(before: Mapping[str, float]) -> Iterator[str]:
+    """How well the base knows held-out text, before anything is trained."""
+    bits = before["held_out"]
+    yield _entry("before", f"{bits:.4f} bits per byte of held-out text")
+    if bits > _GUESSED:
+        yield (
+            f"warning: that is more than {_GUESSED} bits, what guessing a byte takes: the base has "
+            "hardly seen such text, and what a large model of its family says of it is no better"
+        )
 
 
 def of_result(measured: Mapping[str, Any]) -> Iterator[str]:

@@ -155,6 +155,8 @@ def _train(config: Config, base: Base, length: int, place: DistributedEnv) -> No
         before = _measure(model, windows, planned, place)
         if place.rank == 0:
             seals.write_record(config.work / "before.json", before)
+    if place.rank == 0:
+        _say(report.of_base(before))
     logging.disable_progress_bar()  # every checkpoint has one, which would tear ours
     training = trainer.make(
         config, planned, data, adapters.adapted(model, config), windows["held_out"], place
