@@ -165,11 +165,11 @@ def _fused(one: Answers, colours: bool) -> Text:
 
 def on_terminal(*given: Any) -> None:
     """Prints the page: in colours if the terminal has them."""
-    console = Console(width=None)
+    console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
     colours = console.color_system is not None and not console.no_color
-    console.print(parts(*given, colours), soft_wrap=False)
+    console.print(parts(*given, colours))
 
 
 def as_html(path: Path, *given: Any) -> None:

@@ -47,12 +47,12 @@ def main() -> None:
     folder = args.output if args.limit is None else args.output / f"limit{args.limit}"
     try:
         runs = table.evaluate(folder, args.limit)
+        made = table.table(runs)
+        given = (made, answers.examples(runs, SHOWN), sizes(runs))
     except TrimixError as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on") from None
-    made = table.table(runs)
-    given = (made, answers.examples(runs, SHOWN), sizes(runs))
     page.on_terminal(*given)
     page.as_html(folder / "demo.html", *given)
     print(f"\n{folder / 'demo.html'} shows the same. ({time.perf_counter() - start:.0f} s)")

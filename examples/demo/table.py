@@ -148,9 +148,8 @@ def _column(its: Mapping[str, Any], scale: float) -> dict[str, Number]:
 
 def right(runs: list[Any], task: str) -> dict[str, list[bool]]:
     """By policy, which documents of a task of questions it has right."""
-    metric = "acc" if task.endswith("finish") else "exact_match"
     return {
-        str(run.policy): [bool(sample[metric]) for sample in run.samples(task) or ()]
+        str(run.policy): [bool(sample[run.main(task).metric]) for sample in run.samples(task) or ()]
         for run in runs
     }
 

@@ -26,7 +26,7 @@ RESAMPLES = 10_000
 Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better
 Seed = dict[tuple[str, str], Scores]  # by language and task
 Chosen = dict[tuple[str, str], dict[str, int]]  # by language and task: how often which point
-Claim = Callable[[Scores], np.ndarray]  # of each document, or of resampled means
+Claim = Callable[[Scores], np.ndarray]  # a number of each document
 
 
 class Verdict(NamedTuple):
@@ -118,7 +118,8 @@ def best_single(scores: Scores) -> str:
 
 
 #: What the paper says of two methods, each document's difference; and what an independent
-#: reproduction says of a gate for each token.
+#: reproduction says of a gate for each token. The upper bound is chosen on the very documents, so
+#: that its distance is too large, and no interval tells by how much; so is the best single model.
 CLAIMS: dict[str, Claim] = {
     "TriMix above Proxy Tuning": lambda s: s["ppl"] - s["proxy_tuning"],
     "Proxy Tuning above large_ins": lambda s: s["proxy_tuning"] - s["large_ins"],

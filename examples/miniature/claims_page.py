@@ -1,6 +1,8 @@
 """The claims and all scores as tables and a picture: the page of the experiment.
 
-python examples/miniature/claims_page.py results/miniature     # of all seeds that are there
+    python examples/miniature/claims_page.py results/miniature
+
+Of all seeds and sizes whose results are there.
 """
 
 from __future__ import annotations

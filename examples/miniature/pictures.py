@@ -47,10 +47,10 @@ def _panel(axis: Axes, rows: list[dict[str, Verdict]]) -> None:
     for place, tasks in enumerate(rows):
         shown = {name: one for name, one in tasks.items() if name != "rolling"}
         names = [name for name in shown if name != "mean"]
-        for i, (name, one) in enumerate([*((n, shown[n]) for n in names), ("mean", shown["mean"])]):
+        for i, name in enumerate([*names, "mean"]):
+            one, wide = shown[name], name == "mean"
             colour, marker = LOOKS[one.verdict]
-            y = place + (0.0 if name == "mean" else 0.7 * (i + 0.5) / len(names) - 0.35)
-            wide = name == "mean"
+            y = place if wide else place + 0.7 * (i + 0.5) / len(names) - 0.35
             axis.plot([one.low, one.high], [y, y], color=colour, linewidth=2.5 if wide else 0.8)
             axis.plot([one.mean], [y], color=colour, marker=marker, markersize=7 if wide else 3)
         axis.axhline(place + 0.5, color="0.9", linewidth=0.8)
