@@ -57,21 +57,18 @@ def scores(items: Path, language: str) -> dict[str, dict[str, float]]:
         language: One of its folders.
 
     Returns:
-        Accuracies and chrF++ from 0 to 100; chrF++ stands under the answer's name and ``chrf++``.
+        Percentages of right answers.
     """
-    from tasks.utils import corpus_chrf_pp
-
     found: dict[str, dict[str, float]] = {}
     for kind in judge.CHOSEN:
         rows = _read(items / language / f"{kind}.jsonl")
         found[f"{kind}_ll"] = {name: 100 * value for name, value in chosen(rows).items()}
         if kind in judge.WRITTEN:
-            found[kind] = {}
-            for name, answers in written(rows).items():
-                pairs = [(row["answer"], said) for row, said in zip(rows, answers, strict=True)]
-                exact = sum(right == said for right, said in pairs) / len(pairs)
-                found[kind][name] = 100 * exact
-                found[kind][f"{name} chrf++"] = corpus_chrf_pp(pairs)
+            right = [row["answer"] for row in rows]
+            found[kind] = {
+                name: 100 * sum(map(str.__eq__, right, answers)) / len(rows)
+                for name, answers in written(rows).items()
+            }
     return found
 
 
