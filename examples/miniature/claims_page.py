@@ -1,6 +1,6 @@
 """The claims and all scores as tables and a picture: the page of the experiment.
 
-    python examples/miniature/claims_page.py results/miniature
+    python examples/miniature/claims_page.py results/miniature examples/miniature
 
 Of all seeds and sizes whose results are there.
 """
@@ -14,6 +14,7 @@ import numpy as np
 from claims import (
     AVERAGED,
     Chosen,
+    Scores,
     Seed,
     Verdict,
     at,
@@ -22,6 +23,16 @@ from claims import (
     smaller_gains,
     verdicts,
 )
+
+#: Points that tell why: large_ins and small_base alone; and alpha = beta, where ever more of
+#: small_base is subtracted (none at 0.5, 0.8 at 0.9, all of it in Proxy Tuning).
+CONTROLS = ("0.3:0", "0.5:0", "0.7:0", "0.1:0.9", "0.3:0.5", "0.5:0.5", "0.7:0.7", "0.9:0.9")
+SIGNS = {"holds": "**", "fails": "*", "cannot be told": ""}
+LEGEND = """\
+Differences in points, means over seeds (running text: bits per byte; positive is better).
+**Bold**: positive in every seed and above 0 in 97.5 % of the resamples of documents; *slanted*: the
+other way; neither: cannot be told. The best single model is that of each task and seed, and the
+upper bound is the best point of the grid on the very documents: both are flattered by that."""
 
 
 def points(seeds: list[Seed], language: str, task: str) -> tuple[float, float]:
@@ -48,26 +59,40 @@ def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
     return found
 
 
-def scores_table(seeds: list[Seed], language: str) -> str:
-    """All methods of a language as Markdown: means over seeds and documents."""
+def scores_table(seeds: list[Seed], language: str, trivial: dict[str, dict[str, float]]) -> str:
+    """All methods of a language as Markdown: means over seeds and documents.
+
+    Args:
+        seeds: Their scores.
+        language: Code of the language.
+        trivial: By task, what answers that take no model score; the best of them is shown.
+    """
     tasks = [task for lang, task in seeds[0] if lang == language]
     names = [name for name in seeds[0][language, tasks[0]] if ":" not in name]
-    names += [f"{alpha}:0" for alpha in (0.3, 0.5, 0.7)] + ["0.5:0.5", "0.1:0.9", "upper bound"]
+    if "ppl" in names:  # a sweep, and not two models alone
+        names += [*CONTROLS, "upper bound"]
     lines = [f"| | {' | '.join(tasks)} | mean |", "|---" * (len(tasks) + 2) + "|"]
-    for name in names:
-        row = {}
-        for task in tasks:
-            by_seed = [seed[language, task] for seed in seeds]
-            row[task] = np.mean(
-                [
-                    (at(s, oracle(s)[0]) if name == "upper bound" else s[name]).mean()
-                    for s in by_seed
-                ]
-            )
-        cells = [f"{abs(v):.3f}" if t == "rolling" else f"{v:.1f}" for t, v in row.items()]
-        mean = np.mean([row[task] for task in AVERAGED])
-        lines.append(f"| {name} | {' | '.join(cells)} | {mean:.1f} |")
+    lines += [_row(name, _means(seeds, language, name, tasks)) for name in names]
+    lines.append(_row("no model", {t: max(trivial[t].values()) for t in tasks if t in trivial}))
     return "\n".join(lines)
+
+
+def _means(seeds: list[Seed], language: str, name: str, tasks: list[str]) -> dict[str, float]:
+    """Scores of a method by task, over seeds and documents."""
+
+    def of(scores: Scores) -> float:
+        documents = at(scores, oracle(scores)[0]) if name == "upper bound" else scores[name]
+        return float(documents.mean())
+
+    return {task: float(np.mean([of(seed[language, task]) for seed in seeds])) for task in tasks}
+
+
+def _row(name: str, scores: dict[str, float]) -> str:
+    """A row of the scores; what is missing is running text, which comes last."""
+    cells = [f"{abs(v):.3f}" if task == "rolling" else f"{v:.1f}" for task, v in scores.items()]
+    cells += [] if "rolling" in scores else ["–"]
+    mean = np.mean([scores[task] for task in AVERAGED])
+    return f"| {name} | {' | '.join(cells)} | {mean:.1f} |"
 
 
 def claims_table(found: dict[str, dict[str, Verdict]]) -> str:
@@ -78,73 +103,100 @@ def claims_table(found: dict[str, dict[str, Verdict]]) -> str:
         cells = []
         for column, one in its.items():
             text = f"{one.mean:+.3f}" if column == "rolling" else f"{one.mean:+.1f}"
-            sign = {"holds": "**", "fails": "*", "cannot be told": ""}[one.verdict]
+            sign = SIGNS[one.verdict]
             cells.append(f"{sign}{text}{sign}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def summary(panels: dict[str, dict[str, dict[str, Verdict]]]) -> str:
+    """What became of each claim in the mean over tasks: points, and their 95 % interval."""
+    lines = [f"| | {' | '.join(panels)} |", "|---" * (len(panels) + 1) + "|"]
+    for claim in next(iter(panels.values())):
+        cells = []
+        for found in panels.values():
+            one = found[claim]["mean"]
+            sign = SIGNS[one.verdict]
+            cells.append(f"{sign}{one.mean:+.1f}{sign} ({one.low:+.1f} to {one.high:+.1f})")
+        lines.append(f"| {claim} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def choices_table(seeds: list[Seed], chosen: list[Chosen], language: str) -> str:
+    """Which points `ppl` chooses, and which are best, as Markdown."""
+    found = preferred(chosen, language)
+    best = ["{:.2f}, {:.2f}".format(*points(seeds, language, task)) for task in found]
+    return (
+        f"| | {' | '.join(found)} |\n{'|---' * (len(found) + 1)}|\n"
+        f"| β > α, β ≥ 0.9, % of samples | {' | '.join(found.values())} |\n"
+        f"| α, β of the upper bound | {' | '.join(best)} |"
+    )
+
+
 def page(
     read_in: dict[str, list[tuple[Seed, Chosen]]],
-    pairs: tuple[str, ...],
     languages: dict[str, str],
+    trivial: dict[str, dict[str, dict[str, float]]],
 ) -> str:
     """All tables of the experiment as Markdown.
 
     Args:
-        read_in: From `read_all`.
-        pairs: Sizes of the large models, the larger one first.
+        read_in: From `read_all`, the larger size first.
         languages: Names by code.
+        trivial: By language and task, what answers that take no model score.
     """
-    parts = []
+    seeds = {pair: [scores for scores, _ in found] for pair, found in read_in.items()}
+    parts = ["# The claims of the paper, measured", LEGEND, summary(panels(read_in, languages))]
+    if len(seeds) == 2 and len({len(found) for found in seeds.values()}) == 1:
+        gains = {name: smaller_gains(*seeds.values(), code) for code, name in languages.items()}
+        parts += ["Does the smaller large model gain more?", claims_table(gains)]
     for pair, found in read_in.items():
-        seeds, chosen = [one[0] for one in found], [one[1] for one in found]
         for code, language in languages.items():
             parts += [
-                f"## {language}, {pair}: {len(seeds)} seeds",
-                scores_table(seeds, code),
-                claims_table(verdicts(seeds, code)),
+                f"## {language}, {pair}: {len(found)} seeds",
+                scores_table(seeds[pair], code, trivial[code]),
+                claims_table(verdicts(seeds[pair], code)),
+                choices_table(seeds[pair], [chosen for _, chosen in found], code),
             ]
-            rows = preferred(chosen, code)
-            parts.append(
-                f"| | {' | '.join(rows)} |\n{'|---' * (len(rows) + 1)}|\n"
-                f"| β > α, β ≥ 0.9, % of samples | {' | '.join(rows.values())} |\n"
-                "| α, β of the upper bound | "
-                + " | ".join("{:.2f}, {:.2f}".format(*points(seeds, code, t)) for t in rows)
-                + " |"
-            )
-    if len(read_in) == 2 and len({len(found) for found in read_in.values()}) == 1:
-        large, medium = ([one[0] for one in read_in[pair]] for pair in pairs)
-        gains = {name: smaller_gains(large, medium, code) for code, name in languages.items()}
-        parts += ["## Does the smaller large model gain more?", claims_table(gains)]
+        if any(("en", task) in seeds[pair][0] for task in AVERAGED):
+            parts += [
+                f"## English, {pair}, models alone",
+                scores_table(seeds[pair], "en", trivial["en"]),
+            ]
     return "\n\n".join(parts) + "\n"
+
+
+def panels(
+    read_in: dict[str, list[tuple[Seed, Chosen]]], languages: dict[str, str]
+) -> dict[str, dict[str, dict[str, Verdict]]]:
+    """What became of the claims, by language and size."""
+    return {
+        f"{name}, {pair}": verdicts([seed for seed, _ in found], code)
+        for code, name in languages.items()
+        for pair, found in read_in.items()
+    }
 
 
 def write(out: Path, part: str, folder: Path) -> None:
     """Writes claims.md and claims.png."""
     import pictures
+    import trivial
     from recipe import LANGUAGES, PAIRS
 
     read_in = read_all(out, part, PAIRS)
-    (folder / "claims.md").write_text(page(read_in, PAIRS, LANGUAGES), encoding="utf-8")
-    panels = {
-        f"{name}, {pair}": verdicts([seed for seed, _ in found], code)
-        for code, name in LANGUAGES.items()
-        for pair, found in read_in.items()
-    }
-    pictures.draw(panels, folder / "claims.png")
+    known = {code: trivial.scores(out / f"items_{part}", code) for code in ("en", *LANGUAGES)}
+    (folder / "claims.md").write_text(page(read_in, LANGUAGES, known), encoding="utf-8")
+    pictures.draw(panels(read_in, LANGUAGES), folder / "claims.png")
 
 
 def main() -> None:
-    """Prints the tables."""
-    from recipe import LANGUAGES, PAIRS
-
+    """Writes both into a folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder of the experiment")
+    parser.add_argument("folder", type=Path, help="folder to write to")
     parser.add_argument("--dev", action="store_true", help="of development text")
     args = parser.parse_args()
-    read_in = read_all(args.out, "dev" if args.dev else "test", PAIRS)
-    print(page(read_in, PAIRS, LANGUAGES))
+    write(args.out, "dev" if args.dev else "test", args.folder)
 
 
 if __name__ == "__main__":
