@@ -9,6 +9,7 @@ in 97.5 % of the resamples, fails if both are the other way, and cannot be told 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -21,6 +22,8 @@ GRID = tuple((a, b) for a in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0) for b in (0.1, 0.3, 
 SINGLES = ("large_ins", "small_cpt", "small_base")
 #: Tasks that the mean is over, each kind once: written where it is, else chosen.
 AVERAGED = ("follow", "say", "who", "gloss_to", "gloss_from", "finish_ll")
+#: What is judged: each task, their mean, and running text.
+COLUMNS = {**{task: (task,) for task in AVERAGED}, "mean": AVERAGED, "rolling": ("rolling",)}
 RESAMPLES = 10_000
 
 Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better
@@ -132,6 +135,14 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
+@functools.lru_cache(maxsize=16)
+def resamples(documents: int, which: int) -> np.ndarray:
+    """How much each document weighs in each resample, ``[RESAMPLES, documents]``; `which` seeds."""
+    rng = np.random.default_rng([1234, which])
+    counts = rng.multinomial(documents, [1 / documents] * documents, RESAMPLES)
+    return (counts / documents).astype(np.float32)
+
+
 def judged(by_seed: list[list[np.ndarray]]) -> Verdict:
     """Judges a claim.
 
@@ -143,9 +154,7 @@ def judged(by_seed: list[list[np.ndarray]]) -> Verdict:
     drawn = np.zeros(RESAMPLES)
     for i in range(len(by_seed[0])):
         documents = np.mean([tasks[i] for tasks in by_seed], axis=0)  # [N]
-        rng = np.random.default_rng([1234, i])
-        counts = rng.multinomial(len(documents), [1 / len(documents)] * len(documents), RESAMPLES)
-        drawn += counts @ documents / len(documents) / len(by_seed[0])
+        drawn += resamples(len(documents), i) @ documents / len(by_seed[0])
     low, high = (float(one) for one in np.percentile(drawn, [2.5, 97.5]))
     if low > 0 and min(values) > 0:
         verdict = "holds"
@@ -158,27 +167,42 @@ def judged(by_seed: list[list[np.ndarray]]) -> Verdict:
 
 def verdicts(seeds: list[Seed], language: str) -> dict[str, dict[str, Verdict]]:
     """By claim, and by task, ``mean`` or ``rolling``, what became of it."""
-    columns = {**{task: (task,) for task in AVERAGED}, "mean": AVERAGED, "rolling": ("rolling",)}
     return {
         name: {
             column: judged([[claim(seed[language, task]) for task in tasks] for seed in seeds])
-            for column, tasks in columns.items()
+            for column, tasks in COLUMNS.items()
         }
         for name, claim in CLAIMS.items()
     }
 
 
-def smaller_gains(seeds: list[Seed], others: list[Seed], language: str) -> dict[str, Verdict]:
-    """Whether the smaller of two large models gains more over itself; `seeds` are of the larger."""
-    gain = CLAIMS["TriMix above large_ins"]
+#: What is said of two large models: a number of each document from the scores with the larger one
+#: and from those with the smaller one.
+SIZES: dict[str, Callable[[Scores, Scores], np.ndarray]] = {
+    "the smaller large model gains more": lambda large, medium: (
+        (medium["ppl"] - medium["large_ins"]) - (large["ppl"] - large["large_ins"])
+    ),
+    "large_ins above the smaller one": lambda large, medium: (
+        large["large_ins"] - medium["large_ins"]
+    ),
+    "TriMix above TriMix with the smaller one": lambda large, medium: large["ppl"] - medium["ppl"],
+}
 
-    def of(tasks: tuple[str, ...]) -> Verdict:
-        pairs = zip(seeds, others, strict=True)
-        return judged(
-            [[gain(b[language, t]) - gain(a[language, t]) for t in tasks] for a, b in pairs]
-        )
 
-    return {**{task: of((task,)) for task in AVERAGED}, "mean": of(AVERAGED)}
+def of_sizes(
+    larger: list[Seed], smaller: list[Seed], language: str
+) -> dict[str, dict[str, Verdict]]:
+    """By claim of `SIZES`, and by task, ``mean`` or ``rolling``, what became of it."""
+    pairs = list(zip(larger, smaller, strict=True))
+    return {
+        name: {
+            column: judged(
+                [[claim(a[language, task], b[language, task]) for task in tasks] for a, b in pairs]
+            )
+            for column, tasks in COLUMNS.items()
+        }
+        for name, claim in SIZES.items()
+    }
 
 
 def read_all(out: Path, part: str, pairs: tuple[str, ...]) -> dict[str, list[tuple[Seed, Chosen]]]:

@@ -18,9 +18,9 @@ from claims import (
     Seed,
     Verdict,
     at,
+    of_sizes,
     oracle,
     read_all,
-    smaller_gains,
     verdicts,
 )
 
@@ -148,8 +148,9 @@ def page(
     seeds = {pair: [scores for scores, _ in found] for pair, found in read_in.items()}
     parts = ["# The claims of the paper, measured", LEGEND, summary(panels(read_in, languages))]
     if len(seeds) == 2 and len({len(found) for found in seeds.values()}) == 1:
-        gains = {name: smaller_gains(*seeds.values(), code) for code, name in languages.items()}
-        parts += ["Does the smaller large model gain more?", claims_table(gains)]
+        for code, language in languages.items():
+            table = claims_table(of_sizes(*seeds.values(), code))
+            parts += [f"## {language}, two sizes of the large model", table]
     for pair, found in read_in.items():
         for code, language in languages.items():
             parts += [

@@ -179,7 +179,7 @@ def test_claims_are_told_from_results(tmp_path):
     read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
     echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0, "beginning": 2.5})
     text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
-    assert "## Tibetan, large: 2 seeds" in text and "more?" not in text
+    assert "## Tibetan, large: 2 seeds" in text and "two sizes" not in text
     assert text.count("| no model |" + " 2.5 |" * 6 + " – | 2.5 |") == 2
     english = text.split("## English, large, models alone")[1]
     assert "| large_ins |" in english and "0.5:0 |" not in english
