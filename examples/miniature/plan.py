@@ -60,6 +60,7 @@ def steps(
     places = [out / name for name in results]
     return [
         *found,
+        probed(load, out, seeds, part),
         Step(f"report_{part}", results, {}, functools.partial(judge.report, places)),
         Step(f"claims_{part}", results, {}, functools.partial(claims_page.write, out, part)),
     ]
@@ -118,6 +119,20 @@ def evaluated(out: Path, seed: int, pair: str, part: str) -> Step:
         functools.partial(judge.sweep, out / f"seed{seed}", pair, out / f"items_{part}"),
         resumes=True,
     )
+
+
+def probed(load: Load, out: Path, seeds: list[int], part: str) -> Step:
+    """The step that asks the vectors of all seeds' models for the topics that none can name."""
+    roles = ("small_base", *(f"small_cpt_{language}" for language in LANGUAGES), "large_ins")
+    places = {role: [out / f"seed{seed}" / role for seed in seeds] for role in roles}
+
+    def write(folder: Path) -> None:
+        import probe
+
+        probe.write(places, load(), part, folder)
+
+    needs = tuple(str(place.relative_to(out)) for some in places.values() for place in some)
+    return Step(f"probe_{part}", needs, {}, write)
 
 
 def _sha256(path: Path) -> str:

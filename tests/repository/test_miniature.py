@@ -90,8 +90,10 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
 
     planned = plan.steps(recipe.SMOKE, folder, tmp_path, [0], "dev")
     results = ["seed0/results_dev_large", "seed0/results_dev_medium"]
-    assert [step.name for step in planned[-4:]] == [*results, "report_dev", "claims_dev"]
-    steps.run(planned[:-4], tmp_path)
+    last = [*results, "probe_dev", "report_dev", "claims_dev"]
+    assert [step.name for step in planned[-5:]] == last
+    steps.run([*planned[:-5], planned[-3]], tmp_path)
+    assert (tmp_path / "probe_dev/probe.md").read_text().count("\n| ") == 5
     sizes = [f"{size}_{kind}" for size in ("medium", "large") for kind in ("base", "ins")]
     for role in ("small_base", *sizes, "small_cpt_bo", "small_cpt_ug"):
         assert (tmp_path / "seed0" / role / "model.safetensors").exists()
@@ -287,6 +289,20 @@ def test_answers_without_reading_score_nothing(corpora, tmp_path):
         for name, value in scores.items():
             if not task.startswith("topic"):
                 assert value <= 42, (task, name)  # chance is 25 at most
+
+
+def test_a_probe_reads_what_is_in_vectors_and_no_more():
+    import numpy as np
+    import probe
+
+    rng = np.random.default_rng(3)
+    topics = [("a", "b", "c")[i % 3] for i in range(300)]
+    told = np.array([[topic == "a", topic == "b"] for topic in topics], dtype=float)
+    told = told + rng.normal(scale=0.1, size=(300, 2))
+    noise = rng.normal(size=(300, 20))
+    half = (topics[:150], topics[150:])
+    assert probe.accuracy(told[:150], half[0], told[150:], half[1]) == 100
+    assert probe.accuracy(noise[:150], half[0], noise[150:], half[1]) < 50
 
 
 def test_an_echo_is_found_out():
