@@ -93,10 +93,13 @@ def without_overlap(train: list[str], held_out: list[str], run: int = OVERLAP) -
     Args:
         train: Candidate training documents.
         held_out: Documents to stay unseen.
-        run: Length, in characters, of a shared run that counts as a quotation.
+        run: Length, in characters, of the runs of held-out text that are looked for, one from each
+            half of that length on.
 
     Returns:
-        The documents of `train` that share no sampled run with `held_out`, and equal none of it.
+        The documents of `train` that have none of these runs and equal no held-out document, so
+        that none shares one and a half times `run` with them. (Exact at every place would be
+        better by a few verses; the shipped models are trained on what this leaves.)
     """
 
     def squeeze(text: str) -> str:

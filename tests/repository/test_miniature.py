@@ -109,6 +109,57 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
     check_the_demo(planned, tmp_path)
 
 
+def test_steps_are_done_once_and_never_taken_for_another_recipe_s(tmp_path):
+    import steps
+
+    done = []
+
+    def step(name, recipe, *needs, **how):
+        def make(folder):
+            done.append((name, sorted(path.name for path in folder.iterdir())))
+            (folder / "half").touch()
+            if recipe == {"killed": True}:
+                raise KeyboardInterrupt
+
+        return steps.Step(name, needs, recipe, make, **how)
+
+    first = [step("a", {"n": 1}), step("b", {"n": 1}, "a"), step("c", {}, "b", summary=True)]
+    steps.run(first, tmp_path)
+    steps.run(first, tmp_path)
+    assert [name for name, _ in done] == ["a", "b", "c"]
+    more = [*first[:2], step("d", {}, "a"), step("c", {}, "b", "d", summary=True)]
+    steps.run(more, tmp_path)
+    assert done[3:] == [("d", []), ("c", [])], "what is summed up has changed"
+    other = [first[0], step("b", {"n": 2}, "a"), step("e", {}, "a"), step("f", {}, "b")]
+    with pytest.raises(SystemExit, match=r"b was made by another recipe \(n is 2, was 1\)"):
+        steps.run(other, tmp_path)
+    steps.run(other, tmp_path, "e")
+    with pytest.raises(SystemExit, match="b was made by another recipe"):
+        steps.run(other, tmp_path, "f")
+
+    with pytest.raises(KeyboardInterrupt):
+        steps.run([step("g", {"killed": True}, resumes=True)], tmp_path)
+    with pytest.raises(SystemExit, match="g was made by another recipe"):
+        steps.run([step("g", {"killed": False}, resumes=True)], tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        steps.run([step("g", {"killed": True}, resumes=True)], tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        steps.run([step("h", {"killed": True})], tmp_path)
+    steps.run([step("h", {"killed": False})], tmp_path)
+    assert done[-4:] == [("g", []), ("g", ["half"]), ("h", []), ("h", [])]
+    assert set(steps.seconds(tmp_path)) == {"a", "b", "c", "d", "e", "h"}
+
+
+@pytest.mark.parametrize("other", ["--smoke", "--dev", "--only=texts"])
+def test_a_toy_is_never_installed(other, monkeypatch, capsys):
+    import run
+
+    monkeypatch.setattr("sys.argv", ["run.py", "--texts", "texts", "--demo", other])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "leave out --smoke, --dev and --only" in capsys.readouterr().err
+
+
 def check_the_demo(planned, out):
     """What a trio is made of, and where it goes."""
     import demo
@@ -243,6 +294,28 @@ def test_what_is_held_out_is_read_by_nobody(corpora):
                 assert read not in text and text not in read, name
 
 
+def test_what_quotes_held_out_text_is_dropped():
+    import texts
+
+    rng = random.Random(8)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+
+    def text(size: int) -> str:
+        return "".join(rng.choice(letters) for _ in range(size))
+
+    held_out = [text(300), text(25), "ཀ་ཁ་ག " * 20]
+    for start in range(0, 241):  # wherever the quotation begins, and in other spacing
+        quoted = held_out[0][start : start + 60]
+        spaced = " ".join(quoted[i : i + 7] for i in range(0, 60, 7))
+        clean = text(200)
+        document = f"{text(37)} {spaced} {text(41)}"
+        assert texts.without_overlap([clean, document], held_out) == [clean]
+    assert texts.without_overlap([held_out[1]], held_out) == []
+    assert texts.without_overlap([held_out[2].replace("་", "")], held_out) == []
+    kept = f"{text(50)}{held_out[0][:30]}{text(50)}"
+    assert texts.without_overlap([kept], held_out) == [kept], "thirty letters are no quotation"
+
+
 def test_runs_are_not_used_twice_and_words_are_words():
     from problems import Text
 
@@ -288,7 +361,8 @@ def test_answers_without_reading_score_nothing(corpora, tmp_path):
     for task, scores in found.items():
         for name, value in scores.items():
             if not task.startswith("topic"):
-                assert value <= 42, (task, name)  # chance is 25 at most
+                # Chance is 25 at most, of what is written, too: the first speaker's words in `say`.
+                assert value <= (42 if task.endswith("_ll") else 35), (task, name)
 
 
 def test_a_probe_reads_what_is_in_vectors_and_no_more():
@@ -310,6 +384,23 @@ def test_an_echo_is_found_out():
 
     items = [{"prompt": f"Text: a{i} b c", "answer": f"a{i} b"} for i in range(3)]
     assert trivial.written(items)["beginning"] == [item["answer"] for item in items]
+
+
+def test_no_words_of_a_test_s_wording_are_a_training_one_s():
+    """No piece between two fields, so no shared wording can hide in a prompt that is filled in."""
+    import re
+
+    import wording
+
+    def pieces(one: wording.Wording) -> set[str]:
+        found = re.split(r"\{\w+\}", f"{one.question}{one.answer}")
+        return {" ".join(re.findall(r"[a-z]+", piece.lower())) for piece in found} - {""}
+
+    read = {piece for some in wording.TRAINING.values() for one in some for piece in pieces(one)}
+    tested = set().union(*map(pieces, wording.TEST.values()))
+    assert {"translate", "once more", "word list"} <= tested and {"headline", "again"} <= read
+    shared = {(a, b) for a in tested for b in read if f" {a} " in f" {b} "}
+    assert not shared
 
 
 def test_no_eight_tokens_of_a_test_s_wording_are_read(corpora, words):
