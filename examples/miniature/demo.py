@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from steps import Step
+from steps import MARK, Step
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ROLES = {"large_ins": "large_ins", "small_cpt": "small_cpt_bo", "small_base": "small_base"}
@@ -37,7 +37,7 @@ def install(models: Path, items: Path, checkout: Path) -> None:
         (place / role).mkdir()
         for pattern in SHIPPED:
             for file in (models / name).glob(pattern):
-                if file.name != "step.json":
+                if file.name != MARK:
                     shutil.copy(file, place / role)
     data = checkout / "tasks" / "demo" / "data"
     for old in data.glob("*.jsonl"):

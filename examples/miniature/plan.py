@@ -61,8 +61,14 @@ def steps(
     return [
         *found,
         probed(load, out, seeds, part),
-        Step(f"report_{part}", results, {}, functools.partial(judge.report, places)),
-        Step(f"claims_{part}", results, {}, functools.partial(claims_page.write, out, part)),
+        Step(f"report_{part}", results, {}, functools.partial(judge.report, places), summary=True),
+        Step(
+            f"claims_{part}",
+            results,
+            {},
+            functools.partial(claims_page.write, out, part),
+            summary=True,
+        ),
     ]
 
 
@@ -132,7 +138,7 @@ def probed(load: Load, out: Path, seeds: list[int], part: str) -> Step:
         probe.write(places, load(), part, folder)
 
     needs = tuple(str(place.relative_to(out)) for some in places.values() for place in some)
-    return Step(f"probe_{part}", needs, {}, write)
+    return Step(f"probe_{part}", needs, {}, write, summary=True)
 
 
 def _sha256(path: Path) -> str:

@@ -67,7 +67,8 @@ class ExperimentConfig(NamedTuple):
         large_ins: How the large base is instruction-tuned.
         cpt: By language, keys of the YAML of `trimix cpt` that differ from `cpt.yaml`.
         documents: Of tasks and of nonsense that models read, of each.
-        items: Problems of each kind that all models are judged on, and passages of running text.
+        items: Problems of each kind that all models are judged on, and passages of running text,
+            or as many of those as there are.
     """
 
     vocabulary: int
@@ -98,7 +99,7 @@ EXPERIMENT = ExperimentConfig(
     large_ins=Stage(300, 1e-3, _TUNED),
     cpt={"bo": {"steps": 700}, "ug": {"steps": 240}},
     documents=12000,
-    items={"problems": 400, "passages": 40},
+    items={"problems": 400, "passages": 400},
 )
 
 _TOY = Stage(12, 2e-3, _READ, warmup=4, batch=1024)

@@ -28,6 +28,8 @@ def main() -> None:
     add("--demo", action="store_true", help="make the first seed's trio that of pretrained=demo")
     add("--threads", type=int, default=2, help="CPU threads; numbers depend on it; default: 2")
     args = parser.parse_args()
+    if args.demo and (args.smoke or args.dev or args.only):
+        parser.error("--demo is the whole trio at full size: leave out --smoke, --dev and --only")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is downloaded
 
     import demo
@@ -39,11 +41,12 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     recipe = SMOKE if args.smoke else EXPERIMENT
     seeds = args.seeds[:1] if args.smoke or args.demo else args.seeds
-    part, out = "dev" if args.dev and not args.demo else "test", args.out.absolute()
+    part, out = "dev" if args.dev else "test", args.out.absolute()
     planned = steps(recipe, args.texts, out, seeds, part)
     if args.demo:
         run(demo.needed(planned, seeds[0]), out)
         demo.install(out / f"seed{seeds[0]}", out / "items_test", demo.CHECKOUT)
+        print("Installed; `python examples/demo/run.py --record` measures and writes the table.")
     else:
         run(planned, out, args.only)
 

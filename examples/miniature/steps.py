@@ -1,7 +1,8 @@
 """Steps that are done once: each writes into a folder of its own, and a mark when it is finished.
 
 Invariant: a folder with a mark is complete and was made by the recipe that the mark names. A step
-that was killed leaves no mark and starts anew, or goes on by itself if it can.
+that was killed leaves no mark and starts anew, or goes on by itself if it can and its recipe is
+still the same.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MARK = "step.json"
+STARTED = ".started.json"  # beside the folder: the recipe of a step that goes on where it was ended
 
 
 class Step(NamedTuple):
@@ -27,6 +29,7 @@ class Step(NamedTuple):
         recipe: What decides its outcome, besides those; JSON.
         make: Does it, given the folder to write to.
         resumes: It goes on from what a killed run has left in the folder.
+        summary: It takes little time, and is done anew when what it sums up has changed.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Step(NamedTuple):
     recipe: dict[str, Any]
     make: Callable[[Path], None]
     resumes: bool = False
+    summary: bool = False
 
 
 def run(steps: list[Step], out: Path, only: str | None = None) -> None:
@@ -50,16 +54,19 @@ def run(steps: list[Step], out: Path, only: str | None = None) -> None:
     """
     if only and not any(_named(step, only) for step in steps):
         raise SystemExit(f"no step is called {only}; there are: {', '.join(s.name for s in steps)}")
+    wanted = {step.name for step in steps if not only or _named(step, only)}
+    read = {name for step in steps if step.name in wanted for name in step.needs}
     digests: dict[str, str] = {}
     for step in steps:
         identity = _identity(step, digests)
         digests[step.name] = _digest(identity)
-        if _done(out / step.name, identity) or (only and not _named(step, only)):
+        if step.name not in wanted | read or _done(step, out / step.name, identity):
             continue
-        missing = [name for name in step.needs if not (out / name / MARK).is_file()]
-        if missing:
-            raise SystemExit(f"{step.name} needs {', '.join(missing)}, not done yet")
-        _do(step, out / step.name, identity)
+        if step.name in wanted:
+            missing = [name for name in step.needs if not (out / name / MARK).is_file()]
+            if missing:
+                raise SystemExit(f"{step.name} needs {', '.join(missing)}, not done yet")
+            _do(step, out / step.name, identity)
 
 
 def seconds(out: Path) -> dict[str, dict[str, float]]:
@@ -83,11 +90,18 @@ def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _done(folder: Path, identity: dict[str, Any]) -> bool:
+def _done(step: Step, folder: Path, identity: dict[str, Any]) -> bool:
     """Whether a step is done; results of another recipe are never taken for its own."""
     if not (folder / MARK).is_file():
         return False
     found = json.loads((folder / MARK).read_text())
+    if step.summary and any(identity[part] != found[part] for part in identity):
+        return False
+    _refuse_another(folder, found, identity)
+    return True
+
+
+def _refuse_another(folder: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
     changed = [
         f"{key} is {identity[part].get(key)!r}, was {found[part].get(key)!r}"
         for part in ("recipe", "needs")
@@ -99,23 +113,32 @@ def _done(folder: Path, identity: dict[str, Any]) -> bool:
             f"{folder} was made by another recipe ({'; '.join(changed)}): delete it, or give "
             "another --out"
         )
-    return True
 
 
 def _do(step: Step, folder: Path, identity: dict[str, Any]) -> None:
     """Does a step and marks it."""
-    if folder.exists() and not step.resumes:
+    started = folder.with_name(folder.name + STARTED)
+    if step.resumes and started.is_file():
+        _refuse_another(folder, json.loads(started.read_text()), identity)
+    elif folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if step.resumes:
+        _write(started, identity)
     print(f"{step.name} …", flush=True)
     wall, cpu = time.perf_counter(), _cpu()
     step.make(folder)
     taken = {"wall": round(time.perf_counter() - wall, 1), "cpu": round(_cpu() - cpu, 1)}
-    content = {**identity, "seconds": taken}
-    partial = folder / f"{MARK}.partial"
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.rename(folder / MARK)
+    started.unlink(missing_ok=True)
+    _write(folder / MARK, {**identity, "seconds": taken})
     print(f"{step.name}: {taken['wall']:.0f} s ({taken['cpu']:.0f} s of CPU)", flush=True)
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Writes a file that is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
 
 
 def _cpu() -> float:
