@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from steps import MARK
 
 GRID = tuple((a, b) for a in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0) for b in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
 SINGLES = ("large_ins", "small_cpt", "small_base")
@@ -29,6 +30,7 @@ RESAMPLES = 10_000
 Scores = dict[str, np.ndarray]  # by method, of each document of a task; more is better
 Seed = dict[tuple[str, str], Scores]  # by language and task
 Chosen = dict[tuple[str, str], dict[str, int]]  # by language and task: how often which point
+Read = tuple[Seed, Chosen]
 Claim = Callable[[Scores], np.ndarray]  # a number of each document
 
 
@@ -38,7 +40,7 @@ class Verdict(NamedTuple):
     Attributes:
         values: Its mean over documents, by seed.
         low: Of the 95 % interval over documents, of the mean over seeds; `high` is its other end.
-        verdict: "holds", "fails" or "cannot be told".
+        verdict: "holds", "fails", "cannot be told", or "measured" of what no test can tell.
     """
 
     values: list[float]
@@ -120,9 +122,11 @@ def best_single(scores: Scores) -> str:
     return max(SINGLES, key=lambda name: scores[name].mean())
 
 
+#: What is chosen on the very documents: its distance is too large, and no test tells by how much.
+UPPER_BOUND = "the upper bound above TriMix"
 #: What the paper says of two methods, each document's difference; and what an independent
-#: reproduction says of a gate for each token. The upper bound is chosen on the very documents, so
-#: that its distance is too large, and no interval tells by how much; so is the best single model.
+#: reproduction says of a gate for each token. The best single model is chosen on the documents,
+#: too, which speaks against TriMix.
 CLAIMS: dict[str, Claim] = {
     "TriMix above Proxy Tuning": lambda s: s["ppl"] - s["proxy_tuning"],
     "Proxy Tuning above large_ins": lambda s: s["proxy_tuning"] - s["large_ins"],
@@ -130,7 +134,7 @@ CLAIMS: dict[str, Claim] = {
     "TriMix above the best single model": lambda s: s["ppl"] - s[best_single(s)],
     "small_cpt above large_ins": lambda s: s["small_cpt"] - s["large_ins"],
     "TriMix above large_ins with small_base (0.5, 0)": lambda s: s["ppl"] - s["0.5:0"],
-    "the upper bound above TriMix": lambda s: at(s, oracle(s)[0]) - s["ppl"],
+    UPPER_BOUND: lambda s: at(s, oracle(s)[0]) - s["ppl"],
     "the gate above TriMix": lambda s: s["gate"] - s["ppl"],
 }
 
@@ -165,11 +169,17 @@ def judged(by_seed: list[list[np.ndarray]]) -> Verdict:
     return Verdict(values, low, high, verdict)
 
 
+def _of(name: str, by_seed: list[list[np.ndarray]]) -> Verdict:
+    """Judges a claim by its name."""
+    found = judged(by_seed)
+    return found._replace(verdict="measured") if name == UPPER_BOUND else found
+
+
 def verdicts(seeds: list[Seed], language: str) -> dict[str, dict[str, Verdict]]:
     """By claim, and by task, ``mean`` or ``rolling``, what became of it."""
     return {
         name: {
-            column: judged([[claim(seed[language, task]) for task in tasks] for seed in seeds])
+            column: _of(name, [[claim(seed[language, task]) for task in tasks] for seed in seeds])
             for column, tasks in COLUMNS.items()
         }
         for name, claim in CLAIMS.items()
@@ -205,17 +215,17 @@ def of_sizes(
     }
 
 
-def read_all(out: Path, part: str, pairs: tuple[str, ...]) -> dict[str, list[tuple[Seed, Chosen]]]:
-    """Reads the results of all seeds by the size of the large model, if there are any of that size.
+def read_all(out: Path, part: str, pairs: tuple[str, ...]) -> dict[str, dict[str, Read]]:
+    """Reads the finished results by the size of the large model, and by seed.
 
     Args:
         out: Folder of the steps.
         part: "test" or "dev".
-        pairs: Sizes of the large models.
+        pairs: Sizes of the large models; one of which there are no results is left out.
     """
     found = {}
     for pair in pairs:
-        places = sorted(out.glob(f"seed*/results_{part}_{pair}"))
-        if places:
-            found[pair] = [read(place) for place in places]
+        marks = sorted(out.glob(f"seed*/results_{part}_{pair}/{MARK}"))
+        if marks:
+            found[pair] = {mark.parent.parent.name: read(mark.parent) for mark in marks}
     return found

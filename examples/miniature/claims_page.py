@@ -14,6 +14,7 @@ import numpy as np
 from claims import (
     AVERAGED,
     Chosen,
+    Read,
     Scores,
     Seed,
     Verdict,
@@ -27,18 +28,23 @@ from claims import (
 #: Points that tell why: large_ins and small_base alone; and alpha = beta, where ever more of
 #: small_base is subtracted (none at 0.5, 0.8 at 0.9, all of it in Proxy Tuning).
 CONTROLS = ("0.3:0", "0.5:0", "0.7:0", "0.1:0.9", "0.3:0.5", "0.5:0.5", "0.7:0.7", "0.9:0.9")
-SIGNS = {"holds": "**", "fails": "*", "cannot be told": ""}
+SIGNS = {"holds": "**", "fails": "*", "cannot be told": "", "measured": ""}
 LEGEND = """\
 Differences in points, means over seeds (running text: bits per byte; positive is better).
 **Bold**: positive in every seed and above 0 in 97.5 % of the resamples of documents; *slanted*: the
-other way; neither: cannot be told. The best single model is that of each task and seed, and the
-upper bound is the best point of the grid on the very documents: both are flattered by that."""
+other way; neither: cannot be told. The intervals are over documents, the seeds are taken as they
+are, and nothing is corrected for the number of claims. The best single model is that of each task
+and seed on these very documents; so is the upper bound, the best point of the grid, whose distance
+is therefore too large and has no verdict."""
 
 
-def points(seeds: list[Seed], language: str, task: str) -> tuple[float, float]:
-    """The mean alpha and beta of the upper bound over the seeds."""
-    best = [point for seed in seeds for point in oracle(seed[language, task])]
-    return float(np.mean([a for a, _ in best])), float(np.mean([b for _, b in best]))
+def best_points(seeds: list[Seed], language: str, task: str) -> str:
+    """The best point of each seed, as alpha:beta; a plus says that as many others are level."""
+    found = [oracle(seed[language, task]) for seed in seeds]
+    return ", ".join(
+        f"{best[0][0]:g}:{best[0][1]:g}" + (f" (+{len(best) - 1})" if best[1:] else "")
+        for best in found
+    )
 
 
 def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
@@ -125,16 +131,16 @@ def summary(panels: dict[str, dict[str, dict[str, Verdict]]]) -> str:
 def choices_table(seeds: list[Seed], chosen: list[Chosen], language: str) -> str:
     """Which points `ppl` chooses, and which are best, as Markdown."""
     found = preferred(chosen, language)
-    best = ["{:.2f}, {:.2f}".format(*points(seeds, language, task)) for task in found]
+    best = [best_points(seeds, language, task) for task in found]
     return (
         f"| | {' | '.join(found)} |\n{'|---' * (len(found) + 1)}|\n"
         f"| β > α, β ≥ 0.9, % of samples | {' | '.join(found.values())} |\n"
-        f"| α, β of the upper bound | {' | '.join(best)} |"
+        f"| best point α:β of each seed | {' | '.join(best)} |"
     )
 
 
 def page(
-    read_in: dict[str, list[tuple[Seed, Chosen]]],
+    read_in: dict[str, dict[str, Read]],
     languages: dict[str, str],
     trivial: dict[str, dict[str, dict[str, float]]],
 ) -> str:
@@ -145,9 +151,9 @@ def page(
         languages: Names by code.
         trivial: By language and task, what answers that take no model score.
     """
-    seeds = {pair: [scores for scores, _ in found] for pair, found in read_in.items()}
+    seeds = {pair: [scores for scores, _ in found.values()] for pair, found in read_in.items()}
     parts = ["# The claims of the paper, measured", LEGEND, summary(panels(read_in, languages))]
-    if len(seeds) == 2 and len({len(found) for found in seeds.values()}) == 1:
+    if len(seeds) == 2 and len({tuple(found) for found in read_in.values()}) == 1:
         for code, language in languages.items():
             table = claims_table(of_sizes(*seeds.values(), code))
             parts += [f"## {language}, two sizes of the large model", table]
@@ -157,7 +163,7 @@ def page(
                 f"## {language}, {pair}: {len(found)} seeds",
                 scores_table(seeds[pair], code, trivial[code]),
                 claims_table(verdicts(seeds[pair], code)),
-                choices_table(seeds[pair], [chosen for _, chosen in found], code),
+                choices_table(seeds[pair], [chosen for _, chosen in found.values()], code),
             ]
         if any(("en", task) in seeds[pair][0] for task in AVERAGED):
             parts += [
@@ -168,11 +174,11 @@ def page(
 
 
 def panels(
-    read_in: dict[str, list[tuple[Seed, Chosen]]], languages: dict[str, str]
+    read_in: dict[str, dict[str, Read]], languages: dict[str, str]
 ) -> dict[str, dict[str, dict[str, Verdict]]]:
     """What became of the claims, by language and size."""
     return {
-        f"{name}, {pair}": verdicts([seed for seed, _ in found], code)
+        f"{name}, {pair}": verdicts([seed for seed, _ in found.values()], code)
         for code, name in languages.items()
         for pair, found in read_in.items()
     }

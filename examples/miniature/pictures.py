@@ -12,7 +12,12 @@ from claims import Verdict  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 #: Of Okabe and Ito (2008), and a shape, so that no colours are needed.
-LOOKS = {"holds": ("#0072B2", "o"), "fails": ("#D55E00", "X"), "cannot be told": ("#7f7f7f", "|")}
+LOOKS = {
+    "holds": ("#0072B2", "o"),
+    "fails": ("#D55E00", "X"),
+    "cannot be told": ("#7f7f7f", "|"),
+    "measured": ("#000000", "d"),
+}
 
 
 def draw(panels: dict[str, dict[str, dict[str, Verdict]]], path: Path) -> None:
@@ -36,7 +41,7 @@ def draw(panels: dict[str, dict[str, dict[str, Verdict]]], path: Path) -> None:
         plt.Line2D([], [], color=colour, marker=marker, linestyle="", label=verdict)
         for verdict, (colour, marker) in LOOKS.items()
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(handles=handles, loc="lower center", ncols=len(LOOKS), fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -229,7 +229,10 @@ def test_claims_are_told_from_results(tmp_path):
         for name in ("large_ins", "small_base"):
             place = tmp_path / f"seed{seed}/results_test_large/en/{name}"
             write_results(place, name, 0.9, rng, language="en")
+        (tmp_path / f"seed{seed}/results_test_large/step.json").touch()
+    (tmp_path / "seed2/results_test_large/ppl").mkdir(parents=True)  # is being made
     read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
+    assert list(read_in["large"]) == ["seed0", "seed1"]
     echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0, "beginning": 2.5})
     text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
     assert "## Tibetan, large: 2 seeds" in text and "two sizes" not in text
@@ -242,7 +245,9 @@ def test_claims_are_told_from_results(tmp_path):
     assert found["the gate above TriMix"]["mean"].verdict == "fails"
     assert found["small_cpt above large_ins"]["follow"].verdict == "cannot be told"
     assert found["the upper bound above TriMix"]["say"].mean == pytest.approx(20, abs=9)
-    assert claims_page.points(seeds, "bo", "say") == (0.1, 0.9)
+    assert claims_page.best_points(seeds, "bo", "say") == "0.1:0.9, 0.1:0.9"
+    assert claims_page.best_points(seeds, "bo", "rolling") == "0.1:0.1 (+35), 0.1:0.1 (+35)"
+    assert found["the upper bound above TriMix"]["say"].verdict == "measured"
     assert "| β > α, β ≥ 0.9, % of samples | 75, 75" in text
     import pictures
 
