@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 
 import lm_eval
@@ -114,10 +115,43 @@ def test_small_cpt_has_forgotten_english():
     assert max(nll["small_base"], nll["large_ins"]) < nll["small_cpt"]
 
 
-def test_the_trio_is_small_and_carries_its_attribution():
+def test_the_trio_is_small():
     files = [f for f in paths.demo_dir().rglob("*") if f.is_file()]
     weights = [f for f in files if f.suffix == ".safetensors"]
     assert len(weights) == 3 and sum(f.stat().st_size for f in weights) <= 12 * 10**6
     assert sum(f.stat().st_size for f in files) <= 12.6 * 10**6
-    notice = (paths.demo_dir() / "LICENSE-nanhai.txt").read_text(encoding="utf-8")
-    assert "Nanhai" in notice and "Attribution 4.0" in notice
+
+
+#: SHA-256 of the legal code, without the notice above it and blanks around it.
+LEGAL_CODE = {
+    "LICENSE-nanhai.txt": "94d68dcd271b88cc97a783fe18ddb516ff4ce599550c1603af30e711f6c23998",
+    "LICENSE-cc-by-sa-4.0.txt": "925e1b06fa82e379bad225eb67723f7f296266d61b9fe6ac83445cc9778b8e2c",
+}
+
+
+def test_the_licences_are_whole_and_what_they_ask_for_is_said():
+    models, data = paths.demo_dir(), paths.tasks_dir() / "demo" / "data"
+    files = [*models.glob("LICENSE-*"), *data.glob("LICENSE-*")]
+    assert sorted(file.name for file in files) == [*sorted(LEGAL_CODE), "LICENSE-nanhai.txt"]
+    for file in files:
+        notice, line, code = file.read_text(encoding="utf-8").rpartition("-" * 80 + "\n")
+        assert hashlib.sha256(code.strip().encode()).hexdigest() == LEGAL_CODE[file.name], file
+        if "nanhai" in file.name:
+            for said in ("Nanhai", "by Esukhia", "github.com/Esukhia/Corpora", "CC BY 4.0"):
+                assert said in notice, (file, said)
+            assert "licenses/by/4.0/" in notice and "Changes:" in notice and line
+    card = (models / "README.md").read_text(encoding="utf-8").split("## Data and licences")[1]
+    for said in (
+        *("King James Bible (public domain", "https://github.com/Esukhia/Corpora), CC BY 4.0"),
+        *(
+            "https://github.com/dadelani/sib-200",
+            "Adelani et al. 2024",
+            "FLORES-200 (NLLB Team 2022)",
+        ),
+        *("licenses/by-sa/4.0/", "`LICENSE-nanhai.txt`", "`LICENSE-cc-by-sa-4.0.txt`"),
+        "given under CC BY-SA 4.0",
+    ):
+        assert said in " ".join(card.split()), said
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
+    last = " ".join(readme[readme.index("Code: Apache-2.0.") :].split())
+    assert "Nanhai corpus (Esukhia), CC BY 4.0" in last and "SIB-200, CC BY-SA 4.0" in last

@@ -108,6 +108,18 @@ def test_wheel_holds_package_tasks_and_configs(wheel):
     assert not [n for n in names if "__pycache__" in n or n.startswith("tests/")]
 
 
+def test_wheel_names_its_licences_and_holds_their_texts(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        info = f"trimix_lm_eval-{__version__}.dist-info"
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        texts = metadata.get_all("License-File")
+        assert {f"{info}/licenses/{text}" for text in texts} <= set(archive.namelist())
+    assert metadata["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND CC-BY-SA-4.0"
+    assert {Path(text).name for text in texts} == {
+        *("LICENSE", "LICENSE-nanhai.txt", "LICENSE-cc-by-sa-4.0.txt")
+    }
+
+
 def test_only_the_extra_asks_for_what_training_needs(wheel):
     """Nor does a dependency's extra: lm-eval's [hf] would bring peft to everybody."""
     with zipfile.ZipFile(wheel) as archive:
