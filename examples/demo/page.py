@@ -17,6 +17,7 @@ from rich.text import Text
 from table import COLUMNS, METHODS, Table, errors, shown
 
 WIDTH = 100
+NARROWEST = 80  # what the table takes
 #: By source: the colour of what it carries, and a sign for where there are no colours.
 SOURCES = {
     "large_ins": ("bold blue", "L"),
@@ -34,7 +35,7 @@ TASKS = (
     ("finish", "which of four continuations is the true one?"),
     ("follow", "a passage; write how the line ends that begins so"),
     ("say", "four speakers; write what this one said"),
-    ("gloss_to", "a word list; write the Tibetan for this English word"),
+    ("gloss_to", "a made-up list of words; write what stands beside this one"),
 )
 COMMANDS = (
     (
@@ -164,10 +165,10 @@ def _fused(one: Answers, colours: bool) -> Text:
 
 
 def on_terminal(*given: Any) -> None:
-    """Prints the page: in colours if the terminal has them."""
+    """Prints the page: in colours if the terminal has them; narrower than the table it never is."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    width = max(console.width, NARROWEST) if console.is_terminal else WIDTH
+    console = Console(width=width)
     colours = console.color_system is not None and not console.no_color
     console.print(parts(*given, colours))
 
