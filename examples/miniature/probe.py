@@ -1,8 +1,10 @@
-"""Whether models know what a sentence is about: a linear probe, since none of them can tell it.
+"""What models hold, whatever they can say: what a sentence is about, and how to copy.
 
-The mean of a sentence's vectors is mapped linearly to its topic, fitted on the labelled sentences
-of the training part. A topic that is in the vectors can be read so, whether or not a model can
-name it; what the embeddings hold, before any layer, is a bag of pieces of words.
+For topics, which no model can name, a linear probe: the mean of a sentence's vectors is mapped to
+its topic, fitted on the labelled sentences of the training part. A topic that is in the vectors can
+be read so. What the embeddings hold, before any layer, is a bag of pieces of words.
+
+For copying, how often a model goes on rightly with a text of random tokens that is repeated.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from copying import accuracy as copied
 from texts import Corpus, Sentence
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 RIDGE = 0.3  # of the number of sentences, times the variance of a vector's entry
@@ -46,7 +49,7 @@ def accuracy(fitted: np.ndarray, topics: list[str], asked: np.ndarray, right: li
 def write(
     models: dict[str, list[Path]], corpora: dict[str, Corpus], part: str, folder: Path
 ) -> None:
-    """Writes probe.md: percent right by model and language, means over the seeds.
+    """Writes probe.md: percent of topics right by language, and of tokens copied, over the seeds.
 
     Args:
         models: By role, a folder per seed.
@@ -54,15 +57,17 @@ def write(
         part: "test" or "dev".
         folder: To write to.
     """
-    lines = ["| embeddings, last layer: % right | " + " | ".join(corpora) + " |"]
-    lines.append("|---" * (len(corpora) + 1) + "|")
+    heads = " | ".join(f"topic, {code}: embeddings, last layer" for code in corpora)
+    lines = [f"| % right | {heads} | repeated tokens |"]
+    lines.append("|---" * (len(corpora) + 2) + "|")
     usual = [_usual([row.topic for row in one.topics[part]]) for one in corpora.values()]
-    lines.append("| the most frequent topic | " + " | ".join(f"{v:.1f}" for v in usual) + " |")
+    lines.append("| the most frequent topic | " + " | ".join(f"{v:.1f}" for v in usual) + " | |")
     for role, places in models.items():
         cells = []
         for corpus in corpora.values():
             found = [_probed(place, corpus, part) for place in places]
             cells.append("{:.1f}, {:.1f}".format(*np.mean(found, axis=0)))
+        cells.append(f"{100 * np.mean([copied(_loaded(place)) for place in places]):.1f}")
         lines.append(f"| {role} | " + " | ".join(cells) + " |")
     (folder / "probe.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -71,9 +76,13 @@ def _usual(topics: list[str]) -> float:
     return 100 * max(topics.count(topic) for topic in set(topics)) / len(topics)
 
 
+def _loaded(place: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+
+
 def _probed(place: Path, corpus: Corpus, part: str) -> tuple[float, float]:
     """Percent right from the embeddings and from the last layer of a model."""
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    model = _loaded(place)
     tokenizer = AutoTokenizer.from_pretrained(place)
     train, rows = corpus.topics["train"], corpus.topics[part]
     fitted, asked = (vectors(model, tokenizer, some) for some in (train, rows))
