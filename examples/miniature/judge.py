@@ -130,17 +130,23 @@ def write_texts(recipe: ExperimentConfig, texts: dict[str, Corpus], folder: Path
     """Writes what `trimix cpt` reads: of each language a document per line, and rows of lists.
 
     English has documents of tasks and of nonsense in it, as the bases' has, and texts in which
-    words come again. Without all these small_cpt forgets to copy.
+    words come again. Without all these small_cpt forgets to copy, and also with quotations that it
+    reads in the same places at every pass: it knows them by heart.
     """
     rng = random.Random("cpt")
+    later = {name: random.Random(f"{name}, later passes") for name in texts}
     for name, corpus in texts.items():
         # A few development documents are enough to choose a checkpoint, and are measured often.
         own = corpus.cpt if name == "en" else curriculum.quoting(corpus.cpt, rng)
+        more = corpus.cpt * (recipe.passes.get(name, 1) - 1)
+        own = [*own, *curriculum.quoting(more, later[name])]
         for part, documents in {"cpt": own, "dev": corpus.dev[:HELD_OUT]}.items():
             text = "".join(f"{' '.join(document.split())}\n" for document in documents)
             (folder / f"{name}_{part}.txt").write_text(text, encoding="utf-8")
     for name in LANGUAGES:
         listed = curriculum.lists(texts[name], texts["en"], rng)
+        for _ in range(recipe.passes[name] - 1):
+            listed += curriculum.lists(texts[name], texts["en"], later[name])
         _write(folder / f"{name}_lists.jsonl", [{"text": text} for text in listed])
     corpora, count = list(texts.values()), recipe.documents
     made = curriculum.tasks(texts["en"], count, rng) + curriculum.nonsense(corpora, count, rng)

@@ -37,7 +37,7 @@ def steps(
     """
     load: Load = functools.cache(lambda: texts.load(sources))
     files = {name: _sha256(sources / name) for name in texts.FILES}
-    documents = {**files, "documents": recipe.documents}
+    documents = {**files, "documents": recipe.documents, "passes": recipe.passes}
     found = [
         Step("texts", (), documents, lambda folder: judge.write_texts(recipe, load(), folder)),
         Step(

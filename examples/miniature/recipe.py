@@ -66,6 +66,7 @@ class ExperimentConfig(NamedTuple):
         large_base: How the large base is pretrained.
         large_ins: How the large base is instruction-tuned.
         cpt: By language, keys of the YAML of `trimix cpt` that differ from `cpt.yaml`.
+        passes: By language, how often small_cpt reads its text, each time with other quotations.
         documents: Of tasks and of nonsense that models read, of each.
         items: Problems of each kind that all models are judged on, and passages of running text,
             or as many of those as there are.
@@ -79,6 +80,7 @@ class ExperimentConfig(NamedTuple):
     large_base: Stage
     large_ins: Stage
     cpt: dict[str, dict[str, Any]]
+    passes: dict[str, int]
     documents: int
     items: dict[str, int]
 
@@ -98,6 +100,7 @@ EXPERIMENT = ExperimentConfig(
     large_base=Stage(1000, 1.5e-3, _READ),
     large_ins=Stage(300, 1e-3, _TUNED),
     cpt={"bo": {"steps": 700}, "ug": {"steps": 240}},
+    passes={"bo": 1, "ug": 6},  # of 2.6 M tokens of Tibetan, and 0.13 M of Uyghur
     documents=12000,
     items={"problems": 400, "passages": 400},
 )
@@ -116,6 +119,7 @@ SMOKE = ExperimentConfig(
     large_base=_TOY,
     large_ins=_TOY._replace(mixture=_TUNED),
     cpt={name: {"steps": 4, "batch_tokens": 256, "sequence_length": 64} for name in LANGUAGES},
+    passes={"bo": 1, "ug": 2},
     documents=80,
     items={"problems": 2, "passages": 2},
 )
