@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from steps import MARK
 
-GRID = tuple((a, b) for a in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0) for b in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0))
+POINTS = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # the values of alpha, and of beta
+GRID = tuple((a, b) for a in POINTS for b in POINTS)
 SINGLES = ("large_ins", "small_cpt", "small_base")
 #: Tasks that the mean is over, each kind once: written where it is, else chosen.
 AVERAGED = ("follow", "say", "who", "gloss_to", "gloss_from", "finish_ll")

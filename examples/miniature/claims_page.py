@@ -1,4 +1,4 @@
-"""The claims and all scores as tables and a picture: the page of the experiment.
+"""The claims and all scores as tables and pictures: the page of the experiment.
 
     python examples/miniature/claims_page.py results/miniature examples/miniature
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from claims import (
     AVERAGED,
+    GRID,
+    POINTS,
     Chosen,
     Read,
     Scores,
@@ -47,6 +49,15 @@ def best_points(seeds: list[Seed], language: str, task: str) -> str:
     )
 
 
+def counted(chosen: dict[str, int]) -> dict[tuple[float, float], int]:
+    """How often each point was chosen, by alpha and beta."""
+    counts: dict[tuple[float, float], int] = {}
+    for label, n in chosen.items():
+        alpha, beta = (float(part) for part in label.split(":")[:2])
+        counts[alpha, beta] = counts.get((alpha, beta), 0) + n
+    return counts
+
+
 def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
     """By task, how often `ppl` gives small_cpt the larger weight, and at least 0.9, in percent."""
     found = {}
@@ -55,9 +66,8 @@ def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
             continue
         counts: dict[tuple[float, float], int] = {}
         for seed in chosen:
-            for label, n in seed[task].items():
-                alpha, beta = (float(part) for part in label.split(":")[:2])
-                counts[alpha, beta] = counts.get((alpha, beta), 0) + n
+            for point, n in counted(seed[task]).items():
+                counts[point] = counts.get(point, 0) + n
         total = sum(counts.values())
         more = sum(n for (alpha, beta), n in counts.items() if beta > alpha)
         high = sum(n for (_, beta), n in counts.items() if beta >= 0.9)
@@ -184,8 +194,28 @@ def panels(
     }
 
 
+def grids(
+    read_in: dict[str, dict[str, Read]], languages: dict[str, str]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By language and size, the mean score of each point, and its share of `ppl`'s choices."""
+    found = {}
+    for code, name in languages.items():
+        for pair, its in read_in.items():
+            scores, shares = (np.zeros((len(POINTS), len(POINTS))) for _ in range(2))
+            for seed, chosen in its.values():
+                for task in AVERAGED:
+                    counts = dict.fromkeys(GRID, 0) | counted(chosen[code, task])
+                    for i, point in enumerate(GRID):
+                        place = np.unravel_index(i, scores.shape)
+                        scores[place] += at(seed[code, task], point).mean()
+                        shares[place] += counts[point] / sum(counts.values())
+            of = len(its) * len(AVERAGED)
+            found[f"{name}, {pair}"] = (scores / of, shares / of)
+    return found
+
+
 def write(out: Path, part: str, folder: Path) -> None:
-    """Writes claims.md and claims.png."""
+    """Writes claims.md, claims.png and grids.png."""
     import pictures
     import trivial
     from recipe import LANGUAGES, PAIRS
@@ -194,10 +224,11 @@ def write(out: Path, part: str, folder: Path) -> None:
     known = {code: trivial.scores(out / f"items_{part}", code) for code in ("en", *LANGUAGES)}
     (folder / "claims.md").write_text(page(read_in, LANGUAGES, known), encoding="utf-8")
     pictures.draw(panels(read_in, LANGUAGES), folder / "claims.png")
+    pictures.draw_grids(grids(read_in, LANGUAGES), folder / "grids.png")
 
 
 def main() -> None:
-    """Writes both into a folder."""
+    """Writes all into a folder."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("out", type=Path, help="folder of the experiment")
     parser.add_argument("folder", type=Path, help="folder to write to")

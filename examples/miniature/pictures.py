@@ -1,4 +1,4 @@
-"""The verdicts of `claims` as a picture: a panel per language and pair, a row per claim."""
+"""The verdicts of `claims` as a picture, and the grid of points with what `ppl` chose of it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from claims import Verdict  # noqa: E402
+import numpy as np  # noqa: E402
+from claims import POINTS, Verdict  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 #: Of Okabe and Ito (2008), and a shape, so that no colours are needed.
@@ -62,3 +63,38 @@ def _panel(axis: Axes, rows: list[dict[str, Verdict]]) -> None:
     axis.axvline(0, color="0.4", linewidth=0.8)
     axis.set_xlabel("points; bold: the mean over tasks", fontsize=8)
     axis.tick_params(labelsize=8)
+
+
+def draw_grids(panels: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -> None:
+    """Draws the score of every point, and how often `ppl` has chosen it.
+
+    Args:
+        panels: By title, mean scores and shares of all choices, both by alpha and beta ``[A, B]``.
+        path: Of the PNG.
+    """
+    figure, axes = plt.subplots(1, len(panels), squeeze=False, figsize=(3.6 * len(panels), 3.9))
+    for axis, (title, (scores, shares)) in zip(axes[0], panels.items(), strict=True):
+        axis.imshow(scores.T, origin="lower", cmap="cividis")
+        for (a, b), score in np.ndenumerate(scores):
+            dark = score < scores.min() + 0.6 * np.ptp(scores)
+            axis.text(
+                a,
+                b,
+                f"{score:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="0.9" if dark else "0.1",
+            )
+            if shares[a, b] >= 0.01:
+                axis.scatter(
+                    a, b, s=900 * shares[a, b] + 60, facecolors="none", edgecolors="#D55E00"
+                )
+        axis.set_xticks(range(len(POINTS)), [f"{one:g}" for one in POINTS], fontsize=8)
+        axis.set_yticks(range(len(POINTS)), [f"{one:g}" for one in POINTS], fontsize=8)
+        axis.set_xlabel("α (large_ins)", fontsize=8)
+        axis.set_title(title, fontsize=9)
+    axes[0][0].set_ylabel("β (small_cpt)", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -218,6 +218,7 @@ def test_a_language_s_text_quotes_itself_and_has_lists(corpora):
 def test_claims_are_told_from_results(tmp_path):
     import claims
     import claims_page
+    import numpy as np
 
     rng = random.Random(5)
     points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
@@ -257,6 +258,11 @@ def test_claims_are_told_from_results(tmp_path):
     assert f"| **{mean.mean:+.1f}** ({mean.low:+.1f} to {mean.high:+.1f}) |" in text
     pictures.draw({"Tibetan": found, "again": found}, tmp_path / "claims.png")
     assert (tmp_path / "claims.png").stat().st_size > 10_000
+    ((scores, shares),) = claims_page.grids(read_in, {"bo": "Tibetan"}).values()
+    assert shares[0, 4] == pytest.approx(0.75) and shares[2, 1] == pytest.approx(0.25)
+    assert np.unravel_index(scores.argmax(), scores.shape) == (0, 4) and scores.max() > 80
+    pictures.draw_grids({"Tibetan": (scores, shares)}, tmp_path / "grids.png")
+    assert (tmp_path / "grids.png").stat().st_size > 8_000
     naive = [100 * sum(seed["bo", "say"]["ppl"] > 0) / 200 for seed in seeds]
     assert [float(seed["bo", "say"]["ppl"].mean()) for seed in seeds] == pytest.approx(naive)
 
