@@ -92,7 +92,7 @@ def place(pico, trio, tmp_path_factory):
         manager = TaskManager(
             include_path="tasks", include_defaults=False, metadata={"model": "trimix"}
         )
-        patch.setattr(check, "_task_manager", lambda path: manager)
+        patch.setattr(check, "_task_manager", lambda *_: manager)
         cpt_runs.write_text(folder / "text.txt", lines=200)
         submittable(folder / "results")
         (folder / "odd").mkdir()

@@ -58,7 +58,7 @@ TASKS = {
 def run_file(tmp_path, pico, task_yaml, monkeypatch):
     """Write a run config over pico models and `TASKS`; return its path."""
 
-    def index(folder):
+    def index(folder, names):
         return TaskManager(
             include_path=folder, include_defaults=False, metadata={"model": "trimix"}
         )
@@ -89,7 +89,7 @@ def counted(path):
     run = run_config.load(path)
     asked = settings.parse(run_config.model_arguments(run, None))
     unloaded = requests.Unloaded([asked], preflight(asked, check._needed(asked)))
-    manager = check._task_manager(run["include_path"])
+    manager = check._task_manager(run["include_path"], tuple(run["tasks"]))
     loaded = requests.load_tasks(manager, run["tasks"], {})
     tasks = requests.PreparedTasks(loaded, manager.task_index)
     parts = requests.build(run_config.configured(run, path), lambda: tasks, unloaded)

@@ -619,7 +619,7 @@ def test_tasks(monkeypatch, tmp_path):
         def match_tasks(self, names):
             return [t for t in self.all_tasks if t in names]
 
-    monkeypatch.setattr(harness_check, "_task_manager", lambda include_path: Index())
+    monkeypatch.setattr(harness_check, "_task_manager", lambda *_: Index())
     (tmp_path / "own.yaml").touch()
     own = str(tmp_path / "own.yaml")
     assert harness_check._check_tasks({}) == []

@@ -105,7 +105,7 @@ def _estimate(
     if report.each:
         return [*estimate.OF_EACH, *(_loaded(asked) if load else [])]
     begun = time.perf_counter()
-    manager = _task_manager(config.include_path)
+    manager = _task_manager(config.include_path, tuple(names))
     unloaded = requests.Unloaded([asked], report)
 
     def tasks() -> requests.PreparedTasks:
@@ -164,16 +164,17 @@ def _read(path: str) -> dict[str, Any]:
 def _check_tasks(run: dict[str, Any]) -> list[str]:
     """Check that the tasks of a run exist; return their names."""
     names = run_config.task_names(run.get("tasks"))
+    asked = (run.get("include_path"), tuple(names))
     for name in names:
         if name.endswith(".yaml"):
             found = bool(glob.glob(name))
         else:
             # Our own are there in any case; to read lm-eval's takes seconds.
             found = any(True for _ in tasks_of(shipped(), name))
-            found = found or bool(_task_manager(run.get("include_path")).match_tasks([name]))
+            found = found or bool(_task_manager(*asked).match_tasks([name]))
             found = found or (len(names) == 1 and any(Path(name).glob("*.yaml")))
         if not found:
-            raise run_config.no_task(name, _task_manager(run.get("include_path")).all_tasks)
+            raise run_config.no_task(name, _task_manager(*asked).all_tasks)
     return names
 
 
@@ -218,8 +219,8 @@ def _check_data(names: list[str], metadata: Mapping[str, Any]) -> list[str]:
 
 
 @functools.cache
-def _task_manager(include_path: str | None) -> Any:
-    """lm-eval's index of tasks, read once per folder."""
+def _task_manager(include_path: str | None, names: tuple[str, ...]) -> Any:
+    """lm-eval's index of tasks, or ours if all those names are in it; read once."""
     from trimix_lm_eval.harness.requests import manager_for
 
-    return manager_for(include_path)
+    return manager_for(include_path, names)
