@@ -46,7 +46,7 @@ def place(pico, tmp_path_factory):
         manager = TaskManager(
             include_path="tasks", include_defaults=False, metadata={"model": "trimix"}
         )
-        patch.setattr(check, "_task_manager", lambda path: manager)
+        patch.setattr(check, "_task_manager", lambda *_: manager)
         patch.setattr(training, "_train", _interrupted)
         cpt_runs.write_text(folder / "text.txt", lines=200)
         yield folder
