@@ -62,7 +62,8 @@ def main() -> None:
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        raise SystemExit(f"error: cannot use {error.filename}: {error.strerror}") from error
+        what = error.filename or "the output"
+        raise SystemExit(f"error: cannot use {what}: {error.strerror}") from error
     except KeyboardInterrupt:
         raise SystemExit("stopped; the same command goes on") from None
 

@@ -7,7 +7,6 @@ are those of `trimix compare`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -190,19 +189,20 @@ def markdown(made: Table) -> str:
     return "\n".join(lines)
 
 
-def bits(runs: list[Any], task: str) -> dict[str, list[tuple[float, int]]]:
-    """By policy, nats and bytes of each document of a task of running text."""
-    found: dict[str, list[tuple[float, int]]] = {}
-    for run in runs:
-        samples = [sample["bits_per_byte"] for sample in run.samples(task) or ()]
-        found[str(run.policy)] = [(round(-nats, 3), size) for nats, size in samples]
-    return found
+def nats(runs: list[Any], task: str) -> dict[str, list[float]]:
+    """By policy, the nats of each document of a task of running text."""
+    return {
+        str(run.policy): [
+            round(-sample["bits_per_byte"][0], 3) for sample in run.samples(task) or ()
+        ]
+        for run in runs
+    }
 
 
 def dumped(runs: list[Any], made: Table) -> str:
     """The table as JSON, and what each method has of each document, from which it follows.
 
-    Of questions, a string of 1 (right) and 0; of running text, nats and bytes.
+    Of questions, a string of 1 (right) and 0; of running text, nats.
     """
     rows = {p: {title: asdict(number) for title, number in row.items()} for p, row in made.items()}
     asked = {
@@ -213,11 +213,8 @@ def dumped(runs: list[Any], made: Table) -> str:
         for column in COLUMNS
         if column.task and column.percent
     }
-    text = {c.task: bits(runs, c.task) for c in COLUMNS if c.task and not c.percent}
-    content = {"table": rows, "right": asked, "nats": text}
-    return (
-        re.sub(r"\[\s*(-?[\d.]+),\s*(\d+)\s*\]", r"[\1, \2]", json.dumps(content, indent=1)) + "\n"
-    )
+    text = {c.task: nats(runs, c.task) for c in COLUMNS if c.task and not c.percent}
+    return json.dumps({"table": rows, "right": asked, "nats": text}, indent=1) + "\n"
 
 
 def loaded(text: str) -> Table:

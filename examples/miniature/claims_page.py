@@ -8,6 +8,7 @@ Of all seeds and sizes whose results are there.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,12 @@ def best_points(seeds: list[Seed], language: str, task: str) -> str:
     )
 
 
-def counted(chosen: dict[str, int]) -> dict[tuple[float, float], int]:
+def counted(chosen: dict[str, int]) -> Counter[tuple[float, float]]:
     """How often each point was chosen, by alpha and beta."""
-    counts: dict[tuple[float, float], int] = {}
+    counts: Counter[tuple[float, float]] = Counter()
     for label, n in chosen.items():
         alpha, beta = (float(part) for part in label.split(":")[:2])
-        counts[alpha, beta] = counts.get((alpha, beta), 0) + n
+        counts[alpha, beta] += n
     return counts
 
 
@@ -64,13 +65,10 @@ def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
     for task in chosen[0]:
         if task[0] != language:
             continue
-        counts: dict[tuple[float, float], int] = {}
-        for seed in chosen:
-            for point, n in counted(seed[task]).items():
-                counts[point] = counts.get(point, 0) + n
-        total = sum(counts.values())
+        counts = sum((counted(seed[task]) for seed in chosen), Counter())
         more = sum(n for (alpha, beta), n in counts.items() if beta > alpha)
         high = sum(n for (_, beta), n in counts.items() if beta >= 0.9)
+        total = counts.total()
         found[task[1]] = f"{100 * more / total:.0f}, {100 * high / total:.0f}" if total else "–"
     return found
 
@@ -125,12 +123,12 @@ def claims_table(found: dict[str, dict[str, Verdict]]) -> str:
     return "\n".join(lines)
 
 
-def summary(panels: dict[str, dict[str, dict[str, Verdict]]]) -> str:
+def summary(places: dict[str, dict[str, dict[str, Verdict]]]) -> str:
     """What became of each claim in the mean over tasks: points, and their 95 % interval."""
-    lines = [f"| | {' | '.join(panels)} |", "|---" * (len(panels) + 1) + "|"]
-    for claim in next(iter(panels.values())):
+    lines = [f"| | {' | '.join(places)} |", "|---" * (len(places) + 1) + "|"]
+    for claim in next(iter(places.values())):
         cells = []
-        for found in panels.values():
+        for found in places.values():
             one = found[claim]["mean"]
             sign = SIGNS[one.verdict]
             cells.append(f"{sign}{one.mean:+.1f}{sign} ({one.low:+.1f} to {one.high:+.1f})")
@@ -204,11 +202,11 @@ def grids(
             scores, shares = (np.zeros((len(POINTS), len(POINTS))) for _ in range(2))
             for seed, chosen in its.values():
                 for task in AVERAGED:
-                    counts = dict.fromkeys(GRID, 0) | counted(chosen[code, task])
+                    counts = counted(chosen[code, task])
                     for i, point in enumerate(GRID):
                         place = np.unravel_index(i, scores.shape)
                         scores[place] += at(seed[code, task], point).mean()
-                        shares[place] += counts[point] / sum(counts.values())
+                        shares[place] += counts[point] / counts.total()
             of = len(its) * len(AVERAGED)
             found[f"{name}, {pair}"] = (scores / of, shares / of)
     return found

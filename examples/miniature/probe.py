@@ -63,12 +63,9 @@ def write(
     usual = [_usual([row.topic for row in one.topics[part]]) for one in corpora.values()]
     lines.append("| the most frequent topic | " + " | ".join(f"{v:.1f}" for v in usual) + " | |")
     for role, places in models.items():
-        cells = []
-        for corpus in corpora.values():
-            found = [_probed(place, corpus, part) for place in places]
-            cells.append("{:.1f}, {:.1f}".format(*np.mean(found, axis=0)))
-        cells.append(f"{100 * np.mean([copied(_loaded(place)) for place in places]):.1f}")
-        lines.append(f"| {role} | " + " | ".join(cells) + " |")
+        found = np.mean([_probed(place, list(corpora.values()), part) for place in places], axis=0)
+        cells = ["{:.1f}, {:.1f}".format(*pair) for pair in found[:-1].reshape(-1, 2)]
+        lines.append(f"| {role} | {' | '.join(cells)} | {found[-1]:.1f} |")
     (folder / "probe.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -76,16 +73,14 @@ def _usual(topics: list[str]) -> float:
     return 100 * max(topics.count(topic) for topic in set(topics)) / len(topics)
 
 
-def _loaded(place: Path) -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
-
-
-def _probed(place: Path, corpus: Corpus, part: str) -> tuple[float, float]:
-    """Percent right from the embeddings and from the last layer of a model."""
-    model = _loaded(place)
+def _probed(place: Path, corpora: list[Corpus], part: str) -> list[float]:
+    """Percent right of a model: of each corpus from the embeddings and the last layer; copied."""
+    model = LlamaForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(place)
-    train, rows = corpus.topics["train"], corpus.topics[part]
-    fitted, asked = (vectors(model, tokenizer, some) for some in (train, rows))
-    topics, right = ([row.topic for row in some] for some in (train, rows))
-    first, last = (accuracy(fitted[:, i], topics, asked[:, i], right) for i in (0, 1))
-    return first, last
+    found = []
+    for corpus in corpora:
+        train, rows = corpus.topics["train"], corpus.topics[part]
+        fitted, asked = (vectors(model, tokenizer, some) for some in (train, rows))
+        topics, right = ([row.topic for row in some] for some in (train, rows))
+        found += [accuracy(fitted[:, i], topics, asked[:, i], right) for i in (0, 1)]
+    return [*found, 100 * copied(model)]

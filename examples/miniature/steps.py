@@ -102,6 +102,7 @@ def _done(step: Step, folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def _refuse_another(folder: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Ends the program if what was found is of another recipe, and says what differs."""
     changed = [
         f"{key} is {identity[part].get(key)!r}, was {found[part].get(key)!r}"
         for part in ("recipe", "needs")
@@ -129,8 +130,8 @@ def _do(step: Step, folder: Path, identity: dict[str, Any]) -> None:
     wall, cpu = time.perf_counter(), _cpu()
     step.make(folder)
     taken = {"wall": round(time.perf_counter() - wall, 1), "cpu": round(_cpu() - cpu, 1)}
-    started.unlink(missing_ok=True)
     _write(folder / MARK, {**identity, "seconds": taken})
+    started.unlink(missing_ok=True)  # later, so that nothing finished is without either
     print(f"{step.name}: {taken['wall']:.0f} s ({taken['cpu']:.0f} s of CPU)", flush=True)
 
 

@@ -94,8 +94,7 @@ def test_text_is_scored_as_it_was_measured(nats):
     ((task, rows),) = measured["nats"].items()
     assert task == "trimix_demo_rolling" and set(rows) == set(nats)
     for policy, row in rows.items():
-        expected = [value for value, _ in row[:FIRST]]
-        assert nats[policy] == pytest.approx(expected, rel=2e-3), policy
+        assert nats[policy] == pytest.approx(row[:FIRST], rel=2e-3), policy
 
 
 def test_small_cpt_has_forgotten_english():

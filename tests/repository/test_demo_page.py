@@ -213,7 +213,10 @@ def columns(measured) -> dict[str, dict[str, np.ndarray]]:
     for task, rows in measured["right"].items():
         found[task] = {p: np.array([[100 * int(one), 1] for one in row]) for p, row in rows.items()}
     for task, rows in measured["nats"].items():
-        found[task] = {p: np.array(row) / [math.log(2), 1] for p, row in rows.items()}
+        file = ROOT / "tasks" / "demo" / "data" / f"{task.removeprefix('trimix_demo_')}.jsonl"
+        texts = [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
+        sizes = [math.log(2) * len(text.encode()) for text in texts]
+        found[task] = {p: np.column_stack([row, sizes]) for p, row in rows.items()}
     return {task.removeprefix("trimix_demo_"): rows for task, rows in found.items()}
 
 
@@ -247,6 +250,10 @@ def test_the_table_follows_from_the_documents(measured):
             assert {len(part) for part in parts} == {100 if column == "rolling" else 400}
             assert number["value"] == pytest.approx(values[policy], rel=1e-5)
             assert number["stderr"] == pytest.approx(draws[policy].std(), rel=0.06)
+            if column in asked:  # of shares there is a formula, too
+                p, n = values[policy] / 100, number["n"]
+                assert number["value"] == pytest.approx(values[policy])
+                assert number["stderr"] == pytest.approx(100 * (p * (1 - p) / (n - 1)) ** 0.5)
         check_marks(measured, titles.get(column, column), values, draws)
 
 

@@ -105,9 +105,34 @@ def test_every_step_up_to_the_sweep_at_toy_size(folder, tmp_path):
     assert len(tasks) == 3 * 14
     rows = [json.loads(line) for line in (items / "bo/follow.jsonl").open(encoding="utf-8")]
     assert len(rows) == 2 and all(row["choices"][row["label"]] == row["answer"] for row in rows)
+    first, second = passes((tmp_path / "texts/ug_cpt.txt").read_text(encoding="utf-8"))
+    assert [len(set(document.split())) for document in first] == [
+        len(set(document.split())) for document in second
+    ], "the same words"
+    assert first != second, "but other quotations"
     dropped = (tmp_path / "seed0/small_cpt_bo/cpt/data/dropped.jsonl").read_text(encoding="utf-8")
     assert "duplicate" not in dropped, "what a task asks for stands in its text already"
     check_the_demo(planned, tmp_path)
+
+
+def passes(text: str) -> tuple[list[str], list[str]]:
+    """The documents of both passes over a text."""
+    documents = text.splitlines()
+    half = len(documents) // 2
+    assert len(documents) == 2 * half > 20
+    return documents[:half], documents[half:]
+
+
+def test_the_readme_has_the_claims_of_the_page():
+    readme, page = (
+        (HERE / name).read_text(encoding="utf-8") for name in ("README.md", "claims.md")
+    )
+    table = readme.split("## What came of it")[1].split("![")[0]
+    cells = [cell.strip() for line in table.splitlines()[8:] for cell in line.split("|")[2:-1]]
+    assert len(cells) == 16
+    summary = page.split("## ")[0]
+    for cell in cells:
+        assert f"| {cell} |" in summary, cell
 
 
 def test_steps_are_done_once_and_never_taken_for_another_recipe_s(tmp_path):
