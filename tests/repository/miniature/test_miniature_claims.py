@@ -1,0 +1,143 @@
+"""What is told of the miniature's results: claims, probes, answers that take no model."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tests.support.running import ROOT
+
+pytestmark = pytest.mark.slow
+
+HERE = ROOT / "examples" / "miniature"
+
+
+def test_the_readme_has_the_claims_of_the_page():
+    readme, page = (
+        (HERE / name).read_text(encoding="utf-8") for name in ("README.md", "claims.md")
+    )
+    table = readme.split("## What came of it")[1].split("![")[0]
+    cells = [cell.strip() for line in table.splitlines()[8:] for cell in line.split("|")[2:-1]]
+    assert len(cells) == 16
+    summary = page.split("## ")[0]
+    for cell in cells:
+        assert f"| {cell} |" in summary, cell
+
+
+def test_claims_are_told_from_results(tmp_path):
+    import claims
+    import claims_page
+    import numpy as np
+
+    rng = random.Random(5)
+    points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
+    chance = dict.fromkeys([*points, "large_ins", "small_cpt", "small_base", "gate"], 0.4)
+    chance |= {"proxy_tuning": 0.3, "0.5:0": 0.4, "0.3:0": 0.4, "0.7:0": 0.4, "0.1:0.9": 0.9}
+    chance["ppl"] = 0.7
+    for seed in (0, 1):
+        for name, right in chance.items():
+            write_results(tmp_path / f"seed{seed}/results_test_large/{name}", name, right, rng)
+        for name in ("large_ins", "small_base"):
+            place = tmp_path / f"seed{seed}/results_test_large/en/{name}"
+            write_results(place, name, 0.9, rng, language="en")
+        (tmp_path / f"seed{seed}/results_test_large/step.json").touch()
+    (tmp_path / "seed2/results_test_large/ppl").mkdir(parents=True)  # is being made
+    read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
+    assert list(read_in["large"]) == ["seed0", "seed1"]
+    echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0, "beginning": 2.5})
+    text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
+    assert "## Tibetan, large: 2 seeds" in text and "two sizes" not in text
+    assert text.count("| no model |" + " 2.5 |" * 6 + " – | 2.5 |") == 2
+    english = text.split("## English, large, models alone")[1]
+    assert "| large_ins |" in english and "0.5:0 |" not in english
+    seeds = [claims.read(tmp_path / f"seed{i}/results_test_large")[0] for i in (0, 1)]
+    found = claims.verdicts(seeds, "bo")
+    assert found["TriMix above Proxy Tuning"]["mean"].verdict == "holds"
+    assert found["the gate above TriMix"]["mean"].verdict == "fails"
+    assert found["small_cpt above large_ins"]["follow"].verdict == "cannot be told"
+    assert found["the upper bound above TriMix"]["say"].mean == pytest.approx(20, abs=9)
+    assert claims_page.best_points(seeds, "bo", "say") == "0.1:0.9, 0.1:0.9"
+    assert claims_page.best_points(seeds, "bo", "rolling") == "0.1:0.1 (+35), 0.1:0.1 (+35)"
+    assert found["the upper bound above TriMix"]["say"].verdict == "measured"
+    assert "| β > α, β ≥ 0.9, % of samples | 75, 75" in text
+    import pictures
+
+    assert claims_page.panels(read_in, {"bo": "Tibetan"}) == {"Tibetan, large": found}
+    mean = found["TriMix above Proxy Tuning"]["mean"]
+    assert f"| **{mean.mean:+.1f}** ({mean.low:+.1f} to {mean.high:+.1f}) |" in text
+    pictures.draw({"Tibetan": found, "again": found}, tmp_path / "claims.png")
+    assert (tmp_path / "claims.png").stat().st_size > 10_000
+    ((scores, shares),) = claims_page.grids(read_in, {"bo": "Tibetan"}).values()
+    assert shares[0, 4] == pytest.approx(0.75) and shares[2, 1] == pytest.approx(0.25)
+    assert np.unravel_index(scores.argmax(), scores.shape) == (0, 4) and scores.max() > 80
+    pictures.draw_grids({"Tibetan": (scores, shares)}, tmp_path / "grids.png")
+    assert (tmp_path / "grids.png").stat().st_size > 8_000
+    naive = [100 * sum(seed["bo", "say"]["ppl"] > 0) / 200 for seed in seeds]
+    assert [float(seed["bo", "say"]["ppl"].mean()) for seed in seeds] == pytest.approx(naive)
+
+
+def write_results(folder, name, right, rng, language="bo"):
+    """Results of a method as lm-eval and this package write them, with 200 made-up documents."""
+    import claims
+
+    alpha, _, beta = name.partition(":")
+    policy = (
+        {"name": "fixed", "alpha": float(alpha), "beta": float(beta)} if beta else {"name": name}
+    )
+    tasks = [f"mini_{language}_{kind}" for kind in (*claims.AVERAGED, "rolling")]
+    chosen = {task: {"0.1:0.9": 150, "0.5:0.3": 50} for task in tasks}
+    content = {
+        "results": {task: {} for task in [*tasks, f"mini_{language}"]},
+        "configs": {task: {} for task in tasks},
+        "config": {"trimix": {"policy": policy, "weights_chosen": chosen}},
+    }
+    folder.mkdir(parents=True)
+    (folder / "results_1.json").write_text(json.dumps(content))
+    for task in tasks:
+        metric = "acc" if task.endswith("_ll") else "exact_match"
+        rows = [{"doc_id": i, metric: float(rng.random() < right)} for i in range(200)]
+        if task.endswith("rolling"):
+            rows = [{"doc_id": i, "bits_per_byte": [-100.0, 200]} for i in range(200)]
+        rng.shuffle(rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"samples_{task}_1.jsonl").write_text(text)
+
+
+def test_answers_without_reading_score_nothing(corpora, tmp_path):
+    """But for topics, of which one may be usual."""
+    import judge
+    import recipe
+    import trivial
+
+    few = recipe.SMOKE._replace(items={"problems": 150, "passages": 2})
+    judge.write_items(few, corpora, "dev", tmp_path)
+    found = trivial.scores(tmp_path, "bo")
+    assert set(found) == {*judge.WRITTEN, *(f"{kind}_ll" for kind in judge.CHOSEN)}
+    for task, scores in found.items():
+        for name, value in scores.items():
+            if not task.startswith("topic"):
+                # Chance is 25 at most, of what is written, too: the first speaker's words in `say`.
+                assert value <= (42 if task.endswith("_ll") else 35), (task, name)
+
+
+def test_an_echo_is_found_out():
+    import trivial
+
+    items = [{"prompt": f"Text: a{i} b c", "answer": f"a{i} b"} for i in range(3)]
+    assert trivial.written(items)["beginning"] == [item["answer"] for item in items]
+
+
+def test_a_probe_reads_what_is_in_vectors_and_no_more():
+    import numpy as np
+    import probe
+
+    rng = np.random.default_rng(3)
+    topics = [("a", "b", "c")[i % 3] for i in range(300)]
+    told = np.array([[topic == "a", topic == "b"] for topic in topics], dtype=float)
+    told = told + rng.normal(scale=0.1, size=(300, 2))
+    noise = rng.normal(size=(300, 20))
+    half = (topics[:150], topics[150:])
+    assert probe.accuracy(told[:150], half[0], told[150:], half[1]) == 100
+    assert probe.accuracy(noise[:150], half[0], noise[150:], half[1]) < 50

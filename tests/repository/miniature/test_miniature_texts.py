@@ -1,0 +1,143 @@
+"""What the miniature's models read, what they are asked, and that the two share nothing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_what_is_held_out_is_read_by_nobody(corpora):
+    for name, corpus in corpora.items():
+        assert len(corpus.topics["test"]) == 404 and len(corpus.topics["dev"]) == 100
+        held_out = [*corpus.dev, *corpus.test, *(one.text for one in corpus.topics["test"])]
+        for read in (*corpus.base, *corpus.cpt):
+            for text in held_out:
+                assert read not in text and text not in read, name
+
+
+def test_what_quotes_held_out_text_is_dropped():
+    import texts
+
+    rng = random.Random(8)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+
+    def text(size: int) -> str:
+        return "".join(rng.choice(letters) for _ in range(size))
+
+    held_out = [text(300), text(25), "ཀ་ཁ་ག " * 20]
+    for start in range(0, 241):  # wherever the quotation begins, and in other spacing
+        quoted = held_out[0][start : start + 60]
+        spaced = " ".join(quoted[i : i + 7] for i in range(0, 60, 7))
+        clean = text(200)
+        document = f"{text(37)} {spaced} {text(41)}"
+        assert texts.without_overlap([clean, document], held_out) == [clean]
+    assert texts.without_overlap([held_out[1]], held_out) == []
+    assert texts.without_overlap([held_out[2].replace("་", "")], held_out) == []
+    kept = f"{text(50)}{held_out[0][:30]}{text(50)}"
+    assert texts.without_overlap([kept], held_out) == [kept], "thirty letters are no quotation"
+
+
+def test_no_words_of_a_test_s_wording_are_a_training_one_s():
+    """No piece between two fields, so no shared wording can hide in a prompt that is filled in."""
+    import re
+
+    import wording
+
+    def pieces(one: wording.Wording) -> set[str]:
+        found = re.split(r"\{\w+\}", f"{one.question}{one.answer}")
+        return {" ".join(re.findall(r"[a-z]+", piece.lower())) for piece in found} - {""}
+
+    read = {piece for some in wording.TRAINING.values() for one in some for piece in pieces(one)}
+    tested = set().union(*map(pieces, wording.TEST.values()))
+    assert {"translate", "once more", "word list"} <= tested and {"headline", "again"} <= read
+    shared = {(a, b) for a in tested for b in read if f" {a} " in f" {b} "}
+    assert not shared
+
+
+def test_no_eight_tokens_of_a_test_s_wording_are_read(corpora, words):
+    import curriculum
+    import wording
+
+    rng = random.Random(3)
+    documents = curriculum.tasks(corpora["en"], 600, rng)
+    documents += curriculum.nonsense(list(corpora.values()), 600, rng)
+    documents += [[text] for text in curriculum.again(list(corpora.values()), 60, rng)]
+    documents += [[text] for text in curriculum.lists(corpora["bo"], corpora["en"], rng)]
+
+    def grams(text: str) -> set[tuple[int, ...]]:
+        ids = words(text, verbose=False)["input_ids"]
+        return {tuple(ids[i : i + 8]) for i in range(len(ids) - 7)}
+
+    read = set().union(*(grams("".join(parts)) for parts in documents))
+    fields = dict.fromkeys(("passage", "cue", "gloss", "is_"), "")
+    tested = set().union(*(grams(one.question.format(**fields)) for one in wording.TEST.values()))
+    assert len(tested) > 20 and not tested & read
+    known = grams("\nWhat did Ruth say?\nRuth:")
+    assert known & read, "the check finds what is read"
+
+
+def test_what_stands_behind_an_entry_is_one_token(words):
+    import wording
+
+    for sign in set(wording._IS):
+        (behind,) = words(f"x{sign}", verbose=False)["input_ids"][1:]
+        assert words.decode([behind]) == sign
+
+
+def test_a_language_s_text_quotes_itself_and_has_lists(corpora):
+    import curriculum
+
+    documents = [" ".join(f"w{i}x{j}" for j in range(400)) for i in range(60)]
+    made = curriculum.quoting(documents, random.Random(4))
+    assert len(made) == 60
+    changed = [(one, other) for one, other in zip(documents, made, strict=True) if one != other]
+    assert 20 < len(changed) < 40
+    for one, other in changed:
+        words = one.split()
+        assert [w for i, w in enumerate(other.split()) if w not in other.split()[:i]] == words
+        assert 1.05 < len(other.split()) / len(words) < 1.5
+    listed = curriculum.lists(corpora["bo"], corpora["en"], random.Random(4))
+    size = sum(len(text.encode()) for text in corpora["bo"].cpt)
+    assert 0.08 < sum(len(text.encode()) for text in listed) / size < 0.12
+    english = set(" ".join(corpora["en"].base).replace(".", " ").split())
+    for text in listed:
+        lines = text.split("\n")
+        assert len(lines) > len(set(lines)), "entries come again"
+        for line in lines:
+            one, other = line.split(": ")
+            assert (one in english) != (other in english)
+
+
+def test_runs_are_not_used_twice_and_words_are_words():
+    from problems import Text
+
+    known = "abab cdcd efef ghgh ijij klkl mnmn opop qrqr stst uvuv wxwx"
+    text = Text([known, known, "a ། . x"], random.Random(1))
+    runs = [tuple(text.run(4)) for _ in range(4)]
+    assert all(runs.count(run) <= 2 for run in runs), "each of the two documents has it once"
+    assert {text.word() for _ in range(300)} == set(known.split(" "))
+    pairs = zip(known.split(), known.split()[1:], strict=False)
+    assert {text.phrase() for _ in range(40)} <= set(map(" ".join, pairs))
+
+
+@pytest.mark.parametrize("kind", ["follow", "say", "who", "gloss_to", "gloss_from", "finish"])
+def test_problems_can_be_solved_by_reading(corpora, kind):
+    import problems
+    import wording
+
+    rng = random.Random(2)
+    text, english = (problems.Text(corpora[name].dev, rng) for name in ("bo", "en"))
+    for _ in range(50):
+        problem = problems.MAKERS[kind](text, english)
+        choices = problem["choices"]
+        assert choices[problem["label"]] == problem["answer"]
+        assert len(set(choices)) == len(choices) == (5 if kind.startswith("gloss") else 4)
+        prompt, answer = wording.worded(wording.TEST[kind], problem)
+        assert answer == f" {problem['answer']}" and "{" not in prompt
+        if kind != "finish":
+            assert problem["answer"] in prompt
+        if "cue" in problem:
+            assert prompt.rstrip(": ").endswith(problem["cue"])
