@@ -430,9 +430,11 @@ class TriMix:
         if self.truncated:
             sources = self.sources
             whose = f" of {sources[0].name}" if len(sources) == 1 else ""
+            what = f"longer than the context length{whose} of {self.max_length} tokens"
             warn_once(
-                f"{self.truncated} request(s) longer than the context length{whose} of "
-                f"{self.max_length} tokens: their contexts are cut from the left."
+                f"{self.truncated} request(s) {what}: their contexts are cut from the left. Later "
+                "ones are counted without a warning.",
+                what,
             )
 
 

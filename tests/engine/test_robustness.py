@@ -388,9 +388,10 @@ def test_truncation_is_told_once_with_its_count(folders, caplog):
     long = "words " * 60
     loaded.loglikelihood([(long, " a"), ("x", " b"), (long, " c")])
     loaded.generate([long, "x"], max_new_tokens=3)
-    told = [r.getMessage() for r in caplog.records if "context length" in r.getMessage()]
-    assert told[0].startswith("2 request(s)")
-    assert loaded.truncated == 3
+    loaded.generate([long], max_new_tokens=3)
+    (told,) = [r.getMessage() for r in caplog.records if "context length" in r.getMessage()]
+    assert told.startswith("2 request(s)")
+    assert loaded.truncated == 4
 
 
 # ---------------------------------------------------------------- architectures

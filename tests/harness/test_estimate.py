@@ -154,6 +154,31 @@ def test_load_says_hours_and_memory(run_file, capsys, monkeypatch):
         assert re.search(rf"\d+:\d\d:[\d.]+  {part}", out), out
 
 
+def test_prompts_that_will_be_cut_are_counted(run_file, capsys):
+    unloaded, jobs = counted(run_file())
+    needed = [
+        len(prompt[0]) + len(target) - 1
+        for request in jobs[0].part.requests
+        for prompt, target in [unloaded.codec.pair(*request.args)]
+    ]
+    most = sorted(needed)[len(needed) // 2]
+    path = run_file(arguments={"max_length": most})
+    run = run_config.load(path)
+    lm = TriMixLM(**run["model_args"], batch_size=run["batch_size"])
+    known = {}
+    for part, work, _ in counted(path)[1]:
+        before = lm.model.truncated
+        getattr(lm, part.kind)(part.requests, disable_tqdm=True)
+        known[part.task] = lm.model.truncated - before
+        assert work.cut == known[part.task]
+    assert known["choice"] == sum(one > most for one in needed) > 0
+    assert known["writing"] > 0 == known["rolling"]
+    assert cli.main(["check", "--config", path]) == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if "cut from the left" in x)
+    assert line.strip().startswith(f"longer than the context length of {most} tokens")
+    assert f"choice ({known['choice']} of 21)" in line and "rolling" not in line
+
+
 def test_data_that_are_not_here_are_not_fetched(run_file, capsys, tmp_path):
     path = run_file(names=["choice"])
     (tmp_path / "choice.jsonl").unlink()

@@ -11,7 +11,8 @@ Imported by `sweep` and `cli`, never by `analysis`; imports `sequence_fusion`, `
     weights_log.py     the sidecar: which weights each request got, and why its text ended
     check.py           a run config of lm-eval, checked before it is run
     requests.py        the requests that lm-eval would make of a run, built without a model
-    estimate.py        requests, tokens, forward passes and memory of a run, said beforehand
+    estimate.py        requests, tokens and forward passes of a run, said beforehand
+    estimate_table.py  the same for reading, with prompts that do not fit, and memory
     timing.py          how long it will take, by some of its requests on the loaded models
 """
 

@@ -100,7 +100,7 @@ def _estimate(
         report: What was found of the models.
         load: Load the models, and the tasks' data where they are not here yet.
     """
-    from trimix_lm_eval.harness import estimate, requests
+    from trimix_lm_eval.harness import estimate, estimate_table, requests
 
     if report.each:
         return [*estimate.OF_EACH, *(_loaded(asked) if load else [])]
@@ -123,7 +123,7 @@ def _estimate(
             "--load fetches the data, or says what is wrong"
         ]
     jobs = estimate.jobs_of(unloaded, parts)
-    told = estimate.lines(unloaded, jobs)
+    told = estimate_table.lines(unloaded, jobs)
     if load:
         from trimix_lm_eval.harness import timing
         from trimix_lm_eval.llm import TriMix

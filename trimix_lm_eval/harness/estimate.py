@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from trimix_lm_eval.engine import scheduler, scorer
 from trimix_lm_eval.engine.input_batch import chunk_columns
 from trimix_lm_eval.engine.kept import keep
-from trimix_lm_eval.engine.model_runner import CHUNK_TOKENS, LOGIT_BYTES, Fuser
+from trimix_lm_eval.engine.model_runner import CHUNK_TOKENS, Fuser
 from trimix_lm_eval.engine.options import tree_passes
 from trimix_lm_eval.engine.prefill import (
     PrefixNode,
@@ -26,13 +26,10 @@ from trimix_lm_eval.engine.prefill import (
 )
 from trimix_lm_eval.engine.request import Prompt, ScoringRequest
 from trimix_lm_eval.engine.rolling import by_length
-from trimix_lm_eval.fusion.logits import WORK_BYTES
 from trimix_lm_eval.harness import task_weights
 from trimix_lm_eval.harness.lm import identified, question_of, sampling_params
 from trimix_lm_eval.harness.requests import TaskRequests, Unloaded
-from trimix_lm_eval.loading.preflight.memory import gib
 from trimix_lm_eval.loading.sequence import ALONE
-from trimix_lm_eval.utils.columns import aligned
 from trimix_lm_eval.utils.windows import Window, continuation_windows
 
 if TYPE_CHECKING:
@@ -58,6 +55,7 @@ class Workload:
         forwards: Forward passes for these.
         new_tokens: Tokens that may be written, at most.
         steps: Forward passes for these, at most, one token at a time.
+        cut: Requests whose contexts are longer than the models', and lose their beginnings.
         longest: Tokens of the longest prompt with its option or its new text.
     """
 
@@ -66,6 +64,7 @@ class Workload:
     forwards: float = 0
     new_tokens: float = 0
     steps: float = 0
+    cut: float = 0
     longest: int = 0
 
     def run(self, rows: int, start: int, width: int) -> None:
@@ -135,6 +134,8 @@ def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Workload:
             prompt, target = model.codec.pair(*one.args)
             request = ScoringRequest(Prompt(*prompt, points), target, question_of(one))
             wanted += _fitting(request, model.max_length)
+            needed = len(request.prompt.ids) + len(target) - 1
+            work.cut += bool(target) and needed > model.max_length
         _score(model, model.fuser, wanted, work)
     return work
 
@@ -186,10 +187,9 @@ def _generate(model: Unloaded, requests: Sequence[Instance], work: Workload) -> 
     params = sampling_params(requests, identified(requests), model.tokenizer, 0)
     most = [min(one.max_new_tokens, model.max_length - 1) for one in params]
     points = _points(model)
-    prompts = [
-        cut(Prompt(*model.codec.prompt(one.args[0]), points), model.max_length - new)
-        for one, new in zip(requests, most, strict=True)
-    ]
+    whole = [Prompt(*model.codec.prompt(one.args[0]), points) for one in requests]
+    prompts = [cut(one, model.max_length - new) for one, new in zip(whole, most, strict=True)]
+    work.cut = sum(len(a.ids) < len(b.ids) for a, b in zip(prompts, whole, strict=True))
     lengths = [len(prompt.ids) + new for prompt, new in zip(prompts, most, strict=True)]
     started, rows, forks = model.batch_size, float(model.batch_size), len(model.fuser.configs)
     if forks > 1:  # texts that have a prompt in common hold it once: there is room for more
@@ -293,50 +293,3 @@ def _run_padded(lengths: Sequence[int], size: int, work: Workload, start: int = 
 
 def _split(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
-
-
-# ---------------------------------------------------------------- for reading
-
-
-def lines(model: Unloaded, jobs: Sequence[Job]) -> list[str]:
-    """The work of a run for reading, and the memory that it takes."""
-    works = [work for job in jobs for work in (job.work, job.choosing) if work is not None]
-    longest = max((work.longest for work in works), default=0)
-    rows: list[tuple[str, ...]] = [
-        ("estimate", "documents", "requests", "tokens run", "forwards", "new tokens", "steps")
-    ]
-    for part, work, read in jobs:
-        rows.append((f"{part.task} {part.kind}", f"{part.documents:,}", *_row([work])))
-        if read is not None:
-            rows.append((f"{part.task} weights", "", *_row([read])))
-    rows.append(("in all", "", *_row(works)))
-    told = aligned(rows)
-    names = ", ".join(model.report.devices)
-    told.append(f"each source ({names}) runs these, {model.batch_size} rows at a time")
-    if any(work.new_tokens for work in works):
-        told.append("new tokens and the steps that write them are the most: texts may end sooner")
-    if sampled := sum(len(part.seen) < part.documents for part, _, _ in jobs):
-        told.append(f"extrapolated from some of the documents: {sampled} of {len(jobs)} lines")
-    return [*told, _memory(model, longest)]
-
-
-def _row(works: Sequence[Workload]) -> list[str]:
-    """Their sums, but for the longest."""
-    names = [field.name for field in fields(Workload)][:-1]
-    return [f"{round(sum(getattr(work, name) for work in works)):,}" for name in names]
-
-
-def _memory(model: Unloaded, longest: int) -> str:
-    """What weights, caches and temporaries take at the most, on all devices together."""
-    known = model.report.estimates
-    weights = sum(one.weights or 0 for one in known)
-    states = sum(one.states for one in known)
-    caches = (model.fuser.ensemble.token_bytes * longest + states) * model.batch_size
-    work = LOGIT_BYTES + WORK_BYTES
-    whole = weights + caches + work
-    unknown = any(one.weights is None or one.cache is None for one in known)
-    more = " (where known)" if unknown else ""
-    return (
-        f"memory: about {gib(whole)}{more}: weights {gib(weights)}, caches of {model.batch_size} "
-        f"rows of {longest:,} tokens {gib(caches)}, logits and work on them {gib(work)}"
-    )

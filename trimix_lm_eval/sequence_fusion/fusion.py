@@ -186,9 +186,11 @@ class SequenceFusion(TriMix):
     def warn_truncated(self) -> None:
         """Warn once if contexts were cut for some source; each has said for itself how many."""
         if self.truncated:
+            what = "longer than the context length of one of the sources"
             warn_once(
-                f"{self.truncated} request(s) longer than the context length of one of the "
-                "sources, which sees them cut from the left."
+                f"{self.truncated} request(s) {what}, which sees them cut from the left. Later "
+                "ones are counted without a warning.",
+                what,
             )
 
     def _text(self, name: str, text: str) -> str:

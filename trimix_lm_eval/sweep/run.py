@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from trimix_lm_eval.fusion.policies.fixed import Fixed
 from trimix_lm_eval.fusion.weights import SOURCES
-from trimix_lm_eval.harness import estimate, requests
+from trimix_lm_eval.harness import estimate, estimate_table, requests
 from trimix_lm_eval.harness.lm import read_gen_kwargs
 from trimix_lm_eval.harness.requests import manager_for
 from trimix_lm_eval.harness.weights_log import WeightsLog
@@ -134,7 +134,7 @@ def _estimate(work: Work) -> list[str]:
         return list(estimate.OF_EACH)
     model = requests.Unloaded(variants, work.report)
     parts = requests.build(work.setting.config, lambda: work.tasks, model)
-    return estimate.lines(model, estimate.jobs_of(model, parts))
+    return estimate_table.lines(model, estimate.jobs_of(model, parts))
 
 
 def _looked_at(planned: Plan, place: DistributedEnv) -> Iterator[Work]:

@@ -114,10 +114,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return told or (before is not None and is_out_of_memory(before))
 
 
-def warn_once(message: str) -> None:
-    """Log a warning the first time this message is seen in the process."""
-    if message not in _warned:
-        _warned.add(message)
+def warn_once(message: str, what: str = "") -> None:
+    """Log a warning the first time that it is seen in the process.
+
+    Args:
+        message: The warning.
+        what: What is warned of, where the message has a number that grows; else the message.
+    """
+    if (what or message) not in _warned:
+        _warned.add(what or message)
         logger.warning(message)
 
 
