@@ -162,9 +162,10 @@ def page(
     seeds = {pair: [scores for scores, _ in found.values()] for pair, found in read_in.items()}
     parts = ["# The claims of the paper, measured", LEGEND, summary(panels(read_in, languages))]
     if len(seeds) == 2 and len({tuple(found) for found in read_in.values()}) == 1:
-        for code, language in languages.items():
-            table = claims_table(of_sizes(*seeds.values(), code))
-            parts += [f"## {language}, two sizes of the large model", table]
+        sizes = {name: of_sizes(*seeds.values(), code) for code, name in languages.items()}
+        parts += ["## Two sizes of the large model", summary(sizes)]
+        for language, found in sizes.items():
+            parts += [f"{language}:", claims_table(found)]
     for pair, found in read_in.items():
         for code, language in languages.items():
             parts += [

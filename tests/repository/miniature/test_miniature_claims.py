@@ -18,12 +18,19 @@ def test_the_readme_has_the_claims_of_the_page():
     readme, page = (
         (HERE / name).read_text(encoding="utf-8") for name in ("README.md", "claims.md")
     )
-    table = readme.split("## What came of it")[1].split("![")[0]
-    cells = [cell.strip() for line in table.splitlines()[8:] for cell in line.split("|")[2:-1]]
-    assert len(cells) == 16
-    summary = page.split("## ")[0]
-    for cell in cells:
-        assert f"| {cell} |" in summary, cell
+    parts = ("## What came of it", "### Two sizes of the large model")
+    found = [rows(readme.split(f"\n{part}\n")[1]) for part in parts]
+    wanted = [rows(page), rows(page.split("\n## Two sizes of the large model\n")[1])]
+    heads, *claims = [row[1::2] for row in wanted[0]]  # the first of two sizes
+    assert heads == ["Tibetan, large", "Uyghur, large"]
+    assert [row[1:] for row in found[0][1:]] == claims, "the names of claims are the README's own"
+    assert [len(table) for table in found] == [9, 4] and found[1] == wanted[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table of a page, the line below its head left out."""
+    lines = text[text.index("\n| |") + 1 :].split("\n\n")[0].split("\n")
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "---" not in line]
 
 
 def test_claims_are_told_from_results(tmp_path):
@@ -32,23 +39,14 @@ def test_claims_are_told_from_results(tmp_path):
     import numpy as np
 
     rng = random.Random(5)
-    points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
-    chance = dict.fromkeys([*points, "large_ins", "small_cpt", "small_base", "gate"], 0.4)
-    chance |= {"proxy_tuning": 0.3, "0.5:0": 0.4, "0.3:0": 0.4, "0.7:0": 0.4, "0.1:0.9": 0.9}
-    chance["ppl"] = 0.7
     for seed in (0, 1):
-        for name, right in chance.items():
-            write_results(tmp_path / f"seed{seed}/results_test_large/{name}", name, right, rng)
-        for name in ("large_ins", "small_base"):
-            place = tmp_path / f"seed{seed}/results_test_large/en/{name}"
-            write_results(place, name, 0.9, rng, language="en")
-        (tmp_path / f"seed{seed}/results_test_large/step.json").touch()
+        write_sweep(tmp_path / f"seed{seed}/results_test_large", rng)
     (tmp_path / "seed2/results_test_large/ppl").mkdir(parents=True)  # is being made
     read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
     assert list(read_in["large"]) == ["seed0", "seed1"]
     echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0, "beginning": 2.5})
     text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
-    assert "## Tibetan, large: 2 seeds" in text and "two sizes" not in text
+    assert "## Tibetan, large: 2 seeds" in text and "Two sizes" not in text
     assert text.count("| no model |" + " 2.5 |" * 6 + " – | 2.5 |") == 2
     english = text.split("## English, large, models alone")[1]
     assert "| large_ins |" in english and "0.5:0 |" not in english
@@ -76,6 +74,51 @@ def test_claims_are_told_from_results(tmp_path):
     assert (tmp_path / "grids.png").stat().st_size > 8_000
     naive = [100 * sum(seed["bo", "say"]["ppl"] > 0) / 200 for seed in seeds]
     assert [float(seed["bo", "say"]["ppl"].mean()) for seed in seeds] == pytest.approx(naive)
+
+
+def test_two_sizes_are_compared_document_by_document(tmp_path):
+    import claims
+    import claims_page
+
+    rng = random.Random(6)
+    for seed in (0, 1):
+        write_sweep(tmp_path / f"seed{seed}/results_test_large", rng)
+        write_sweep(tmp_path / f"seed{seed}/results_test_medium", rng, large_ins=0.1)
+    read_in = claims.read_all(tmp_path, "test", ("large", "medium"))
+    echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0})
+    text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
+    assert rows(text)[0] == ["", "Tibetan, large", "Tibetan, medium"]
+    table = rows(text.split("## Two sizes of the large model\n")[1])
+    assert [row[0] for row in table[1:]] == list(claims.SIZES) and table[0][1:] == ["Tibetan"]
+
+    larger, smaller = ([seed for seed, _ in found.values()] for found in read_in.values())
+    found = claims.of_sizes(larger, smaller, "bo")
+    means = {  # of each method with each size, over seeds and documents
+        (name, size): sum(float(seed["bo", "say"][name].mean()) for seed in seeds) / 2
+        for name in ("ppl", "large_ins")
+        for size, seeds in enumerate((smaller, larger))
+    }
+    gains = [means["ppl", size] - means["large_ins", size] for size in (0, 1)]
+    more, better, fused = (its["say"] for its in found.values())
+    assert more.mean == pytest.approx(gains[0] - gains[1]) and more.verdict == "holds"
+    assert better.mean == pytest.approx(means["large_ins", 1] - means["large_ins", 0])
+    assert better.verdict == "holds" and better.low > 20
+    assert fused.mean == pytest.approx(means["ppl", 1] - means["ppl", 0])
+    assert found["TriMix above TriMix with the smaller one"]["mean"].verdict == "cannot be told"
+
+
+def write_sweep(folder, rng, **rates):
+    """Results of every method and of two models alone in English; `rates` of being right."""
+    import claims
+
+    points = [f"{a:g}:{b:g}" for a, b in claims.GRID if (a, b) != (1, 1)]
+    chance = dict.fromkeys([*points, "large_ins", "small_cpt", "small_base", "gate"], 0.4)
+    chance |= {"proxy_tuning": 0.3, "0.5:0": 0.4, "0.3:0": 0.4, "0.7:0": 0.4, "0.1:0.9": 0.9}
+    for name, right in {**chance, "ppl": 0.7, **rates}.items():
+        write_results(folder / name, name, right, rng)
+    for name in ("large_ins", "small_base"):
+        write_results(folder / "en" / name, name, 0.9, rng, language="en")
+    (folder / "step.json").touch()
 
 
 def write_results(folder, name, right, rng, language="bo"):
