@@ -37,6 +37,7 @@ from torch import Tensor
 from trimix_lm_eval.fusion.weights import PRIOR, Weights
 
 #: Rows and vocabulary entries worked on at a time: the factors of a block fit into a CPU's cache.
+#: Of a smaller vocabulary there are more rows, or the calls would take longer than the arithmetic.
 _ROWS, _BLOCK = 8, 16384
 #: Bytes that what is made of logits may take at a time, besides them; and attention, before them.
 WORK_BYTES = 256 * 2**20
@@ -279,7 +280,8 @@ class _Workspace:
         # twice as many, since the steps from each to the next may all differ.
         room = max(min(WORK_BYTES, 8 * like.nbytes), _LEAST_WORK) // kind.itemsize
         pairs, columns = len(self.alphas) * len(self.betas), len(self.alphas) + len(self.betas)
-        most = min(_ROWS, len(like)) if self.on_cpu else len(like)
+        fitting = max(_ROWS, _ROWS * _BLOCK // like.shape[1])
+        most = min(fitting, len(like)) if self.on_cpu else len(like)
         self.rows = rows = max(1, min(most, room // (12 * pairs)))
         tensors = (2 if self.on_cpu else 1) * columns + 4
         most = min(_BLOCK, like.shape[1]) if self.on_cpu else like.shape[1]
