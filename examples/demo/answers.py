@@ -1,7 +1,7 @@
 """Answers side by side: what each model writes alone, what they write together, and whose it is.
 
-Shown is the first question of a task that TriMix has right and each model alone has wrong, and how
-many there are of that kind and of the other: a choice of examples proves nothing.
+Shown is the first question of a task that TriMix has right and all three models alone have wrong,
+and how many there are of that kind and of the other: a choice of examples proves nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 import table
 
-ALONE = ("large_ins", "small_cpt")
+SHOWN = ("follow", "say")  # tasks of which an answer is shown
+ALONE = ("large_ins", "small_cpt", "small_base")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Answers:
         alone: By model, what it writes.
         fused: What they write together, in pieces with the source that has carried each; None
             where none speaks for it.
-        won: Questions that only TriMix has right.
-        lost: Questions that both models have right alone, and TriMix has not.
+        won: Questions that TriMix has right, and no model alone.
+        lost: Questions that all models have right alone, and TriMix has not.
         n: All questions of the task.
     """
 
@@ -40,13 +41,13 @@ class Answers:
     n: int
 
 
-def examples(runs: list[Any], tasks: tuple[str, ...]) -> list[Answers]:
+def examples(runs: list[Any]) -> list[Answers]:
     """Finds one question of each task, and explains the answer; a task without one is left out."""
     from trimix_lm_eval import TriMix
 
     found = []
     model = None
-    for task in tasks:
+    for task in (f"trimix_demo_{name}" for name in SHOWN):
         right = table.right(runs, task)
         fused, alone = right["ppl"], [right[name] for name in ALONE]
         won = [i for i, ok in enumerate(fused) if ok and not any(one[i] for one in alone)]

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from answers import Answers
+from answers import SHOWN, Answers
 from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
@@ -26,9 +26,9 @@ SOURCES = {
     None: ("dim", "-"),
 }
 MODELS = (
-    ("large_ins", "large, instruction-tuned", "English, a little Tibetan and Uyghur; then tasks"),
-    ("small_base", "small", "English, a little Tibetan and Uyghur"),
-    ("small_cpt", "small_base, trained further", "Tibetan, with a fifth of English"),
+    ("large_ins", "large, instruction-tuned", "the same as small_base, then more tasks"),
+    ("small_base", "small", "English, also as tasks; a little Tibetan, Uyghur"),
+    ("small_cpt", "small_base, trained further", "Tibetan; a fifth of it English, also as tasks"),
 )
 TASKS = (
     ("text", "bits that a byte of running text takes; less is better"),
@@ -62,6 +62,7 @@ def parts(made: Table, found: list[Answers], sizes: dict[str, int], colours: boo
         sizes: Parameters by source.
         colours: Whether it is shown in colours; without them pieces have signs.
     """
+    missing = [task for task in SHOWN if task not in {one.task for one in found}]
     shown_examples = [part for one in found for part in (_answers(one, colours), Text())]
     return Group(
         Rule("TriMix: three models, one next token"),
@@ -81,10 +82,15 @@ def parts(made: Table, found: list[Answers], sizes: dict[str, int], colours: boo
         Text(),
         _table(made),
         Text(
-            f"Bold: best of its column; °: not significantly different from it (paired bootstrap "
-            f"over documents, p ≥ 0.05 by Holm). Standard errors: {errors(made)}.\n"
+            f"*: best of its column; °: not significantly different from it (paired bootstrap "
+            f"over documents, p ≥ 0.05 by Holm). Standard errors: {errors(made)}."
+        ),
+        Text(
+            "Proxy Tuning is α = β = 1: all of small_base is subtracted, and with it what it knows "
+            "of the tasks.\n"
         ),
         *shown_examples,
+        *(Text(f"{task}: no question that only TriMix has right.\n") for task in missing),
         Rule("What to do next"),
         *map(_command, COMMANDS),
     )
@@ -132,7 +138,7 @@ def _table(made: Table) -> Grid:
 
 
 def _answers(one: Answers, colours: bool) -> Group:
-    """A question, and three answers to it.
+    """A question, and the answers to it.
 
     Nothing stands at the right of the text, since terminals and browsers do not agree on how wide
     letters of the language are.
@@ -142,15 +148,15 @@ def _answers(one: Answers, colours: bool) -> Group:
     for name, text in one.alone.items():
         grid.add_row(f"{name} alone", text or "(nothing)")
     grid.add_row("TriMix", _fused(one, colours))
-    legend = Text("Each piece by the source that did most for it: ")
+    legend = Text("Each piece by the source that did most for it, whatever it writes alone: ")
     for name, (style, sign) in SOURCES.items():
         if any(source == name for _, source in one.fused):
             legend.append(f" {name or 'none'}{'' if colours else f' [{sign}]'}", style=style)
     told = (
-        f"The first of {one.won} questions, of {one.n}, that only TriMix has right; of those that "
-        f"both models have right alone it has {one.lost or 'none'} wrong."
+        f"Of these four only TriMix has {one.won} of {one.n} questions right, of which this is the "
+        f"first; of those that all models alone have right it has {one.lost or 'none'} wrong."
     )
-    title = Text(f"An answer of {one.task}", style="italic")
+    title = Text(f"An answer of {one.task}, after two that were solved", style="italic")
     return Group(title, Text(one.question), Text(), grid, legend, Text(told))
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / "trimix_lm_eval" / "loading" / "demo" / "measured.json"
 MARKS = ("<!-- demo-table -->\n", "\n<!-- /demo-table -->")
-SHOWN = ("trimix_demo_follow", "trimix_demo_say")  # tasks of which an answer is shown
 
 
 def main() -> None:
@@ -50,7 +49,7 @@ def main() -> None:
     try:
         runs = table.evaluate(folder, args.limit)
         made = table.table(runs)
-        given = (made, answers.examples(runs, SHOWN), sizes(runs))
+        given = (made, answers.examples(runs), sizes(runs))
         page.as_html(folder / "demo.html", *given)
         page.on_terminal(*given)
         print(f"\n{folder / 'demo.html'} shows the same. ({time.perf_counter() - start:.0f} s)")
