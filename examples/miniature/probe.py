@@ -83,4 +83,4 @@ def _probed(place: Path, corpora: list[Corpus], part: str) -> list[float]:
         fitted, asked = (vectors(model, tokenizer, some) for some in (train, rows))
         topics, right = ([row.topic for row in some] for some in (train, rows))
         found += [accuracy(fitted[:, i], topics, asked[:, i], right) for i in (0, 1)]
-    return [*found, 100 * copied(model)]
+    return [*found, 100 * copied(model, rows=32)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 
@@ -27,10 +28,77 @@ def test_the_readme_has_the_claims_of_the_page():
     assert [len(table) for table in found] == [9, 4] and found[1] == wanted[1]
 
 
+#: Of the README's figures those that are in no table of the page: parameters, a difference of two
+#: numbers there, and such in fewer decimals.
+ROUNDED = {"3.5", "0.338", "0.07", "0.11", "0.24", "0.39"}
+
+
+def test_the_readme_s_figures_are_on_the_page():
+    readme, page = (
+        (HERE / name).read_text(encoding="utf-8") for name in ("README.md", "claims.md")
+    )
+    told = readme.split("\n## What came of it\n")[1].split("\n## Time\n")[0]
+    prose = "\n".join(line for line in told.split("\n") if not line.startswith("|"))
+    signed, known = (set(re.findall(r"[+-]\d+\.\d+", text)) for text in (prose, page))
+    assert len(signed) > 10 and not signed - known
+    plain, known = (set(re.findall(r"\d+\.\d+", text)) for text in (prose, page))
+    assert len(plain) > 40 and plain - known == ROUNDED
+
+
+def test_the_page_s_tables_agree_with_each_other():
+    """Claims are differences of scores, and their summary has the means."""
+    import claims
+
+    page = (HERE / "claims.md").read_text(encoding="utf-8")
+    summary = rows(page)
+    parts = re.split(r"\n## (\w+, \w+): 3 seeds\n", page)
+    assert parts[1::2] == [f"{a}, {b}" for b in ("large", "medium") for a in ("Tibetan", "Uyghur")]
+    for place, part in zip(parts[1::2], parts[2::2], strict=True):
+        (head, *lines), differing, *_ = tables(part)
+        scores = {name: dict(zip(head[1:], cells, strict=True)) for name, *cells in lines}
+        for cells in scores.values():
+            mean = sum(float(cells[task]) for task in claims.AVERAGED) / len(claims.AVERAGED)
+            assert float(cells["mean"]) == pytest.approx(mean, abs=0.11)
+        differences = {
+            "TriMix above Proxy Tuning": ("ppl", "proxy_tuning"),
+            "Proxy Tuning above large_ins": ("proxy_tuning", "large_ins"),
+            "TriMix above large_ins": ("ppl", "large_ins"),
+            "small_cpt above large_ins": ("small_cpt", "large_ins"),
+            "TriMix above large_ins with small_base (0.5, 0)": ("ppl", "0.5:0"),
+            claims.UPPER_BOUND: ("upper bound", "ppl"),
+            "the gate above TriMix": ("gate", "ppl"),
+        }
+        head, *lines = differing
+        for name, *cells in lines:
+            told = dict(zip(head[1:], cells, strict=True))
+            line = next(row for row in summary if row[0] == name)
+            cell = line[summary[0].index(place)]
+            mean, low, high = (float(x) for x in re.findall(r"[+-]\d+\.\d+", cell))
+            assert cell.startswith(f"{told['mean']} (") and low < mean < high
+            for column, text in told.items():
+                if name in differences:
+                    one, other = (float(scores[row][column]) for row in differences[name])
+                    gain = other - one if column == "rolling" else one - other
+                    rounding = 0.0016 if column == "rolling" else 0.16
+                    assert float(text.strip("*")) == pytest.approx(gain, abs=rounding)
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of a page's tables, the lines below their heads left out."""
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [
+        [
+            [cell.strip() for cell in line.split("|")[1:-1]]
+            for line in table.splitlines()
+            if "---" not in line
+        ]
+        for table in found
+    ]
+
+
 def rows(text: str) -> list[list[str]]:
-    """The cells of the first table of a page, the line below its head left out."""
-    lines = text[text.index("\n| |") + 1 :].split("\n\n")[0].split("\n")
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "---" not in line]
+    """The cells of a page's first table."""
+    return tables(text)[0]
 
 
 def test_claims_are_told_from_results(tmp_path):

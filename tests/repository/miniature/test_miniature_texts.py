@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 
 import pytest
 
@@ -40,10 +42,105 @@ def test_what_quotes_held_out_text_is_dropped():
     assert texts.without_overlap([kept], held_out) == [kept], "thirty letters are no quotation"
 
 
+MARK = "Ω"  # on every word of development text; MARK + MARK on those of test text
+
+
+def marked(corpora):
+    """The same corpora, with marks on whatever nobody may be trained on."""
+
+    def words(text: str, mark: str) -> str:
+        return re.sub(r"(\w+)", rf"\1{mark}", text)
+
+    found = {}
+    for name, corpus in corpora.items():
+        topics = {
+            part: [row._replace(text=words(row.text, mark)) for row in corpus.topics[part]]
+            for part, mark in (("train", ""), ("dev", MARK), ("test", 2 * MARK))
+        }
+        dev, test = (
+            [words(text, mark) for text in some]
+            for some, mark in ((corpus.dev, MARK), (corpus.test, 2 * MARK))
+        )
+        found[name] = corpus._replace(dev=dev, test=test, topics=topics)
+    return found
+
+
+def test_nothing_that_is_read_is_made_of_held_out_text(corpora, words, tmp_path, monkeypatch):
+    import judge
+    import models
+    import recipe
+
+    read = []
+
+    def recorded(name, kind):
+        def make(tokenizer, documents):
+            read.extend(part for one in documents for part in ([one] if kind is str else one))
+            return (name, documents)
+
+        return make
+
+    monkeypatch.setattr(models, "Running", recorded("running", str))
+    monkeypatch.setattr(models, "Documents", recorded("documents", list))
+    monkeypatch.setattr(models, "Repeats", lambda running, ordinary: read.append(str(running)))
+    some = recipe.SMOKE._replace(documents=400)
+    made = models.streams(some, marked(corpora), words, 3)
+    assert len(made) == 6 and len(read) > 800
+    assert not [text for text in read if MARK in text]
+    judge.write_texts(some, marked(corpora), tmp_path)
+    files = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert len(files) == 9
+    for name, text in files.items():
+        held_out = name in {f"{language}_dev.txt" for language in corpora}
+        assert (MARK in text) == held_out and 2 * MARK not in text, name
+
+
+def test_exemplars_are_never_of_the_part_that_is_judged(corpora, tmp_path):
+    import judge
+    import recipe
+
+    judge.write_items(recipe.SMOKE, marked(corpora), "test", tmp_path)
+    files = [path for path in tmp_path.glob("*/*.jsonl")]
+    assert len(files) == 3 * 15
+    for path in files:
+        text = json.loads(path.read_text(encoding="utf-8").split("\n")[0])
+        shown = json.dumps(text, ensure_ascii=False)
+        exemplar = path.stem.endswith("_exemplars")
+        assert MARK in shown and (2 * MARK not in shown) == exemplar, path
+
+
+def test_quotations_of_held_out_text_do_not_come_through(folder, tmp_path):
+    import shutil
+
+    import texts
+
+    shutil.copytree(folder, tmp_path / "texts")
+    place = tmp_path / "texts"
+    clean = texts.load(folder)
+
+    planted = set()
+
+    def plant(name: str, quoted: str, at: int, line: str = "{}") -> None:
+        lines = (place / name).read_text(encoding="utf-8").split("\n")
+        lines[at] = line.format(quoted)
+        (place / name).write_text("\n".join(lines), encoding="utf-8")
+        planted.add(quoted)
+
+    verses = [line for text in clean["en"].test for line in text.split("\n")]
+    treebank = (place / "ug_udt_test.txt").read_text(encoding="utf-8").split("\n")
+    plant("kjv.txt", max(verses, key=len), 7)
+    plant("bo_nanhai.txt", clean["bo"].test[3], 4, "ཀ ཀ {}")  # of each fourth the bases read
+    plant("ug_udt_train.txt", max(treebank, key=len), 9)
+    for code, name in (("eng_Latn", "en"), ("uig_Arab", "ug")):
+        sentences = [row.text for row in clean[name].topics["test"]]
+        plant(f"sib200/{code}/train.tsv", max(sentences, key=len), 3, "2\tsports\t{}")
+    assert len(planted) == 5 and min(map(len, planted)) > 50
+    for name, corpus in texts.load(place).items():
+        for document in (*corpus.base, *corpus.cpt):
+            assert not [text for text in planted if text in document], name
+
+
 def test_no_words_of_a_test_s_wording_are_a_training_one_s():
     """No piece between two fields, so no shared wording can hide in a prompt that is filled in."""
-    import re
-
     import wording
 
     def pieces(one: wording.Wording) -> set[str]:
