@@ -433,7 +433,7 @@ class TriMix:
             what = f"longer than the context length{whose} of {self.max_length} tokens"
             warn_once(
                 f"{self.truncated} request(s) {what}: their contexts are cut from the left. Later "
-                "ones are counted without a warning.",
+                "ones are only counted (truncated_requests).",
                 what,
             )
 

@@ -39,15 +39,16 @@ def lines(model: Unloaded, jobs: Sequence[Job]) -> list[str]:
 def _cuts(model: Unloaded, jobs: Sequence[Job]) -> list[str]:
     """Which tasks have prompts that do not fit, if any."""
     named = [
-        f"{part.task} ({math.ceil(work.cut):,} of {round(work.requests):,})"
+        f"{part.task} ({'about ' * (len(part.seen) < part.documents)}{math.ceil(work.cut):,} of "
+        f"{round(work.requests):,})"
         for part, work, _ in jobs
         if work.cut
     ]
     if not named:
         return []
     return [
-        f"longer than the context length of {model.max_length:,} tokens, and cut from the left: "
-        f"requests of {', '.join(named)}"
+        f"longer than the context length of {model.max_length:,} tokens, and cut from the left, "
+        f"exemplars first: requests of {', '.join(named)}"
     ]
 
 

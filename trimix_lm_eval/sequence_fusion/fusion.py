@@ -189,7 +189,7 @@ class SequenceFusion(TriMix):
             what = "longer than the context length of one of the sources"
             warn_once(
                 f"{self.truncated} request(s) {what}, which sees them cut from the left. Later "
-                "ones are counted without a warning.",
+                "ones are only counted (truncated_requests).",
                 what,
             )
 
