@@ -38,8 +38,7 @@ What the models, tasks and claims are, and what follows: [README.md](README.md).
 TriMix is `ppl`; its rivals among the [policies](../../docs/policies.md) and some fixed points α:β
 stand beside it. `large` and `medium` are two sizes of the large model. Tasks that end in `_ll` are
 chosen by log-likelihood, the others written; `rolling` is bits per byte of running text (lower is
-better), the rest percent right. Each task has 400 documents, `topic` 404, running text up to 400:
-Uyghur has 164 passages, English 293. `mean` is over the tasks of the claims. *no model* is the best
+better), the rest percent right. `mean` is over the tasks of the claims. *no model* is the best
 answer that takes none. Of running text a policy weights each token by those before it, so TriMix
 may be above the upper bound, which is one point for all.
 
@@ -81,6 +80,18 @@ def preferred(chosen: list[Chosen], language: str) -> dict[str, str]:
         total = counts.total()
         found[task[1]] = f"{100 * more / total:.0f}, {100 * high / total:.0f}" if total else "–"
     return found
+
+
+def documents(seed: Seed, language: str) -> str:
+    """How many documents a language's tasks have, in a sentence."""
+    sizes = {
+        task: len(next(iter(scores.values())))
+        for (code, task), scores in seed.items()
+        if code == language
+    }
+    ((usual, _),) = Counter(sizes.values()).most_common(1)
+    others = "".join(f", {n} of {task}" for task, n in sizes.items() if n != usual)
+    return f"{usual} documents of each task{others}."
 
 
 def scores_table(seeds: list[Seed], language: str, trivial: dict[str, dict[str, float]]) -> str:
@@ -180,6 +191,7 @@ def page(
         for code, language in languages.items():
             parts += [
                 f"## {language}, {pair}: {len(found)} seeds",
+                documents(seeds[pair][0], code),
                 scores_table(seeds[pair], code, trivial[code]),
                 claims_table(verdicts(seeds[pair], code)),
                 choices_table(seeds[pair], [chosen for _, chosen in found.values()], code),
@@ -187,6 +199,7 @@ def page(
         if any(("en", task) in seeds[pair][0] for task in AVERAGED):
             parts += [
                 f"## English, {pair}, models alone",
+                documents(seeds[pair][0], "en"),
                 scores_table(seeds[pair], "en", trivial["en"]),
             ]
     return "\n\n".join(parts) + "\n"

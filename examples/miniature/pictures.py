@@ -61,7 +61,7 @@ def _panel(axis: Axes, rows: list[dict[str, Verdict]]) -> None:
             axis.plot([one.mean], [y], color=colour, marker=marker, markersize=7 if wide else 3)
         axis.axhline(place + 0.5, color="0.9", linewidth=0.8)
     axis.axvline(0, color="0.4", linewidth=0.8)
-    axis.set_xlabel("points; large: the mean over tasks", fontsize=8)
+    axis.set_xlabel("points; big marks: means over the tasks", fontsize=8)
     axis.tick_params(labelsize=8)
 
 

@@ -280,8 +280,8 @@ class _Workspace:
         # twice as many, since the steps from each to the next may all differ.
         room = max(min(WORK_BYTES, 8 * like.nbytes), _LEAST_WORK) // kind.itemsize
         pairs, columns = len(self.alphas) * len(self.betas), len(self.alphas) + len(self.betas)
-        fitting = max(_ROWS, _ROWS * _BLOCK // like.shape[1])
-        most = min(fitting, len(like)) if self.on_cpu else len(like)
+        fitting = max(_ROWS, _ROWS * _BLOCK // like.shape[1]) if self.on_cpu else len(like)
+        most = min(fitting, len(like))
         self.rows = rows = max(1, min(most, room // (12 * pairs)))
         tensors = (2 if self.on_cpu else 1) * columns + 4
         most = min(_BLOCK, like.shape[1]) if self.on_cpu else like.shape[1]

@@ -125,10 +125,7 @@ class TriMixLM(TextLM):
             tokens, target = model.codec.pair(*request.args)
             prompt = Prompt(*tokens, points[i] if points else None)
             wanted.append(ScoringRequest(prompt, target, question_of(request)))
-        lengths = (
-            len(x.prompt.ids) + len(x.continuation) - 1 if x.continuation else 0 for x in wanted
-        )
-        self._truncated(requests, (length > model.max_length for length in lengths))
+        self._truncated(requests, (one.is_cut(model.max_length) for one in wanted))
 
         def score(todo: Sequence[int]) -> Found:
             some = [wanted[i] for i in todo]

@@ -114,7 +114,8 @@ def test_claims_are_told_from_results(tmp_path):
     assert list(read_in["large"]) == ["seed0", "seed1"]
     echo = dict.fromkeys(claims.AVERAGED, {"end": 1.0, "beginning": 2.5})
     text = claims_page.page(read_in, {"bo": "Tibetan"}, {"bo": echo, "en": echo})
-    assert "## Tibetan, large: 2 seeds" in text and "Two sizes" not in text
+    assert "## Tibetan, large: 2 seeds\n\n200 documents of each task.\n" in text
+    assert "Two sizes" not in text
     assert text.count("| no model |" + " 2.5 |" * 6 + " – | 2.5 |") == 2
     english = text.split("## English, large, models alone")[1]
     assert "| large_ins |" in english and "0.5:0 |" not in english
