@@ -225,7 +225,7 @@ class TriMix:
     def cuts_pair(self, context: str, continuation: str) -> bool:
         """Whether a context is longer than what is left of the context length."""
         prompt, target = self.codec.pair(context, continuation)
-        return ScoringRequest(Prompt(*prompt), target).is_cut(self.max_length)
+        return scorer.is_cut(ScoringRequest(Prompt(*prompt), target), self.max_length)
 
     def cuts_prompt(self, text: str, params: SamplingParams) -> bool:
         """Whether a text is cut to leave room for the new tokens."""
@@ -347,7 +347,7 @@ class TriMix:
             tokens, target = self.codec.pair(context, continuation)
             prompt = Prompt(*tokens, points[i] if points else None)
             requests.append(ScoringRequest(prompt, target, questions[i] if questions else None))
-        self.truncated += sum(request.is_cut(self.max_length) for request in requests)
+        self.truncated += sum(scorer.is_cut(request, self.max_length) for request in requests)
         self.warn_truncated()
         yield from scorer.score(self.fuser, requests, self.batch_size, self.max_length)
 

@@ -88,11 +88,6 @@ class ScoringRequest(NamedTuple):
     continuation: tuple[int, ...]
     question: Hashable | None = None
 
-    def is_cut(self, max_length: int) -> bool:
-        """Whether the context loses its beginning to a context length of so many tokens."""
-        needed = len(self.prompt.ids) + len(self.continuation) - 1  # the last token is not read
-        return bool(self.continuation) and needed > max_length
-
 
 class Score(NamedTuple):
     """A request scored under one fusion config.

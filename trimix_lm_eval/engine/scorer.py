@@ -45,6 +45,12 @@ from trimix_lm_eval.utils.windows import continuation_windows
 BLOCK = 16
 
 
+def is_cut(request: ScoringRequest, max_length: int) -> bool:
+    """Whether a context loses its beginning to a context length of so many tokens."""
+    needed = len(request.prompt.ids) + len(request.continuation) - 1  # the last one is not read
+    return bool(request.continuation) and needed > max_length
+
+
 def score(
     fuser: Fuser, requests: Sequence[ScoringRequest], batch_size: int, max_length: int
 ) -> Iterator[Scored]:

@@ -134,7 +134,7 @@ def count(model: Unloaded, kind: str, requests: Sequence[Instance]) -> Workload:
             prompt, target = model.codec.pair(*one.args)
             request = ScoringRequest(Prompt(*prompt, points), target, question_of(one))
             wanted += _fitting(request, model.max_length)
-            work.cut += request.is_cut(model.max_length)
+            work.cut += scorer.is_cut(request, model.max_length)
         _score(model, model.fuser, wanted, work)
     return work
 

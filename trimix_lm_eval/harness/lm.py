@@ -125,7 +125,7 @@ class TriMixLM(TextLM):
             tokens, target = model.codec.pair(*request.args)
             prompt = Prompt(*tokens, points[i] if points else None)
             wanted.append(ScoringRequest(prompt, target, question_of(request)))
-        self._truncated(requests, (one.is_cut(model.max_length) for one in wanted))
+        self._truncated(requests, (scorer.is_cut(one, model.max_length) for one in wanted))
 
         def score(todo: Sequence[int]) -> Found:
             some = [wanted[i] for i in todo]
